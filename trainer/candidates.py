@@ -1,0 +1,111 @@
+"""Which way to grow, if any: builds every candidate, scores it, applies the run's rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from trainer.config import Expansion, GainRule, RatioRule
+from trainer.expand import Change, Initialization, expand, new_entries
+from trainer.records import CandidateScore
+from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
+from trainer.scores.fisher import GradientMoments, gradient_moments
+from zoo.cost import num_macs, num_params, training_flops
+from zoo.families.secnn import SecnnArchitecture
+from zoo.module import GraphModule
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A grown network, ready to take over; `rank` orders the ones that clear the threshold."""
+
+    change: Change
+    architecture: SecnnArchitecture
+    module: GraphModule
+    moments: GradientMoments
+    score: float
+    standard_error: float | None
+    rank: float
+
+    @property
+    def clears(self) -> bool:
+        return self.rank > 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    threshold: float
+    scores: tuple[CandidateScore, ...]
+    chosen: Candidate | None
+    flops: int
+
+
+def decide(
+    architecture: SecnnArchitecture,
+    module: GraphModule,
+    expansion: Expansion,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+    generator: torch.Generator,
+) -> Decision:
+    """Scores every change on the given (normalised) training images; `module` is not changed."""
+    initialization = Initialization(expansion.exact, expansion.noise_std)
+    calibration = images[: expansion.calibration_samples]
+    rule = expansion.rule
+    current = gradient_moments(module, images, labels)
+    threshold = rule.tau * natural_score(current) if isinstance(rule, RatioRule) else rule.threshold
+    flops = training_flops(num_macs(module.graph), len(labels))
+    candidates = []
+    for change in changes(architecture, expansion):
+        grown = change.apply(architecture, exact=expansion.exact)
+        graph = grown.graph()
+        new = expand(module, graph, initialization, calibration, generator)
+        moments = gradient_moments(new, images, labels)
+        flops += training_flops(num_macs(graph), len(labels))
+        added = num_params(graph) - num_params(module.graph)
+        score, error, rank = _score(rule, moments, threshold, added, module, new, current.loss)
+        candidates.append(Candidate(change, grown, new, moments, score, error, rank))
+    scores = tuple(
+        CandidateScore(
+            str(candidate.change),
+            num_params(candidate.module.graph) - num_params(module.graph),
+            candidate.score,
+            candidate.standard_error,
+        )
+        for candidate in candidates
+    )
+    best = max(candidates, key=lambda candidate: candidate.rank, default=None)
+    return Decision(threshold, scores, best if best is not None and best.clears else None, flops)
+
+
+def changes(architecture: SecnnArchitecture, expansion: Expansion) -> list[Change]:
+    """Every block one layer deeper, unless at capacity, and every block wider."""
+    found = []
+    for index, block in enumerate(architecture.blocks):
+        if len(block.layers) < expansion.max_layers_per_block:
+            found.append(Change("deepen", index, layer_kind=expansion.layer_kind))
+        found.append(Change("widen", index, channels_added=expansion.channels_added))
+    return found
+
+
+def _score(
+    rule: RatioRule | GainRule,
+    moments: GradientMoments,
+    threshold: float,
+    params_added: int,
+    module: GraphModule,
+    new: GraphModule,
+    loss: float,
+) -> tuple[float, float | None, float]:
+    """(score, its standard error, rank); a rank above 0 clears the threshold."""
+    if isinstance(rule, RatioRule):
+        score = natural_score(moments) * size_penalty(params_added, rule.lambda_)
+        return score, None, score - threshold
+    gain = gain_of_new_parameters(moments, new_entries(module.graph, new))
+    # Half of Δη is the loss a natural step would take off; relative to the loss, scores compare over a run.
+    score, error = gain.value / (2 * loss), gain.standard_error / (2 * loss)
+    clears = score > threshold and score > rule.standard_errors * error
+    return score, error, score / params_added if clears else 0.0

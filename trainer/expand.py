@@ -1,0 +1,235 @@
+"""Widening and deepening a trained network.
+
+An exact expansion leaves the logits as they are: what is new is read through zeros (widening, residual layer)
+or passes its input on (identity layer). The paper's expansion draws new weights from a narrow Gaussian and
+starts batch norms afresh, which changes the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from zoo.families.secnn import LayerKind, SecnnArchitecture
+from zoo.graph import INPUT, BatchNorm, Concat, Conv2d, Flatten, Graph, Linear, Node, output_shapes
+from zoo.module import GraphModule
+
+Kept = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One way to grow: a layer at the end of a block, or more channels throughout it."""
+
+    kind: Literal["deepen", "widen"]
+    block: int
+    layer_kind: LayerKind | None = None
+    channels_added: int = 0
+
+    def apply(self, architecture: SecnnArchitecture, *, exact: bool) -> SecnnArchitecture:
+        if self.kind == "deepen":
+            assert self.layer_kind is not None
+            return architecture.deepened(self.block, self.layer_kind, split_slope=exact)
+        return architecture.widened(self.block, self.channels_added)
+
+    def __str__(self) -> str:
+        if self.kind == "deepen":
+            return f"block {self.block}: one more layer"
+        return f"block {self.block}: {self.channels_added} more channels"
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """How new parameters begin. `noise_std` is for the inexact kind only."""
+
+    exact: bool
+    noise_std: float
+
+
+Placement = tuple[Kept, ...]
+"""For each dimension of a new tensor, where the old tensor's entries lie in it, in order."""
+
+
+def placements(old: Graph, new: Graph) -> dict[str, Placement]:
+    """By name, for every tensor of `old`, its place in the tensor of that name in `new`.
+
+    Follows the channels through `new`: a node that both graphs have appends its new channels at the end; a
+    concatenation and a flattening move old channels to new positions, which the next layer's columns must follow.
+    """
+    old_nodes = {node.name: node for node in old.nodes}
+    old_shapes, new_shapes = output_shapes(old), output_shapes(new)
+    kept: dict[str, Kept] = {INPUT: tuple(range(old.input_shape[0]))}
+    places: dict[str, Placement] = {}
+    for node in new.nodes:
+        before = old_nodes.get(node.name)
+        value = kept[node.inputs[0]]
+        match node.op:
+            case Conv2d() | Linear() if before is not None:
+                outputs = tuple(range(old_shapes[node.name][0]))
+                kernel = node.op.kernel_size if isinstance(node.op, Conv2d) else 0
+                spatial = (tuple(range(kernel)),) * 2 if kernel else ()
+                places[f"{node.name}.weight"] = (outputs, value, *spatial)
+                places[f"{node.name}.bias"] = (outputs,)
+                value = outputs
+            case BatchNorm() if before is not None:
+                for tensor in ("weight", "bias", "running_mean", "running_var"):
+                    places[f"{node.name}.{tensor}"] = (value,)
+            case Concat():
+                value, offset = (), 0
+                for name in node.inputs:
+                    value += tuple(offset + channel for channel in kept[name])
+                    offset += new_shapes[name][0]
+            case Flatten():
+                _, height, width = new_shapes[node.inputs[0]]
+                size = height * width
+                value = tuple(channel * size + pixel for channel in value for pixel in range(size))
+        kept[node.name] = value
+    return places
+
+
+def expand(
+    module: GraphModule,
+    new_graph: Graph,
+    initialization: Initialization,
+    calibration_images: Float[Tensor, "batch channels height width"],
+    generator: torch.Generator,
+) -> GraphModule:
+    """A new module of `new_graph` that holds the old one's weights; the old one is left alone.
+
+    With an exact initialisation its logits in eval mode are those of `module`, to float32 rounding.
+    """
+    device = next(module.parameters()).device
+    new = GraphModule(new_graph).to(device)
+    places = placements(module.graph, new_graph)
+    old_state, new_state = module.state_dict(), new.state_dict()
+    for node in new_graph.nodes:
+        _initialize(node, new, places, initialization, generator)
+    with torch.no_grad():
+        for name, place in places.items():
+            if name in new_state:
+                new_state[name][grid(place, device)] = old_state[name]
+    new.train(module.training)
+    if initialization.exact:
+        _calibrate(new, _batch_norm_masks(new, places), calibration_images)
+    return new
+
+
+def grid(place: Placement, device: torch.device) -> tuple[Tensor, ...]:
+    """Index of a new tensor that selects what came from the old one."""
+    axes = [torch.tensor(axis, dtype=torch.long, device=device) for axis in place]
+    return tuple(torch.meshgrid(*axes, indexing="ij"))
+
+
+def new_entries(old: Graph, new: GraphModule) -> dict[str, Bool[Tensor, "..."]]:
+    """For each parameter tensor of `new` that holds anything new, which of its entries are."""
+    places = placements(old, new.graph)
+    masks = {}
+    for name, parameter in new.named_parameters():
+        mask = torch.ones_like(parameter, dtype=torch.bool)
+        if name in places:
+            mask[grid(places[name], parameter.device)] = False
+        if mask.any():
+            masks[name] = mask
+    return masks
+
+
+@torch.no_grad()
+def _initialize(
+    node: Node,
+    new: GraphModule,
+    places: dict[str, Placement],
+    initialization: Initialization,
+    generator: torch.Generator,
+) -> None:
+    """New weights of one node. Old entries are overwritten afterwards; batch norms start as torch makes them."""
+    if not isinstance(node.op, Conv2d | Linear):
+        return
+    layer = new.get_submodule(node.name)
+    weight = layer.get_parameter("weight")
+    place = places.get(f"{node.name}.weight")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.get_parameter("bias"))
+    if place is None:
+        _initialize_inserted(node, new.graph, weight, initialization, generator)
+        return
+    fan_in = weight[0].numel()
+    std = (2 / fan_in) ** 0.5 if initialization.exact else initialization.noise_std
+    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    if initialization.exact:
+        # Old outputs read new channels through zeros: this is what leaves the logits alone.
+        weight[: len(place[0])] = 0
+
+
+def _initialize_inserted(
+    node: Node, graph: Graph, weight: Tensor, initialization: Initialization, generator: torch.Generator
+) -> None:
+    """A residual branch begins as zero, a layer in the trunk as the identity."""
+    if _ends_in_addition(node, graph):
+        weight.zero_()
+        return
+    nn.init.dirac_(weight)
+    if not initialization.exact:
+        weight += torch.randn(weight.shape, generator=generator).to(weight.device) * initialization.noise_std
+
+
+def _ends_in_addition(node: Node, graph: Graph) -> bool:
+    layer = node.name.rpartition(".")[0]
+    return any(other.name == f"{layer}.add" for other in graph.nodes)
+
+
+def _batch_norm_masks(new: GraphModule, places: dict[str, Placement]) -> dict[str, Tensor]:
+    """By batch norm, its new channels; those without any are left out."""
+    masks = {}
+    for node in new.graph.nodes:
+        if isinstance(node.op, BatchNorm):
+            mask = torch.ones(node.op.num_features, dtype=torch.bool)
+            place = places.get(f"{node.name}.weight")
+            if place is not None:
+                mask[list(place[0])] = False
+            if mask.any():
+                masks[node.name] = mask
+    return masks
+
+
+@torch.no_grad()
+def _calibrate(new: GraphModule, masks: dict[str, Tensor], images: Tensor) -> None:
+    """Gives new batch-norm channels the statistics of what reaches them, in one pass from front to back.
+
+    A batch norm that is new altogether and stands behind an identity kernel also gets the weight and bias that
+    undo its own normalisation, so that it passes its input on.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        mask = masks[name].to(images.device)
+        passes_on = bool(mask.all()) and name.removesuffix(".norm") not in residual_layers
+
+        def set_statistics(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, nn.BatchNorm2d)
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            variance, mean = torch.var_mean(args[0], dim=(0, 2, 3))
+            layer.running_mean[mask] = mean[mask]
+            layer.running_var[mask] = variance[mask]
+            if passes_on:
+                layer.weight.copy_((variance + layer.eps).sqrt())
+                layer.bias.copy_(mean)
+
+        return set_statistics
+
+    residual_layers = {
+        node.name.removesuffix(".add") for node in new.graph.nodes if node.name.endswith(".add")
+    }
+    handles = [new.get_submodule(name).register_forward_pre_hook(hook(name)) for name in masks]
+    was_training = new.training
+    new.eval()
+    try:
+        new(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        new.train(was_training)

@@ -1,0 +1,70 @@
+"""What a run reports as it goes: one record a line in its JSONL log, the same records on the display."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    event: ClassVar[str] = "epoch"
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    val_accuracy: float
+    params: int
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """One way to grow and what it scored; `score` decides, in the unit of its rule."""
+
+    change: str
+    params_added: int
+    score: float
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """`chosen` is None where no candidate cleared the threshold."""
+
+    event: ClassVar[str] = "decision"
+    epoch: int
+    threshold: float
+    candidates: tuple[CandidateScore, ...]
+    chosen: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    event: ClassVar[str] = "checkpoint"
+    epoch: int
+    digest: str
+    name: str
+    params: int
+    macs: int
+    val_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class FinishedRecord:
+    event: ClassVar[str] = "finished"
+    epoch: int
+    num_expansions: int
+    device_seconds: float
+    training_flops: int
+    checkpoints: tuple[str, ...] = field(default_factory=tuple)
+
+
+Record = EpochRecord | DecisionRecord | CheckpointRecord | FinishedRecord
+
+
+def to_dict(record: Record) -> dict[str, object]:
+    return {"event": record.event, **asdict(record)}

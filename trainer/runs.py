@@ -1,0 +1,40 @@
+"""Named runs: `zoo-train NAME`. Each function returns a config; a variant edits the base with `replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trainer.config import Expansion, GainRule, RatioRule, RunConfig, StartNet
+
+
+def paper() -> RunConfig:
+    """The paper's run, by its text: 3 blocks of 16 channels, ratio rule with τ = 2, 300 epochs."""
+    return RunConfig(
+        name="paper",
+        expansion=Expansion(rule=RatioRule(), exact=False, layer_kind="conv"),
+    )
+
+
+def digits() -> RunConfig:
+    """A zoo in a minute on scikit-learn's digits: exact expansions of a network of 4 channels."""
+    return RunConfig(
+        name="digits",
+        start=StartNet(channels=4, head="average", bottleneck_channels=16, conv_dropout=0.0, linear_dropout=0.0),
+        expansion=Expansion(
+            rule=GainRule(),
+            exact=True,
+            layer_kind="residual",
+            channels_added=4,
+            cooldown_epochs=5,
+            max_layers_per_block=4,
+            score_samples=1024,
+        ),
+        epochs=60,
+        batch_size=64,
+        lr_patience=8,
+        horizontal_flip=False,
+        max_shift=1,
+    )
+
+
+RUNS: dict[str, Callable[[], RunConfig]] = {run.__name__: run for run in (digits, paper)}

@@ -1,0 +1,69 @@
+"""The natural expansion score: how much a network would gain from a natural-gradient step (SENN, SECNN).
+
+η = gᵀ F⁻¹ g with F the diagonal of the empirical Fisher. To second order, a natural step takes η/2 off the
+loss, if the parameters did not overlap; the diagonal ignores that they do, so η ranks, it does not predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from trainer.scores.fisher import GradientMoments, Moments
+
+# Keeps a parameter without any gradient out of the sum; gradients that matter have squares far above.
+_EPSILON = 1e-12
+
+
+def natural_score(moments: GradientMoments) -> float:
+    """η over all parameters, as the paper has it. Sampling noise alone contributes (parameters / samples)."""
+    return sum(
+        (tensor.mean.square() / (tensor.mean_square + _EPSILON)).sum().item()
+        for tensor in moments.by_name.values()
+    )
+
+
+def size_penalty(params_added: int, lambda_: float) -> float:
+    """exp(−λ Δp²), by which the paper multiplies a candidate's score."""
+    return exp(-lambda_ * params_added**2)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Δη of new parameters without the noise's share, and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+def gain_of_new_parameters(
+    moments: GradientMoments, new: Mapping[str, Bool[Tensor, "..."]]
+) -> Gain:
+    """Δη = Σ [ḡ² − (E[g²] − ḡ²)/(N−1)] / E[g²] over the entries that `new` marks, by tensor name.
+
+    The bracket estimates (E g)² without bias. The standard error comes from a jackknife over groups of samples,
+    with E[g²] held fixed.
+    """
+    groups = next(iter(moments.by_name.values())).group_sums.shape[0]
+    whole, left_out = 0.0, torch.zeros(groups)
+    for name, mask in new.items():
+        tensor = moments.by_name[name]
+        whole += _debiased(tensor, mask, tensor.mean[None], tensor.num_samples).item()
+        sizes = tensor.num_samples * (groups - 1) // groups
+        means = (tensor.group_sums.sum(0) - tensor.group_sums) / sizes
+        left_out += _debiased(tensor, mask, means, sizes).cpu()
+    variance = (groups - 1) / groups * (left_out - left_out.mean()).square().sum().item()
+    return Gain(whole, variance**0.5)
+
+
+def _debiased(tensor: Moments, mask: Tensor, means: Tensor, num_samples: int) -> Tensor:
+    """One Δη for each of the stacked `means`."""
+    fisher = tensor.mean_square[mask]
+    mean_squared = means[:, mask].square()
+    noise = (fisher - mean_squared) / (num_samples - 1)
+    return ((mean_squared - noise) / (fisher + _EPSILON)).sum(1)

@@ -1,0 +1,137 @@
+"""Per-sample gradient moments: the diagonal of the empirical Fisher, and the mean gradient beside it.
+
+In eval mode a sample's gradient depends on that sample alone. Hooks keep each layer's input and the gradient
+of its output; a layer's per-sample parameter gradients follow from the two with one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.graph import output_shapes
+from zoo.module import GraphModule
+
+# Samples are summed in this many groups, from which a jackknife gives standard errors.
+NUM_GROUPS = 16
+# Unfolded inputs of one layer and chunk stay under this many numbers (256 MiB).
+_MAX_UNFOLDED = 2**26
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of one parameter tensor's per-sample gradients over `num_samples` samples.
+
+    `group_sums` has the gradient sums of consecutive groups of samples, stacked in front; `squares` is the sum of
+    the squared per-sample gradients, `mean_square` (the diagonal of the empirical Fisher) its mean.
+    """
+
+    group_sums: Float[Tensor, "groups *shape"]
+    squares: Float[Tensor, "*shape"]
+    num_samples: int
+
+    @property
+    def mean(self) -> Float[Tensor, "*shape"]:
+        return self.group_sums.sum(0) / self.num_samples
+
+    @property
+    def mean_square(self) -> Float[Tensor, "*shape"]:
+        return self.squares / self.num_samples
+
+
+@dataclass(frozen=True)
+class GradientMoments:
+    """Of all parameters of a network, by name, and the mean loss over the same samples."""
+
+    by_name: Mapping[str, Moments]
+    loss: float
+    num_samples: int
+
+
+def gradient_moments(
+    module: GraphModule,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+) -> GradientMoments:
+    """Cross-entropy gradients of the module in eval mode, at the given labels; the module is left as it was."""
+    num_samples = len(labels)
+    groups = min(NUM_GROUPS, num_samples)
+    sums = {name: parameter.new_zeros((groups, *parameter.shape)) for name, parameter in module.named_parameters()}
+    squares = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
+    was_training = module.training
+    module.eval()
+    loss = 0.0
+    chunk = _chunk_size(module)
+    bounds = [num_samples * group // groups for group in range(groups + 1)]
+    for group in range(groups):
+        for start in range(bounds[group], bounds[group + 1], chunk):
+            part = slice(start, min(start + chunk, bounds[group + 1]))
+            chunk_loss, gradients = _per_sample_gradients(module, images[part], labels[part])
+            loss += chunk_loss
+            for name, gradient in gradients:
+                sums[name][group] += gradient.sum(0)
+                squares[name] += gradient.square_().sum(0)
+    module.train(was_training)
+    moments = {name: Moments(sums[name], squares[name].detach(), num_samples) for name in sums}
+    return GradientMoments(moments, loss / num_samples, num_samples)
+
+
+def _chunk_size(module: GraphModule) -> int:
+    shapes = output_shapes(module.graph).values()
+    return max(1, min(128, _MAX_UNFOLDED // (9 * max(prod(shape) for shape in shapes))))
+
+
+def _per_sample_gradients(
+    module: GraphModule, images: Tensor, labels: Tensor
+) -> tuple[float, Iterator[tuple[str, Tensor]]]:
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    names = {layer: name for name, layer in module.named_modules() if list(layer.parameters(recurse=False))}
+
+    def keep(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs[names[layer]], outputs[names[layer]] = args[0].detach(), output
+
+    handles = [layer.register_forward_hook(keep) for layer in names]
+    try:
+        loss = F.cross_entropy(module(images), labels, reduction="sum")
+    finally:
+        for handle in handles:
+            handle.remove()
+    gradients = dict(zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True))
+
+    def by_parameter() -> Iterator[tuple[str, Tensor]]:
+        for layer, name in names.items():
+            for parameter, gradient in _parameter_gradients(layer, inputs[name], gradients[name]):
+                yield f"{name}.{parameter}", gradient
+
+    return loss.item(), by_parameter()
+
+
+@torch.no_grad()
+def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Gradients (batch, *parameter shape) from a layer's input `x` and the gradient `g` of its output."""
+    match layer:
+        case nn.Conv2d():
+            columns = F.unfold(x, layer.kernel_size, padding=layer.padding)  # (B, in·k·k, H·W)
+            weight = g.flatten(2) @ columns.transpose(1, 2)  # (B, out, in·k·k)
+            yield "weight", weight.view(len(x), *layer.weight.shape)
+            if layer.bias is not None:
+                yield "bias", g.sum((2, 3))
+        case nn.Linear():
+            yield "weight", g[:, :, None] * x[:, None, :]
+            yield "bias", g
+        case nn.BatchNorm2d() | nn.BatchNorm1d():
+            shape = (1, -1, *(1,) * (x.ndim - 2))
+            scale = (layer.running_var + layer.eps).rsqrt().view(shape)
+            normalized = (x - layer.running_mean.view(shape)) * scale
+            space = tuple(range(2, x.ndim))
+            yield "weight", (g * normalized).sum(space) if space else g * normalized
+            yield "bias", g.sum(space) if space else g.clone()
+        case _:
+            raise AssertionError(f"no per-sample gradient for {type(layer).__name__}")

@@ -1,0 +1,116 @@
+"""A run between two epochs: enough to go on exactly, in one file that is replaced whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import optim
+from trainer.config import RunConfig
+from zoo.descriptor import Accuracy, ExpansionStep
+from zoo.errors import RunError
+from zoo.families.secnn import SecnnArchitecture
+from zoo.module import GraphModule
+from zoo.storage import write_atomically
+
+
+@dataclass
+class RunState:
+    architecture: SecnnArchitecture
+    module: GraphModule
+    optimizer: torch.optim.Adam
+    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
+    epoch: int = 0
+    validation: Accuracy | None = None
+    expansions: tuple[ExpansionStep, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    device_seconds: float = 0.0
+    training_flops: int = 0
+    saved_at: datetime = datetime.min.replace(tzinfo=UTC)
+    log_bytes: int = 0
+
+    @property
+    def last_growth_epoch(self) -> int:
+        return self.expansions[-1].epoch if self.expansions else 0
+
+
+def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    """Multiplies the learning rate by `lr_factor` after `lr_patience` epochs without a better validation accuracy."""
+    # Torch reduces once *more* than `patience` epochs were bad.
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience - 1, threshold=0
+    )
+
+
+def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -> None:
+    """`data` says which images the run uses; `load` refuses to go on with others."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "config": _plain(asdict(config)),
+            "data": _plain(data),
+            "architecture": state.architecture.model_dump_json(),
+            "module": state.module.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
+            "epoch": state.epoch,
+            "validation": state.validation.model_dump_json() if state.validation else None,
+            "expansions": [step.model_dump_json() for step in state.expansions],
+            "checkpoints": list(state.checkpoints),
+            "device_seconds": state.device_seconds,
+            "training_flops": state.training_flops,
+            "saved_at": state.saved_at.isoformat(),
+            "log_bytes": state.log_bytes,
+        },
+        buffer,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
+    """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
+    saved = torch.load(path, map_location=device, weights_only=True)
+    wanted = {"config": _plain(asdict(config)), "data": _plain(data)}
+    for part, values in wanted.items():
+        for key, value in values.items():
+            before = saved[part].get(key)
+            longer = key == "epochs" and value >= saved["epoch"]
+            if before != value and not longer:
+                raise RunError(
+                    f"{path.parent} was started with {key} = {before}, not {value}: resume with the same, or "
+                    "use another --zoo or --seed"
+                )
+    architecture = SecnnArchitecture.model_validate_json(saved["architecture"])
+    module = GraphModule(architecture.graph()).to(device)
+    module.load_state_dict(saved["module"])
+    optimizer = optim.adam(module, config.learning_rate)
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler = plateau(optimizer, config)
+    scheduler.load_state_dict(saved["scheduler"])
+    validation = saved["validation"]
+    return RunState(
+        architecture=architecture,
+        module=module,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        epoch=saved["epoch"],
+        validation=Accuracy.model_validate_json(validation) if validation else None,
+        expansions=tuple(ExpansionStep.model_validate_json(step) for step in saved["expansions"]),
+        checkpoints=tuple(saved["checkpoints"]),
+        device_seconds=saved["device_seconds"],
+        training_flops=saved["training_flops"],
+        saved_at=datetime.fromisoformat(saved["saved_at"]),
+        log_bytes=saved["log_bytes"],
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON would give it back, so that saved and present values compare."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain

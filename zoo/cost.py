@@ -1,0 +1,33 @@
+"""What a network costs, counted from its graph."""
+
+from __future__ import annotations
+
+from math import prod
+
+from zoo.graph import Conv2d, Graph, Linear, output_shapes, parameter_shapes
+
+
+def num_params(graph: Graph) -> int:
+    """Trainable numbers, as the paper counts them: running statistics are not among them."""
+    return sum(prod(shape) for shape in parameter_shapes(graph).values())
+
+
+def num_macs(graph: Graph) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image.
+
+    Batch norm is not counted: at inference it folds into the convolution beside it.
+    """
+    shapes = output_shapes(graph)
+    macs = 0
+    for node in graph.nodes:
+        match node.op:
+            case Conv2d(in_channels=inputs, kernel_size=size):
+                macs += prod(shapes[node.name]) * inputs * size**2
+            case Linear(in_features=inputs, out_features=out):
+                macs += inputs * out
+    return macs
+
+
+def training_flops(macs: int, num_images: int) -> int:
+    """Two operations per multiply-accumulate, and a backward pass that costs two forward passes."""
+    return 3 * 2 * macs * num_images

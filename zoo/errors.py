@@ -1,0 +1,60 @@
+"""What can go wrong with a zoo.
+
+    ZooError
+    ├── DescriptorError        a description that is no network, or one of another format version
+    ├── CheckpointError        a file that is not one whole, valid checkpoint
+    ├── ImageError             bytes that do not decode to a usable image
+    ├── DataError              a data set that cannot be read or split
+    ├── RunError               a training run that cannot start or go on
+    ├── RemoteError            a zoo server that answered with a problem
+    └── NotFoundError          no checkpoint of that name, digest or alias
+        └── NoModelMeetsConstraintsError   none within the budget; carries the nearest one
+
+Messages name the thing, what was expected and what was found. They are translated once, at the
+HTTP and command-line edges.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.views import CheckpointView
+
+
+class ZooError(Exception):
+    """Base of every error that bad input can cause."""
+
+
+class DescriptorError(ZooError):
+    pass
+
+
+class CheckpointError(ZooError):
+    pass
+
+
+class ImageError(ZooError):
+    pass
+
+
+class DataError(ZooError):
+    pass
+
+
+class RunError(ZooError):
+    pass
+
+
+class RemoteError(ZooError):
+    pass
+
+
+class NotFoundError(ZooError):
+    pass
+
+
+class NoModelMeetsConstraintsError(NotFoundError):
+    def __init__(self, detail: str, best_available: CheckpointView | None) -> None:
+        super().__init__(detail)
+        self.best_available = best_available

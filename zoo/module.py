@@ -1,0 +1,113 @@
+"""Graph -> torch module: what the trainer trains. The only module of the zoo that imports torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from zoo import graph as ops
+from zoo.checkpoint import Checkpoint, Tensors
+from zoo.descriptor import Preprocessing
+from zoo.graph import INPUT, Graph, output_shapes, tensor_shapes
+
+
+class GraphModule(nn.Module):
+    """Runs a graph's nodes. Parameters are named as in the graph, which is how checkpoints store them."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        shapes = output_shapes(graph)
+        self._layers: list[nn.Module | None] = []
+        for node in graph.nodes:
+            layer = _layer(node.op, rank=len(shapes[node.inputs[0]]))
+            self._layers.append(layer)
+            if layer is not None:
+                self._attach(node.name, layer)
+
+    def _attach(self, name: str, layer: nn.Module) -> None:
+        """A node named "a.b.c" becomes attribute c of b of a; the containers on the way are made."""
+        *path, last = name.split(".")
+        parent: nn.Module = self
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, layer)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """`images` are normalised; see `normalize`."""
+        values = {INPUT: images}
+        for node, layer in zip(self.graph.nodes, self._layers, strict=True):
+            inputs = [values[name] for name in node.inputs]
+            if layer is not None:
+                values[node.name] = layer(inputs[0])
+                continue
+            match node.op:
+                case ops.Concat():
+                    values[node.name] = torch.cat(inputs, dim=1)
+                case ops.Add():
+                    values[node.name] = inputs[0] + inputs[1]
+                case ops.GlobalAveragePool():
+                    values[node.name] = inputs[0].mean(dim=(2, 3))
+        return values[self.graph.output]
+
+    def tensors(self) -> Tensors:
+        """Weights and running statistics as a checkpoint holds them: a copy, on the CPU."""
+        state = self.state_dict()
+        return {
+            name: state[name].detach().to("cpu", torch.float32).numpy().copy()
+            for name in tensor_shapes(self.graph)
+        }
+
+    def load_tensors(self, tensors: Tensors) -> None:
+        """Names and shapes must be the graph's (as `checkpoint.load` has checked)."""
+        state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+        result = self.load_state_dict(state, strict=False)
+        # Torch counts batches per batch norm; with a fixed momentum the count has no effect, so none is stored.
+        assert all(name.endswith("num_batches_tracked") for name in result.missing_keys), result
+        assert not result.unexpected_keys, result
+
+
+def _layer(op: ops.Op, rank: int) -> nn.Module | None:
+    match op:
+        case ops.Conv2d():
+            return nn.Conv2d(
+                op.in_channels, op.out_channels, op.kernel_size, padding=op.kernel_size // 2, bias=op.bias
+            )
+        case ops.BatchNorm() if rank == 3:
+            return nn.BatchNorm2d(op.num_features, eps=op.eps)
+        case ops.BatchNorm():
+            return nn.BatchNorm1d(op.num_features, eps=op.eps)
+        case ops.LeakyReLU():
+            return nn.LeakyReLU(op.negative_slope)
+        case ops.Dropout():
+            return nn.Dropout(op.p)
+        case ops.MaxPool2d():
+            return nn.MaxPool2d(op.kernel_size)
+        case ops.Flatten():
+            return nn.Flatten()
+        case ops.Linear():
+            return nn.Linear(op.in_features, op.out_features)
+        case ops.Concat() | ops.Add() | ops.GlobalAveragePool():
+            return None
+
+
+def normalize(
+    images: UInt8[Tensor, "batch channels height width"], preprocessing: Preprocessing
+) -> Float[Tensor, "batch channels height width"]:
+    """Pixels to the network's input: (pixel / 255 - mean) / std per channel."""
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() / 255 - mean) / std
+
+
+def module_of(checkpoint: Checkpoint) -> GraphModule:
+    """The checkpoint's network, in eval mode."""
+    module = GraphModule(checkpoint.descriptor.architecture.graph())
+    module.load_tensors(checkpoint.tensors)
+    return module.eval()

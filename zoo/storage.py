@@ -1,0 +1,66 @@
+"""Where checkpoint files live: a directory. Every `<sha256>.safetensors` below it is a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.checkpoint import digest_of
+from zoo.errors import NotFoundError
+
+_SUFFIX = ".safetensors"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Directory:
+    """Files are immutable, named by the SHA-256 of their bytes, and appear whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, data: bytes) -> str:
+        """Stores the bytes and returns their digest; storing them again changes nothing."""
+        digest = digest_of(data)
+        path = self.root / "checkpoints" / f"{digest}{_SUFFIX}"
+        if not path.exists():
+            write_atomically(path, data)
+        return digest
+
+    def paths(self) -> Iterator[tuple[str, Path]]:
+        """(digest, path) of every checkpoint, wherever below the root it lies."""
+        for path in self.root.rglob(f"*{_SUFFIX}"):
+            if _DIGEST.fullmatch(path.stem):
+                yield path.stem, path
+
+    def path(self, digest: str) -> Path:
+        """Raises NotFoundError."""
+        usual = self.root / "checkpoints" / f"{digest}{_SUFFIX}"
+        if usual.exists():
+            return usual
+        for found, path in self.paths():
+            if found == digest:
+                return path
+        raise NotFoundError(f"{self.root} holds no checkpoint {digest}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """After this the file has the new content even through a power cut; before, the old or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
