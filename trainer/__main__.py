@@ -47,9 +47,7 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
     ] = None,
-    tau: Annotated[
-        float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)
-    ] = None,
+    tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[float | None, typer.Option(help="Threshold of the gain rule.", min=0)] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -61,9 +59,7 @@ def train(
     """
     console = Console(stderr=True)
     try:
-        digests = _grow(
-            console, run, data, zoo, epochs, limit_train, image_size, tau, threshold, device, seed, resume
-        )
+        digests = _grow(console, run, data, zoo, epochs, limit_train, image_size, tau, threshold, device, seed, resume)
     except ZooError as error:
         console.print(f"[red]zoo-train: {error}[/red]", highlight=False)
         raise typer.Exit(1) from error

@@ -125,9 +125,7 @@ def _preprocessing(train: Split) -> Preprocessing:
     if min(std) == 0:
         raise DataError("all training images are of one even colour")
     color: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    return Preprocessing(
-        color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) for s in std)
-    )
+    return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) for s in std))
 
 
 # --- directories and archives ---------------------------------------------------------------------------
@@ -189,9 +187,7 @@ def _place(name: PurePosixPath) -> tuple[str, str] | None:
     return (split, label) if split in ("train", "test") else None
 
 
-def _common_form(
-    files: list[bytes], image_size: int | None
-) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+def _common_form(files: list[bytes], image_size: int | None) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
     forms = Counter(images.probe(data) for data in files)
     color: Literal["rgb", "gray"] = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
     sizes = {form[1] for form in forms}

@@ -221,9 +221,7 @@ def _calibrate(new: GraphModule, masks: dict[str, Tensor], images: Tensor) -> No
 
         return set_statistics
 
-    residual_layers = {
-        node.name.removesuffix(".add") for node in new.graph.nodes if node.name.endswith(".add")
-    }
+    residual_layers = {node.name.removesuffix(".add") for node in new.graph.nodes if node.name.endswith(".add")}
     handles = [new.get_submodule(name).register_forward_pre_hook(hook(name)) for name in masks]
     was_training = new.training
     new.eval()

@@ -75,9 +75,7 @@ def grow(
 
 
 def _start(config: RunConfig, data: Data, device: torch.device) -> RunState:
-    architecture = secnn.start(
-        input_shape=data.image_shape, num_classes=len(data.classes), **vars(config.start)
-    )
+    architecture = secnn.start(input_shape=data.image_shape, num_classes=len(data.classes), **vars(config.start))
     torch.manual_seed(_seed(config, 0, "start"))
     module = GraphModule(architecture.graph()).to(device)
     optimizer = optim.adam(module, config.learning_rate)
@@ -170,9 +168,7 @@ class _Run:
         generator = torch.Generator().manual_seed(_seed(self.config, state.epoch, "growth"))
         sample = self._score_sample(generator)
         images = normalize(sample.images, self.data.preprocessing)
-        decision = decide(
-            state.architecture, state.module, self.config.expansion, images, sample.labels, generator
-        )
+        decision = decide(state.architecture, state.module, self.config.expansion, images, sample.labels, generator)
         chosen = decision.chosen
         if chosen is not None:
             self.save_checkpoint(state)
@@ -210,9 +206,7 @@ class _Run:
             threshold=threshold,
             exact=config.expansion.exact,
         )
-        optimizer = optim.carried_adam(
-            state.optimizer, state.module, chosen.module, chosen.moments, config.batch_size
-        )
+        optimizer = optim.carried_adam(state.optimizer, state.module, chosen.module, chosen.moments, config.batch_size)
         scheduler = plateau(optimizer, config)
         scheduler.load_state_dict(state.scheduler.state_dict())
         state.architecture, state.module = chosen.architecture, chosen.module
@@ -224,6 +218,7 @@ class _Run:
         data, config = self.data, self.config
         graph = state.module.graph
         assert state.validation is not None
+        assert state.saved_at is not None
         test = evaluate(state.module, data.test.to(self.device), data.preprocessing, len(data.classes))
         descriptor = Descriptor(
             dataset=data.record(),

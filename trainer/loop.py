@@ -84,9 +84,7 @@ def predict(
     """The likeliest class of each image, in eval mode; the module's mode is left as it was."""
     was_training = module.training
     module.eval()
-    predicted = torch.cat(
-        [module(normalize(part, preprocessing)).argmax(1) for part in images.split(1000)]
-    )
+    predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(1000)])
     module.train(was_training)
     return predicted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class RunState:
     checkpoints: tuple[str, ...] = ()
     device_seconds: float = 0.0
     training_flops: int = 0
-    saved_at: datetime = datetime.min.replace(tzinfo=UTC)
+    saved_at: datetime | None = None
     log_bytes: int = 0
 
     @property
@@ -65,7 +65,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "checkpoints": list(state.checkpoints),
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
-            "saved_at": state.saved_at.isoformat(),
+            "saved_at": state.saved_at.isoformat() if state.saved_at else None,
             "log_bytes": state.log_bytes,
         },
         buffer,

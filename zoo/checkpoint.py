@@ -104,9 +104,7 @@ def check_tensors(checkpoint: Checkpoint, name: str) -> None:
     for key, shape in wanted.items():
         tensor = found[key]
         if tensor.shape != shape or tensor.dtype != np.float32:
-            raise CheckpointError(
-                f"{name}: {key} should be float32 {shape}, is {tensor.dtype} {tensor.shape}"
-            )
+            raise CheckpointError(f"{name}: {key} should be float32 {shape}, is {tensor.dtype} {tensor.shape}")
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{name}: {key} holds numbers that are not finite")
 

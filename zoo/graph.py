@@ -77,18 +77,7 @@ class Add:
     pass
 
 
-Op = (
-    Conv2d
-    | BatchNorm
-    | LeakyReLU
-    | Dropout
-    | MaxPool2d
-    | GlobalAveragePool
-    | Flatten
-    | Linear
-    | Concat
-    | Add
-)
+Op = Conv2d | BatchNorm | LeakyReLU | Dropout | MaxPool2d | GlobalAveragePool | Flatten | Linear | Concat | Add
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,7 @@ class GraphModule(nn.Module):
             parent = parent.get_submodule(part)
         parent.add_module(last, layer)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """`images` are normalised; see `normalize`."""
         values = {INPUT: images}
         for node, layer in zip(self.graph.nodes, self._layers, strict=True):
@@ -60,8 +58,7 @@ class GraphModule(nn.Module):
         """Weights and running statistics as a checkpoint holds them: a copy, on the CPU."""
         state = self.state_dict()
         return {
-            name: state[name].detach().to("cpu", torch.float32).numpy().copy()
-            for name in tensor_shapes(self.graph)
+            name: state[name].detach().to("cpu", torch.float32).numpy().copy() for name in tensor_shapes(self.graph)
         }
 
     def load_tensors(self, tensors: Tensors) -> None:
@@ -76,9 +73,7 @@ class GraphModule(nn.Module):
 def _layer(op: ops.Op, rank: int) -> nn.Module | None:
     match op:
         case ops.Conv2d():
-            return nn.Conv2d(
-                op.in_channels, op.out_channels, op.kernel_size, padding=op.kernel_size // 2, bias=op.bias
-            )
+            return nn.Conv2d(op.in_channels, op.out_channels, op.kernel_size, padding=op.kernel_size // 2, bias=op.bias)
         case ops.BatchNorm() if rank == 3:
             return nn.BatchNorm2d(op.num_features, eps=op.eps)
         case ops.BatchNorm():

@@ -43,11 +43,7 @@ def build(checkpoint: Checkpoint) -> bytes:
         helper.make_graph(
             nodes,
             descriptor.name,
-            [
-                helper.make_tensor_value_info(
-                    "images", TensorProto.UINT8, ["batch", height, width, channels]
-                )
-            ],
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", height, width, channels])],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, classes) for name in ("logits", "probabilities")],
             [numpy_helper.from_array(array, name) for name, array in initializers.items()],
         ),

@@ -23,8 +23,7 @@ _EPSILON = 1e-12
 def natural_score(moments: GradientMoments) -> float:
     """η over all parameters, as the paper has it. Sampling noise alone contributes (parameters / samples)."""
     return sum(
-        (tensor.mean.square() / (tensor.mean_square + _EPSILON)).sum().item()
-        for tensor in moments.by_name.values()
+        (tensor.mean.square() / (tensor.mean_square + _EPSILON)).sum().item() for tensor in moments.by_name.values()
     )
 
 
@@ -41,9 +40,7 @@ class Gain:
     standard_error: float
 
 
-def gain_of_new_parameters(
-    moments: GradientMoments, new: Mapping[str, Bool[Tensor, "..."]]
-) -> Gain:
+def gain_of_new_parameters(moments: GradientMoments, new: Mapping[str, Bool[Tensor, "..."]]) -> Gain:
     """Δη = Σ [ḡ² − (E[g²] − ḡ²)/(N−1)] / E[g²] over the entries that `new` marks, by tensor name.
 
     The bracket estimates (E g)² without bias. The standard error comes from a jackknife over groups of samples,

@@ -139,7 +139,7 @@ class SecnnArchitecture(_Frozen):
         new = Layer(kind=kind, negative_slope=self.head_negative_slope)
         if kind == "conv" and split_slope:
             if layers[-1].kind == "conv":
-                new = Layer(kind="conv", negative_slope=layers[-1].negative_slope**0.5)
+                new = Layer(kind="conv", negative_slope=layers[-1].negative_slope ** 0.5)
                 layers = (*layers[:-1], new)
             else:
                 new = Layer(kind="conv", negative_slope=1)

@@ -1,0 +1,75 @@
+"""What a caller can afford, and how good it must be: the filters of every route and command that selects."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Complexity = Literal["params", "macs", "bytes", "latency_ms"]
+
+ALL_DATASETS = "*"
+
+
+class Budget(BaseModel):
+    """Bounds include their limit. A checkpoint whose value is unknown satisfies no bound on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_acc: Annotated[
+        float | None, Field(description="Least test accuracy, a fraction from 0 to 1.", examples=[0.8])
+    ] = None
+    max_params: Annotated[int | None, Field(ge=0, description="Most parameters.", examples=[50_000])] = None
+    max_macs: Annotated[
+        int | None, Field(ge=0, description="Most multiply-accumulates for one image.", examples=[5_000_000])
+    ] = None
+    max_bytes: Annotated[int | None, Field(ge=0, description="Largest file.", examples=[200_000])] = None
+    max_latency_ms: Annotated[
+        float | None, Field(ge=0, description="Longest measured time for one image.", examples=[2.0])
+    ] = None
+    dataset: Annotated[
+        str | None, Field(description="Data set; without it the default one; * for all.", examples=["cifar10"])
+    ] = None
+    family: Annotated[str | None, Field(description="Architecture family.", examples=["secnn"])] = None
+    confidence: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="With min_acc: the lower end of the Wilson interval at this confidence must reach it.",
+            examples=[0.95],
+        ),
+    ] = None
+
+    @field_validator("min_acc")
+    @classmethod
+    def _is_fraction(cls, value: float | None) -> float | None:
+        if value is not None and not 0 <= value <= 1:
+            meant = f"accuracy is a fraction: {value / 100:g}, not {value:g}"
+            raise ValueError(meant if 1 < value <= 100 else f"accuracy is a fraction from 0 to 1, not {value:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _confidence_in_something(self) -> Budget:
+        if self.confidence is not None and self.min_acc is None:
+            raise ValueError("confidence says how sure min_acc must be: give min_acc too")
+        return self
+
+    def __str__(self) -> str:
+        """min_acc=0.8, max_params=50000"""
+        return ", ".join(f"{name}={value}" for name, value in self.model_dump(exclude_none=True).items())
+
+
+def z_score(confidence: float) -> float:
+    """Half-width in standard deviations of the two-sided interval: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion over n trials (Wilson 1927)."""
+    z = z_score(confidence)
+    center = accuracy + z**2 / (2 * n)
+    spread = z * (accuracy * (1 - accuracy) / n + z**2 / (4 * n**2)) ** 0.5
+    scale = 1 + z**2 / n
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)

@@ -1,0 +1,173 @@
+"""A zoo on this machine: directories of checkpoint files and the catalog over them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from zoo import onnx_model
+from zoo.budget import Budget, wilson_interval
+from zoo.catalog import Catalog, CheckpointRow
+from zoo.checkpoint import Checkpoint, Header, load, read_header
+from zoo.descriptor import Descriptor
+from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.storage import Directory
+from zoo.views import CheckpointView, Links
+
+log = logging.getLogger(__name__)
+
+CATALOG_NAME = "catalog.sqlite"
+
+
+class LocalZoo:
+    """Several directories count as one zoo; the first holds the catalog, or nothing where it is read-only."""
+
+    def __init__(self, roots: Sequence[Path], default_dataset: str | None = None) -> None:
+        """Raises ZooError where a root is no directory. Call `sync` to index the files."""
+        for root in roots:
+            if not root.is_dir():
+                raise ZooError(f"{root}: no such zoo directory")
+        self._directories = [Directory(root) for root in roots]
+        writable = os.access(roots[0], os.W_OK)
+        self.catalog = Catalog(roots[0] / CATALOG_NAME if writable else None, default_dataset)
+        self._paths: dict[str, Path] = {}
+        self._refused: set[Path] = set()
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    # --- the index -------------------------------------------------------------------------------------
+
+    def sync(self) -> bool:
+        """Adds what is new on disk to the catalog and takes out what is gone; True if anything changed.
+
+        A file that is no checkpoint is left out, with a warning the first time.
+        """
+        self._paths = dict(path for directory in self._directories for path in directory.paths())
+        known = self.catalog.digests()
+        gone = known - self._paths.keys()
+        if gone:
+            self.catalog.remove(gone)
+        new = list(self._read_rows(self._paths.keys() - known))
+        if new:
+            self.catalog.add(new)
+        return bool(gone or new)
+
+    def reindex(self) -> int:
+        """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
+        self._refused.clear()
+        self._paths = dict(path for directory in self._directories for path in directory.paths())
+        rows = list(self._read_rows(self._paths))
+        self.catalog.replace(row.model_dump() for row in rows)
+        return len(rows)
+
+    def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
+        for digest in sorted(digests):
+            path = self._paths[digest]
+            if path in self._refused:
+                continue
+            try:
+                yield _row(digest, read_header(path))
+            except (CheckpointError, OSError) as error:
+                self._refused.add(path)
+                log.warning("left out of the catalog: %s", error)
+
+    # --- choosing --------------------------------------------------------------------------------------
+
+    def smallest(self, budget: Budget) -> CheckpointRow:
+        """Raises NoModelMeetsConstraintsError, with the nearest checkpoint."""
+        row = self.catalog.smallest(budget)
+        if row is None:
+            raise self.nothing_meets(budget)
+        return row
+
+    def nothing_meets(self, budget: Budget) -> NoModelMeetsConstraintsError:
+        best = self.catalog.best_available(budget)
+        dataset = self.catalog.dataset_of(budget)
+        if best is None:
+            return NoModelMeetsConstraintsError(f"the zoo holds no checkpoint of data set {dataset}", None)
+        accuracy = "unknown accuracy" if best.accuracy is None else f"accuracy {best.accuracy:.4f}"
+        return NoModelMeetsConstraintsError(
+            f"no checkpoint of data set {dataset} meets {budget}; the nearest has {best.params} parameters and "
+            f"{accuracy}: ask for less, or allow more",
+            self.view(best),
+        )
+
+    def view(self, row: CheckpointRow) -> CheckpointView:
+        [view] = self.views([row])
+        return view
+
+    def views(self, rows: Iterable[CheckpointRow]) -> list[CheckpointView]:
+        aliases = self.catalog.aliases()
+        return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
+
+    # --- files -----------------------------------------------------------------------------------------
+
+    def path(self, digest: str) -> Path:
+        """Raises NotFoundError where the file is gone."""
+        path = self._paths.get(digest)
+        if path is None or not path.exists():
+            raise NotFoundError(f"the file of checkpoint {digest} is gone")
+        return path
+
+    def descriptor(self, digest: str) -> Descriptor:
+        return read_header(self.path(digest)).descriptor
+
+    def load(self, digest: str) -> Checkpoint:
+        """Reads the whole file and checks it against its digest and its descriptor."""
+        return load(self.path(digest))
+
+    def file(self, digest: str, file_format: str) -> bytes:
+        """The checkpoint as "safetensors" or "onnx"."""
+        if file_format == "onnx":
+            return onnx_model.build(self.load(digest))
+        return self.path(digest).read_bytes()
+
+
+def _row(digest: str, header: Header) -> CheckpointRow:
+    descriptor = header.descriptor
+    test = descriptor.metrics.test
+    return CheckpointRow(
+        digest=digest,
+        name=descriptor.name,
+        dataset=descriptor.dataset.name,
+        family=descriptor.architecture.family,
+        params=header.params,
+        macs=header.macs,
+        bytes=header.size_bytes,
+        accuracy=test.accuracy if test else None,
+        accuracy_n=test.n if test else None,
+        val_accuracy=descriptor.metrics.validation.accuracy,
+        classes=json.dumps(descriptor.classes, ensure_ascii=False),
+        created_at=descriptor.created_at.isoformat(),
+        parent=descriptor.lineage.parent,
+    )
+
+
+def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
+    known = row.accuracy is not None and row.accuracy_n is not None
+    interval = wilson_interval(row.accuracy or 0, row.accuracy_n or 1) if known else None
+    place = f"/models/{row.digest}"
+    return CheckpointView(
+        id=row.digest,
+        name=row.name,
+        dataset=row.dataset,
+        family=row.family,
+        params=row.params,
+        macs=row.macs,
+        bytes=row.bytes,
+        latency_ms=row.latency_ms,
+        accuracy=row.accuracy,
+        accuracy_n=row.accuracy_n,
+        accuracy_ci95=(round(interval[0], 4), round(interval[1], 4)) if interval else None,
+        val_accuracy=row.val_accuracy,
+        classes=tuple(json.loads(row.classes)),
+        created_at=row.created,
+        parent=row.parent,
+        aliases=tuple(aliases),
+        deprecated=False,
+        links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
+    )
