@@ -1,0 +1,97 @@
+"""Errors as RFC 9457 problem+json: what went wrong, and what to change."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError
+from zoo.views import CheckpointView
+
+
+class Problem(BaseModel):
+    type: str = Field(examples=["no-model-meets-constraints"])
+    title: str
+    status: int
+    detail: str = Field(description="What to change.")
+
+
+class NoModelProblem(Problem):
+    best_available: CheckpointView | None = Field(description="The nearest checkpoint.")
+
+
+class ProblemError(Exception):
+    """Raised by a route; becomes the response."""
+
+    def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.headers = headers
+
+
+def problem(
+    status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extensions: Any
+) -> JSONResponse:
+    body = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extensions}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ProblemError, _ours)
+    app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
+    app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(ImageError, _bad_image)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def _ours(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ProblemError)
+    return problem(error.status, error.kind, str(error), error.headers)
+
+
+def _no_model(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, NoModelMeetsConstraintsError)
+    best = error.best_available.model_dump(mode="json") if error.best_available else None
+    return problem(404, "no-model-meets-constraints", str(error), best_available=best)
+
+
+def _not_found(_: Request, error: Exception) -> JSONResponse:
+    return problem(404, "not-found", str(error))
+
+
+def _bad_image(_: Request, error: Exception) -> JSONResponse:
+    return problem(400, "bad-image", str(error))
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """One line for each parameter: where, what was expected, what came."""
+    assert isinstance(error, RequestValidationError)
+    lines, fields = [], []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"][1:])
+        message = item["msg"].removeprefix("Value error, ")
+        given = item.get("input")
+        came = f" (got {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else ""
+        lines.append(f"{place}: {message}{came}" if place else f"{message}{came}")
+        fields.append({"parameter": place, "message": message})
+    return problem(422, "invalid-parameter", "; ".join(lines), errors=fields)
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: unknown paths, wrong methods, broken multipart."""
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404:
+        detail = f"no route {request.url.path}: /openapi.json lists what there is"
+    elif error.status_code == 405:
+        detail = f"{request.method} is not a method of {request.url.path}"
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    return problem(error.status_code, kind, detail, dict(error.headers or {}))

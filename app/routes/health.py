@@ -1,0 +1,49 @@
+"""Probes and metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.deps import ServiceDep
+from app.errors import Problem, ProblemError
+from zoo.budget import ALL_DATASETS, Budget
+
+router = APIRouter(tags=["health"])
+
+
+class Status(BaseModel):
+    status: str
+
+
+@router.get("/livez")
+async def live() -> Status:
+    """The process answers."""
+    return Status(status="alive")
+
+
+@router.get("/readyz", responses={503: {"model": Problem}})
+def ready(service: ServiceDep) -> Status:
+    """The catalog can be read and the default checkpoint has answered once."""
+    try:
+        count = service.zoo.catalog.count(Budget(dataset=ALL_DATASETS))
+    except SQLAlchemyError as error:
+        raise _not_ready(f"the catalog cannot be read: {error}") from error
+    if count == 0:
+        raise _not_ready("the zoo holds no checkpoint yet")
+    if not service.ready:
+        raise _not_ready("the default checkpoint is being loaded")
+    return Status(status="ready")
+
+
+def _not_ready(detail: str) -> ProblemError:
+    return ProblemError(503, "not-ready", detail, {"Retry-After": "1"})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(service: ServiceDep) -> Response:
+    """Prometheus text format."""
+    service.metrics.checkpoints.set(service.zoo.catalog.count(Budget(dataset=ALL_DATASETS)))
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

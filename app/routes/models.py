@@ -1,0 +1,59 @@
+"""Reading the zoo: lists, the Pareto front, one checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.deps import ServiceDep
+from app.errors import NoModelProblem, Problem, ProblemError
+from app.schemas import CheckpointDetail, ListQuery, Pareto, ParetoQuery
+from zoo.views import Selection
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/models", responses={404: {"model": NoModelProblem}, 422: {"model": Problem}})
+def list_models(
+    query: Annotated[ListQuery, Query()], request: Request, response: Response, service: ServiceDep
+) -> Selection:
+    """Checkpoints within the budget, fewest parameters first; `selected` is the smallest that is good enough."""
+    zoo = service.zoo
+    try:
+        page = zoo.catalog.page(query, query.limit, query.cursor)
+    except ValueError as error:
+        raise ProblemError(422, "invalid-parameter", str(error)) from error
+    dataset = zoo.catalog.dataset_of(query)
+    selected = zoo.catalog.smallest(query)
+    if selected is None and query.is_bounded():
+        raise zoo.nothing_meets(query)
+    if page.next_cursor:
+        following = request.url.include_query_params(cursor=page.next_cursor)
+        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return Selection(
+        dataset=dataset,
+        selected=zoo.view(selected) if selected else None,
+        items=tuple(zoo.views(page.rows)),
+        count=zoo.catalog.count(query),
+    )
+
+
+@router.get("/models/pareto", responses={422: {"model": Problem}})
+def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Pareto:
+    """The checkpoints that no other beats in both complexity and accuracy, ascending."""
+    rows = service.zoo.catalog.pareto(query, query.x)
+    return Pareto(
+        dataset=service.zoo.catalog.dataset_of(query),
+        x=query.x,
+        items=tuple(service.zoo.views(rows)),
+        count=len(rows),
+    )
+
+
+@router.get("/models/{reference}", responses={404: {"model": Problem}})
+def show_model(reference: str, service: ServiceDep) -> CheckpointDetail:
+    """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
+    row = service.zoo.catalog.find(reference)
+    view = service.zoo.view(row)
+    return CheckpointDetail(**dict(view), descriptor=service.zoo.descriptor(row.digest))

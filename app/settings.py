@@ -1,0 +1,59 @@
+"""What a service can be told, by the command line or by ZOO_* environment variables."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
+
+    zoo: Annotated[
+        tuple[Path, ...],
+        NoDecode,
+        Field(min_length=1, description="Zoo directories; the first holds the catalog."),
+    ]
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    default_dataset: Annotated[
+        str | None, Field(description="Data set where a request names none; else cifar10, else the newest.")
+    ] = None
+    token: Annotated[
+        str | None, Field(min_length=16, description="Bearer token that every request but a probe must carry.")
+    ] = None
+    max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
+    max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
+    max_predictors: Annotated[int, Field(ge=1, description="Networks kept loaded.")] = 32
+    rescan_seconds: Annotated[
+        float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
+    ] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_zoo(cls, values: dict[str, object]) -> dict[str, object]:
+        """ZOO_ZOO=a:b, as in PATH."""
+        zoo = values.get("zoo")
+        return {**values, "zoo": zoo.split(":")} if isinstance(zoo, str) else values
+
+    @model_validator(mode="after")
+    def _token_where_others_reach(self) -> Self:
+        if self.token is None and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set ZOO_TOKEN (16 characters or more), or "
+                "use 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
