@@ -80,6 +80,8 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
         message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
         came = f" (got {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else ""
+        if item["type"] == "extra_forbidden":
+            message, came = "not a parameter of this route", ""
         lines.append(f"{place}: {message}{came}" if place else f"{message}{came}")
         fields.append({"parameter": place, "message": message})
     return problem(422, "invalid-parameter", "; ".join(lines), errors=fields)

@@ -15,7 +15,6 @@ import numpy as np
 
 from app.metrics import Metrics
 from zoo.checkpoint import Checkpoint
-from zoo.errors import ImageError
 from zoo.predictor import Prediction, Predictor
 
 
@@ -94,13 +93,7 @@ class Inference:
     def _run(self, digest: str, images: Sequence[bytes], top_k: int, waited: float) -> Answer:
         predictor = self._predictors.get(digest)
         started = time.perf_counter()
-        pixels = np.empty((len(images), *predictor.image_shape), dtype=np.uint8)
-        for index, data in enumerate(images):
-            try:
-                pixels[index] = predictor.decode(data)
-            except ImageError as error:
-                place = f"image {index + 1} of {len(images)}: " if len(images) > 1 else ""
-                raise ImageError(f"{place}{error}") from error
+        pixels = predictor.decode(images)
         decoded = time.perf_counter()
         predictions = predictor.top_k(predictor.probabilities(pixels), top_k)
         forward = time.perf_counter() - decoded

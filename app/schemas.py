@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from zoo.budget import Budget, Complexity
-from zoo.descriptor import Descriptor
 from zoo.predictor import Prediction
 from zoo.views import CheckpointView
 
@@ -64,10 +63,6 @@ class Pareto(BaseModel):
     x: Complexity
     items: tuple[CheckpointView, ...]
     count: int
-
-
-class CheckpointDetail(CheckpointView):
-    descriptor: Descriptor
 
 
 class PredictedBy(BaseModel):

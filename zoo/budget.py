@@ -56,9 +56,15 @@ class Budget(BaseModel):
             raise ValueError("confidence says how sure min_acc must be: give min_acc too")
         return self
 
+    def is_bounded(self) -> bool:
+        """Whether anything but the data set is asked for."""
+        return any(getattr(self, name) is not None for name in Budget.model_fields if name != "dataset")
+
     def __str__(self) -> str:
         """min_acc=0.8, max_params=50000"""
-        return ", ".join(f"{name}={value}" for name, value in self.model_dump(exclude_none=True).items())
+        return ", ".join(
+            f"{name}={value}" for name in Budget.model_fields if (value := getattr(self, name)) is not None
+        )
 
 
 def z_score(confidence: float) -> float:

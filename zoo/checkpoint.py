@@ -71,9 +71,10 @@ def decode(data: bytes, name: str = "checkpoint") -> Checkpoint:
         tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{name}: not a whole safetensors file: {error}") from error
-    checkpoint = Checkpoint(descriptor, tensors)
-    check_tensors(checkpoint, name)
-    return checkpoint
+    check_tensors(Checkpoint(descriptor, tensors), name)
+    # The library returns them in random order; what is built from a checkpoint should not depend on it.
+    order = tensor_shapes(descriptor.architecture.graph())
+    return Checkpoint(descriptor, {key: tensors[key] for key in order})
 
 
 def load(path: Path) -> Checkpoint:

@@ -15,7 +15,7 @@ from zoo.checkpoint import Checkpoint, Header, load, read_header
 from zoo.descriptor import Descriptor
 from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.storage import Directory
-from zoo.views import CheckpointView, Links
+from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,16 @@ class LocalZoo:
         aliases = self.catalog.aliases()
         return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
 
+    def show(self, reference: str) -> CheckpointDetail:
+        """By digest, digest prefix, name or alias. Raises NotFoundError."""
+        row = self.catalog.find(reference)
+        return CheckpointDetail(**dict(self.view(row)), descriptor=self.descriptor(row.digest))
+
     # --- files -----------------------------------------------------------------------------------------
+
+    def paths(self) -> dict[str, Path]:
+        """Every file by digest as of the last sync, those left out of the catalog too."""
+        return dict(self._paths)
 
     def path(self, digest: str) -> Path:
         """Raises NotFoundError where the file is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from zoo import images, onnx_model
 from zoo.checkpoint import Checkpoint
-from zoo.images import Pixels
+from zoo.errors import ImageError
 
 Scores = npt.NDArray[np.float32]
 
@@ -38,10 +39,17 @@ class Predictor:
         architecture = self.descriptor.architecture
         return architecture.input_height, architecture.input_width, architecture.input_channels
 
-    def decode(self, data: bytes) -> Pixels:
-        """An image file to the pixels that the network takes. Raises ImageError."""
+    def decode(self, files: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+        """Image files to the batch that the network takes. Raises ImageError, which names the image."""
         height, width, _ = self.image_shape
-        return images.decode(data, self.descriptor.preprocessing.color, (height, width))
+        pixels = np.empty((len(files), *self.image_shape), dtype=np.uint8)
+        for index, data in enumerate(files):
+            try:
+                pixels[index] = images.decode(data, self.descriptor.preprocessing.color, (height, width))
+            except ImageError as error:
+                place = f"image {index + 1} of {len(files)}: " if len(files) > 1 else ""
+                raise ImageError(f"{place}{error}") from error
+        return pixels
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> Scores:
         """uint8 (batch, height, width, channels) -> (batch, classes)"""

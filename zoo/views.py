@@ -6,6 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from zoo.descriptor import Descriptor
+
 
 class Links(BaseModel):
     self: str
@@ -32,6 +34,10 @@ class CheckpointView(BaseModel):
     aliases: tuple[str, ...]
     deprecated: bool
     links: Links
+
+
+class CheckpointDetail(CheckpointView):
+    descriptor: Descriptor
 
 
 class Selection(BaseModel):

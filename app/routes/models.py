@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.deps import ServiceDep
 from app.errors import NoModelProblem, Problem, ProblemError
-from app.schemas import CheckpointDetail, ListQuery, Pareto, ParetoQuery
-from zoo.views import Selection
+from app.schemas import ListQuery, Pareto, ParetoQuery
+from zoo.views import CheckpointDetail, Selection
 
 router = APIRouter(tags=["models"])
 
@@ -54,6 +54,4 @@ def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Paret
 @router.get("/models/{reference}", responses={404: {"model": Problem}})
 def show_model(reference: str, service: ServiceDep) -> CheckpointDetail:
     """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
-    row = service.zoo.catalog.find(reference)
-    view = service.zoo.view(row)
-    return CheckpointDetail(**dict(view), descriptor=service.zoo.descriptor(row.digest))
+    return service.zoo.show(reference)

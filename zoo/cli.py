@@ -1,0 +1,299 @@
+"""zoo: what a person does with a zoo. Data goes to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from zoo import onnx_model
+from zoo.budget import Budget
+from zoo.checkpoint import Checkpoint
+from zoo.cost import num_params
+from zoo.errors import ZooError
+from zoo.local import LocalZoo
+from zoo.predictor import Predictor
+from zoo.source import LocalSource, RemoteSource, Source
+from zoo.storage import write_atomically
+from zoo.views import CheckpointView
+
+EPILOG = """
+[bold]Examples[/bold]
+
+zoo list --zoo my-zoo --min-acc 0.8
+
+zoo show best --url http://127.0.0.1:8000
+
+zoo get --zoo my-zoo --min-acc 0.8 -o small.safetensors
+
+zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
+
+zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
+
+zoo verify --zoo my-zoo
+"""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG)
+
+
+class Format(StrEnum):
+    safetensors = "safetensors"
+    onnx = "onnx"
+
+
+ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
+UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
+TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MinAcc = Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")]
+MaxParams = Annotated[int | None, typer.Option(help="Most parameters.")]
+MaxMacs = Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")]
+MaxBytes = Annotated[int | None, typer.Option(help="Largest file.")]
+MaxLatency = Annotated[float | None, typer.Option(help="Longest measured time for one image.")]
+Dataset = Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")]
+Family = Annotated[str | None, typer.Option(help="Architecture family.")]
+Confidence = Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")]
+Reference = Annotated[
+    str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
+]
+
+
+@app.command(name="list", epilog="Example: zoo list --zoo my-zoo --min-acc 0.8 --json")
+def list_(
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+    min_acc: MinAcc = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_bytes: MaxBytes = None,
+    max_latency_ms: MaxLatency = None,
+    dataset: Dataset = None,
+    family: Family = None,
+    confidence: Confidence = None,
+) -> None:
+    """List the checkpoints within a budget, fewest parameters first."""
+    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
+    views = _source(zoo, url, token).models(budget)
+    if as_json:
+        _print_json([view.model_dump(mode="json") for view in views])
+        return
+    table = Table("id", "name", "params", "MACs", "bytes", "accuracy", "95 % interval", box=None)
+    for view in views:
+        interval = "–".join(f"{end:.3f}" for end in view.accuracy_ci95 or ())
+        accuracy = "" if view.accuracy is None else f"{view.accuracy:.4f}"
+        table.add_row(
+            view.id[:12], view.name, f"{view.params:,}", f"{view.macs:,}", f"{view.bytes:,}", accuracy, interval
+        )
+    # Wide enough for a pipe, where rich would otherwise cut lines at 80.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command(epilog="Example: zoo show best --zoo my-zoo")
+def show(
+    reference: Annotated[str, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")],
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one checkpoint with its whole descriptor."""
+    detail = _source(zoo, url, token).show(reference).model_dump(mode="json")
+    if as_json:
+        _print_json(detail)
+        return
+    for key, value in detail.items():
+        if key != "descriptor":
+            typer.echo(f"{key:14} {value if isinstance(value, str | int | float) else json.dumps(value)}")
+    for key, value in detail["descriptor"].items():
+        typer.echo(f"{key:14} {json.dumps(value)}")
+
+
+@app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
+def get(
+    reference: Reference = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
+    ] = None,
+    file_format: Annotated[Format, typer.Option("--format")] = Format.safetensors,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+    min_acc: MinAcc = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_bytes: MaxBytes = None,
+    max_latency_ms: MaxLatency = None,
+    dataset: Dataset = None,
+    family: Family = None,
+    confidence: Confidence = None,
+) -> None:
+    """Write the smallest checkpoint within a budget, or the one named, to a file."""
+    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
+    source = _source(zoo, url, token)
+    view = _choose(source, reference, budget)
+    data = source.file(view.id, file_format)
+    target = output or Path(f"{view.name}.{file_format}")
+    try:
+        write_atomically(target, data)
+    except OSError as error:
+        _fail(f"{target} cannot be written: {error}")
+    if as_json:
+        _print_json({**view.model_dump(mode="json"), "output": str(target)})
+    else:
+        typer.echo(str(target))
+        typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}, {len(data):,} bytes", err=True)
+
+
+@app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
+    model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+    min_acc: MinAcc = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_bytes: MaxBytes = None,
+    max_latency_ms: MaxLatency = None,
+    dataset: Dataset = None,
+    family: Family = None,
+    confidence: Confidence = None,
+) -> None:
+    """Classify images with the smallest checkpoint within a budget, or with the one named."""
+    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
+    source = _source(zoo, url, token)
+    view = _choose(source, model, budget)
+    try:
+        files = [image.read_bytes() for image in images]
+    except OSError as error:
+        _fail(f"{error.filename} cannot be read: {error.strerror}")
+    predictions = source.predict(view.id, files, top_k)
+    if as_json:
+        chosen = {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}
+        _print_json({"model": chosen, "predictions": [[item.model_dump() for item in row] for row in predictions]})
+        return
+    typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}", err=True)
+    for image, row in zip(images, predictions, strict=True):
+        typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
+
+
+@app.command(epilog="Example: zoo verify --zoo my-zoo")
+def verify(
+    zoo: ZooOption = None, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
+
+    Exits with 1 if one fails.
+    """
+    results = [_verified(digest, found) for digest, found in _source(zoo, url, token).verified()]
+    if as_json:
+        _print_json(results)
+    else:
+        for result in results:
+            typer.echo(f"{'ok    ' if result['ok'] else 'FAILED'}  {result['id'][:12]}  {result['detail']}")
+    if not all(result["ok"] for result in results):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: zoo reindex --zoo my-zoo")
+def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Rebuild the catalog from the files alone."""
+    if url is not None or not zoo:
+        _fail("reindex works on directories: give --zoo DIR (a server follows its own directories)")
+    count = LocalZoo(zoo).reindex()
+    if as_json:
+        _print_json({"count": count})
+    else:
+        typer.echo(f"{count} checkpoints")
+
+
+def _verified(digest: str, found: Checkpoint | ZooError) -> dict[str, Any]:
+    if isinstance(found, ZooError):
+        return {"id": digest, "ok": False, "detail": str(found)}
+    predictor = Predictor(found)
+    scores = predictor.probabilities(np.full((1, *predictor.image_shape), 128, dtype=np.uint8))
+    if not np.isfinite(scores).all():
+        return {"id": digest, "ok": False, "detail": f"{found.descriptor.name}: scores are not finite"}
+    params = num_params(found.descriptor.architecture.graph())
+    onnx_bytes = len(onnx_model.build(found))
+    return {
+        "id": digest,
+        "ok": True,
+        "detail": f"{found.descriptor.name}: {params:,} parameters, {onnx_bytes:,} bytes as ONNX",
+    }
+
+
+def _source(zoo: list[Path] | None, url: str | None, token: str | None) -> Source:
+    if bool(zoo) == bool(url):
+        _fail("give either --zoo DIR or --url URL")
+    return LocalSource(zoo) if zoo else RemoteSource(str(url), token)
+
+
+def _choose(source: Source, reference: str | None, budget: Budget) -> CheckpointView:
+    if reference is None:
+        return source.smallest(budget)
+    if budget.is_bounded():
+        _fail(f"{reference} names one checkpoint: give it or a budget, not both")
+    return source.show(reference)
+
+
+def _budget(
+    min_acc: float | None,
+    max_params: int | None,
+    max_macs: int | None,
+    max_bytes: int | None,
+    max_latency_ms: float | None,
+    dataset: str | None,
+    family: str | None,
+    confidence: float | None,
+) -> Budget:
+    try:
+        return Budget(
+            min_acc=min_acc,
+            max_params=max_params,
+            max_macs=max_macs,
+            max_bytes=max_bytes,
+            max_latency_ms=max_latency_ms,
+            dataset=dataset,
+            family=family,
+            confidence=confidence,
+        )
+    except ValidationError as error:
+        _fail("; ".join(_option(item) for item in error.errors()))
+
+
+def _option(item: Any) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"zoo: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """The installed command: an error of the zoo is one line on stderr."""
+    try:
+        app()
+    except ZooError as error:
+        typer.echo(f"zoo: {error}", err=True)
+        sys.exit(1)
