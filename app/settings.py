@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
 
-    zoo: Annotated[
-        tuple[Path, ...],
-        NoDecode,
-        Field(min_length=1, description="Zoo directories; the first holds the catalog."),
-    ]
+    zoo: Annotated[tuple[Path, ...], Field(min_length=1, description="The first holds the catalog.")]
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     default_dataset: Annotated[
@@ -32,13 +28,6 @@ class Settings(BaseSettings):
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_zoo(cls, values: dict[str, object]) -> dict[str, object]:
-        """ZOO_ZOO=a:b, as in PATH."""
-        zoo = values.get("zoo")
-        return {**values, "zoo": zoo.split(":")} if isinstance(zoo, str) else values
 
     @model_validator(mode="after")
     def _token_where_others_reach(self) -> Self:

@@ -35,8 +35,9 @@ def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | N
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"{len(data)} bytes that are no PNG, JPEG or WebP image") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(str(error)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own limits are wider than ours: it complains while reading the header.
+        raise ImageError("the image has over 80 million pixels; at most 16 megapixels are decoded") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
     converted = _convert(upright, _MODES[color])

@@ -30,28 +30,18 @@ _RESPONSES: dict[int | str, dict[str, object]] = {
 }
 
 
-@router.api_route(
-    "/models/file",
-    methods=["GET", "HEAD"],
-    responses=_RESPONSES,
-    response_class=Response,
-    operation_id="file_by_budget",
-)
+@router.head("/models/file", include_in_schema=False)
+@router.get("/models/file", responses=_RESPONSES, response_class=Response)
 def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The file of the smallest checkpoint within the budget."""
+    """The file of the smallest checkpoint within the budget. Also HEAD."""
     row = service.zoo.smallest(query)
     return _answer(request, service.zoo, row, query.format, immutable=False)
 
 
-@router.api_route(
-    "/models/{reference}/file",
-    methods=["GET", "HEAD"],
-    responses=_RESPONSES,
-    response_class=Response,
-    operation_id="file",
-)
+@router.head("/models/{reference}/file", include_in_schema=False)
+@router.get("/models/{reference}/file", responses=_RESPONSES, response_class=Response)
 def file(reference: str, query: Annotated[FileQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The file of one checkpoint. Under a whole digest it never changes; caches may keep it."""
+    """The file of one checkpoint. Under a whole digest it never changes; caches may keep it. Also HEAD."""
     row = service.zoo.catalog.find(reference)
     return _answer(request, service.zoo, row, query.format, immutable=reference == row.digest)
 

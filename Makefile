@@ -1,0 +1,33 @@
+# Two commands: `make run` sets up, grows a small zoo and serves it; `make test` checks everything.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+GROWN := .zoo/.grown
+SHIPPED := $(wildcard zoo/pretrained)
+
+.PHONY: run test clean
+
+run: $(INSTALLED) $(GROWN)
+	$(BIN)/zoo-serve --zoo .zoo $(addprefix --zoo ,$(SHIPPED)) --port $(PORT)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+# --resume: a growth that was interrupted goes on where it stopped.
+$(GROWN): | $(INSTALLED)
+	$(BIN)/zoo-train digits --data digits --zoo .zoo --resume
+	touch $@
+
+clean:
+	rm -rf .venv .zoo

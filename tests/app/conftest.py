@@ -1,0 +1,92 @@
+"""A zoo grown for these tests on scikit-learn's digits, and the service over it."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from app.main import create_app
+from app.settings import Settings
+from trainer import data, runs
+from trainer.config import GainRule
+from trainer.grow import grow
+from zoo.checkpoint import Checkpoint, load
+from zoo.storage import Directory
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Data:
+    return data.load("digits", limit_train=400)
+
+
+@pytest.fixture(scope="session")
+def zoo_root(tmp_path_factory: pytest.TempPathFactory, digits: data.Data) -> Path:
+    """Four expansions in ten epochs: five checkpoints."""
+    root = tmp_path_factory.mktemp("grown")
+    torch.set_num_threads(1)  # two threads on so small a network stall each other when a core is busy
+    base = runs.digits()
+    rule = GainRule(threshold=0.0, standard_errors=0.0)
+    config = replace(base, epochs=10, expansion=replace(base.expansion, rule=rule, cooldown_epochs=2))
+    grow(config, digits, root, torch.device("cpu"), resume=False, observe=lambda _: None)
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoints(zoo_root: Path) -> dict[str, Checkpoint]:
+    """By digest, as read from the files."""
+    return {digest: load(path) for digest, path in Directory(zoo_root).paths()}
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """A real server on a free port, and a client of it."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def client_of() -> Iterator[Callable[..., httpx.Client]]:
+    """Starts servers with the given settings; all are shut down at the end."""
+    with ExitStack() as stack:
+        yield lambda *roots, **settings: stack.enter_context(serving(Settings(zoo=roots, **settings)))
+
+
+@pytest.fixture(scope="session")
+def client(zoo_root: Path) -> Iterator[httpx.Client]:
+    with serving(Settings(zoo=(zoo_root,))) as client:
+        yield client
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def digit_files(digits: data.Data) -> list[bytes]:
+    """The first 40 test images as PNG files."""
+    return [png(image[0].numpy()) for image in digits.test.images[:40]]

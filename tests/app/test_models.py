@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from zoo.budget import wilson_interval
+from zoo.checkpoint import Checkpoint
+from zoo.cost import num_macs, num_params
+
+
+def size(checkpoint: Checkpoint) -> int:
+    return num_params(checkpoint.descriptor.architecture.graph())
+
+
+def accuracy(checkpoint: Checkpoint) -> float:
+    assert checkpoint.descriptor.metrics.test is not None
+    return checkpoint.descriptor.metrics.test.accuracy
+
+
+def by_size(checkpoints: dict[str, Checkpoint]) -> list[str]:
+    return sorted(checkpoints, key=lambda digest: (size(checkpoints[digest]), -accuracy(checkpoints[digest]), digest))
+
+
+def test_lists_every_checkpoint_fewest_parameters_first(
+    client: httpx.Client, checkpoints: dict[str, Checkpoint]
+) -> None:
+    body = client.get("/models").json()
+    assert [item["id"] for item in body["items"]] == by_size(checkpoints)
+    assert body["selected"] == body["items"][0]
+    assert body["count"] == len(checkpoints) == 5
+    assert body["dataset"] == "digits"
+
+
+def test_selects_the_smallest_that_is_accurate_enough(client: httpx.Client, checkpoints: dict[str, Checkpoint]) -> None:
+    for wanted in {accuracy(checkpoint) for checkpoint in checkpoints.values()}:
+        eligible = [digest for digest in by_size(checkpoints) if accuracy(checkpoints[digest]) >= wanted]
+        body = client.get("/models", params={"min_acc": wanted}).json()
+        assert body["selected"]["id"] == eligible[0]
+        assert [item["id"] for item in body["items"]] == eligible
+        assert body["count"] == len(eligible)
+
+
+@pytest.mark.parametrize("name", ["params", "macs", "bytes"])
+def test_costs_are_bounded_inclusively(client: httpx.Client, name: str) -> None:
+    everything = client.get("/models").json()["items"]
+    bound = sorted(item[name] for item in everything)[2]
+    items = client.get("/models", params={f"max_{name}": bound}).json()["items"]
+    assert items == [item for item in everything if item[name] <= bound]
+    assert len(items) >= 3
+
+
+def test_confidence_asks_for_the_lower_end_of_the_interval(client: httpx.Client) -> None:
+    everything = client.get("/models").json()["items"]
+    best = max(everything, key=lambda item: item["accuracy"])
+    lower, _ = wilson_interval(best["accuracy"], best["accuracy_n"], 0.9)
+    sure = client.get("/models", params={"min_acc": lower - 1e-6, "confidence": 0.9})
+    assert best["id"] in [item["id"] for item in sure.json()["items"]]
+    too_much = client.get("/models", params={"min_acc": lower + 1e-6, "confidence": 0.9})
+    assert too_much.status_code == 404
+
+
+def test_a_checkpoint_says_what_the_contract_fixes(client: httpx.Client, checkpoints: dict[str, Checkpoint]) -> None:
+    for item in client.get("/models").json()["items"]:
+        checkpoint = checkpoints[item["id"]]
+        descriptor = checkpoint.descriptor
+        assert item["name"] == f"digits-digits-s0-{size(checkpoint)}"
+        assert item["params"] == size(checkpoint)
+        assert item["macs"] == num_macs(descriptor.architecture.graph())
+        assert item["accuracy"] == accuracy(checkpoint)
+        assert item["accuracy_n"] == 359
+        assert item["accuracy_ci95"] == pytest.approx(wilson_interval(accuracy(checkpoint), 359), abs=1e-4)
+        assert item["val_accuracy"] == descriptor.metrics.validation.accuracy
+        assert item["classes"] == [str(digit) for digit in range(10)]
+        assert item["created_at"].endswith("Z")
+        assert item["parent"] == descriptor.lineage.parent
+        assert item["family"] == "secnn"
+        assert item["latency_ms"] is None
+        assert item["deprecated"] is False
+        assert client.get(item["links"]["self"]).json()["id"] == item["id"]
+
+
+def test_pages_put_together_are_the_list(client: httpx.Client, checkpoints: dict[str, Checkpoint]) -> None:
+    response = client.get("/models", params={"limit": 2})
+    found = [item["id"] for item in response.json()["items"]]
+    assert len(found) == 2
+    while "next" in response.links:
+        response = client.get(response.links["next"]["url"])
+        found += [item["id"] for item in response.json()["items"]]
+    assert found == by_size(checkpoints)
+
+
+def test_nothing_good_enough_names_the_nearest(client: httpx.Client) -> None:
+    everything = client.get("/models").json()["items"]
+    response = client.get("/models", params={"min_acc": 1})
+    problem = response.json()
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == "no-model-meets-constraints"
+    assert problem["best_available"] == max(everything, key=lambda item: item["accuracy"])
+    assert "min_acc=1" in problem["detail"]
+
+
+def test_nothing_small_enough_names_the_smallest(client: httpx.Client) -> None:
+    response = client.get("/models", params={"max_params": 10})
+    assert response.status_code == 404
+    assert response.json()["best_available"]["id"] == client.get("/models").json()["items"][0]["id"]
+
+
+def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
+    assert client.get("/models", params={"max_latency_ms": 1e6}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("params", "detail"),
+    [
+        ({"min_acc": 80}, "accuracy is a fraction: 0.8, not 80"),
+        ({"min_acc": -1}, "accuracy is a fraction from 0 to 1, not -1"),
+        ({"max_params": "few"}, "max_params: Input should be a valid integer"),
+        ({"min_accuracy": 0.8}, "min_accuracy: not a parameter of this route"),
+        ({"confidence": 0.95}, "give min_acc too"),
+        ({"limit": 201}, "limit: Input should be less than or equal to 200 (got '201')"),
+        ({"cursor": "nonsense"}, "cursor 'nonsense' is not one that a page of this list gave out"),
+    ],
+)
+def test_bad_parameters_say_what_to_change(client: httpx.Client, params: dict[str, str], detail: str) -> None:
+    response = client.get("/models", params=params)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert detail in response.json()["detail"]
+
+
+def test_other_data_sets_are_asked_for_by_name(client: httpx.Client) -> None:
+    assert client.get("/models", params={"dataset": "*"}).json()["count"] == 5
+    assert client.get("/models", params={"dataset": "cifar10"}).json()["items"] == []
+    response = client.get("/models", params={"dataset": "cifar10", "min_acc": 0.1})
+    assert response.status_code == 404
+    assert response.json()["best_available"] is None
+
+
+@pytest.mark.parametrize("x", ["params", "macs", "bytes"])
+def test_the_front_is_what_none_beats(client: httpx.Client, x: str) -> None:
+    everything = client.get("/models").json()["items"]
+    front = client.get("/models/pareto", params={"x": x}).json()
+    wanted = [
+        item
+        for item in everything
+        if not any(
+            other[x] <= item[x]
+            and other["accuracy"] >= item["accuracy"]
+            and (other[x], other["accuracy"]) != (item[x], item["accuracy"])
+            for other in everything
+        )
+    ]
+    assert front["items"] == sorted(wanted, key=lambda item: item[x])
+    assert front["count"] == len(wanted)
+    assert front["x"] == x
+
+
+def test_one_checkpoint_by_digest_prefix_name_or_alias(
+    client: httpx.Client, checkpoints: dict[str, Checkpoint]
+) -> None:
+    everything = client.get("/models").json()["items"]
+    for item in everything:
+        for reference in (item["id"], item["id"][:8], item["name"]):
+            assert client.get(f"/models/{reference}").json()["id"] == item["id"]
+    assert client.get("/models/smallest").json()["id"] == everything[0]["id"]
+    assert client.get("/models/best").json()["accuracy"] == max(item["accuracy"] for item in everything)
+    newest = max(everything, key=lambda item: item["created_at"])
+    assert client.get("/models/latest").json()["id"] == newest["id"]
+    assert "latest" in newest["aliases"]
+
+
+def test_one_checkpoint_shows_its_whole_descriptor(client: httpx.Client, checkpoints: dict[str, Checkpoint]) -> None:
+    for digest, checkpoint in checkpoints.items():
+        shown = client.get(f"/models/{digest}").json()["descriptor"]
+        assert type(checkpoint.descriptor).model_validate(shown) == checkpoint.descriptor
+
+
+@pytest.mark.parametrize("reference", ["nothing", "0" * 64, "abc", "00000000"])
+def test_unknown_checkpoints_are_404(client: httpx.Client, reference: str) -> None:
+    response = client.get(f"/models/{reference}")
+    assert response.status_code == 404
+    assert response.json()["type"] == "not-found"
+    assert reference in response.json()["detail"]

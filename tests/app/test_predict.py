@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.data import Data
+from trainer.loop import predict
+from zoo.checkpoint import Checkpoint
+from zoo.module import module_of
+
+
+def test_every_checkpoint_answers_as_in_training(
+    client: httpx.Client, checkpoints: dict[str, Checkpoint], digits: Data, digit_files: list[bytes]
+) -> None:
+    fields = [("file", (f"{i}.png", data, "image/png")) for i, data in enumerate(digit_files)]
+    for digest, checkpoint in checkpoints.items():
+        answer = client.post("/predict", params={"model": digest, "top_k": 1}, files=fields).json()
+        images = digits.test.images[: len(digit_files)]
+        wanted = predict(module_of(checkpoint), images, checkpoint.descriptor.preprocessing)
+        assert [row[0]["index"] for row in answer["predictions"]] == wanted.tolist()
+        assert answer["model"]["id"] == digest
+
+
+def test_the_budget_chooses_who_answers(client: httpx.Client, digit_files: list[bytes]) -> None:
+    for item in client.get("/models/pareto").json()["items"]:
+        answer = client.post(
+            "/predict",
+            params={"min_acc": item["accuracy"]},
+            content=digit_files[0],
+            headers={"Content-Type": "image/png"},
+        ).json()
+        assert answer["model"] == {key: item[key] for key in ("id", "name", "params", "accuracy")}
+
+
+def test_all_forms_of_the_body_give_the_same_answer(client: httpx.Client, digit_files: list[bytes]) -> None:
+    image = digit_files[0]
+    raw = client.post("/predict", content=image, headers={"Content-Type": "image/png"})
+    form = client.post("/predict", files={"file": ("digit.png", image)})
+    text = base64.b64encode(image).decode()
+    one, several = (client.post("/predict", json={"inputs": inputs}) for inputs in (text, [text]))
+    answers = [response.json()["predictions"] for response in (raw, form, one, several)]
+    assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert len(answers[0]) == 1
+    assert len(answers[0][0]) == 5
+
+
+def test_predictions_are_ranked_probabilities(client: httpx.Client, digit_files: list[bytes]) -> None:
+    body = {"inputs": [base64.b64encode(data).decode() for data in digit_files], "parameters": {"top_k": 10}}
+    answer = client.post("/predict", json=body).json()
+    assert len(answer["predictions"]) == len(digit_files)
+    for row in answer["predictions"]:
+        scores = [item["score"] for item in row]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1, abs=1e-5)
+        assert sorted(item["index"] for item in row) == list(range(10))
+        assert all(item["label"] == str(item["index"]) for item in row)
+    assert set(answer["timing_ms"]) == {"decode", "queue", "forward"}
+    assert all(value >= 0 for value in answer["timing_ms"].values())
+
+
+def test_top_k_beyond_the_classes_names_them_all(client: httpx.Client, digit_files: list[bytes]) -> None:
+    response = client.post("/predict?top_k=1000", content=digit_files[0], headers={"Content-Type": "image/png"})
+    assert len(response.json()["predictions"][0]) == 10
+
+
+def test_photos_of_any_size_and_kind_are_accepted(client: httpx.Client) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    for kind in ("PNG", "JPEG", "WEBP"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        response = client.post("/predict", content=buffer.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
+        assert response.status_code == 200, response.text
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that says it is huge, in 60 bytes: whoever decodes it before looking has lost."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_what_is_no_whole_image_is_400(client: httpx.Client, digit_files: list[bytes]) -> None:
+    for body, detail in (
+        (b"GIF89a not this", "no PNG, JPEG or WebP image"),
+        (digit_files[0][:60], "truncated or damaged"),
+        (huge_png(9000, 9000), "at most 16 megapixels"),
+        (huge_png(60000, 60000), "at most 16 megapixels"),
+        (b"", "no PNG, JPEG or WebP image"),
+    ):
+        response = client.post("/predict", content=body, headers={"Content-Type": "image/png"})
+        assert response.status_code == 400, response.text
+        assert detail in response.json()["detail"]
+
+
+def test_a_bad_image_among_many_is_named(client: httpx.Client, digit_files: list[bytes]) -> None:
+    files = [("file", ("a.png", digit_files[0])), ("file", ("b.png", b"oops"))]
+    response = client.post("/predict", files=files)
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("image 2 of 2: 4 bytes")
+
+
+def test_media_types_that_are_not_spoken_are_415(client: httpx.Client) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "image/gif"):
+        response = client.post("/predict", content=b"hello", headers={"Content-Type": kind})
+        assert response.status_code == 415
+        assert kind in response.json()["detail"]
+        assert "multipart/form-data" in response.headers["accept-post"]
+    assert "missing" in client.post("/predict").json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"inputs": "???"}, "inputs[0] is not base64"),
+        ({"inputs": []}, "1 to 128 images, 0 came"),
+        ({"inputs": [1]}, "inputs"),
+        ({}, "inputs: Field required"),
+        ({"inputs": "", "parameters": {"top_k": 0}}, "parameters.top_k: Input should be greater than or equal to 1"),
+        ({"inputs": "", "params": {}}, "params: not a parameter of this route"),
+    ],
+)
+def test_json_bodies_that_do_not_fit_are_422(client: httpx.Client, body: dict[str, object], detail: str) -> None:
+    response = client.post("/predict", json=body)
+    assert response.status_code == 422
+    assert detail in response.json()["detail"]
+
+
+def test_broken_json_and_broken_forms_are_refused(client: httpx.Client) -> None:
+    json = client.post("/predict", content=b"{", headers={"Content-Type": "application/json"})
+    assert json.status_code == 422
+    form = client.post("/predict", content=b"--x", headers={"Content-Type": "multipart/form-data"})
+    assert form.status_code == 400
+    empty = client.post("/predict", files={"picture": ("a.png", b"x")})
+    assert empty.status_code == 422
+    assert "fields named file" in empty.json()["detail"]
+    for response in (json, form, empty):
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["detail"]
+
+
+def test_a_name_and_a_budget_do_not_go_together(client: httpx.Client, digit_files: list[bytes]) -> None:
+    headers = {"Content-Type": "image/png"}
+    both = client.post("/predict?model=best&min_acc=0.5", content=digit_files[0], headers=headers)
+    assert both.status_code == 422
+    assert client.post("/predict?model=none", content=digit_files[0], headers=headers).status_code == 404
+    none = client.post("/predict?min_acc=1", content=digit_files[0], headers=headers)
+    assert none.json()["type"] == "no-model-meets-constraints"
+
+
+def test_bodies_over_the_limit_are_413(client_of: Callable[..., httpx.Client], zoo_root: Path) -> None:
+    client = client_of(zoo_root, max_body_bytes=1000)
+    headers = {"Content-Type": "image/png"}
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+
+    for content in (b"x" * 1001, chunks()):
+        response = client.post("/predict", content=content, headers=headers)
+        assert response.status_code == 413
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "at most 1000 bytes" in response.json()["detail"]
+    assert client.post("/predict", content=b"x" * 1000, headers=headers).status_code == 400
+
+
+def test_too_many_images_are_422(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, digit_files: list[bytes]
+) -> None:
+    client = client_of(zoo_root, max_images=2)
+    response = client.post("/predict", files=[("file", ("a.png", digit_files[0]))] * 3)
+    assert response.status_code == 422
+    assert "1 to 2 images, 3 came" in response.json()["detail"]

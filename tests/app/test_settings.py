@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, is_loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_token(tmp_path: Path, host: str) -> None:
+    assert is_loopback(host)
+    assert Settings(zoo=(tmp_path,), host=host).token is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_any_other_host_needs_one(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ValueError, match="can be reached from other machines: set ZOO_TOKEN"):
+        Settings(zoo=(tmp_path,), host=host)
+    assert Settings(zoo=(tmp_path,), host=host, token="x" * 16).host == host
+
+
+def test_a_short_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 16 characters"):
+        Settings(zoo=(tmp_path,), token="short")
