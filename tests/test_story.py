@@ -1,0 +1,191 @@
+"""The whole house, as a user walks through it: grow, serve, choose, predict, download, with the installed commands."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+BIN = Path(sys.executable).parent
+# Two threads on networks this small stall each other where a core is busy.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    name, *rest = map(str, arguments)
+    return subprocess.run([BIN / name, *rest], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("zoo")
+    done = command("zoo-train", "digits", "--data", "digits", "--zoo", root, "--epochs", 12, "--threshold", 0)
+    assert done.returncode == 0, done.stderr
+    digests = done.stdout.split()
+    assert len(digests) >= 3
+    assert {path.stem for path in root.rglob("*.safetensors")} == set(digests)
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """zoo-serve in a process of its own, on a port that the system chose."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([BIN / "zoo-serve", "--zoo", grown, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.round(load_digits().images[:5] * (255 / 16)).astype(np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+Ask = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(params=["directory", "server"])
+def zoo(request: pytest.FixtureRequest, grown: Path, url: str) -> Ask:
+    """The zoo command against the directory, and against the server over it."""
+    where = ("--zoo", grown) if request.param == "directory" else ("--url", url)
+    return lambda *arguments: command("zoo", *arguments, *where)
+
+
+def test_the_smallest_good_enough_from_end_to_end(url: str, grown: Path, images: list[Path]) -> None:
+    models = httpx.get(f"{url}/models").json()["items"]
+    wanted = sorted(model["accuracy"] for model in models)[1]
+    selected = httpx.get(f"{url}/models", params={"min_acc": wanted}).json()["selected"]
+    eligible = [model for model in models if model["accuracy"] >= wanted]
+    assert selected["params"] == min(model["params"] for model in eligible)
+    response = httpx.get(f"{url}/models/file", params={"min_acc": wanted})
+    assert hashlib.sha256(response.content).hexdigest() == selected["id"]
+    answer = httpx.post(
+        f"{url}/predict",
+        params={"min_acc": wanted},
+        files=[("file", (image.name, image.read_bytes())) for image in images],
+    ).json()
+    assert answer["model"]["id"] == selected["id"]
+    # A device that downloads the ONNX file gets the answers that the service gives.
+    model = httpx.get(f"{url}/models/file", params={"min_acc": wanted, "format": "onnx"}).content
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(image.read_bytes()))) for image in images])[..., None]
+    [scores] = onnxruntime.InferenceSession(model).run(["probabilities"], {"images": pixels})
+    assert [row[0]["index"] for row in answer["predictions"]] == scores.argmax(1).tolist()
+
+
+def test_list_show_and_get(zoo: Ask, grown: Path, tmp_path: Path) -> None:
+    listed = json.loads(zoo("list", "--json").stdout)
+    assert [item["params"] for item in listed] == sorted(item["params"] for item in listed)
+    assert {item["id"] for item in listed} == {path.stem for path in grown.rglob("*.safetensors")}
+    table = zoo("list").stdout
+    assert all(item["name"] in table for item in listed)
+    best = max(listed, key=lambda item: item["accuracy"])
+    shown = json.loads(zoo("show", best["id"][:10], "--json").stdout)
+    assert shown["descriptor"]["metrics"]["test"]["accuracy"] == best["accuracy"]
+    out = tmp_path / "small.safetensors"
+    done = zoo("get", "--min-acc", best["accuracy"], "-o", out)
+    assert done.stdout.strip() == str(out)
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == best["id"]
+    onnx = tmp_path / "small.onnx"
+    assert zoo("get", best["id"], "--format", "onnx", "-o", onnx).returncode == 0
+    assert onnxruntime.InferenceSession(onnx).get_inputs()[0].shape == ["batch", 8, 8, 1]
+
+
+def test_predict_with_a_budget_or_a_name(zoo: Ask, images: list[Path]) -> None:
+    answer = json.loads(zoo("predict", *images, "--model", "best", "--top-k", 1, "--json").stdout)
+    plain = zoo("predict", *images, "--model", "best", "--top-k", 1).stdout.splitlines()
+    assert len(answer["predictions"]) == len(plain) == len(images)
+    for line, image, [first] in zip(plain, images, answer["predictions"], strict=True):
+        assert line.startswith(f"{image}  {first['label']} ")
+    smallest = json.loads(zoo("predict", images[0], "--max-params", 100_000, "--json").stdout)
+    listed = json.loads(zoo("list", "--json").stdout)
+    assert smallest["model"]["id"] == listed[0]["id"]
+
+
+def test_verify_reads_all_files(zoo: Ask, grown: Path) -> None:
+    done = zoo("verify", "--json")
+    results = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert {result["id"] for result in results} == {path.stem for path in grown.rglob("*.safetensors")}
+    assert all(result["ok"] for result in results)
+
+
+def test_verify_finds_a_flipped_bit(grown: Path, tmp_path: Path) -> None:
+    good, bad = sorted(grown.rglob("*.safetensors"))[:2]
+    (tmp_path / good.name).write_bytes(good.read_bytes())
+    data = bytearray(bad.read_bytes())
+    data[-10] ^= 1
+    (tmp_path / bad.name).write_bytes(data)
+    done = command("zoo", "verify", "--zoo", tmp_path)
+    assert done.returncode == 1
+    assert f"ok      {good.stem[:12]}" in done.stdout
+    assert f"FAILED  {bad.stem[:12]}" in done.stdout
+    assert "changed or damaged" in done.stdout
+
+
+def test_reindex_gives_the_same_list(grown: Path) -> None:
+    before = command("zoo", "list", "--json", "--zoo", grown).stdout
+    assert command("zoo", "reindex", "--zoo", grown).returncode == 0
+    assert command("zoo", "list", "--json", "--zoo", grown).stdout == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "--min-acc", "80"), "zoo: --min-acc: accuracy is a fraction: 0.8, not 80"),
+        (("get", "--min-acc", "1"), "zoo: no checkpoint of data set digits meets min_acc=1.0; the nearest has"),
+        (("show", "nothing"), "zoo: no checkpoint 'nothing': expected a digest"),
+        (("get", "best", "--min-acc", "0.1"), "zoo: best names one checkpoint: give it or a budget, not both"),
+        (("predict", "/no/such.png"), "zoo: /no/such.png cannot be read: No such file or directory"),
+    ],
+)
+def test_mistakes_get_one_clear_line(zoo: Ask, arguments: tuple[str, ...], message: str) -> None:
+    done = zoo(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_where_the_zoo_is_must_be_said_once(grown: Path) -> None:
+    for where in ((), ("--zoo", str(grown), "--url", "http://127.0.0.1:1")):
+        assert "give either --zoo DIR or --url URL" in command("zoo", "list", *where).stderr
+    nobody = command("zoo", "list", "--url", "http://127.0.0.1:1")
+    assert "cannot be reached" in nobody.stderr
+    assert "no such zoo directory" in command("zoo", "list", "--zoo", "/nowhere").stderr
+    assert "no such directory" in command("zoo-serve", "--zoo", "/nowhere").stderr
+    refused = command("zoo-serve", "--zoo", grown, "--host", "0.0.0.0")
+    assert "set ZOO_TOKEN" in refused.stderr
+    assert refused.returncode == 1
+
+
+@pytest.mark.parametrize("name", ["zoo", "zoo-serve", "zoo-train", "zoo get"])
+def test_help_shows_examples(name: str) -> None:
+    done = command(*name.split(), "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert f"{name} " in done.stdout
