@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Complexity = Literal["params", "macs", "bytes", "latency_ms"]
 
 ALL_DATASETS = "*"
+# The largest integer of SQLite.
+_MOST = 2**63 - 1
 
 
 class Budget(BaseModel):
@@ -20,11 +22,11 @@ class Budget(BaseModel):
     min_acc: Annotated[
         float | None, Field(description="Least test accuracy, a fraction from 0 to 1.", examples=[0.8])
     ] = None
-    max_params: Annotated[int | None, Field(ge=0, description="Most parameters.", examples=[50_000])] = None
+    max_params: Annotated[int | None, Field(ge=0, le=_MOST, description="Most parameters.", examples=[50_000])] = None
     max_macs: Annotated[
-        int | None, Field(ge=0, description="Most multiply-accumulates for one image.", examples=[5_000_000])
+        int | None, Field(ge=0, le=_MOST, description="Most multiply-accumulates for one image.", examples=[5_000_000])
     ] = None
-    max_bytes: Annotated[int | None, Field(ge=0, description="Largest file.", examples=[200_000])] = None
+    max_bytes: Annotated[int | None, Field(ge=0, le=_MOST, description="Largest file.", examples=[200_000])] = None
     max_latency_ms: Annotated[
         float | None, Field(ge=0, description="Longest measured time for one image.", examples=[2.0])
     ] = None
@@ -56,9 +58,12 @@ class Budget(BaseModel):
             raise ValueError("confidence says how sure min_acc must be: give min_acc too")
         return self
 
+    def bounds(self) -> set[str]:
+        """The fields that narrow the choice within a data set."""
+        return {name for name in Budget.model_fields if getattr(self, name) is not None} - {"dataset"}
+
     def is_bounded(self) -> bool:
-        """Whether anything but the data set is asked for."""
-        return any(getattr(self, name) is not None for name in Budget.model_fields if name != "dataset")
+        return bool(self.bounds())
 
     def __str__(self) -> str:
         """min_acc=0.8, max_params=50000"""

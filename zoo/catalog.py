@@ -4,22 +4,28 @@ The files are the truth; this can be thrown away and rebuilt from them.
 
 "The smallest with accuracy of at least x" has no index that serves every x: with rows in order of size the
 query reads past all that are too inaccurate, in order of accuracy it sorts all that are accurate enough. But
-the answers for all x together form a staircase. `FrontRow` stores it, per data set and bound, and keeps it
-current; a query is then one seek in a B-tree, whatever x is.
+the answers for all x together form a staircase. `FrontRow` stores it, per data set, cost and gain, and keeps it
+current; a query is then one seek in a B-tree, whatever x is. Queries on that path are built once, because
+SQLAlchemy takes longer to build one than SQLite to answer it.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import secrets
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, event, func, insert, text
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, func, literal, text, tuple_
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Index, SQLModel, and_, create_engine, delete, or_, select
 from sqlmodel import desc as descending
@@ -29,23 +35,13 @@ from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
 from zoo.errors import NotFoundError
 
 # Changes whenever the tables do; a catalog of another version is rebuilt from the files.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
 
 
-class CheckpointRow(SQLModel, table=True):
-    __tablename__ = "checkpoint"
-    __table_args__ = (
-        Index("by_size", "dataset", "params", text("accuracy DESC"), "digest"),
-        Index("by_size_everywhere", "params", text("accuracy DESC"), "digest"),
-        Index("by_name", "name", "created_at"),
-        Index("by_age", "dataset", "created_at"),
-        Index("by_age_everywhere", "created_at"),
-        {"sqlite_with_rowid": False},
-    )
-
+class CheckpointRow(SQLModel):
     digest: str = Field(primary_key=True)
     name: str
     dataset: str
@@ -67,31 +63,55 @@ class CheckpointRow(SQLModel, table=True):
         return datetime.fromisoformat(self.created_at)
 
 
-class FrontRow(SQLModel, table=True):
-    """A step of a staircase: the first row, in order of size, to reach this far on one axis.
+class CheckpointTable(CheckpointRow, table=True):
+    """Apart from its rows: an instance that SQLAlchemy watches takes six times as long to make."""
 
-    `reach` grows with worth: the accuracy, or the negative of a cost. Larger reach comes with larger size.
+    __tablename__ = "checkpoint"
+    __table_args__ = (
+        Index("by_size", "dataset", "params", text("accuracy DESC"), "digest"),
+        Index("by_size_everywhere", "params", text("accuracy DESC"), "digest"),
+        Index("by_name", "name", text("created_at DESC"), "digest"),
+        Index("by_age", "dataset", text("created_at DESC"), "digest"),
+        Index("by_age_everywhere", text("created_at DESC"), "digest"),
+        {"sqlite_with_rowid": False},
+    )
+
+
+class FrontRow(SQLModel, table=True):
+    """A step of a staircase: the first row, in order of its cost, to reach this far along the gain.
+
+    `reach` grows with worth: the accuracy, or the negative of a cost. A larger reach comes with a larger `size`,
+    the row's value of the cost.
     """
 
     __tablename__ = "front"
-    __table_args__ = ({"sqlite_with_rowid": False},)
+    __table_args__ = (
+        Index("step_by_size", "dataset", "cost", "gain", "size"),
+        {"sqlite_with_rowid": False},
+    )
 
     dataset: str = Field(primary_key=True)
-    axis: str = Field(primary_key=True)
+    cost: str = Field(primary_key=True)
+    gain: str = Field(primary_key=True)
     reach: float = Field(primary_key=True)
-    params: int
+    size: float
     accuracy: float
+    params: int
     digest: str
 
 
-_ROW: Any = CheckpointRow
+_ROW: Any = CheckpointTable
 _FRONT: Any = FrontRow
-_ROWS = CheckpointRow.__table__  # type: ignore[attr-defined]
+_ROWS = CheckpointTable.__table__  # type: ignore[attr-defined]
 _FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
 
-# Column and sign by which a row reaches along each axis.
-_AXES = {"accuracy": 1, "macs": -1, "bytes": -1, "latency_ms": -1}
+_COSTS: tuple[Complexity, ...] = ("params", "macs", "bytes", "latency_ms")
+# By gain, the sign with which a row's value counts.
+_SIGNS = {"accuracy": 1, "macs": -1, "bytes": -1, "latency_ms": -1}
+# (cost, gain): the fewest parameters for each bound, and the best accuracy for each cost.
+_STAIRCASES = (*(("params", gain) for gain in _SIGNS), *((cost, "accuracy") for cost in _COSTS if cost != "params"))
 _BY_SIZE = (_ROW.params, descending(_ROW.accuracy), _ROW.digest)
+_NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
 _NO_ACCURACY = -1.0
 
 
@@ -124,22 +144,23 @@ class Catalog:
         """Rows whose digest is known already are left as they are."""
         with self._writing() as connection:
             for row in rows:
-                values = row.model_dump()
-                result = connection.execute(insert(_ROWS).prefix_with("OR IGNORE"), values)
-                if result.rowcount:
+                if connection.execute(_ADD_ROW, row.model_dump()).rowcount:
                     for dataset in (row.dataset, ALL_DATASETS):
-                        for axis in _AXES:
-                            _extend_front(connection, dataset, axis, row)
+                        for cost, gain in _STAIRCASES:
+                            _extend_front(connection, dataset, cost, gain, row)
 
     def remove(self, digests: Iterable[str]) -> None:
+        gone = [{"gone": digest} for digest in digests]
+        if not gone:
+            return
         with self._writing() as connection:
-            connection.execute(delete(CheckpointRow).where(_ROW.digest.in_(list(digests))))
+            connection.execute(delete(CheckpointTable).where(_ROW.digest == bindparam("gone")), gone)
             _rebuild_fronts(connection)
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
         """Throws all rows away and takes these, in one transaction."""
         with self._writing() as connection:
-            connection.execute(delete(CheckpointRow))
+            connection.execute(delete(CheckpointTable))
             batch: list[dict[str, Any]] = []
             for row in rows:
                 batch.append(row)
@@ -163,74 +184,65 @@ class Catalog:
 
     def dataset_of(self, budget: Budget) -> str | None:
         """The data set that the budget is about: its own, else the default. None in an empty catalog."""
-        if budget.dataset is not None:
-            return budget.dataset
-        if self._default_dataset is not None:
-            return self._default_dataset
         with self._engine.connect() as connection:
-            usual = select(_ROW.dataset).where(_ROW.dataset == "cifar10").limit(1)
-            newest = select(_ROW.dataset).order_by(descending(_ROW.created_at), _ROW.digest).limit(1)
-            return connection.scalar(usual) or connection.scalar(newest)
+            return self._dataset_of(connection, budget)
+
+    def _dataset_of(self, connection: Connection, budget: Budget) -> str | None:
+        return budget.dataset or self._default_dataset or connection.scalar(_DEFAULT_DATASET)
 
     def smallest(self, budget: Budget) -> CheckpointRow | None:
         """The eligible row with the fewest parameters; of those the most accurate; of those the first digest."""
-        dataset = self.dataset_of(budget)
-        if dataset is None:
-            return None
-        query = _from_front(budget, dataset)
-        if query is None:
-            query = select(_ROWS).where(*_filters(budget, dataset)).order_by(*_BY_SIZE).limit(1)
         with self._engine.connect() as connection:
-            row = _first(connection, query)
-        # What meets the other bounds with the fewest parameters decides this one for all that meet them.
-        if row is not None and budget.max_params is not None and row.params > budget.max_params:
-            return None
-        return row
+            dataset = self._dataset_of(connection, budget)
+            return None if dataset is None else _smallest(connection, budget, dataset)
 
     def best_available(self, budget: Budget) -> CheckpointRow | None:
         """The nearest to a budget that nothing meets: the most accurate within the costs, else the smallest."""
-        dataset = self.dataset_of(budget)
-        if dataset is None:
-            return None
-        affordable = budget.model_copy(update={"min_acc": None, "confidence": None})
-        order = (descending(_ROW.accuracy), _ROW.params, _ROW.digest)
         with self._engine.connect() as connection:
-            query = select(_ROWS).where(*_filters(affordable, dataset)).order_by(*order).limit(1)
-            return _first(connection, query) or _first(
-                connection, select(_ROWS).where(*_in(dataset)).order_by(*_BY_SIZE).limit(1)
+            dataset = self._dataset_of(connection, budget)
+            if dataset is None:
+                return None
+            affordable = budget.model_copy(update={"min_acc": None, "confidence": None})
+            return (
+                _most_accurate(connection, affordable, dataset)
+                or _smallest(connection, affordable, dataset)
+                or _smallest(connection, Budget(), dataset)
             )
 
     def page(self, budget: Budget, limit: int, cursor: str | None = None) -> Page:
         """Eligible rows in order of size. Raises ValueError for a cursor that no page gave out."""
-        dataset = self.dataset_of(budget)
-        if dataset is None:
-            return Page([], None)
-        query = select(_ROWS).where(*_filters(budget, dataset)).order_by(*_BY_SIZE).limit(limit + 1)
-        if cursor is not None:
-            query = query.where(_after(cursor))
+        after = [] if cursor is None else [_after(cursor)]
         with self._engine.connect() as connection:
+            dataset = self._dataset_of(connection, budget)
+            if dataset is None:
+                return Page([], None)
+            query = select(_ROWS).where(*_filters(budget, dataset), *after).order_by(*_BY_SIZE).limit(limit + 1)
             rows = _rows(connection, query)
         more = len(rows) > limit
         return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
 
     def count(self, budget: Budget) -> int:
-        dataset = self.dataset_of(budget)
-        if dataset is None:
-            return 0
         with self._engine.connect() as connection:
+            dataset = self._dataset_of(connection, budget)
+            if dataset is None:
+                return 0
             query = select(func.count()).select_from(_ROWS).where(*_filters(budget, dataset))
             return connection.execute(query).scalar_one()
 
     def pareto(self, budget: Budget, x: Complexity) -> list[CheckpointRow]:
         """The eligible rows that none beats in both `x` and accuracy, ascending in both."""
-        dataset = self.dataset_of(budget)
-        if dataset is None:
-            return []
-        cost = getattr(_ROW, x)
-        known = (_ROW.accuracy.is_not(None), cost.is_not(None))
-        query = select(_ROWS).where(*_filters(budget, dataset), *known).order_by(*_BY_SIZE)
         with self._engine.connect() as connection:
-            rows = _rows(connection, query)
+            dataset = self._dataset_of(connection, budget)
+            if dataset is None:
+                return []
+            if not budget.bounds() - {"min_acc", f"max_{x}"}:
+                # Bounds on the two axes themselves cut the ends off the front and change nothing in between.
+                steps = and_(_FRONT.dataset == dataset, _FRONT.cost == x, _FRONT.gain == "accuracy")
+                query = select(_ROWS).join(_FRONTS, _ROW.digest == _FRONT.digest).where(steps)
+                return _rows(connection, query.where(*_filters(budget, dataset)).order_by(_FRONT.reach))
+            cost = getattr(_ROW, x)
+            known = (_ROW.accuracy.is_not(None), cost.is_not(None))
+            rows = _rows(connection, select(_ROWS).where(*_filters(budget, dataset), *known).order_by(*_BY_SIZE))
         return pareto.front(rows, cost=lambda row: getattr(row, x), value=lambda row: row.accuracy or 0.0)
 
     def find(self, reference: str) -> CheckpointRow:
@@ -243,8 +255,7 @@ class Catalog:
             else:
                 row = None
             if row is None:
-                newest = (descending(_ROW.created_at), _ROW.digest)
-                row = _first(connection, select(_ROWS).where(_ROW.name == reference).order_by(*newest).limit(1))
+                row = _first(connection, _NEWEST_OF_NAME, name=reference)
         if row is None:
             raise NotFoundError(
                 f"no checkpoint {reference!r}: expected a digest, {MIN_PREFIX} or more of its first digits, a name, "
@@ -259,103 +270,108 @@ class Catalog:
         return {alias: row.digest for alias, row in rows.items() if row is not None}
 
     def _alias(self, connection: Connection, alias: str) -> CheckpointRow | None:
-        dataset = self.dataset_of(Budget())
+        dataset = self._dataset_of(connection, Budget())
         if dataset is None:
             return None
-        query = select(_ROWS).where(*_in(dataset)).limit(1)
         if alias == "best":
-            reached = select(_FRONT.digest).where(_FRONT.dataset == dataset, _FRONT.axis == "accuracy")
-            best = reached.order_by(descending(_FRONT.reach)).limit(1).scalar_subquery()
-            return _first(connection, query.where(_ROW.digest == best))
+            return _most_accurate(connection, Budget(), dataset)
         if alias == "latest":
-            return _first(connection, query.order_by(descending(_ROW.created_at), _ROW.digest))
-        return _first(connection, query.order_by(*_BY_SIZE))
+            return _first(connection, _newest(everywhere=dataset == ALL_DATASETS), dataset=dataset)
+        return _smallest(connection, Budget(), dataset)
 
 
 # --- the staircase ---------------------------------------------------------------------------------------
 
 
-def _from_front(budget: Budget, dataset: str) -> Any | None:
-    """A query that one seek answers, or None where the budget bounds more than one axis."""
-    bounds = {
-        axis: bound
-        for axis, bound in (
-            ("accuracy", budget.min_acc),
-            ("macs", budget.max_macs),
-            ("bytes", budget.max_bytes),
-            ("latency_ms", budget.max_latency_ms),
-        )
-        if bound is not None
-    }
-    if len(bounds) != 1 or budget.family is not None or budget.confidence is not None:
+_STAIRCASE = and_(
+    _FRONT.dataset == bindparam("dataset"), _FRONT.cost == bindparam("cost"), _FRONT.gain == bindparam("gain")
+)
+_PLACE = (_FRONT.size, -_FRONT.accuracy, _FRONT.params, _FRONT.digest)
+
+
+def _row_of(steps: Any) -> Any:
+    return select(_ROWS).where(_ROW.digest == steps.limit(1).scalar_subquery())
+
+
+_FIRST_TO_REACH = _row_of(
+    select(_FRONT.digest).where(_STAIRCASE, _FRONT.reach >= bindparam("reach")).order_by(_FRONT.reach)
+)
+_FARTHEST_WITHIN = _row_of(
+    select(_FRONT.digest).where(_STAIRCASE, _FRONT.size <= bindparam("size")).order_by(descending(_FRONT.size))
+)
+_STEP_ABOVE = select(*_PLACE).where(_STAIRCASE, _FRONT.reach >= bindparam("reach")).order_by(_FRONT.reach).limit(1)
+_REMOVE_OUTDONE = delete(FrontRow).where(
+    _STAIRCASE,
+    _FRONT.reach <= bindparam("reach"),
+    tuple_(*_PLACE) > tuple_(*(bindparam(name) for name in ("size", "minus_accuracy", "params", "digest"))),
+)
+_ADD_STEP = insert(_FRONTS)
+_ADD_ROW = insert(_ROWS).on_conflict_do_nothing(index_elements=["digest"])
+
+
+def _smallest(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
+    bounds = _reaches(budget)
+    if len(bounds) > 1 or budget.bounds() & {"family", "confidence"}:
+        return _first(connection, select(_ROWS).where(*_filters(budget, dataset)).order_by(*_BY_SIZE).limit(1))
+    # Without a bound, the first step of a staircase that every row is eligible for.
+    gain, reach = next(iter(bounds.items()), ("macs", -inf))
+    row = _first(connection, _FIRST_TO_REACH, dataset=dataset, cost="params", gain=gain, reach=reach)
+    # What meets the bound with the fewest parameters decides max_params for all that meet it.
+    if row is not None and budget.max_params is not None and row.params > budget.max_params:
         return None
-    [(axis, bound)] = bounds.items()
-    step = (
-        select(_FRONT.digest)
-        .where(_FRONT.dataset == dataset, _FRONT.axis == axis, _FRONT.reach >= _AXES[axis] * bound)
-        .order_by(_FRONT.reach)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return select(_ROWS).where(_ROW.digest == step)
+    return row
 
 
-def _extend_front(connection: Connection, dataset: str, axis: str, row: CheckpointRow) -> None:
-    """Adds a step for a new row, if no smaller row reaches as far, and takes out the steps it outdoes."""
-    value = getattr(row, axis)
-    if value is None:
+def _reaches(budget: Budget) -> dict[str, float]:
+    """How far along each gain the budget wants a row to reach."""
+    bounds = {"accuracy": budget.min_acc} | {cost: getattr(budget, f"max_{cost}") for cost in _COSTS[1:]}
+    return {gain: _SIGNS[gain] * bound for gain, bound in bounds.items() if bound is not None}
+
+
+def _most_accurate(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
+    """Among rows of known accuracy; of equals the smallest. `budget` bounds costs only."""
+    bounds = {cost: bound for cost in _COSTS if (bound := getattr(budget, f"max_{cost}")) is not None}
+    if len(bounds) > 1 or budget.family is not None:
+        order = (descending(_ROW.accuracy), *_BY_SIZE)
+        query = select(_ROWS).where(*_filters(budget, dataset), _ROW.accuracy.is_not(None))
+        return _first(connection, query.order_by(*order).limit(1))
+    cost, bound = next(iter(bounds.items()), ("params", inf))
+    return _first(connection, _FARTHEST_WITHIN, dataset=dataset, cost=cost, gain="accuracy", size=bound)
+
+
+def _extend_front(connection: Connection, dataset: str, cost: str, gain: str, row: CheckpointRow) -> None:
+    """Adds a step for a new row, if no row before it reaches as far, and takes out the steps it outdoes."""
+    size, value = getattr(row, cost), getattr(row, gain)
+    if size is None or value is None:
         return
-    reach = float(_AXES[axis] * value)
     accuracy = _NO_ACCURACY if row.accuracy is None else row.accuracy
-    staircase = (_FRONT.dataset == dataset, _FRONT.axis == axis)
-    above = select(_FRONTS).where(*staircase, _FRONT.reach >= reach).order_by(_FRONT.reach).limit(1)
-    step = connection.execute(above).first()
-    if step is not None and (step.params, -step.accuracy, step.digest) < (row.params, -accuracy, row.digest):
+    staircase = {"dataset": dataset, "cost": cost, "gain": gain, "reach": _SIGNS[gain] * value}
+    above = connection.execute(_STEP_ABOVE, staircase).first()
+    if above is not None and tuple(above) < (size, -accuracy, row.params, row.digest):
         return
-    larger = or_(
-        _FRONT.params > row.params,
-        and_(
-            _FRONT.params == row.params,
-            or_(
-                _FRONT.accuracy < accuracy,
-                and_(_FRONT.accuracy == accuracy, _FRONT.digest > row.digest),
-            ),
-        ),
-    )
-    connection.execute(delete(FrontRow).where(*staircase, _FRONT.reach <= reach, larger))
-    connection.execute(
-        insert(_FRONTS),
-        {
-            "dataset": dataset,
-            "axis": axis,
-            "reach": reach,
-            "params": row.params,
-            "accuracy": accuracy,
-            "digest": row.digest,
-        },
-    )
+    place = {"size": size, "params": row.params, "digest": row.digest}
+    connection.execute(_REMOVE_OUTDONE, {**staircase, **place, "minus_accuracy": -accuracy})
+    connection.execute(_ADD_STEP, {**staircase, **place, "accuracy": accuracy})
 
 
 def _rebuild_fronts(connection: Connection) -> None:
-    """In order of size, a row is a step where it reaches further than all before it."""
+    """In order of cost, a row is a step where it reaches further than all before it."""
     connection.execute(delete(FrontRow))
-    for axis, sign in _AXES.items():
-        for dataset, partition in (("dataset", "PARTITION BY dataset"), (f"'{ALL_DATASETS}'", "")):
-            connection.exec_driver_sql(
-                f"""
-                INSERT INTO front (dataset, axis, reach, params, accuracy, digest)
-                SELECT name, '{axis}', reach, params, accuracy, digest FROM (
-                    SELECT {dataset} AS name, {sign} * {axis} AS reach, params, digest,
-                        coalesce(accuracy, {_NO_ACCURACY}) AS accuracy,
-                        max({sign} * {axis}) OVER (
-                            {partition} ORDER BY params, accuracy DESC, digest
-                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                        ) AS before
-                    FROM checkpoint
-                )
-                WHERE reach IS NOT NULL AND (before IS NULL OR reach > before)
-                """  # noqa: S608 - constants of this module
-            )
+    names = ["dataset", "cost", "gain", "reach", "size", "accuracy", "params", "digest"]
+    accuracy = func.coalesce(_ROW.accuracy, _NO_ACCURACY)
+    for cost, gain in _STAIRCASES:
+        size, reach = getattr(_ROW, cost), _SIGNS[gain] * getattr(_ROW, gain)
+        # Written as the index by_size has it, which saves SQLite the sorting.
+        order = _BY_SIZE if cost == "params" else (size, descending(_ROW.accuracy), _ROW.params, _ROW.digest)
+        for dataset, partition in ((_ROW.dataset, _ROW.dataset), (literal(ALL_DATASETS), None)):
+            values = (dataset, literal(cost), literal(gain), reach, size, accuracy, _ROW.params, _ROW.digest)
+            columns = [value.label(name) for name, value in zip(names, values, strict=True)]
+            before = func.max(reach).over(partition_by=partition, order_by=order, rows=(None, -1))
+            columns.append(before.label("before"))
+            known = select(*columns).where(size.is_not(None), reach.is_not(None)).subquery()
+            steps = select(*(known.c[name] for name in names))
+            steps = steps.where(or_(known.c.before.is_(None), known.c.reach > known.c.before))
+            connection.execute(insert(_FRONTS).from_select(names, steps))
 
 
 # --- conditions and rows ---------------------------------------------------------------------------------
@@ -376,17 +392,30 @@ def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
         margin = _ROW.accuracy - budget.min_acc
         variance = z_score(budget.confidence) ** 2 * budget.min_acc * (1 - budget.min_acc)
         conditions.append(margin * margin * _ROW.accuracy_n >= variance)
-    for name in ("params", "macs", "bytes", "latency_ms"):
-        bound = getattr(budget, f"max_{name}")
+    for cost in _COSTS:
+        bound = getattr(budget, f"max_{cost}")
         if bound is not None:
-            conditions.append(getattr(_ROW, name) <= bound)
+            conditions.append(getattr(_ROW, cost) <= bound)
     if budget.family is not None:
         conditions.append(_ROW.family == budget.family)
     return conditions
 
 
-def _first(connection: Connection, query: Any) -> CheckpointRow | None:
-    return next(iter(_rows(connection, query)), None)
+_CIFAR10 = select(_ROW.dataset).where(_ROW.dataset == "cifar10").limit(1).scalar_subquery()
+_NEWEST_DATASET = select(_ROW.dataset).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
+_DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
+_NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name")).order_by(*_NEWEST_FIRST).limit(1)
+
+
+@cache
+def _newest(*, everywhere: bool) -> Any:
+    conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
+    return select(_ROWS).where(*conditions).order_by(*_NEWEST_FIRST).limit(1)
+
+
+def _first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:
+    row = connection.execute(query, values).mappings().first()
+    return None if row is None else CheckpointRow(**row)
 
 
 def _rows(connection: Connection, query: Any) -> list[CheckpointRow]:
@@ -425,15 +454,16 @@ def _after(cursor: str) -> ColumnElement[bool]:
 
 def _engine(path: Path | None) -> Engine:
     # SQLite's memdb VFS shares one database in memory between connections, with the locks of a file.
-    name = f"file:{path.resolve()}?mode=rwc" if path else f"file:/catalog-{id(object()):x}?vfs=memdb"
-    engine = create_engine(f"sqlite:///{name}&uri=true", poolclass=QueuePool, connect_args={"check_same_thread": False})
+    name = f"file:/catalog-{secrets.token_hex(8)}?vfs=memdb" if path is None else path.resolve().as_uri()
 
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: object) -> None:
-        # sqlite3 would begin deferred transactions by itself; ours begin below.
-        connection.isolation_level = None
-        for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = NORMAL"):
+    def connect() -> sqlite3.Connection:
+        # isolation_level None: sqlite3 would begin deferred transactions by itself; ours begin below.
+        connection = sqlite3.connect(name, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
             connection.execute(f"PRAGMA {pragma}").close()
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

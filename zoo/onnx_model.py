@@ -7,6 +7,8 @@ this file too says everything about itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -28,7 +30,7 @@ def build(checkpoint: Checkpoint) -> bytes:
     initializers = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
     mean = np.asarray(descriptor.preprocessing.mean, dtype=np.float32).reshape(1, channels, 1, 1)
     std = np.asarray(descriptor.preprocessing.std, dtype=np.float32).reshape(1, channels, 1, 1)
-    initializers |= {"pixel_range": np.float32([255]), "mean": mean, "std": std}
+    initializers |= {"pixel_range": np.array([255], dtype=np.float32), "mean": mean, "std": std}
     nodes = [
         helper.make_node("Transpose", ["images"], ["channels_first"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["channels_first"], ["pixels"], to=TensorProto.FLOAT),
@@ -38,7 +40,7 @@ def build(checkpoint: Checkpoint) -> bytes:
         *_body(graph),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
-    classes = ["batch", descriptor.architecture.num_classes]
+    classes: list[str | int | None] = ["batch", descriptor.architecture.num_classes]
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -71,7 +73,7 @@ def _body(graph: Graph) -> list[onnx.NodeProto]:
 
 
 def _node(node: Node, inputs: list[str], output: str) -> onnx.NodeProto:
-    def make(kind: str, *tensors: str, **attributes: object) -> onnx.NodeProto:
+    def make(kind: str, *tensors: str, **attributes: Any) -> onnx.NodeProto:
         names = [*inputs, *(f"{node.name}.{tensor}" for tensor in tensors)]
         return helper.make_node(kind, names, [output], name=node.name, **attributes)
 

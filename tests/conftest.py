@@ -1,0 +1,199 @@
+"""Builders that many tests share: small architectures, and checkpoints with made-up weights."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from zoo.checkpoint import Checkpoint, Tensors, encode
+from zoo.descriptor import Accuracy, Cost, Dataset, Descriptor, Lineage, Metrics, Preprocessing
+from zoo.families import secnn
+from zoo.families.secnn import SecnnArchitecture
+from zoo.graph import tensor_shapes
+from zoo.storage import Directory
+
+BIN = Path(sys.executable).parent
+# Two threads on networks this small stall each other where a core is busy.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+def _random_tensors(architecture: SecnnArchitecture, seed: int) -> Tensors:
+    """Weights of a plausible size; variances are positive, as running statistics are."""
+    rng = np.random.default_rng(seed)
+
+    def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith("running_var"):
+            return rng.uniform(0.5, 2, shape).astype(np.float32)
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 4
+        return rng.normal(0, (2 / fan_in) ** 0.5, shape).astype(np.float32)
+
+    return {name: tensor(name, shape) for name, shape in tensor_shapes(architecture.graph()).items()}
+
+
+def _descriptor(
+    architecture: SecnnArchitecture,
+    *,
+    dataset: str,
+    accuracy: float | None,
+    val_accuracy: float,
+    n: int,
+    run: str,
+    seed: int,
+    parent: str | None,
+    created_at: datetime,
+) -> Descriptor:
+    channels, num_classes = architecture.input_channels, architecture.num_classes
+    unknown = (None,) * num_classes
+    return Descriptor(
+        dataset=Dataset(name=dataset, num_train=80, num_validation=20, num_test=n),
+        architecture=architecture,
+        preprocessing=Preprocessing(
+            color="rgb" if channels == 3 else "gray", mean=(0.5, 0.4, 0.3)[:channels], std=(0.25, 0.2, 0.3)[:channels]
+        ),
+        classes=tuple(f"class {i}" for i in range(num_classes)),
+        lineage=Lineage(
+            run=run, seed=seed, parent=parent, num_expansions=0, expansions=(), epoch=3, code_version="0.1.0"
+        ),
+        metrics=Metrics(
+            validation=Accuracy(accuracy=val_accuracy, n=20, per_class=unknown),
+            test=None if accuracy is None else Accuracy(accuracy=accuracy, n=n, per_class=unknown),
+        ),
+        cost=Cost(epochs=3, device="cpu, 1 threads", device_seconds=1.5, training_flops=123_456),
+        created_at=created_at,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SecnnArchitecture:
+    """Two blocks of 2 channels on 1×8×8 images, 3 classes: 331 parameters."""
+    return secnn.start(
+        input_shape=(1, 8, 8), num_classes=3, channels=2, num_blocks=2, bottleneck_channels=3, hidden_features=4
+    )
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tiny: SecnnArchitecture) -> MakeCheckpoint:
+    """`make_checkpoint(architecture, seed=…, accuracy=…, dataset=…, …)`, all optional; weights follow the seed."""
+
+    def make(
+        architecture: SecnnArchitecture = tiny,
+        *,
+        seed: int = 0,
+        dataset: str = "shapes",
+        accuracy: float | None = 0.75,
+        val_accuracy: float = 0.8,
+        n: int = 100,
+        run: str = "test",
+        parent: str | None = None,
+        created_at: datetime = datetime(2026, 11, 21, 2, tzinfo=UTC),
+    ) -> Checkpoint:
+        descriptor = _descriptor(
+            architecture,
+            dataset=dataset,
+            accuracy=accuracy,
+            val_accuracy=val_accuracy,
+            n=n,
+            run=run,
+            seed=seed,
+            parent=parent,
+            created_at=created_at,
+        )
+        return Checkpoint(descriptor, _random_tensors(architecture, seed))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def put(make_checkpoint: MakeCheckpoint) -> Callable[..., str]:
+    """`put(directory, …)` stores a checkpoint made by `make_checkpoint(…)` and returns its digest."""
+
+    def put(directory: Path, *args: Any, **options: Any) -> str:
+        return Directory(directory).put(encode(make_checkpoint(*args, **options)))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def architectures() -> SearchStrategy[SecnnArchitecture]:
+    """Small networks of every option: channels, sizes (also not square), blocks, both heads, and some growth."""
+
+    @st.composite
+    def draw(draw: st.DrawFn) -> SecnnArchitecture:
+        num_blocks = draw(st.integers(2, 3))
+        size = st.integers(2**num_blocks, 2**num_blocks + 5)
+        architecture = secnn.start(
+            input_shape=(draw(st.sampled_from([1, 3])), draw(size), draw(size)),
+            num_classes=draw(st.integers(2, 5)),
+            channels=draw(st.integers(1, 4)),
+            num_blocks=num_blocks,
+            head=draw(st.sampled_from(["flatten", "average"])),
+            bottleneck_channels=draw(st.integers(1, 4)),
+            hidden_features=draw(st.integers(1, 5)),
+            negative_slope=draw(st.sampled_from([0.0, 0.01, 0.2, 1.0])),
+        )
+        for block in draw(st.lists(st.integers(0, num_blocks - 1), max_size=4)):
+            if draw(st.booleans()):
+                architecture = architecture.widened(block, draw(st.integers(1, 3)))
+            else:
+                kind = draw(st.sampled_from(["conv", "residual"]))
+                architecture = architecture.deepened(block, kind, split_slope=draw(st.booleans()))
+        return architecture
+
+    return draw()
+
+
+# --- the installed commands, and a zoo grown with them ---------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs an installed command to its end."""
+
+    def run(name: object, *arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [BIN / str(name), *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def grown(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
+    """A zoo that zoo-train grew on digits."""
+    root = tmp_path_factory.mktemp("zoo")
+    options = ("--epochs", 12, "--limit-train", 500, "--threshold", 0)
+    done = command("zoo-train", "digits", "--data", "digits", "--zoo", root, *options)
+    assert done.returncode == 0, done.stderr
+    digests = done.stdout.split()
+    assert len(digests) >= 3
+    assert {path.stem for path in root.rglob("*.safetensors")} == set(digests)
+    return root
+
+
+@pytest.fixture(scope="session")
+def url(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """zoo-serve over that zoo, in a process of its own, on a port that the system chose."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([BIN / "zoo-serve", "--zoo", grown, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield found.group()
+    finally:
+        process.terminate()
+        process.wait()
