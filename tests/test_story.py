@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import re
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -20,41 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-BIN = Path(sys.executable).parent
-# Two threads on networks this small stall each other where a core is busy.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    name, *rest = map(str, arguments)
-    return subprocess.run([BIN / name, *rest], capture_output=True, text=True, env=ENVIRONMENT)
-
-
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("zoo")
-    done = command("zoo-train", "digits", "--data", "digits", "--zoo", root, "--epochs", 12, "--threshold", 0)
-    assert done.returncode == 0, done.stderr
-    digests = done.stdout.split()
-    assert len(digests) >= 3
-    assert {path.stem for path in root.rglob("*.safetensors")} == set(digests)
-    return root
-
-
-@pytest.fixture(scope="module")
-def url(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """zoo-serve in a process of its own, on a port that the system chose."""
-    log = tmp_path_factory.mktemp("log") / "stderr"
-    with log.open("w") as stderr:
-        process = subprocess.Popen([BIN / "zoo-serve", "--zoo", grown, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
-    try:
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield found.group()
-    finally:
-        process.terminate()
-        process.wait()
+Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +28,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-Ask = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture(params=["directory", "server"])
-def zoo(request: pytest.FixtureRequest, grown: Path, url: str) -> Ask:
+def zoo(request: pytest.FixtureRequest, command: Ask, grown: Path, url: str) -> Ask:
     """The zoo command against the directory, and against the server over it."""
     where = ("--zoo", grown) if request.param == "directory" else ("--url", url)
     return lambda *arguments: command("zoo", *arguments, *where)
@@ -134,7 +93,7 @@ def test_verify_reads_all_files(zoo: Ask, grown: Path) -> None:
     assert all(result["ok"] for result in results)
 
 
-def test_verify_finds_a_flipped_bit(grown: Path, tmp_path: Path) -> None:
+def test_verify_finds_a_flipped_bit(command: Ask, grown: Path, tmp_path: Path) -> None:
     good, bad = sorted(grown.rglob("*.safetensors"))[:2]
     (tmp_path / good.name).write_bytes(good.read_bytes())
     data = bytearray(bad.read_bytes())
@@ -147,7 +106,7 @@ def test_verify_finds_a_flipped_bit(grown: Path, tmp_path: Path) -> None:
     assert "changed or damaged" in done.stdout
 
 
-def test_reindex_gives_the_same_list(grown: Path) -> None:
+def test_reindex_gives_the_same_list(command: Ask, grown: Path) -> None:
     before = command("zoo", "list", "--json", "--zoo", grown).stdout
     assert command("zoo", "reindex", "--zoo", grown).returncode == 0
     assert command("zoo", "list", "--json", "--zoo", grown).stdout == before
@@ -171,7 +130,7 @@ def test_mistakes_get_one_clear_line(zoo: Ask, arguments: tuple[str, ...], messa
     assert done.stderr.count("\n") == 1
 
 
-def test_where_the_zoo_is_must_be_said_once(grown: Path) -> None:
+def test_where_the_zoo_is_must_be_said_once(command: Ask, grown: Path) -> None:
     for where in ((), ("--zoo", str(grown), "--url", "http://127.0.0.1:1")):
         assert "give either --zoo DIR or --url URL" in command("zoo", "list", *where).stderr
     nobody = command("zoo", "list", "--url", "http://127.0.0.1:1")
@@ -184,7 +143,7 @@ def test_where_the_zoo_is_must_be_said_once(grown: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["zoo", "zoo-serve", "zoo-train", "zoo get"])
-def test_help_shows_examples(name: str) -> None:
+def test_help_shows_examples(command: Ask, name: str) -> None:
     done = command(*name.split(), "--help")
     assert done.returncode == 0
     assert "Example" in done.stdout

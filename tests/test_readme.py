@@ -1,0 +1,86 @@
+"""What the README says is run, and what it lists is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, grown: Path) -> Path:
+    """A folder as the README's reader has it: the zoo under its name, and an image."""
+    (tmp_path / "my-zoo").symlink_to(grown)
+    pixels = np.round(load_digits().images[0] * (255 / 16)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    return tmp_path
+
+
+def lenient(text: str) -> str:
+    """The test's zoo is grown for seconds: any accuracy must do."""
+    return re.sub(r"min([-_])acc([= ])0\.8", r"min\1acc\g<2>0.01", text)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_runs(
+    line: str, desk: Path, url: str, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    words = [word.strip("'") for word in lenient(line).replace("http://127.0.0.1:8000", url).split()]
+    if words[0] == "curl":
+        curl = shutil.which("curl")
+        if curl is None:
+            pytest.skip("there is no curl here")
+        done = subprocess.run([curl, "--fail", "--silent", "--show-error", *words[1:]], cwd=desk, capture_output=True)
+    else:
+        in_place = [
+            word.replace("my-zoo", str(desk / "my-zoo")).replace("digit.png", str(desk / "digit.png")) for word in words
+        ]
+        in_place = [str(desk / word) if word.startswith("small.") else word for word in in_place]
+        done = command(*in_place)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or list(desk.glob("digits-*.onnx"))
+
+
+def test_the_program_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = program.replace("http://127.0.0.1:8000", url).replace("min_acc=0.8", "min_acc=0.01")
+    names: dict[str, object] = {}
+    exec(program, names)
+    smallest = httpx.get(f"{url}/models").json()["selected"]
+    assert capsys.readouterr().out.split() == [smallest["name"], str(smallest["params"]), str(smallest["accuracy"])]
+
+
+def test_every_route_is_documented(url: str) -> None:
+    for path in httpx.get(f"{url}/openapi.json").json()["paths"]:
+        assert path.replace("{reference}", "{id}") in README
+
+
+def test_every_setting_is_documented() -> None:
+    for name in Settings.model_fields:
+        assert f"ZOO_{name.upper()}" in README
+
+
+def test_the_tree_names_every_module() -> None:
+    for folder in ("zoo", "trainer", "app"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "__init__.py" and path.parent.name != "scores":
+                assert path.name in README, f"{path} is not in the README's tree"
