@@ -23,7 +23,7 @@ curl 'http://127.0.0.1:8000/models?min_acc=0.8'
 curl -F file=@frog.png 'http://127.0.0.1:8000/predict?min_acc=0.8'
 """
 
-command = typer.Typer(add_completion=False, rich_markup_mode="rich")
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 @command.command(epilog=EPILOG)

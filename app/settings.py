@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
 
-    zoo: Annotated[tuple[Path, ...], Field(min_length=1, description="The first holds the catalog.")]
+    zoo: Annotated[tuple[Path, ...], NoDecode, Field(min_length=1, description="The first holds the catalog.")]
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     default_dataset: Annotated[
@@ -28,6 +29,12 @@ class Settings(BaseSettings):
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0
+
+    @field_validator("zoo", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """ZOO_ZOO=a:b, as in PATH."""
+        return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _token_where_others_reach(self) -> Self:

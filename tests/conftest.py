@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from zoo.checkpoint import Checkpoint, Tensors, encode
-from zoo.descriptor import Accuracy, Cost, Dataset, Descriptor, Lineage, Metrics, Preprocessing
+from zoo.descriptor import Accuracy, Cost, Dataset, Descriptor, ExpansionStep, Lineage, Metrics, Preprocessing
 from zoo.families import secnn
 from zoo.families.secnn import SecnnArchitecture
 from zoo.graph import tensor_shapes
@@ -79,7 +79,7 @@ def _descriptor(
 
 @pytest.fixture(scope="session")
 def tiny() -> SecnnArchitecture:
-    """Two blocks of 2 channels on 1×8×8 images, 3 classes: 331 parameters."""
+    """Two blocks of 2 channels on 1×8×8 images, 3 classes: 164 parameters."""
     return secnn.start(
         input_shape=(1, 8, 8), num_classes=3, channels=2, num_blocks=2, bottleneck_channels=3, hidden_features=4
     )
@@ -115,6 +115,27 @@ def make_checkpoint(tiny: SecnnArchitecture) -> MakeCheckpoint:
         return Checkpoint(descriptor, _random_tensors(architecture, seed))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def example(make_checkpoint: MakeCheckpoint, tiny: SecnnArchitecture) -> Checkpoint:
+    """The worked example of docs/descriptor-format.md: block 0 was widened from 1 to 2 channels; weights count up."""
+    step = ExpansionStep(
+        epoch=2,
+        kind="widen",
+        block=0,
+        channels_added=1,
+        params_before=126,
+        params_after=164,
+        score=0.25,
+        threshold=0.125,
+        exact=True,
+    )
+    descriptor = make_checkpoint(parent="0123456789abcdef" * 4).descriptor
+    lineage = descriptor.lineage.model_copy(update={"num_expansions": 1, "expansions": (step,)})
+    shapes = tensor_shapes(tiny.graph())
+    tensors = {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 64 for name, shape in shapes.items()}
+    return Checkpoint(descriptor.model_copy(update={"lineage": lineage}), tensors)
 
 
 @pytest.fixture(scope="session")
@@ -163,9 +184,11 @@ def architectures() -> SearchStrategy[SecnnArchitecture]:
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs an installed command to its end."""
 
-    def run(name: object, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        name: object, *arguments: object, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         words = [BIN / str(name), *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
+        return subprocess.run(words, capture_output=True, text=True, env={**ENVIRONMENT, **(environment or {})})
 
     return run
 

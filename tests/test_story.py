@@ -137,9 +137,12 @@ def test_where_the_zoo_is_must_be_said_once(command: Ask, grown: Path) -> None:
     assert "cannot be reached" in nobody.stderr
     assert "no such zoo directory" in command("zoo", "list", "--zoo", "/nowhere").stderr
     assert "no such directory" in command("zoo-serve", "--zoo", "/nowhere").stderr
-    refused = command("zoo-serve", "--zoo", grown, "--host", "0.0.0.0")
-    assert "set ZOO_TOKEN" in refused.stderr
-    assert refused.returncode == 1
+
+
+def test_a_container_is_told_by_its_environment(command: Ask, grown: Path) -> None:
+    """As in the Dockerfile: no options, and no token forgotten."""
+    refused = command("zoo-serve", environment={"ZOO_ZOO": str(grown), "ZOO_HOST": "0.0.0.0"})
+    assert "host 0.0.0.0 can be reached from other machines: set ZOO_TOKEN" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["zoo", "zoo-serve", "zoo-train", "zoo get"])

@@ -41,7 +41,9 @@ zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 zoo verify --zoo my-zoo
 """
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG)
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG
+)
 
 
 class Format(StrEnum):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,10 @@ def test_any_other_host_needs_one(tmp_path: Path, host: str) -> None:
 def test_a_short_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 16 characters"):
         Settings(zoo=(tmp_path,), token="short")
+
+
+def test_directories_come_from_the_environment_as_in_path(tmp_path: Path) -> None:
+    code = "from app.settings import Settings; print(*Settings().zoo, Settings().max_images)"
+    environment = {"ZOO_ZOO": f"{tmp_path}/a:{tmp_path}/b", "ZOO_MAX_IMAGES": "7"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"{tmp_path}/a", f"{tmp_path}/b", "7"]
