@@ -125,7 +125,7 @@ def example(make_checkpoint: MakeCheckpoint, tiny: SecnnArchitecture) -> Checkpo
         kind="widen",
         block=0,
         channels_added=1,
-        params_before=126,
+        params_before=131,
         params_after=164,
         score=0.25,
         threshold=0.125,

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -49,8 +50,8 @@ class Preprocessing(_Frozen):
 
     color: Literal["rgb", "gray"]
     resize: Literal["bilinear"] = "bilinear"
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
 
 class ExpansionStep(_Frozen):
@@ -102,7 +103,7 @@ class Cost(_Frozen):
 
     epochs: Count
     device: str
-    device_seconds: Annotated[float, Field(ge=0)]
+    device_seconds: Annotated[FiniteFloat, Field(ge=0)]
     training_flops: Count
 
 
@@ -169,7 +170,7 @@ def parse(text: str | bytes) -> Descriptor:
         version = _VERSION.validate_json(text).get("format_version")
         if version != FORMAT_VERSION:
             raise DescriptorError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}")
-        descriptor = Descriptor.model_validate_json(text)
+        descriptor = Descriptor.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "descriptor"
