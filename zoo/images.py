@@ -59,10 +59,11 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def probe(data: bytes) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
-    """Colour, and (height, width) when upright. Raises ImageError."""
+    """Colour, and (height, width) when upright, from the header alone. Raises ImageError."""
     with _opened(data) as image:
         gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-        sideways = _orientation(image) in range(5, 9)
+        # Without EXIF data in the header, Pillow would decode a PNG to look for some behind the pixels.
+        sideways = "exif" in image.info and _orientation(image) in range(5, 9)
         size = (image.width, image.height) if sideways else (image.height, image.width)
         return ("gray" if gray else "rgb"), size
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
 from zoo.catalog import Catalog, CheckpointRow
-from zoo.checkpoint import Checkpoint, Header, load, read_header
+from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
 from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
-
-CATALOG_NAME = "catalog.sqlite"
 
 
 class LocalZoo:
@@ -31,10 +29,10 @@ class LocalZoo:
             if not root.is_dir():
                 raise ZooError(f"{root}: no such zoo directory")
         self._directories = [Directory(root) for root in roots]
-        writable = os.access(roots[0], os.W_OK)
-        self.catalog = Catalog(roots[0] / CATALOG_NAME if writable else None, default_dataset)
+        self.catalog = Catalog(_catalog_path(roots), default_dataset)
         self._paths: dict[str, Path] = {}
-        self._refused: set[Path] = set()
+        # By file, why it was left out: each reason is worth one warning.
+        self._refused: dict[Path, str] = {}
 
     def close(self) -> None:
         self.catalog.close()
@@ -44,7 +42,8 @@ class LocalZoo:
     def sync(self) -> bool:
         """Adds what is new on disk to the catalog and takes out what is gone; True if anything changed.
 
-        A file that is no checkpoint is left out, with a warning the first time.
+        A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
+        still being copied here.
         """
         self._paths = dict(path for directory in self._directories for path in directory.paths())
         known = self.catalog.digests()
@@ -67,13 +66,12 @@ class LocalZoo:
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
             path = self._paths[digest]
-            if path in self._refused:
-                continue
             try:
                 yield _row(digest, read_header(path))
             except (CheckpointError, OSError) as error:
-                self._refused.add(path)
-                log.warning("left out of the catalog: %s", error)
+                if self._refused.get(path) != str(error):
+                    self._refused[path] = str(error)
+                    log.warning("left out of the catalog: %s", error)
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -134,6 +132,17 @@ class LocalZoo:
         if file_format == "onnx":
             return onnx_model.build(self.load(digest))
         return self.path(digest).read_bytes()
+
+
+def _catalog_path(roots: Sequence[Path]) -> Path | None:
+    """In the first root, or None where that is read-only.
+
+    Named by the other roots: two zoos that share a first directory would else throw out each other's rows.
+    """
+    others = "\n".join(str(root.resolve()) for root in roots[1:])
+    path = roots[0] / (f"catalog-{digest_of(others.encode())[:8]}.sqlite" if others else "catalog.sqlite")
+    writable = os.access(roots[0], os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    return path if writable else None
 
 
 def _row(digest: str, header: Header) -> CheckpointRow:

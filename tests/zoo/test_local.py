@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import onnx
+import pytest
+
+from zoo.budget import Budget, wilson_interval
+from zoo.checkpoint import Checkpoint
+from zoo.cost import num_macs, num_params
+from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.families.secnn import SecnnArchitecture
+from zoo.local import LocalZoo
+
+Put = Callable[..., str]
+ALL = Budget(dataset="*")
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., LocalZoo]]:
+    """`opened(*directories)` is a synced zoo, closed after the test."""
+    zoos: list[LocalZoo] = []
+
+    def open_zoo(*roots: Path) -> LocalZoo:
+        zoos.append(LocalZoo(roots))
+        zoos[-1].sync()
+        return zoos[-1]
+
+    yield open_zoo
+    for zoo in zoos:
+        zoo.close()
+
+
+def digests(zoo: LocalZoo) -> list[str]:
+    return [row.digest for row in zoo.catalog.page(ALL, 100).rows]
+
+
+def test_sync_finds_what_is_new_and_drops_what_is_gone(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    first = put(tmp_path, seed=1)
+    zoo = opened(tmp_path)
+    assert digests(zoo) == [first]
+    assert not zoo.sync()
+    second = put(tmp_path, seed=2)
+    assert zoo.sync()
+    assert set(digests(zoo)) == {first, second}
+    zoo.path(first).unlink()
+    assert zoo.sync()
+    assert digests(zoo) == [second]
+    with pytest.raises(NotFoundError, match=f"the file of checkpoint {first} is gone"):
+        zoo.load(first)
+
+
+def test_another_process_sees_what_was_synced(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    one, other = opened(tmp_path), opened(tmp_path)
+    digest = put(tmp_path)
+    assert one.sync()
+    assert digests(other) == [digest]
+    assert not other.sync(), "its row is there already"
+    assert other.load(digest).descriptor.dataset.name == "shapes"
+
+
+def test_damaged_files_are_left_out_with_one_warning(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo], caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = put(tmp_path, seed=1), put(tmp_path, seed=2)
+    path = tmp_path / "checkpoints" / f"{bad}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    zoo = opened(tmp_path)
+    zoo.sync()
+    assert digests(zoo) == [good]
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"left out of the catalog: {bad}.safetensors: the header promises {len(whole)} bytes" in record.message
+    path.write_bytes(whole)
+    assert zoo.sync()
+    assert set(digests(zoo)) == {good, bad}
+
+
+def test_a_file_damaged_later_is_found_out_when_it_is_loaded(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    damaged = bytearray(zoo.path(digest).read_bytes())
+    damaged[-1] ^= 1
+    zoo.path(digest).write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="the file was changed or damaged"):
+        zoo.load(digest)
+
+
+def test_reindex_gives_the_rows_of_a_sync(
+    tmp_path: Path, put: Put, tiny: SecnnArchitecture, opened: Callable[..., LocalZoo]
+) -> None:
+    architectures = [tiny, tiny.widened(0, 1), tiny.deepened(1, "residual", split_slope=True)]
+    for seed, architecture in enumerate(architectures):
+        put(tmp_path, architecture, seed=seed, accuracy=0.5 + seed / 10)
+    put(tmp_path, seed=9, accuracy=None, dataset="digits")
+    zoo = opened(tmp_path)
+    rows = zoo.catalog.page(ALL, 100).rows
+    assert len(rows) == 4
+    assert zoo.reindex() == 4
+    assert zoo.catalog.page(ALL, 100).rows == rows
+    zoo.close()
+    (tmp_path / "catalog.sqlite").unlink()
+    assert opened(tmp_path).catalog.page(ALL, 100).rows == rows
+
+
+def test_rows_say_what_the_file_says(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    digest = put(tmp_path, accuracy=0.7, n=50, parent="ab" * 32)
+    zoo = opened(tmp_path)
+    graph = make_checkpoint().descriptor.architecture.graph()
+    view = zoo.view(zoo.smallest(Budget()))
+    low, high = wilson_interval(0.7, 50)
+    assert view.model_dump() == {
+        "id": digest,
+        "name": "shapes-test-s0-164",
+        "dataset": "shapes",
+        "family": "secnn",
+        "params": num_params(graph),
+        "macs": num_macs(graph),
+        "bytes": zoo.path(digest).stat().st_size,
+        "latency_ms": None,
+        "accuracy": 0.7,
+        "accuracy_n": 50,
+        "accuracy_ci95": (round(low, 4), round(high, 4)),
+        "val_accuracy": 0.8,
+        "classes": ("class 0", "class 1", "class 2"),
+        "created_at": datetime(2026, 11, 21, 2, tzinfo=UTC),
+        "parent": "ab" * 32,
+        "aliases": ("smallest", "best", "latest"),
+        "deprecated": False,
+        "links": {
+            "self": f"/models/{digest}",
+            "file": f"/models/{digest}/file",
+            "onnx": f"/models/{digest}/file?format=onnx",
+        },
+    }
+
+
+def test_an_untested_checkpoint_has_no_accuracy(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    put(tmp_path, accuracy=None)
+    zoo = opened(tmp_path)
+    view = zoo.view(zoo.smallest(Budget()))
+    assert (view.accuracy, view.accuracy_n, view.accuracy_ci95) == (None, None, None)
+    with pytest.raises(NoModelMeetsConstraintsError, match="the nearest has 164 parameters and unknown accuracy"):
+        zoo.smallest(Budget(min_acc=0))
+
+
+def test_nothing_within_the_budget_names_the_nearest(
+    tmp_path: Path, put: Put, tiny: SecnnArchitecture, opened: Callable[..., LocalZoo]
+) -> None:
+    put(tmp_path, accuracy=0.6)
+    large = put(tmp_path, tiny.widened(0, 1), accuracy=0.7)
+    zoo = opened(tmp_path)
+    with pytest.raises(
+        NoModelMeetsConstraintsError,
+        match=r"no checkpoint of data set shapes meets min_acc=0.9; "
+        r"the nearest has \d+ parameters and accuracy 0.7000: ask for less, or allow more",
+    ) as caught:
+        zoo.smallest(Budget(min_acc=0.9))
+    assert caught.value.best_available is not None
+    assert caught.value.best_available.id == large
+    with pytest.raises(NoModelMeetsConstraintsError, match="the nearest has 164 parameters") as caught:
+        zoo.smallest(Budget(max_params=100))
+
+
+def test_a_data_set_that_is_not_there(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    put(tmp_path)
+    with pytest.raises(NoModelMeetsConstraintsError, match="the zoo holds no checkpoint of data set mnist") as caught:
+        opened(tmp_path).smallest(Budget(dataset="mnist"))
+    assert caught.value.best_available is None
+
+
+def test_a_moved_zoo_works_where_it_is_now(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    digest = put(tmp_path / "old")
+    opened(tmp_path / "old").close()
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    zoo = opened(tmp_path / "new")
+    assert digests(zoo) == [digest]
+    assert zoo.path(digest).is_relative_to(tmp_path / "new")
+    assert zoo.load(digest).descriptor.name == "shapes-test-s0-164"
+
+
+def test_two_directories_are_one_zoo(
+    tmp_path: Path, put: Put, tiny: SecnnArchitecture, opened: Callable[..., LocalZoo]
+) -> None:
+    mine, shipped = tmp_path / "mine", tmp_path / "shipped"
+    small, large = put(shipped), put(mine, tiny.widened(0, 2))
+    both = opened(mine, shipped)
+    assert digests(both) == [small, large]
+    assert both.path(small).is_relative_to(shipped)
+    assert both.path(large).is_relative_to(mine)
+    alone = opened(mine)
+    assert digests(alone) == [large]
+    assert digests(both) == [small, large], "the zoo of one directory leaves the other's rows alone"
+    assert [path.name for path in shipped.iterdir()] == ["checkpoints"], "only the first directory is written to"
+
+
+def test_a_zoo_must_be_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match=f"{tmp_path}/none: no such zoo directory"):
+        LocalZoo([tmp_path, tmp_path / "none"])
+
+
+def test_show_is_the_checkpoint_with_its_descriptor(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    for reference in (digest, digest[:8], "shapes-test-s0-164", "smallest"):
+        detail = zoo.show(reference)
+        assert detail.id == digest
+        assert detail.descriptor == make_checkpoint().descriptor
+
+
+def test_files_come_as_safetensors_or_onnx(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    assert zoo.file(digest, "safetensors") == zoo.path(digest).read_bytes()
+    assert onnx.load_from_string(zoo.file(digest, "onnx")).graph.name == "shapes-test-s0-164"
+
+
+READER = """
+import json, os, sys
+from pathlib import Path
+from zoo.budget import Budget
+from zoo.local import LocalZoo
+
+root = Path(sys.argv[1])
+if os.geteuid() == 0:
+    # No mode stops root. Dropped here and not at the start, since nobody may not read every Python.
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    (root / "probe").touch()
+except PermissionError:
+    pass
+else:
+    sys.exit("the directory can be written to: this checks nothing")
+zoo = LocalZoo([root])
+zoo.sync()
+row = zoo.smallest(Budget(min_acc=0.5))
+print(json.dumps({"digest": row.digest, "classes": zoo.load(row.digest).descriptor.classes}))
+zoo.close()
+"""
+
+
+@pytest.mark.parametrize("has_catalog", [False, True])
+def test_a_directory_that_is_read_only(put: Put, opened: Callable[..., LocalZoo], has_catalog: bool) -> None:
+    # Not tmp_path, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        digest = put(root)
+        if has_catalog:
+            opened(root).close()
+        before = sorted(root.rglob("*"))
+        root.chmod(0o555)
+        answer = subprocess.run([sys.executable, "-c", READER, root], capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        assert json.loads(answer.stdout) == {"digest": digest, "classes": ["class 0", "class 1", "class 2"]}
+        assert sorted(root.rglob("*")) == before
+        root.chmod(0o755)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo import graph as ops
+from zoo.checkpoint import Checkpoint
+from zoo.descriptor import Preprocessing
+from zoo.families.secnn import SecnnArchitecture
+from zoo.graph import INPUT, parameter_shapes, tensor_shapes
+from zoo.module import GraphModule, module_of, normalize
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+def slow_logits(checkpoint: Checkpoint, image: Tensor) -> Tensor:
+    """The graph's definition, node by node and for one image, from the tensors as they are stored."""
+    graph = checkpoint.descriptor.architecture.graph()
+    values = {INPUT: image}
+    for node in graph.nodes:
+        tensors = {
+            name.rpartition(".")[2]: torch.tensor(tensor)
+            for name, tensor in checkpoint.tensors.items()
+            if name.rpartition(".")[0] == node.name
+        }
+        values[node.name] = slow_op(node.op, tensors, [values[name] for name in node.inputs])
+    return values[graph.output]
+
+
+def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
+    value = inputs[0]
+    match op:
+        case ops.Conv2d(kernel_size=size):
+            padded = F.pad(value, [size // 2] * 4)
+            windows = padded.unfold(1, size, 1).unfold(2, size, 1)  # (C, H, W, k, k)
+            result = torch.einsum("chwij,ocij->ohw", windows, tensors["weight"])
+            return result + tensors["bias"][:, None, None] if "bias" in tensors else result
+        case ops.BatchNorm(eps=eps):
+            shape = (-1, *[1] * (value.dim() - 1))
+            mean, variance, weight, bias = (
+                tensors[name].view(shape) for name in ("running_mean", "running_var", "weight", "bias")
+            )
+            return (value - mean) / (variance + eps).sqrt() * weight + bias
+        case ops.LeakyReLU(negative_slope=slope):
+            return torch.where(value > 0, value, slope * value)
+        case ops.Dropout():
+            return value
+        case ops.MaxPool2d(kernel_size=size):
+            return value.unfold(1, size, size).unfold(2, size, size).amax(dim=(3, 4))
+        case ops.GlobalAveragePool():
+            return value.mean(dim=(1, 2))
+        case ops.Flatten():
+            return value.reshape(-1)
+        case ops.Linear():
+            return tensors["weight"] @ value + tensors["bias"]
+        case ops.Concat():
+            return torch.cat(inputs)
+        case ops.Add():
+            return inputs[0] + inputs[1]
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_the_module_computes_what_the_graph_says(
+    architectures: SearchStrategy[SecnnArchitecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
+) -> None:
+    checkpoint = make_checkpoint(data.draw(architectures), seed=seed)
+    images = torch.randn(3, *checkpoint.descriptor.architecture.graph().input_shape)
+    with torch.no_grad():
+        logits = module_of(checkpoint)(images)
+    wanted = torch.stack([slow_logits(checkpoint, image) for image in images])
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_tensors_go_in_and_come_out_the_same(
+    architectures: SearchStrategy[SecnnArchitecture], make_checkpoint: MakeCheckpoint, data: st.DataObject
+) -> None:
+    checkpoint = make_checkpoint(data.draw(architectures))
+    found = module_of(checkpoint).tensors()
+    assert list(found) == list(tensor_shapes(checkpoint.descriptor.architecture.graph()))
+    for name, tensor in checkpoint.tensors.items():
+        assert np.array_equal(found[name], tensor)
+
+
+def test_parameters_are_named_as_in_the_graph(tiny: SecnnArchitecture) -> None:
+    graph = tiny.graph()
+    named = {name: tuple(parameter.shape) for name, parameter in GraphModule(graph).named_parameters()}
+    assert named == parameter_shapes(graph)
+
+
+def test_what_comes_out_is_a_copy(make_checkpoint: MakeCheckpoint) -> None:
+    module = module_of(make_checkpoint())
+    before = module.tensors()["head.output.bias"].copy()
+    tensors = module.tensors()
+    with torch.no_grad():
+        module.get_parameter("head.output.bias").add_(1)
+    assert np.array_equal(tensors["head.output.bias"], before)
+    assert not np.array_equal(module.tensors()["head.output.bias"], before)
+
+
+def test_a_loaded_module_is_in_eval_mode_and_leaves_its_checkpoint_alone(make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint()
+    before = {name: tensor.copy() for name, tensor in checkpoint.tensors.items()}
+    module = module_of(checkpoint)
+    assert not module.training
+    module.train()(torch.randn(4, 1, 8, 8))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    assert all(np.array_equal(before[name], tensor) for name, tensor in checkpoint.tensors.items())
+
+
+def test_dropout_acts_in_training_only(make_checkpoint: MakeCheckpoint) -> None:
+    module = module_of(make_checkpoint())
+    images = torch.randn(8, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(module(images), module(images))
+        module.train()
+        assert not torch.equal(module(images), module(images))
+
+
+def test_tensors_of_another_network_are_refused(tiny: SecnnArchitecture, make_checkpoint: MakeCheckpoint) -> None:
+    deeper = make_checkpoint(tiny.deepened(0, "conv", split_slope=True))
+    with pytest.raises(AssertionError):
+        GraphModule(tiny.graph()).load_tensors(deeper.tensors)
+    with pytest.raises(RuntimeError, match=r"size mismatch for blocks\.0\.layers\.0\.conv\.weight"):
+        GraphModule(tiny.graph()).load_tensors(make_checkpoint(tiny.widened(0, 1)).tensors)
+
+
+def test_pixels_are_normalised_per_channel() -> None:
+    pixels = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    preprocessing = Preprocessing(color="rgb", mean=(0.5, 0.5, 0.2), std=(0.25, 0.5, 1.0))
+    assert normalize(pixels, preprocessing).flatten().tolist() == pytest.approx([-2, 1, 0], abs=1e-6)
