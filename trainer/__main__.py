@@ -42,7 +42,7 @@ def train(
     zoo: Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")],
     epochs: Annotated[int | None, typer.Option(help="Instead of the run's own number.", min=1)] = None,
     limit_train: Annotated[
-        int | None, typer.Option(help="Use this many training images, equally many of each class.", min=3)
+        int | None, typer.Option(help="Use this many training images, equally many of each class.", min=4)
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
@@ -60,8 +60,8 @@ def train(
     console = Console(stderr=True)
     try:
         digests = _grow(console, run, data, zoo, epochs, limit_train, image_size, tau, threshold, device, seed, resume)
-    except ZooError as error:
-        console.print(f"[red]zoo-train: {error}[/red]", highlight=False)
+    except (ZooError, OSError) as error:
+        console.print(f"zoo-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         console.print("zoo-train: stopped; the same command with --resume goes on from the last whole epoch")
@@ -104,6 +104,7 @@ def _grow(
             f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
             f"{chosen}; log: {run_directory(zoo, config, images.name)}/log.jsonl",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

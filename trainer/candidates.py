@@ -106,6 +106,8 @@ def _score(
         return score, None, score - threshold
     gain = gain_of_new_parameters(moments, new_entries(module.graph, new))
     # Half of Δη is the loss a natural step would take off; relative to the loss, scores compare over a run.
-    score, error = gain.value / (2 * loss), gain.standard_error / (2 * loss)
+    # A network that is certain of every image has a loss of exactly 0, and gradients of 0 with it.
+    unit = 2 * max(loss, torch.finfo(torch.float32).tiny)
+    score, error = gain.value / unit, gain.standard_error / unit
     clears = score > threshold and score > rule.standard_errors * error
     return score, error, score / params_added if clears else 0.0

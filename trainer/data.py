@@ -6,9 +6,12 @@ The validation split is carved out of the training data, so that growth and sche
 from __future__ import annotations
 
 import re
+import sys
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,7 +24,7 @@ from torch import Tensor
 from zoo import images
 from zoo.descriptor import Dataset as DatasetRecord
 from zoo.descriptor import Preprocessing
-from zoo.errors import DataError
+from zoo.errors import DataError, ImageError
 
 VALIDATION_FRACTION = 0.1
 # One split for all runs of a data set, whatever their seeds, so that their validation accuracies compare.
@@ -61,6 +64,14 @@ class Data:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def checksum(self) -> str:
+        """Of all pixels and labels, in order."""
+        crc = 0
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                crc = zlib.crc32(tensor.contiguous().numpy().data, crc)
+        return f"{crc:08x}"
+
     def record(self) -> DatasetRecord:
         return DatasetRecord(
             name=self.name,
@@ -94,8 +105,8 @@ def load(source: str, *, limit_train: int | None = None, image_size: int | None 
         kept, _ = _stratified(train.labels.numpy(), limit_train)
         train = train.take(kept)
     num_validation = max(1, round(VALIDATION_FRACTION * len(train)))
-    if len(train) - num_validation < 2:
-        raise DataError(f"{source} leaves {len(train)} training images; at least 3 are needed")
+    if len(train) - num_validation < 3:
+        raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
     validation, rest = _stratified(train.labels.numpy(), num_validation)
     train, held_out = train.take(rest), train.take(validation)
     return Data(raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test)
@@ -115,17 +126,20 @@ def _stratified(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _preprocessing(train: Split) -> Preprocessing:
-    """Colour by number of channels; mean and standard deviation of the training pixels."""
+    """Colour by number of channels; mean and standard deviation of the training pixels.
+
+    A channel that is the same everywhere counts as having a standard deviation of 1.
+    """
     channels = train.images.shape[1]
     flat = train.images.transpose(0, 1).reshape(channels, -1).numpy()
     histograms = [np.bincount(channel, minlength=256) / channel.size for channel in flat]
     levels = np.arange(256) / 255
     mean = [float(histogram @ levels) for histogram in histograms]
     std = [float(np.sqrt(histogram @ (levels - m) ** 2)) for histogram, m in zip(histograms, mean, strict=True)]
-    if min(std) == 0:
+    if max(std) == 0:
         raise DataError("all training images are of one even colour")
     color: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
-    return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) for s in std))
+    return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) or 1.0 for s in std))
 
 
 # --- directories and archives ---------------------------------------------------------------------------
@@ -135,20 +149,36 @@ def _files(path: Path, image_size: int | None) -> _Raw:
     if not path.exists():
         raise DataError(f"{path}: no such directory or archive, and no data set of that name ({', '.join(NAMED)})")
     name = _slug(path.resolve().name)
-    members: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
-    for split, label, data in _walk(path):
-        members[split].append((label, data))
-    classes = tuple(sorted({label for label, _ in members["train"]}))
-    unknown = sorted({label for label, _ in members["test"]} - set(classes))
+    members: dict[str, list[_File]] = {"train": [], "test": []}
+    for file in _walk(path):
+        members[file.split].append(file)
+    classes = tuple(sorted({file.label for file in members["train"]}))
+    unknown = sorted({file.label for file in members["test"]} - set(classes))
     if len(classes) < 2 or not members["test"] or unknown:
         raise DataError(
             f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} with two classes or more in train and the "
             f"same in test; found classes {list(classes)} in train, {len(members['test'])} images in test"
             + (f", test-only classes {unknown}" if unknown else "")
         )
-    color, size = _common_form([data for _, data in members["train"]], image_size)
+    color, size = _common_form(members["train"], image_size)
     train, test = (_decode(members[split], classes, color, size) for split in ("train", "test"))
     return _Raw(name, classes, train, test)
+
+
+@dataclass(frozen=True)
+class _File:
+    """One image: …/<split>/<label>/<name>"""
+
+    path: PurePosixPath
+    data: bytes
+
+    @property
+    def split(self) -> str:
+        return self.path.parts[-3]
+
+    @property
+    def label(self) -> str:
+        return self.path.parts[-2]
 
 
 def _slug(filename: str) -> str:
@@ -157,38 +187,46 @@ def _slug(filename: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "images"
 
 
-def _walk(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(split, class, bytes) of every image, in an order that depends on names alone."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            place = _place(PurePosixPath(file.relative_to(path).as_posix()))
-            if place and file.is_file():
-                yield *place, file.read_bytes()
-        return
+def _walk(path: Path) -> Iterator[_File]:
+    """Every image of the splits, in the order of (split, class, name), so that an archive equals its directory."""
+    files = _in_directory(path) if path.is_dir() else _in_archive(path)
+    yield from sorted(files, key=lambda file: (file.path.parts[-3:], file.path))
+
+
+def _in_directory(path: Path) -> Iterator[_File]:
+    for file in path.rglob("*"):
+        place = PurePosixPath(file.relative_to(path).as_posix())
+        if _is_image(place) and file.is_file():
+            yield _File(place, file.read_bytes())
+
+
+def _in_archive(path: Path) -> Iterator[_File]:
+    found = {}
     try:
         with tarfile.open(path) as archive:
-            found = {}
             for member in archive:
-                place = _place(PurePosixPath(member.name))
-                file = archive.extractfile(member) if place and member.isfile() else None
-                if place and file:
-                    found[member.name] = (*place, file.read())
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {error}") from error
-    for name in sorted(found):
-        yield found[name]
+                place = PurePosixPath(member.name)
+                content = archive.extractfile(member) if _is_image(place) and member.isfile() else None
+                if content is not None:
+                    found[place] = content.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {_one_line(error)}") from error
+    for place, data in found.items():
+        yield _File(place, data)
 
 
-def _place(name: PurePosixPath) -> tuple[str, str] | None:
-    """…/train/frog/0001.jpg -> ("train", "frog")"""
-    if name.suffix.lower() not in _SUFFIXES or name.name.startswith(".") or len(name.parts) < 3:
-        return None
-    split, label = name.parts[-3:-1]
-    return (split, label) if split in ("train", "test") else None
+def _is_image(place: PurePosixPath) -> bool:
+    """…/train/frog/0001.jpg"""
+    is_shown = place.suffix.lower() in _SUFFIXES and not place.name.startswith(".")
+    return is_shown and len(place.parts) >= 3 and place.parts[-3] in ("train", "test")
 
 
-def _common_form(files: list[bytes], image_size: int | None) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
-    forms = Counter(images.probe(data) for data in files)
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _common_form(files: list[_File], image_size: int | None) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+    forms = Counter(_probe(file) for file in files)
     color: Literal["rgb", "gray"] = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
     sizes = {form[1] for form in forms}
     if image_size is not None:
@@ -200,17 +238,27 @@ def _common_form(files: list[bytes], image_size: int | None) -> tuple[Literal["r
     return color, (side, side)
 
 
+def _probe(file: _File) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+    try:
+        return images.probe(file.data)
+    except ImageError as error:
+        raise DataError(f"{file.path}: {error}") from error
+
+
 def _decode(
-    files: list[tuple[str, bytes]],
+    files: list[_File],
     classes: tuple[str, ...],
     color: Literal["rgb", "gray"],
     size: tuple[int, int],
 ) -> Split:
     channels = 3 if color == "rgb" else 1
     pixels = np.empty((len(files), channels, *size), dtype=np.uint8)
-    for row, (_, data) in zip(pixels, files, strict=True):
-        row[:] = images.decode(data, color, size).transpose(2, 0, 1)
-    labels = np.array([classes.index(label) for label, _ in files], dtype=np.int64)
+    for row, file in zip(pixels, files, strict=True):
+        try:
+            row[:] = images.decode(file.data, color, size).transpose(2, 0, 1)
+        except ImageError as error:
+            raise DataError(f"{file.path}: {error}") from error
+    labels = np.array([classes.index(file.label) for file in files], dtype=np.int64)
     return Split(torch.from_numpy(pixels), torch.from_numpy(labels))
 
 
@@ -238,9 +286,11 @@ def _torchvision(name: str) -> _Raw:
     }[name]
     root = Path.home() / ".cache" / "checkpoint-zoo"
     try:
-        train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
+        # Some versions of torchvision print as they download; standard output is for results.
+        with redirect_stdout(sys.stderr):
+            train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{name} could not be downloaded to {root}: {error}") from error
+        raise DataError(f"{name} could not be downloaded to {root}: {_one_line(error)}") from error
     classes = tuple(str(label) for label in train.classes)
     return _Raw(name, classes, _from_torchvision(train), _from_torchvision(test))
 

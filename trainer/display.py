@@ -45,17 +45,17 @@ class Display:
                 self._epoch(record)
             case DecisionRecord() if record.chosen is not None:
                 best = next(score for score in record.candidates if score.change == record.chosen)
-                self.console.print(
+                self._print(
                     f"  epoch {record.epoch}: expands {record.chosen} (+{best.params_added:,} parameters), "
                     f"score {best.score:.4g} over {record.threshold:.4g}"
                 )
             case CheckpointRecord():
-                self.console.print(
+                self._print(
                     f"  epoch {record.epoch}: saved {record.name}  {record.params:,} parameters, validation "
                     f"{record.val_accuracy:.4f}, test {record.test_accuracy:.4f}"
                 )
             case FinishedRecord():
-                self.console.print(
+                self._print(
                     f"  done: {len(record.checkpoints)} checkpoints, {record.num_expansions} expansions, "
                     f"{record.device_seconds:.0f} device-seconds"
                 )
@@ -69,4 +69,7 @@ class Display:
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS or record.epoch == record.epochs
         if self._progress.disable and due:
             self._last_plain = time.monotonic()
-            self.console.print(f"  epoch {record.epoch}/{record.epochs}  {text}  {record.seconds:.1f} s")
+            self._print(f"  epoch {record.epoch}/{record.epochs}  {text}  {record.seconds:.1f} s")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)

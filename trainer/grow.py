@@ -10,7 +10,9 @@ decision again, and writes the same file, when it is resumed.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,19 +55,19 @@ def grow(
     """
     directory = run_directory(zoo, config, data.name)
     state_path = directory / "state.pt"
-    if state_path.exists() and not resume:
-        raise RunError(f"{directory} holds this run already: --resume goes on with it")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-    run = _Run(config, data, Directory(zoo), device, state_path, observe)
-    if state_path.exists():
-        state = load(state_path, config, run.data_record, device)
-    else:
-        state = _start(config, data, device)
-        directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.jsonl").open("ab") as log:
-        log.truncate(state.log_bytes)
-        run.log = log
+        _lock(log, directory)
+        if state_path.exists() and not resume:
+            raise RunError(f"{directory} holds this run already: --resume goes on with it")
+        for leftover in directory.glob(".state.pt.*.tmp"):
+            leftover.unlink()
+        run = _Run(config, data, Directory(zoo), device, state_path, log, observe)
+        state = load(state_path, config, run.data_record, device) if state_path.exists() else _start(run)
+        # What was logged after the state was saved happens again now.
+        log.truncate(min(state.log_bytes, log.tell()))
         if state.epoch:
             run.after_epoch(state)
         while state.epoch < config.epochs:
@@ -74,10 +76,19 @@ def grow(
     return state.checkpoints
 
 
-def _start(config: RunConfig, data: Data, device: torch.device) -> RunState:
+def _lock(log: BinaryIO, directory: Path) -> None:
+    """Until the log is closed or the process ends, however it ends."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{directory}: another process is at work on this run") from None
+
+
+def _start(run: _Run) -> RunState:
+    config, data = run.config, run.data
     architecture = secnn.start(input_shape=data.image_shape, num_classes=len(data.classes), **vars(config.start))
     torch.manual_seed(_seed(config, 0, "start"))
-    module = GraphModule(architecture.graph()).to(device)
+    module = GraphModule(architecture.graph()).to(run.device)
     optimizer = optim.adam(module, config.learning_rate)
     return RunState(architecture, module, optimizer, plateau(optimizer, config))
 
@@ -91,8 +102,6 @@ def _seed(config: RunConfig, epoch: int, purpose: str) -> int:
 class _Run:
     """What stays the same while the state moves on."""
 
-    log: BinaryIO
-
     def __init__(
         self,
         config: RunConfig,
@@ -100,6 +109,7 @@ class _Run:
         directory: Directory,
         device: torch.device,
         state_path: Path,
+        log: BinaryIO,
         observe: Observer,
     ) -> None:
         self.config = config
@@ -107,13 +117,15 @@ class _Run:
         self.directory = directory
         self.device = device
         self.state_path = state_path
+        self.log = log
         self.observe = observe
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
         self.data_record = {
             **data.record().model_dump(),
-            "mean": data.preprocessing.mean,
-            "std": data.preprocessing.std,
+            "image shape": data.image_shape,
+            "classes": data.classes,
+            "checksum of the images": data.checksum(),
         }
 
     def epoch(self, state: RunState) -> None:
@@ -144,6 +156,8 @@ class _Run:
             )
         )
         state.saved_at = datetime.now(UTC)
+        # The state counts on this much of the log, after a power cut too.
+        os.fsync(self.log.fileno())
         state.log_bytes = self.log.tell()
         save(self.state_path, state, config, self.data_record)
 

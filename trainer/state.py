@@ -50,11 +50,12 @@ def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.
 
 def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -> None:
     """`data` says which images the run uses; `load` refuses to go on with others."""
+    assert state.saved_at is not None
     buffer = io.BytesIO()
     torch.save(
         {
-            "config": _plain(asdict(config)),
-            "data": _plain(data),
+            "config": _flat(asdict(config)),
+            "data": _flat(data),
             "architecture": state.architecture.model_dump_json(),
             "module": state.module.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -65,7 +66,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "checkpoints": list(state.checkpoints),
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
-            "saved_at": state.saved_at.isoformat() if state.saved_at else None,
+            "saved_at": state.saved_at.isoformat(),
             "log_bytes": state.log_bytes,
         },
         buffer,
@@ -76,16 +77,14 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
     """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
     saved = torch.load(path, map_location=device, weights_only=True)
-    wanted = {"config": _plain(asdict(config)), "data": _plain(data)}
-    for part, values in wanted.items():
-        for key, value in values.items():
-            before = saved[part].get(key)
-            longer = key == "epochs" and value >= saved["epoch"]
-            if before != value and not longer:
-                raise RunError(
-                    f"{path.parent} was started with {key} = {before}, not {value}: resume with the same, or "
-                    "use another --zoo or --seed"
-                )
+    before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
+    longer = {"epochs"} if config.epochs >= saved["epoch"] else set()
+    differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
+    if differing:
+        differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
+        raise RunError(
+            f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed"
+        )
     architecture = SecnnArchitecture.model_validate_json(saved["architecture"])
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(saved["module"])
@@ -110,7 +109,9 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     )
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON would give it back, so that saved and present values compare."""
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"rule": {"tau": 2.0}} -> {"rule.tau": 2.0}, with values as JSON gives them back, so that two runs compare."""
+    flat: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(values)).items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

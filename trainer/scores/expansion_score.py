@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from math import exp
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from trainer.scores.fisher import GradientMoments, Moments
+from trainer.scores.fisher import GradientMoments, group_bounds
 
 # Keeps a parameter without any gradient out of the sum; gradients that matter have squares far above.
 _EPSILON = 1e-12
@@ -46,21 +46,26 @@ def gain_of_new_parameters(moments: GradientMoments, new: Mapping[str, Bool[Tens
     The bracket estimates (E g)² without bias. The standard error comes from a jackknife over groups of samples,
     with E[g²] held fixed.
     """
-    groups = next(iter(moments.by_name.values())).group_sums.shape[0]
+    num_samples = torch.tensor([moments.num_samples])
+    remaining = num_samples - torch.tensor(group_bounds(moments.num_samples)).diff()
+    groups = len(remaining)
     whole, left_out = 0.0, torch.zeros(groups)
     for name, mask in new.items():
         tensor = moments.by_name[name]
-        whole += _debiased(tensor, mask, tensor.mean[None], tensor.num_samples).item()
-        sizes = tensor.num_samples * (groups - 1) // groups
-        means = (tensor.group_sums.sum(0) - tensor.group_sums) / sizes
-        left_out += _debiased(tensor, mask, means, sizes).cpu()
+        fisher = tensor.mean_square[mask]
+        sums = tensor.group_sums[:, mask]  # (groups, new entries)
+        total = sums.sum(0, keepdim=True)
+        whole += _debiased(total, fisher, num_samples).item()
+        left_out += _debiased(total - sums, fisher, remaining).cpu()
     variance = (groups - 1) / groups * (left_out - left_out.mean()).square().sum().item()
     return Gain(whole, variance**0.5)
 
 
-def _debiased(tensor: Moments, mask: Tensor, means: Tensor, num_samples: int) -> Tensor:
-    """One Δη for each of the stacked `means`."""
-    fisher = tensor.mean_square[mask]
-    mean_squared = means[:, mask].square()
-    noise = (fisher - mean_squared) / (num_samples - 1)
+def _debiased(
+    sums: Float[Tensor, "rows entries"], fisher: Float[Tensor, " entries"], num_samples: Int64[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """Δη from each row of gradient sums over that row's number of samples."""
+    counts = num_samples[:, None].to(sums.device)
+    mean_squared = (sums / counts).square()
+    noise = (fisher - mean_squared) / (counts - 1)
     return ((mean_squared - noise) / (fisher + _EPSILON)).sum(1)

@@ -61,14 +61,14 @@ def gradient_moments(
 ) -> GradientMoments:
     """Cross-entropy gradients of the module in eval mode, at the given labels; the module is left as it was."""
     num_samples = len(labels)
-    groups = min(NUM_GROUPS, num_samples)
+    bounds = group_bounds(num_samples)
+    groups = len(bounds) - 1
     sums = {name: parameter.new_zeros((groups, *parameter.shape)) for name, parameter in module.named_parameters()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
     was_training = module.training
     module.eval()
     loss = 0.0
     chunk = _chunk_size(module)
-    bounds = [num_samples * group // groups for group in range(groups + 1)]
     for group in range(groups):
         for start in range(bounds[group], bounds[group + 1], chunk):
             part = slice(start, min(start + chunk, bounds[group + 1]))
@@ -80,6 +80,12 @@ def gradient_moments(
     module.train(was_training)
     moments = {name: Moments(sums[name], squares[name].detach(), num_samples) for name in sums}
     return GradientMoments(moments, loss / num_samples, num_samples)
+
+
+def group_bounds(num_samples: int) -> list[int]:
+    """Where the groups of samples begin, and where the last one ends; their sizes differ by at most one."""
+    groups = min(NUM_GROUPS, num_samples)
+    return [num_samples * group // groups for group in range(groups + 1)]
 
 
 def _chunk_size(module: GraphModule) -> int:
@@ -118,6 +124,7 @@ def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tup
     """Gradients (batch, *parameter shape) from a layer's input `x` and the gradient `g` of its output."""
     match layer:
         case nn.Conv2d():
+            assert not isinstance(layer.padding, str)
             columns = F.unfold(x, layer.kernel_size, padding=layer.padding)  # (B, in·k·k, H·W)
             weight = g.flatten(2) @ columns.transpose(1, 2)  # (B, out, in·k·k)
             yield "weight", weight.view(len(x), *layer.weight.shape)
@@ -127,6 +134,8 @@ def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tup
             yield "weight", g[:, :, None] * x[:, None, :]
             yield "bias", g
         case nn.BatchNorm2d() | nn.BatchNorm1d():
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
             shape = (1, -1, *(1,) * (x.ndim - 2))
             scale = (layer.running_var + layer.eps).rsqrt().view(shape)
             normalized = (x - layer.running_mean.view(shape)) * scale

@@ -1,0 +1,95 @@
+"""Small networks with realistic weights, and small image folders that a network can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from zoo.families.secnn import SecnnArchitecture
+from zoo.module import GraphModule
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_torch_as_it_was() -> Iterator[None]:
+    """Networks this small gain nothing from threads, and lose much where cores are shared."""
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def random_module() -> Callable[[SecnnArchitecture, int], GraphModule]:
+    """Random in every tensor, as a network in the middle of its training might be; in eval mode.
+
+    Batch norms roughly normalise what reaches them. With statistics from nowhere the logits of deep networks would
+    run into the hundreds; with variances near 0 each batch norm would multiply rounding errors by up to 300.
+    """
+
+    def make(architecture: SecnnArchitecture, seed: int) -> GraphModule:
+        random = torch.Generator().manual_seed(seed)
+        module = GraphModule(architecture.graph())
+        hooks = []
+
+        def normalize_roughly(layer: nn.Module, args: tuple[torch.Tensor]) -> None:
+            variance, mean = torch.var_mean(args[0].transpose(0, 1).flatten(1), dim=1)
+            noise = torch.randn(mean.shape, generator=random)
+            layer.running_var.copy_((variance * (0.3 * noise).exp()).clamp_min(0.3))
+            layer.running_mean.copy_(mean + 0.3 * layer.running_var.sqrt() * noise.flip(0))
+
+        with torch.no_grad():
+            for layer in module.modules():
+                match layer:
+                    case nn.Conv2d() | nn.Linear():
+                        std = (2 / layer.weight[0].numel()) ** 0.5
+                        layer.weight.normal_(0, std, generator=random)
+                        if layer.bias is not None:
+                            layer.bias.normal_(0, 0.1, generator=random)
+                    case nn.BatchNorm1d() | nn.BatchNorm2d():
+                        layer.weight.uniform_(0.5, 1.5, generator=random)
+                        layer.bias.normal_(0, 0.3, generator=random)
+                        hooks.append(layer.register_forward_pre_hook(normalize_roughly))
+            module.eval()(torch.randn((64, *module.graph.input_shape), generator=random))
+        for hook in hooks:
+            hook.remove()
+        return module
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., Path]:
+    """Writes {train,test}/<class>/<number>.png below a directory: one bright bar per class, in noise."""
+
+    def write(
+        root: Path,
+        counts: Mapping[str, int],
+        *,
+        classes: tuple[str, ...] = ("left", "middle", "right"),
+        size: tuple[int, int] = (8, 8),
+        mode: str = "L",
+        seed: int = 0,
+    ) -> Path:
+        random = np.random.default_rng(seed)
+        height, width = size
+        channels = len(Image.new(mode, (1, 1)).getbands())
+        for split, count in counts.items():
+            for place, label in enumerate(classes):
+                folder = root / split / label
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    pixels = random.integers(0, 160, (height, width, channels))
+                    start = place * width // len(classes)
+                    pixels[:, start : start + 2] += 90
+                    image = Image.fromarray(pixels.astype(np.uint8).squeeze())
+                    image.convert(mode).save(folder / f"{number:04}.png")
+        return root
+
+    return write
