@@ -16,10 +16,11 @@ from zoo.module import GraphModule
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_torch_as_it_was() -> Iterator[None]:
+def _one_thread_one_seed() -> Iterator[None]:
     """Networks this small gain nothing from threads, and lose much where cores are shared."""
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
