@@ -92,7 +92,7 @@ def microseconds(call: Callable[..., object], argument: object) -> float:
 
 def measure(catalog: Catalog, plain: sqlite3.Connection, n: int) -> None:
     print(
-        f"{'bound':<16}{'median':>8}{'p99.9':>8}{'worst':>8}{'plain median':>16}{'ratio':>8}{'worst':>12}{'ratio':>8}"
+        f"{'bound':<16}{'median':>8}{'p99.9':>8}{'worst':>8}{'plain median':>16}{'ratio':>11}{'worst':>12}{'ratio':>11}"
     )
     for bound, condition in BOUNDS.items():
         query = f"SELECT * FROM checkpoint WHERE dataset = 'bench' AND {condition} {BY_SIZE} LIMIT 1"
@@ -110,7 +110,7 @@ def measure(catalog: Catalog, plain: sqlite3.Connection, n: int) -> None:
         plain_median, plain_worst = statistics.median(theirs), max(theirs)
         print(
             f"{bound:<16}{median:>8.0f}{every[int(len(every) * 0.999)]:>8.0f}{worst:>8.0f}"
-            f"{plain_median:>16.0f}{plain_median / median:>8.2f}{plain_worst:>12.0f}{plain_worst / worst:>8.0f}"
+            f"{plain_median:>16.0f}{plain_median / median:>11.2f}{plain_worst:>12.0f}{plain_worst / worst:>11.2f}"
         )
 
 

@@ -133,9 +133,13 @@ def example(make_checkpoint: MakeCheckpoint, tiny: SecnnArchitecture) -> Checkpo
     )
     descriptor = make_checkpoint(parent="0123456789abcdef" * 4).descriptor
     lineage = descriptor.lineage.model_copy(update={"num_expansions": 1, "expansions": (step,)})
+    metrics = Metrics(
+        validation=Accuracy(accuracy=0.8, n=20, per_class=(1.0, 0.6, None)),
+        test=Accuracy(accuracy=0.75, n=100, per_class=(0.9, 0.6, 0.75)),
+    )
     shapes = tensor_shapes(tiny.graph())
     tensors = {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 64 for name, shape in shapes.items()}
-    return Checkpoint(descriptor.model_copy(update={"lineage": lineage}), tensors)
+    return Checkpoint(descriptor.model_copy(update={"lineage": lineage, "metrics": metrics}), tensors)
 
 
 @pytest.fixture(scope="session")

@@ -128,8 +128,8 @@ def png(width: int, height: int, depth: int, color_type: int, rows: bytes) -> by
     return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_16_bit_colour_is_scaled_to_8() -> None:
-    data = png(1, 1, 16, 2, b"\x00" + struct.pack(">HHH", 0, 128 * 257, 65535))
+def test_of_16_bit_colour_the_upper_byte_counts() -> None:
+    data = png(1, 1, 16, 2, b"\x00" + struct.pack(">HHH", 0x00FF, 0x8080, 0xFFFF))
     assert decode(data, "rgb").tolist() == [[[0, 128, 255]]]
 
 

@@ -1,0 +1,164 @@
+"""docs/descriptor-format.md says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.checkpoint import MAX_HEADER_BYTES, Checkpoint, digest_of, encode
+from zoo.cost import num_params
+from zoo.descriptor import FORMAT_VERSION, Descriptor
+from zoo.families import secnn
+from zoo.graph import buffer_shapes, tensor_shapes
+
+PAGE = (Path(__file__).parents[2] / "docs" / "descriptor-format.md").read_text()
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def first_cells(text: str) -> list[str]:
+    """What the first column of the tables holds in code marks."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+def schema_keys(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Every key of every object that the schema describes, as a path."""
+    for part in (schema, *schema.get("anyOf", []), *schema.get("oneOf", [])):
+        if "$ref" in part:
+            yield from schema_keys(definitions[part["$ref"].rpartition("/")[2]], definitions, path)
+        if "items" in part and isinstance(part["items"], dict):
+            yield from schema_keys(part["items"], definitions, f"{path}[]")
+        for key, value in part.get("properties", {}).items():
+            place = f"{path}.{key}" if path else key
+            yield place
+            yield from schema_keys(value, definitions, place)
+
+
+def test_every_key_of_the_descriptor_is_in_the_table_and_no_other() -> None:
+    schema = Descriptor.model_json_schema()
+    assert first_cells(section("The descriptor")) == list(schema_keys(schema, schema["$defs"]))
+
+
+def test_keys_are_written_in_the_order_of_the_table(example: Checkpoint) -> None:
+    top_level = [key for key in first_cells(section("The descriptor")) if "." not in key]
+    assert list(json.loads(example.descriptor.to_json())) == top_level
+
+
+def test_keys_that_may_be_left_out_are_those_with_a_default() -> None:
+    schema = Descriptor.model_json_schema()
+    with_default = {
+        key
+        for definition in schema["$defs"].values()
+        for key in definition["properties"].keys() - set(definition.get("required", []))
+    }
+    rows = re.findall(r"^\| `([^`]+)` \|.*may be left out", PAGE, re.MULTILINE)
+    assert {row.rpartition(".")[2] for row in rows} == with_default
+
+
+@pytest.mark.parametrize("head", ["flatten", "average"])
+def test_every_tensor_is_in_the_table_with_its_shape(head: str) -> None:
+    # All dimensions differ, so that letters cannot be mistaken for one another.
+    architecture = secnn.start(
+        input_shape=(3, 12, 9),
+        num_classes=7,
+        channels=5,
+        num_blocks=2,
+        head=head,  # type: ignore[arg-type]
+        bottleneck_channels=11,
+        hidden_features=13,
+    )
+    architecture = architecture.widened(1, 12).deepened(0, "conv", split_slope=True)
+    architecture = architecture.deepened(1, "residual", split_slope=True)
+    table = dict(re.findall(r"^\| `([^`]+\.\w+)` \| ([^|]+) \|", section("The secnn family"), re.MULTILINE))
+    fixed = {"K": 11, "F": 5 + 17, "H": 13, "N": 7, "S": 11 * (3 * 2 if head == "flatten" else 1), "3": 3, "1": 1}
+    named = set()
+    for name, shape in tensor_shapes(architecture.graph()).items():
+        pattern = re.sub(r"^blocks\.\d\.layers\.\d", "blocks.B.layers.L", name)
+        named.add(pattern)
+        block, layer = map(int, re.findall(r"\d", name)) if pattern != name else (0, 0)
+        before = 3 if block == 0 else 5
+        own = (5, 17)[block]
+        letters = fixed | {"C": own, "D": before if layer == 0 else own}
+        assert tuple(letters[letter] for letter in table[pattern].split(", ")) == shape, name
+        assert layer == 0 or not name.endswith("conv.bias")
+    assert named == table.keys()
+
+
+def test_tensors_that_are_not_trained_are_marked(tiny: secnn.SecnnArchitecture) -> None:
+    marked = set(re.findall(r"^\| `([^`]+)` \| [^|]+ \| not trained \|", PAGE, re.MULTILINE))
+    assert marked == {re.sub(r"^blocks\.\d\.layers\.\d", "blocks.B.layers.L", n) for n in buffer_shapes(tiny.graph())}
+
+
+def test_numbers_of_the_format() -> None:
+    assert f"format version **{FORMAT_VERSION}**" in PAGE
+    assert f"| `format_version` | integer | {FORMAT_VERSION} |" in PAGE
+    assert PAGE.count(f"{MAX_HEADER_BYTES:,}") == 2
+
+
+# --- the worked example ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(example: Checkpoint) -> bytes:
+    return encode(example)
+
+
+def test_sizes_and_name(example: Checkpoint, data: bytes) -> None:
+    text = section("A worked example")
+    length = int.from_bytes(data[:8], "little")
+    assert f"\n{digest_of(data)}.safetensors\n" in text
+    assert f"{num_params(example.descriptor.architecture.graph())} parameters" in text
+    for number in (f"has {len(data):,} bytes", f"header, {length:,},", f"up to byte {8 + length:,}."):
+        assert number in text
+    assert data[: 8 + length].endswith(b"}  ")
+    assert (8 + length) % 8 == 0
+
+
+def test_bytes(data: bytes) -> None:
+    lines = [line for block in blocks("hex") for line in block.splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        offset, content, shown = re.fullmatch(r"([0-9a-f]{8})  ((?:[0-9a-f]{2} ?){16}) +\|(.{16})\|", line).groups()  # type: ignore[union-attr]
+        piece = data[int(offset, 16) :][:16]
+        assert piece == bytes.fromhex(content)
+        assert shown == "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
+
+
+def test_descriptor_and_header_entries(example: Checkpoint, data: bytes) -> None:
+    [descriptor], [entries] = blocks("json"), blocks("header")
+    assert json.loads(descriptor) == json.loads(example.descriptor.to_json())
+    header = data[: 8 + int.from_bytes(data[:8], "little")].decode("utf-8", errors="replace")
+    tensors = [name for name in json.loads(header[8:]) if name != "__metadata__"]
+    assert tensors == sorted(tensors)
+    for entry, name in zip(entries.splitlines(), (tensors[0], tensors[-1]), strict=True):
+        assert entry.startswith(f'"{name}":')
+        assert entry in header
+
+
+def test_the_program_reads_the_file(data: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"{digest_of(data)}.safetensors"
+    path.write_bytes(data)
+    [program] = blocks("python")
+    exec(program, {"path": str(path)})
+    assert capsys.readouterr().out == "['class 0', 'class 1', 'class 2'] (0.0, 0.015625, 0.03125)\n"
+
+
+def test_the_header_of_a_thousand_layers(make_checkpoint: Callable[..., Checkpoint]) -> None:
+    layer = secnn.Layer(kind="conv", negative_slope=0.2)
+    start = secnn.start(input_shape=(1, 8, 8), num_classes=2, num_blocks=2)
+    blocks = tuple(block.model_copy(update={"layers": (layer,) * 500}) for block in start.blocks)
+    data = encode(make_checkpoint(start.model_copy(update={"blocks": blocks})))
+    claimed = re.search(r"1,000 layers needs some ([\d,]+);", PAGE)
+    assert claimed is not None
+    assert int.from_bytes(data[:8], "little") == pytest.approx(int(claimed[1].replace(",", "")), rel=0.02)
