@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from trainer import data
+from trainer.data import Data, Split
+from zoo.descriptor import Dataset, Preprocessing
+from zoo.errors import DataError
+
+WriteImages = Callable[..., Path]
+
+
+def pack(directory: Path, archive: Path) -> Path:
+    """Last file first, which is an order like any other in an archive."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in sorted(directory.rglob("*"), reverse=True):
+            if file.is_file():
+                tar.add(file, arcname=f"some/prefix/{file.relative_to(directory)}")
+    return archive
+
+
+def assert_same(found: Data, expected: Data) -> None:
+    assert (found.name, found.classes, found.preprocessing) == (expected.name, expected.classes, expected.preprocessing)
+    for one, other in [
+        (found.train, expected.train),
+        (found.validation, expected.validation),
+        (found.test, expected.test),
+    ]:
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert found.checksum() == expected.checksum()
+
+
+def rows(split: Split) -> set[bytes]:
+    return {image.numpy().tobytes() for image in split.images}
+
+
+# --- directories and archives ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "channels", "color"), [("L", 1, "gray"), ("RGB", 3, "rgb")])
+def test_a_directory_and_its_archive_are_the_same_data(
+    tmp_path: Path, write_images: WriteImages, mode: str, channels: int, color: str
+) -> None:
+    # "a-b" sorts before "a/…" as text, after it as a path.
+    root = write_images(tmp_path / "bars", {"train": 12, "test": 4}, classes=("a", "a-b", "c"), size=(9, 12), mode=mode)
+    found = data.load(str(root))
+    assert found.name == "bars"
+    assert found.classes == ("a", "a-b", "c")
+    assert found.image_shape == (channels, 9, 12)
+    assert found.preprocessing.color == color
+    assert found.record() == Dataset(name="bars", num_train=32, num_validation=4, num_test=12)
+    assert_same(data.load(str(pack(root, tmp_path / "bars.tar.gz"))), found)
+
+
+def test_pixels_and_labels_are_those_of_the_files(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 10, "test": 3}, size=(8, 10), mode="RGB")
+    found = data.load(str(root))
+    expected = {
+        (np.asarray(Image.open(file)).transpose(2, 0, 1).tobytes(), file.parent.name)
+        for file in root.glob("test/*/*.png")
+    }
+    labels = [found.classes[label] for label in found.test.labels]
+    assert {
+        (image.numpy().tobytes(), label) for image, label in zip(found.test.images, labels, strict=True)
+    } == expected
+
+
+def test_preprocessing_is_that_of_the_training_images(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 20, "test": 3}, mode="RGB")
+    found = data.load(str(root))
+    pixels = found.train.images.double() / 255
+    assert found.preprocessing.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert found.preprocessing.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
+
+
+def test_one_gray_image_among_coloured_ones_is_read_as_colour(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, mode="RGB")
+    Image.new("L", (8, 8), 77).save(root / "test" / "left" / "0000.png")
+    found = data.load(str(root))
+    assert found.image_shape == (3, 8, 8)
+    assert (found.test.images == 77).flatten(1).all(1).sum() == 1
+
+
+def test_a_channel_without_content_is_no_obstacle(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, mode="RGB")
+    for file in root.rglob("*.png"):
+        pixels = np.asarray(Image.open(file)).copy()
+        pixels[:, :, 2] = 0
+        Image.fromarray(pixels).save(file)
+    found = data.load(str(root))
+    assert found.preprocessing.mean[2] == 0
+    assert found.preprocessing.std[2] == 1
+
+
+def test_mixed_sizes_become_squares_of_the_median_side(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 4, "test": 2}, classes=("a", "b"), size=(20, 30))
+    for label in ("c", "d", "e"):
+        write_images(tmp_path / label, {"train": 4, "test": 2}, classes=(label,), size=(14, 12))
+        for split in ("train", "test"):
+            (tmp_path / label / split / label).rename(root / split / label)
+    assert data.load(str(root)).image_shape == (1, 12, 12)
+
+
+def test_large_mixed_sizes_are_limited(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 4, "test": 2}, classes=("a", "b"), size=(130, 120))
+    Image.effect_noise((200, 150), 50).save(root / "train" / "a" / "0000.png")
+    assert data.load(str(root)).image_shape == (1, 96, 96)
+
+
+def test_image_size_resizes(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, size=(20, 30))
+    found = data.load(str(root), image_size=16)
+    assert found.image_shape == (1, 16, 16)
+    assert found.test.images.shape == (6, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("Fotos vom Hügel (2026)", "fotos-vom-h-gel-2026"),
+        ("_hidden.", "hidden"),
+        ("日本", "images"),
+        ("a" * 80, "a" * 64),
+        ("cats.vs.dogs", "cats.vs.dogs"),
+        ("cats.TAR.GZ", "cats"),
+        ("cats.tgz", "cats"),
+    ],
+)
+def test_file_names_become_slugs(tmp_path: Path, write_images: WriteImages, filename: str, name: str) -> None:
+    root = write_images(tmp_path / "bars", {"train": 3, "test": 1})
+    if filename.lower().endswith("gz"):
+        source = pack(root, tmp_path / filename)
+    else:
+        source = root.rename(tmp_path / filename)
+    assert data.load(str(source)).record().name == name
+
+
+def test_other_files_are_passed_over(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 6, "test": 2})
+    expected = data.load(str(root))
+    (root / "README.md").write_text("bars")
+    (root / "train" / "Thumbs.db").write_bytes(b"\0")
+    (root / "train" / "left" / "._0000.png").write_bytes(b"\0")
+    (root / "train" / "left" / "notes.txt").write_text("bars")
+    (root / "extra" / "left").mkdir(parents=True)
+    Image.new("L", (3, 3)).save(root / "extra" / "left" / "0000.png")
+    assert_same(data.load(str(root)), expected)
+
+
+# --- splits ---------------------------------------------------------------------------------------------
+
+
+def uneven(tmp_path: Path, write_images: WriteImages) -> str:
+    root = write_images(tmp_path / "bars", {"train": 20, "test": 2}, classes=("a", "b"))
+    write_images(tmp_path / "more", {"train": 60, "test": 2}, classes=("c",), seed=1)
+    for split in ("train", "test"):
+        (tmp_path / "more" / split / "c").rename(root / split / "c")
+    return str(root)
+
+
+def test_validation_is_a_fair_share_of_each_class(tmp_path: Path, write_images: WriteImages) -> None:
+    found = data.load(uneven(tmp_path, write_images))
+    assert Counter(found.validation.labels.tolist()) == {0: 2, 1: 2, 2: 6}
+    assert Counter(found.train.labels.tolist()) == {0: 18, 1: 18, 2: 54}
+
+
+def test_validation_and_training_images_are_disjoint_and_complete(tmp_path: Path, write_images: WriteImages) -> None:
+    source = uneven(tmp_path, write_images)
+    found = data.load(source)
+    files = Path(source).glob("train/*/*.png")
+    assert not rows(found.train) & rows(found.validation)
+    assert rows(found.train) | rows(found.validation) == {np.asarray(Image.open(file)).tobytes() for file in files}
+
+
+def test_the_split_is_the_same_every_time(tmp_path: Path, write_images: WriteImages) -> None:
+    source = uneven(tmp_path, write_images)
+    first = data.load(source)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert_same(data.load(source), first)
+
+
+@pytest.mark.parametrize("limit", [10, 31, 60, 100, 1000])
+def test_limit_train_takes_equally_of_each_class(tmp_path: Path, write_images: WriteImages, limit: int) -> None:
+    found = data.load(uneven(tmp_path, write_images), limit_train=limit)
+    kept = Counter(torch.cat([found.train.labels, found.validation.labels]).tolist())
+    assert kept.total() == min(limit, 100)
+    share = min(1, limit / 100)
+    assert all(abs(kept[label] - share * total) <= 1 for label, total in [(0, 20), (1, 20), (2, 60)])
+    assert len(found.test) == 6
+
+
+# --- what cannot be used --------------------------------------------------------------------------------
+
+
+def test_a_missing_path_names_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such directory or archive, and no data set .*digits, cifar10"):
+        data.load(str(tmp_path / "nowhere"))
+
+
+def test_a_test_folder_is_needed(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5})
+    with pytest.raises(
+        DataError, match=r"bars should hold .*found classes \['left', 'middle', 'right'\].* 0 images in"
+    ):
+        data.load(str(root))
+
+
+def test_two_classes_are_needed(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, classes=("only",))
+    with pytest.raises(DataError, match=r"two classes or more in train .*found classes \['only'\]"):
+        data.load(str(root))
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"should hold .*found classes \[\] in train, 0 images in test"):
+        data.load(str(tmp_path))
+
+
+def test_classes_of_the_test_split_must_be_known(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
+    (root / "test" / "left").rename(root / "test" / "links")
+    with pytest.raises(DataError, match=r"test-only classes \['links'\]"):
+        data.load(str(root))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_image_is_named(tmp_path: Path, write_images: WriteImages, split: str, packed: bool) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
+    damaged = root / split / "middle" / "0001.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    source = pack(root, tmp_path / "bars.tar.gz") if packed else root
+    with pytest.raises(DataError, match=rf"{split}/middle/0001\.png: the image is truncated or damaged"):
+        data.load(str(source))
+    damaged.write_text("no image at all")
+    source = pack(root, tmp_path / "bars.tar.gz") if packed else root
+    with pytest.raises(DataError, match=rf"{split}/middle/0001\.png: 15 bytes that are no PNG, JPEG or WebP image"):
+        data.load(str(source))
+
+
+def test_a_damaged_archive(tmp_path: Path, write_images: WriteImages) -> None:
+    archive = pack(write_images(tmp_path / "bars", {"train": 5, "test": 2}), tmp_path / "bars.tar.gz")
+    whole = archive.read_bytes()
+    middle = len(whole) // 2
+    # Text, an end that is missing, a hole in the compressed stream, a wrong checksum behind it.
+    for damaged in (
+        b"no archive",
+        whole[:middle],
+        whole[:middle] + bytes(300) + whole[middle + 300 :],
+        whole[:20] + b"\xff" * 40 + whole[60:],
+    ):
+        archive.write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz: ."
+        ) as error:
+            data.load(str(archive))
+        assert "\n" not in str(error.value)
+
+
+def test_images_of_one_colour_teach_nothing(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
+    for file in root.rglob("*.png"):
+        Image.new("L", (8, 8), 9).save(file)
+    with pytest.raises(DataError, match="all training images are of one even colour"):
+        data.load(str(root))
+
+
+def test_a_handful_of_images_is_too_few(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 1, "test": 1})
+    with pytest.raises(DataError, match="leaves 3 training images; at least 4 are needed"):
+        data.load(str(root))
+
+
+def test_named_data_sets_have_their_own_size() -> None:
+    with pytest.raises(DataError, match="digits has images of fixed size"):
+        data.load("digits", image_size=32)
+
+
+# --- named data sets ------------------------------------------------------------------------------------
+
+
+def test_digits() -> None:
+    found = data.load("digits")
+    assert found.name == "digits"
+    assert found.classes == tuple("0123456789")
+    assert found.image_shape == (1, 8, 8)
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [1294, 144, 359]
+    assert found.preprocessing.color == "gray"
+    assert {found.test.images.min().item(), found.test.images.max().item()} == {0, 255}
+    shares = Counter(found.test.labels.tolist())
+    assert max(shares.values()) - min(shares.values()) <= 2
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files: two zeros, the type (8: uint8), the rank, then big-endian sizes and the bytes."""
+    return bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def fashion_mnist(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Files where a download would have put them, below a home directory of its own."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    raw = tmp_path / ".cache" / "checkpoint-zoo" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, count in [("train", 40), ("t10k", 20)]:
+        arrays[f"{split}-images-idx3-ubyte"] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{split}-labels-idx1-ubyte"] = (np.arange(count) % 10).astype(np.uint8)
+    for name, array in arrays.items():
+        (raw / name).write_bytes(idx(array))
+    return arrays
+
+
+def in_home(home: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Without a network: every download goes to a port at which nobody listens."""
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment = os.environ | proxies | {"HOME": str(home), "no_proxy": "", "NO_PROXY": ""}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_fashion_mnist_from_its_files(tmp_path: Path, fashion_mnist: dict[str, np.ndarray]) -> None:
+    program = """
+import numpy as np
+from pathlib import Path
+from trainer import data
+found = data.load("fashion_mnist")
+print(found.name, *found.classes, sep="|")
+np.savez(Path.home() / "found.npz", test=found.test.images, labels=found.test.labels,
+         train=np.concatenate([found.train.images, found.validation.images]))
+"""
+    result = in_home(tmp_path, program)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == (
+        "fashion_mnist|T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot\n"
+    )
+    found = np.load(tmp_path / "found.npz")
+    assert np.array_equal(found["test"], fashion_mnist["t10k-images-idx3-ubyte"][:, None])
+    assert np.array_equal(found["labels"], fashion_mnist["t10k-labels-idx1-ubyte"])
+    files = fashion_mnist["train-images-idx3-ubyte"]
+    assert {image.tobytes() for image in found["train"]} == {image.tobytes() for image in files}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_without_a_network_a_download_says_so(tmp_path: Path, name: str) -> None:
+    program = f"""
+from trainer import data
+from zoo.errors import DataError
+try:
+    data.load({name!r})
+except DataError as error:
+    print(error)
+"""
+    result = in_home(tmp_path, program)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{name} could not be downloaded to {tmp_path}/.cache/checkpoint-zoo: ")
+    assert "Connection refused" in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+def test_cifar_from_its_files(tmp_path: Path) -> None:
+    """Three colour planes a row, in pickled batches that torchvision checks by their MD5."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    batch = {"data": pixels.reshape(6, -1), "labels": [0, 2, 1, 1, 0, 2]}
+    checksums = {}
+    for name, content in [("test_batch", batch), ("batches.meta", {"label_names": ["a", "b", "c"]})]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        checksums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    class Tiny(datasets.CIFAR10):
+        train_list: list[list[str]] = []
+        test_list = [["test_batch", checksums["test_batch"]]]
+        meta = {"filename": "batches.meta", "key": "label_names", "md5": checksums["batches.meta"]}
+
+    split = data._from_torchvision(Tiny(tmp_path, train=False))
+    assert np.array_equal(split.images, pixels)
+    assert split.labels.tolist() == [0, 2, 1, 1, 0, 2]
+
+
+def test_checksum_sees_one_pixel_and_one_label(tmp_path: Path, write_images: WriteImages) -> None:
+    found = data.load(str(write_images(tmp_path / "bars", {"train": 4, "test": 2})))
+    images, labels = found.test.images.clone(), found.test.labels.clone()
+    images[0, 0, 0, 0] ^= 1
+    labels[0] = 2
+    changed = [Split(images, found.test.labels), Split(found.test.images, labels)]
+    preprocessing: Preprocessing = found.preprocessing
+    checksums = {
+        Data("bars", found.classes, preprocessing, found.train, found.validation, test).checksum()
+        for test in (found.test, *changed)
+    }
+    assert len(checksums) == 3
