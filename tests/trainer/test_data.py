@@ -9,6 +9,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -143,10 +144,8 @@ def test_image_size_resizes(tmp_path: Path, write_images: WriteImages) -> None:
 )
 def test_file_names_become_slugs(tmp_path: Path, write_images: WriteImages, filename: str, name: str) -> None:
     root = write_images(tmp_path / "bars", {"train": 3, "test": 1})
-    if filename.lower().endswith("gz"):
-        source = pack(root, tmp_path / filename)
-    else:
-        source = root.rename(tmp_path / filename)
+    is_archive = filename.lower().endswith("gz")
+    source = pack(root, tmp_path / filename) if is_archive else root.rename(tmp_path / filename)
     assert data.load(str(source)).record().name == name
 
 
@@ -386,9 +385,9 @@ def test_cifar_from_its_files(tmp_path: Path) -> None:
         checksums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
 
     class Tiny(datasets.CIFAR10):
-        train_list: list[list[str]] = []
-        test_list = [["test_batch", checksums["test_batch"]]]
-        meta = {"filename": "batches.meta", "key": "label_names", "md5": checksums["batches.meta"]}
+        train_list: ClassVar = []
+        test_list: ClassVar = [["test_batch", checksums["test_batch"]]]
+        meta: ClassVar = {"filename": "batches.meta", "key": "label_names", "md5": checksums["batches.meta"]}
 
     split = data._from_torchvision(Tiny(tmp_path, train=False))
     assert np.array_equal(split.images, pixels)
