@@ -209,6 +209,10 @@ def _in_archive(path: Path) -> Iterator[_File]:
                 content = archive.extractfile(member) if _is_image(place) and member.isfile() else None
                 if content is not None:
                     found[place] = content.read()
+            # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
+            assert archive.fileobj is not None
+            while archive.fileobj.read(2**20):
+                pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {_one_line(error)}") from error
     for place, data in found.items():
