@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds
+from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, with_statistics_of
 from zoo.families.secnn import Block, Layer, SecnnArchitecture, start
 from zoo.module import GraphModule
 
@@ -94,6 +94,29 @@ def test_moments_do_not_depend_on_the_mode(module: GraphModule) -> None:
     in_eval = gradient_moments(module.eval(), images, labels)
     in_train = gradient_moments(module.train(), images, labels)
     assert all(torch.equal(in_eval.by_name[name].squares, in_train.by_name[name].squares) for name in in_eval.by_name)
+
+
+def test_statistics_are_those_of_the_images(module: GraphModule) -> None:
+    images, _ = sample(module, 60)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    measured = with_statistics_of(module.train(), images)
+    assert not any(layer.training for layer in measured.modules())
+    checked = 0
+
+    def check(layer: nn.Module, args: tuple[Tensor]) -> None:
+        nonlocal checked
+        variance, mean = torch.var_mean(args[0].transpose(0, 1).flatten(1), dim=1)
+        torch.testing.assert_close(layer.running_mean, mean, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(layer.running_var, variance, rtol=0.05, atol=0.02)
+        checked += 1
+
+    norms = [layer for layer in measured.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for layer in norms:
+        layer.register_forward_pre_hook(check)
+    measured(images)
+    assert checked == len(norms) == 6
+    assert module.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 100, 512])

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer import optim
+from trainer.config import RunConfig
+from trainer.data import Split
+from trainer.loop import augment, evaluate, predict, train_epoch
+from trainer.runs import digits, paper
+from zoo.descriptor import Preprocessing
+from zoo.families.secnn import SecnnArchitecture, start
+from zoo.module import GraphModule, normalize
+
+RandomModule = Callable[[SecnnArchitecture, int], GraphModule]
+
+GRAY = Preprocessing(color="gray", mean=(0.4,), std=(0.3,))
+PLAIN = replace(paper(), horizontal_flip=False, max_shift=0, batch_size=8, l1=0.0)
+
+
+def drawn_images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 256, (count, channels, height, width), generator=random, dtype=torch.uint8)
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """One image moved over black, pixel by pixel."""
+    _, height, width = image.shape
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2), st.booleans(), st.integers(0, 999))
+def test_each_image_becomes_one_of_its_own_flips_and_shifts(
+    channels: int, height: int, width: int, max_shift: int, flip: bool, seed: int
+) -> None:
+    images = drawn_images(5, channels, height, width, seed)
+    before = images.clone()
+    config = replace(PLAIN, horizontal_flip=flip, max_shift=max_shift)
+    found = augment(images, config, torch.Generator().manual_seed(seed))
+    assert torch.equal(images, before)
+    assert found.dtype == torch.uint8
+    shifts = range(-max_shift, max_shift + 1)
+    for image, result in zip(images, found, strict=True):
+        starts = [image, image.flip(2)] if flip else [image]
+        possible = [shifted(one, down, right) for one in starts for down in shifts for right in shifts]
+        assert any(torch.equal(result, one) for one in possible)
+
+
+def test_every_flip_and_shift_comes_up_equally_often() -> None:
+    config = replace(PLAIN, horizontal_flip=True, max_shift=1)
+    image = drawn_images(1, 1, 4, 4)[0]
+    count = 3600
+    found = augment(image.expand(count, -1, -1, -1), config, torch.Generator().manual_seed(0))
+    for one in (image, image.flip(2)):
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                times = (found == shifted(one, down, right)).flatten(1).all(1).sum().item()
+                assert times == pytest.approx(count / 18, abs=60)  # 4 standard deviations
+
+
+def test_no_augmentation_leaves_the_images() -> None:
+    images = drawn_images(3, 2, 4, 5)
+    assert torch.equal(augment(images, PLAIN, torch.Generator()), images)
+
+
+@pytest.fixture
+def architecture() -> SecnnArchitecture:
+    return start(input_shape=(1, 8, 8), num_classes=4, channels=3, conv_dropout=0.1, linear_dropout=0.1)
+
+
+def drawn_split(count: int, classes: int = 4) -> Split:
+    return Split(drawn_images(count, 1, 8, 8), torch.arange(count) % classes)
+
+
+def test_accuracy_is_a_count_of_hits(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    module, split = random_module(architecture, 0), drawn_split(1203, classes=3)
+    hits, totals = [0] * 4, [0] * 4
+    with torch.no_grad():
+        for image, label in zip(split.images, split.labels.tolist(), strict=True):
+            logits = module((image[None].float() / 255 - 0.4) / 0.3)[0]
+            hits[label] += int(max(range(4), key=lambda index: logits[index].item()) == label)
+            totals[label] += 1
+    found = evaluate(module, split, GRAY, 4)
+    assert found.n == 1203
+    assert found.accuracy == sum(hits) / 1203
+    assert found.per_class[:3] == pytest.approx([hit / 401 for hit in hits[:3]], abs=1e-6)
+    assert found.per_class[3] is None  # the split has no image of it
+    assert len(set(hits[:3])) > 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_changes_nothing(
+    architecture: SecnnArchitecture, random_module: RandomModule, training: bool
+) -> None:
+    module = random_module(architecture, 0).train(training)
+    before = deepcopy(module.state_dict())
+    first, second = (predict(module, drawn_split(30).images, GRAY) for _ in range(2))
+    assert torch.equal(first, second)
+    assert module.training is training
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def train_once(module: GraphModule, split: Split, config: RunConfig, seed: int = 3) -> tuple[GraphModule, float, float]:
+    module = deepcopy(module)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    result = train_epoch(module, optim.adam(module, 1e-2), split, GRAY, config, generator)
+    return module, result.loss, result.accuracy
+
+
+def weights(module: GraphModule) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def test_an_epoch_is_one_step_for_each_batch(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    """Against the same epoch written out, with the L1 term."""
+    no_dropout = architecture.model_copy(update={"conv_dropout": 0.0, "linear_dropout": 0.0})
+    module, split = random_module(no_dropout, 0), drawn_split(21)
+    config = replace(PLAIN, l1=1e-3)
+    found, loss, accuracy = train_once(module, split, config)
+
+    expected = deepcopy(module).train()
+    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-2)
+    order = torch.randperm(21, generator=torch.Generator().manual_seed(3))
+    losses, hits = [], 0
+    for indices in (order[:8], order[8:16], order[16:]):
+        images, labels = normalize(split.images[indices], GRAY), split.labels[indices]
+        logits = expected(images)
+        cross_entropy = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        (cross_entropy + 1e-3 * sum(parameter.abs().sum() for parameter in expected.parameters())).backward()
+        optimizer.step()
+        losses += [cross_entropy.item()] * len(indices)
+        hits += int((logits.argmax(1) == labels).sum())
+    torch.testing.assert_close(weights(found), weights(expected), rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(sum(losses) / 21, rel=1e-5)
+    assert accuracy == hits / 21
+
+
+def test_an_epoch_depends_on_its_seeds_alone(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    module, split = random_module(architecture, 0), drawn_split(20)
+    config = replace(digits(), batch_size=8)
+    one, two, other = (train_once(module, split, config, seed)[0] for seed in (3, 3, 4))
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_a_last_batch_of_one_image_is_left_out(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    module = random_module(architecture, 0)
+    result = train_epoch(module, optim.adam(module, 1e-2), drawn_split(17), GRAY, PLAIN, torch.Generator())
+    assert result.num_images == 16
+
+
+def test_l1_draws_weights_to_zero(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    module, split = random_module(architecture, 0), drawn_split(80)
+    with_l1, without = (train_once(module, split, replace(PLAIN, l1=l1))[0] for l1 in (0.1, 0.0))
+    assert weights(with_l1).abs().sum() < 0.95 * weights(without).abs().sum()
