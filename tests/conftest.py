@@ -201,7 +201,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 def grown(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
     """A zoo that zoo-train grew on digits."""
     root = tmp_path_factory.mktemp("zoo")
-    options = ("--epochs", 12, "--limit-train", 500, "--threshold", 0)
+    options = ("--epochs", 17, "--limit-train", 300, "--threshold", 0)
     done = command("zoo-train", "digits", "--data", "digits", "--zoo", root, *options)
     assert done.returncode == 0, done.stderr
     digests = done.stdout.split()
