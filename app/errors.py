@@ -59,8 +59,7 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
 
 def _no_model(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, NoModelMeetsConstraintsError)
-    best = error.best_available.model_dump(mode="json") if error.best_available else None
-    return problem(404, "no-model-meets-constraints", str(error), best_available=best)
+    return problem(404, "no-model-meets-constraints", str(error), best_available=error.best_available)
 
 
 def _not_found(_: Request, error: Exception) -> JSONResponse:

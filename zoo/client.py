@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from pydantic import ValidationError
 
 from zoo.budget import Budget
 from zoo.checkpoint import digest_of
@@ -92,7 +91,7 @@ class ZooClient:
         problem = _problem(response)
         detail = str(problem.get("detail", f"{response.status_code} {response.text[:200]}"))
         if problem.get("type") == "no-model-meets-constraints":
-            raise NoModelMeetsConstraintsError(detail, _best(problem))
+            raise NoModelMeetsConstraintsError(detail, problem.get("best_available"))
         if response.status_code == HTTPStatus.NOT_FOUND:
             raise NotFoundError(detail)
         raise RemoteError(f"{self._http.base_url} refused: {detail}")
@@ -112,10 +111,3 @@ def _problem(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _best(problem: dict[str, Any]) -> CheckpointView | None:
-    try:
-        return CheckpointView.model_validate(problem.get("best_available"))
-    except ValidationError:
-        return None

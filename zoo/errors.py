@@ -16,10 +16,7 @@ HTTP and command-line edges.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from zoo.views import CheckpointView
+from typing import Any
 
 
 class ZooError(Exception):
@@ -55,6 +52,8 @@ class NotFoundError(ZooError):
 
 
 class NoModelMeetsConstraintsError(NotFoundError):
-    def __init__(self, detail: str, best_available: CheckpointView | None) -> None:
+    """`best_available` is the nearest checkpoint as JSON shows it; None in an empty zoo."""
+
+    def __init__(self, detail: str, best_available: dict[str, Any] | None) -> None:
         super().__init__(detail)
         self.best_available = best_available

@@ -91,7 +91,7 @@ class LocalZoo:
         return NoModelMeetsConstraintsError(
             f"no checkpoint of data set {dataset} meets {budget}; the nearest has {best.params} parameters and "
             f"{accuracy}: ask for less, or allow more",
-            self.view(best),
+            self.view(best).model_dump(mode="json"),
         )
 
     def view(self, row: CheckpointRow) -> CheckpointView:

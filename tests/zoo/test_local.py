@@ -171,7 +171,7 @@ def test_nothing_within_the_budget_names_the_nearest(
     ) as caught:
         zoo.smallest(Budget(min_acc=0.9))
     assert caught.value.best_available is not None
-    assert caught.value.best_available.id == large
+    assert caught.value.best_available["id"] == large
     with pytest.raises(NoModelMeetsConstraintsError, match="the nearest has 164 parameters") as caught:
         zoo.smallest(Budget(max_params=100))
 
