@@ -329,7 +329,7 @@ def _reaches(budget: Budget) -> dict[str, float]:
 
 
 def _most_accurate(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
-    """Among rows of known accuracy; of equals the smallest. `budget` bounds costs only."""
+    """Among rows of known accuracy; of equals the cheapest. `budget` bounds costs only."""
     bounds = {cost: bound for cost in _COSTS if (bound := getattr(budget, f"max_{cost}")) is not None}
     if len(bounds) > 1 or budget.family is not None:
         order = (descending(_ROW.accuracy), *_BY_SIZE)

@@ -67,7 +67,7 @@ def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Ten
             return inputs[0] + inputs[1]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_the_module_computes_what_the_graph_says(
     architectures: SearchStrategy[SecnnArchitecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
