@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -84,6 +85,8 @@ def _grow(
     seed: int,
     resume: bool,
 ) -> tuple[str, ...]:
+    # Threads that wait for each other should not keep a core busy that someone else needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     from trainer import data

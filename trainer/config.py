@@ -77,3 +77,6 @@ class RunConfig:
     horizontal_flip: bool = True
     # Pixels by which a training image may be shifted in each direction.
     max_shift: int = 0
+    # Threads on a CPU; None: as many as torch takes. Networks of a few thousand parameters gain nothing from a second,
+    # and lose a factor of ten where another process wants the core (docs/log.md).
+    cpu_threads: int | None = None

@@ -57,6 +57,7 @@ def grow(
     state_path = directory / "state.pt"
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.jsonl").open("ab") as log:
         _lock(log, directory)
@@ -86,6 +87,13 @@ def _lock(log: BinaryIO, directory: Path) -> None:
 
 def _start(run: _Run) -> RunState:
     config, data = run.config, run.data
+    _, height, width = data.image_shape
+    smallest = 2**config.start.num_blocks
+    if min(height, width) < smallest:
+        raise RunError(
+            f"{data.name} has images of {height}×{width}; the {config.start.num_blocks} blocks of run {config.name} "
+            f"halve them each and need {smallest}×{smallest}"
+        )
     architecture = secnn.start(input_shape=data.image_shape, num_classes=len(data.classes), **vars(config.start))
     torch.manual_seed(_seed(config, 0, "start"))
     module = GraphModule(architecture.graph()).to(run.device)

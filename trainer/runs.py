@@ -35,6 +35,7 @@ def digits() -> RunConfig:
         lr_patience=8,
         horizontal_flip=False,
         max_shift=1,
+        cpu_threads=1,
     )
 
 
