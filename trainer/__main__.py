@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from trainer.runs import RUNS
-from zoo.errors import ZooError
+from zoo.errors import RunError, ZooError
 
 
 class Device(StrEnum):
@@ -87,15 +87,15 @@ def _grow(
 ) -> tuple[str, ...]:
     # Threads that wait for each other should not keep a core busy that someone else needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if run not in RUNS:
+        raise RunError(f"no run is named {run!r}; there are: {', '.join(RUNS)}")
+
     import torch
 
     from trainer import data
     from trainer.display import Display
     from trainer.grow import grow, run_directory, with_overrides
-    from zoo.errors import RunError
 
-    if run not in RUNS:
-        raise RunError(f"no run is named {run!r}; there are: {', '.join(RUNS)}")
     config = with_overrides(RUNS[run](), epochs=epochs, seed=seed, tau=tau, threshold=threshold)
     cuda = torch.cuda.is_available()
     if device is Device.cuda and not cuda:

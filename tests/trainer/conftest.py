@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from trainer.config import Expansion, GainRule, RunConfig, StartNet
+from trainer.data import Data, load
 from zoo.families.secnn import SecnnArchitecture
 from zoo.module import GraphModule
 
@@ -94,3 +96,35 @@ def write_images() -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def images(tmp_path: Path, write_images: Callable[..., Path]) -> Path:
+    """A directory of 90 training and 24 test images of 8×8 in 3 classes."""
+    return write_images(tmp_path / "bars", {"train": 30, "test": 8})
+
+
+@pytest.fixture
+def data(images: Path) -> Data:
+    return load(str(images))
+
+
+@pytest.fixture(scope="session")
+def tiny_run() -> RunConfig:
+    """Grows after epochs 2 and 4 of 6."""
+    return RunConfig(
+        name="tiny",
+        start=StartNet(channels=3, num_blocks=2, head="average", bottleneck_channels=4, hidden_features=4),
+        expansion=Expansion(
+            rule=GainRule(threshold=0.0, standard_errors=0.0),
+            exact=True,
+            layer_kind="residual",
+            cooldown_epochs=2,
+            max_layers_per_block=2,
+            score_samples=32,
+        ),
+        epochs=6,
+        batch_size=16,
+        lr_patience=1,
+        max_shift=1,
+    )

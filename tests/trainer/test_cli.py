@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from trainer.__main__ import app
+from trainer.runs import RUNS
+from zoo.checkpoint import load
+from zoo.storage import Directory
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def zoo_train(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def digests_in(output: str) -> list[str]:
+    """Every line is one."""
+    lines = output.splitlines()
+    assert all(re.fullmatch(r"[0-9a-f]{64}", line) for line in lines), output
+    return lines
+
+
+# --- help -----------------------------------------------------------------------------------------------
+
+
+def test_help_shows_examples_and_every_run() -> None:
+    result = zoo_train("--help")
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert "zoo-train digits --data digits --zoo my-zoo" in text
+    assert "--limit-train 10000 --device cpu" in text
+    assert "{train,test}/<class>/*.{png,jpg}" in text
+    assert all(run in text for run in RUNS)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "trainer", "--help"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert result.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "trainer.runs" in imported
+    assert not {"torch", "torchvision", "numpy", "PIL", "trainer.grow"} & imported
+
+
+# --- a run ----------------------------------------------------------------------------------------------
+
+
+def test_standard_output_is_the_digests(tmp_path: Path, images: Path, command: Command) -> None:
+    zoo = tmp_path / "[red]a zoo[/red]"
+    words = ("zoo-train", "paper", "--data", images, "--zoo", zoo, "--epochs", 11, "--tau", 0, "--device", "cpu")
+    result = command(*words)
+    assert result.returncode == 0, result.stderr
+    digests = digests_in(result.stdout)
+    assert len(digests) == 2
+    for digest in digests:
+        assert load(Directory(zoo).path(digest)).descriptor.dataset.name == "bars"
+    assert "paper on bars: 81 training, 9 validation, 24 test images (1, 8, 8), 3 classes; cpu;" in result.stderr
+    assert f"log: {zoo}/runs/bars-paper-s0/log.jsonl\n" in result.stderr
+    assert re.search(r"\n  epoch 10: expands block \d: .* parameters\), score .* over 0\n", result.stderr)
+    assert re.search(r"\n  epoch 11: saved bars-paper-s0-\d+  .* validation .*, test .*\n", result.stderr)
+    assert "\n  done: 2 checkpoints, 1 expansions," in result.stderr
+    assert "\x1b" not in result.stderr
+
+    again = command(*words)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.endswith("bars-paper-s0 holds this run already: --resume goes on with it\n")
+    assert digests_in(command(*words, "--resume").stdout) == digests
+
+
+def test_options_reach_the_run(tmp_path: Path, images: Path) -> None:
+    options = ("--epochs", 2, "--seed", 7, "--limit-train", 40, "--image-size", 10, "--device", "auto")
+    result = zoo_train("digits", "--data", images, "--zoo", tmp_path, *options)
+    assert result.exit_code == 0, result.stderr
+    [digest] = digests_in(result.stdout)
+    descriptor = load(Directory(tmp_path).path(digest)).descriptor
+    assert (descriptor.lineage.seed, descriptor.lineage.epoch) == (7, 2)
+    assert (descriptor.dataset.num_train, descriptor.dataset.num_validation) == (36, 4)
+    assert (descriptor.architecture.input_height, descriptor.architecture.input_width) == (10, 10)
+
+
+def test_the_paper_run_starts_from_the_papers_net(tmp_path: Path, write_images: Callable[..., Path]) -> None:
+    classes = tuple(f"class {index}" for index in range(10))
+    images = write_images(tmp_path / "ten", {"train": 2, "test": 1}, classes=classes, size=(32, 32), mode="RGB")
+    result = zoo_train("paper", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
+    [digest] = digests_in(result.stdout)
+    assert load(Directory(tmp_path).path(digest)).descriptor.name == "ten-paper-s0-9024"
+
+
+# --- what cannot be done --------------------------------------------------------------------------------
+
+
+def assert_refused(result: Result, message: str) -> None:
+    """On one line, on standard error, without a traceback."""
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.endswith("\n")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("zoo-train: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_run(tmp_path: Path) -> None:
+    result = zoo_train("papre", "--data", "digits", "--zoo", tmp_path)
+    assert_refused(result, "no run is named 'papre'; there are: digits, paper")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    result = zoo_train("digits", "--data", tmp_path / "[b]nowhere", "--zoo", tmp_path / "zoo")
+    assert_refused(result, "[b]nowhere: no such directory or archive, and no data set of that name (digits, cifar10,")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_directory_of_another_shape(tmp_path: Path) -> None:
+    result = zoo_train("digits", "--data", tmp_path, "--zoo", tmp_path / "zoo")
+    assert_refused(result, "should hold {train,test}/<class>/*.{png,jpg} with two classes or more in train")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_gpu(tmp_path: Path, images: Path) -> None:
+    result = zoo_train("digits", "--data", images, "--zoo", tmp_path, "--device", "cuda")
+    assert_refused(result, "--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_zoo_that_is_a_file(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "zoo").write_text("no directory")
+    result = zoo_train("digits", "--data", images, "--zoo", tmp_path / "zoo")
+    assert_refused(result, "Not a directory")
+
+
+def test_a_threshold_that_the_rule_does_not_have(tmp_path: Path) -> None:
+    result = zoo_train("digits", "--data", "digits", "--zoo", tmp_path, "--tau", 2)
+    assert_refused(result, "run digits has no ratio rule, so no --tau; it has --threshold")
+
+
+def test_resuming_with_another_threshold(tmp_path: Path, images: Path) -> None:
+    words = ("digits", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
+    assert zoo_train(*words).exit_code == 0
+    result = zoo_train(*words, "--threshold", 0.5, "--resume")
+    assert_refused(result, "was started with expansion.rule.threshold = 0.02, not 0.5: resume with the same, or use")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--limit-train", 3), ("--epochs", 0), ("--seed", -1), ("--device", "tpu")]
+)
+def test_options_out_of_range(tmp_path: Path, option: str, value: object) -> None:
+    result = zoo_train("digits", "--data", "digits", "--zoo", tmp_path, option, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Invalid value for '{option}'" in result.stderr

@@ -1,0 +1,480 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.config import RatioRule, RunConfig
+from trainer.data import Data, load
+from trainer.grow import grow, run_directory, with_overrides
+from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
+from trainer.runs import digits, paper
+from zoo.checkpoint import load as load_checkpoint
+from zoo.cost import num_params
+from zoo.errors import RunError
+from zoo.predictor import Predictor
+from zoo.storage import Directory
+
+CPU = torch.device("cpu")
+# What the clock says, and what follows from it: a file with another time in it has another digest.
+TIMES = {"seconds", "device_seconds", "created_at", "digest", "checkpoints", "parent"}
+
+
+def run(config: RunConfig, data: Data, zoo: Path, *, resume: bool = False, observe: Any = lambda _: None) -> Any:
+    return grow(config, data, zoo, CPU, resume=resume, observe=observe)
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(entry) for key, entry in value.items() if key not in TIMES}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def log_of(zoo: Path) -> list[dict[str, Any]]:
+    [path] = zoo.glob("runs/*/log.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def story(zoo: Path, digests: tuple[str, ...]) -> tuple[Any, ...]:
+    """All that a run decided, and every bit of what it learned; not when."""
+    checkpoints = [load_checkpoint(Directory(zoo).path(digest)) for digest in digests]
+    weights = [{name: tensor.tobytes() for name, tensor in each.tensors.items()} for each in checkpoints]
+    descriptors = [without_times(each.descriptor.model_dump(mode="json")) for each in checkpoints]
+    return without_times(log_of(zoo)), descriptors, weights
+
+
+def files(zoo: Path) -> set[str]:
+    """Of every file called a checkpoint, its digest; each is read whole and checked."""
+    paths = list(zoo.rglob("*.safetensors"))
+    for path in paths:
+        load_checkpoint(path)
+    return {path.stem for path in paths}
+
+
+Runs = Callable[[RunConfig], tuple[Path, tuple[str, ...], list[Record]]]
+
+
+@pytest.fixture
+def uninterrupted(tmp_path: Path, data: Data) -> Runs:
+    def make(config: RunConfig) -> tuple[Path, tuple[str, ...], list[Record]]:
+        records: list[Record] = []
+        zoo = tmp_path / "uninterrupted"
+        return zoo, run(config, data, zoo, observe=records.append), records
+
+    return make
+
+
+@pytest.fixture(params=["gain", "ratio"])
+def config(request: pytest.FixtureRequest, tiny_run: RunConfig) -> RunConfig:
+    """Exact expansions by the gain rule, and the paper's way; both grow after epochs 2 and 4 of 6."""
+    if request.param == "gain":
+        return tiny_run
+    expansion = replace(tiny_run.expansion, rule=RatioRule(tau=0.0), exact=False, layer_kind="conv")
+    return replace(tiny_run, expansion=expansion)
+
+
+# --- the story ------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_at_each_expansion_and_one_at_the_end(config: RunConfig, uninterrupted: Runs) -> None:
+    zoo, digests, records = uninterrupted(config)
+    assert len(set(digests)) == 3
+    assert files(zoo) == set(digests)
+    checkpoints = [load_checkpoint(Directory(zoo).path(digest)) for digest in digests]
+    descriptors = [checkpoint.descriptor for checkpoint in checkpoints]
+    assert [descriptor.lineage.epoch for descriptor in descriptors] == [2, 4, 6]
+    assert [descriptor.lineage.parent for descriptor in descriptors] == [None, *digests[:-1]]
+    assert [descriptor.lineage.num_expansions for descriptor in descriptors] == [0, 1, 2]
+
+    last = descriptors[-1].lineage.expansions
+    for index, descriptor in enumerate(descriptors):
+        params = num_params(descriptor.architecture.graph())
+        lineage = descriptor.lineage
+        assert lineage.expansions == last[:index]
+        assert (lineage.run, lineage.seed) == ("tiny", 0)
+        assert descriptor.name == f"bars-tiny-s0-{params}"
+        if index < len(last):
+            step = last[index]
+            assert (step.epoch, step.params_before, step.exact) == (lineage.epoch, params, config.expansion.exact)
+            assert step.params_after == num_params(descriptors[index + 1].architecture.graph())
+            assert step.score > step.threshold
+    assert [type(record) for record in records[-3:]] == [EpochRecord, CheckpointRecord, FinishedRecord]
+
+
+def test_the_recorded_accuracy_is_that_of_the_file_on_the_images(
+    config: RunConfig, uninterrupted: Runs, images: Path
+) -> None:
+    """From the files alone, with what serves them: no torch, no trainer."""
+    zoo, digests, _ = uninterrupted(config)
+    for digest in digests:
+        checkpoint = load_checkpoint(Directory(zoo).path(digest))
+        hits = {name: [] for name in checkpoint.descriptor.classes}
+        predictor = Predictor(checkpoint)
+        paths = sorted((images / "test").glob("*/*.png"))
+        pixels = predictor.decode([path.read_bytes() for path in paths])
+        for path, [best] in zip(paths, predictor.top_k(predictor.probabilities(pixels), 1), strict=True):
+            hits[path.parent.name].append(best.label == path.parent.name)
+        found = checkpoint.descriptor.metrics.test
+        assert found is not None
+        assert found.n == 24
+        assert found.accuracy == sum(map(sum, hits.values())) / 24
+        assert found.per_class == pytest.approx([sum(each) / len(each) for each in hits.values()], abs=1e-6)
+
+
+def test_a_run_learns(tiny_run: RunConfig, uninterrupted: Runs) -> None:
+    expansion = replace(tiny_run.expansion, cooldown_epochs=8)
+    config = replace(
+        tiny_run, epochs=24, expansion=expansion, learning_rate=1e-2, lr_patience=9, horizontal_flip=False, max_shift=0
+    )
+    _, _, records = uninterrupted(config)
+    accuracies = [each.test_accuracy for each in records if isinstance(each, CheckpointRecord)]
+    assert accuracies[-1] > 0.9 > accuracies[0]
+
+
+def test_a_checkpoint_is_the_network_as_trained_up_to_there(config: RunConfig, uninterrupted: Runs) -> None:
+    zoo, digests, records = uninterrupted(config)
+    epochs = {record.epoch: record for record in records if isinstance(record, EpochRecord)}
+    saved = [record for record in records if isinstance(record, CheckpointRecord)]
+    assert [record.digest for record in saved] == list(digests)
+    for record in saved:
+        epoch = epochs[record.epoch]
+        assert (record.params, record.val_accuracy) == (epoch.params, epoch.val_accuracy)
+        metrics = load_checkpoint(Directory(zoo).path(record.digest)).descriptor.metrics
+        assert metrics.validation.accuracy == record.val_accuracy
+        assert metrics.test is not None
+        assert metrics.test.accuracy == record.test_accuracy
+    grown = [epochs[epoch].params for epoch in range(1, 7)]
+    assert grown == sorted(grown)
+    assert len(set(grown)) == 3
+
+
+def test_the_log_holds_what_was_observed(config: RunConfig, uninterrupted: Runs) -> None:
+    zoo, digests, records = uninterrupted(config)
+    log = log_of(zoo)
+    assert [entry["event"] for entry in log] == [record.event for record in records]
+    assert [entry["epoch"] for entry in log if entry["event"] == "epoch"] == [1, 2, 3, 4, 5, 6]
+    decisions = [record for record in records if isinstance(record, DecisionRecord)]
+    assert [record.epoch for record in decisions] == [2, 4]
+    assert all(record.chosen in {score.change for score in record.candidates} for record in decisions)
+    assert log[-1]["checkpoints"] == list(digests)
+
+
+def test_growth_waits_for_the_cooldown(tiny_run: RunConfig, uninterrupted: Runs) -> None:
+    expansion = replace(tiny_run.expansion, cooldown_epochs=3)
+    _, _, records = uninterrupted(replace(tiny_run, epochs=7, expansion=expansion))
+    assert [record.epoch for record in records if isinstance(record, DecisionRecord)] == [3, 6]
+
+
+def test_a_run_that_never_grows_saves_one_checkpoint(tiny_run: RunConfig, uninterrupted: Runs) -> None:
+    expansion = replace(tiny_run.expansion, rule=RatioRule(tau=1e6))
+    zoo, digests, records = uninterrupted(replace(tiny_run, expansion=expansion))
+    assert files(zoo) == set(digests)
+    assert len(digests) == 1
+    # It asks again after every epoch once the first cooldown is over, but not after the last.
+    assert [record.epoch for record in records if isinstance(record, DecisionRecord)] == [2, 3, 4, 5]
+
+
+def test_cost_counts_training_and_scoring(tiny_run: RunConfig, uninterrupted: Runs) -> None:
+    zoo, digests, records = uninterrupted(tiny_run)
+    costs = [load_checkpoint(Directory(zoo).path(digest)).descriptor.cost for digest in digests]
+    assert [cost.epochs for cost in costs] == [2, 4, 6]
+    assert [cost.device for cost in costs] == ["cpu, 1 threads"] * 3
+    times = {
+        epoch: sum(
+            record.seconds
+            for record in records
+            if (isinstance(record, EpochRecord) and record.epoch <= epoch)
+            or (isinstance(record, DecisionRecord) and record.epoch < epoch)
+        )
+        for epoch in (2, 4, 6)
+    }
+    assert [cost.device_seconds for cost in costs] == pytest.approx(list(times.values()), abs=1e-3)
+    flops = [cost.training_flops for cost in costs]
+    assert flops == sorted(set(flops))
+
+
+def test_seeds_differ_and_repeat(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    config = replace(tiny_run, epochs=3)
+    first, again, other = (
+        story(tmp_path / name, run(replace(config, seed=seed), data, tmp_path / name))
+        for name, seed in [("first", 0), ("again", 0), ("other", 1)]
+    )
+    assert first == again
+    assert first[2] != other[2]
+
+
+def test_several_runs_share_a_zoo(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    config = replace(tiny_run, epochs=3)
+    digests = [digest for seed in (0, 1) for digest in run(replace(config, seed=seed), data, tmp_path)]
+    assert files(tmp_path) == set(digests)
+    assert len(set(digests)) == 4
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"bars-tiny-s0", "bars-tiny-s1"}
+
+
+def test_images_too_small_for_the_blocks(tmp_path: Path, tiny_run: RunConfig, write_images: Any) -> None:
+    data = load(str(write_images(tmp_path / "bars", {"train": 5, "test": 2}, size=(6, 30))))
+    config = replace(tiny_run, start=replace(tiny_run.start, num_blocks=3))
+    with pytest.raises(
+        RunError, match="bars has images of 6×30; the 3 blocks of run tiny halve them each and need 8×8"
+    ):
+        run(config, data, tmp_path)
+
+
+# --- interruptions --------------------------------------------------------------------------------------
+
+
+class Interrupt:
+    """Observes, and stops the run at the n-th record of it."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.seen = 0
+
+    def __call__(self, _: Record) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_run_interrupted_anywhere_goes_on_exactly(
+    tmp_path: Path, tiny_run: RunConfig, data: Data, uninterrupted: Runs
+) -> None:
+    zoo, digests, records = uninterrupted(tiny_run)
+    expected = story(zoo, digests)
+    for at in range(1, len(records) + 1):
+        zoo = tmp_path / f"interrupted at {at}"
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_run, data, zoo, observe=Interrupt(at))
+        resumed = run(tiny_run, data, zoo, resume=True)
+        assert story(zoo, resumed) == expected, f"interrupted at {records[at - 1]}"
+        assert files(zoo) == set(resumed)
+
+
+def test_a_run_interrupted_again_and_again_goes_on_exactly(
+    tmp_path: Path, config: RunConfig, data: Data, uninterrupted: Runs
+) -> None:
+    zoo, digests, _ = uninterrupted(config)
+    expected = story(zoo, digests)
+    zoo = tmp_path / "interrupted"
+    chance = random.Random(3)
+    interruptions = 0
+    while True:
+        try:
+            resumed = run(config, data, zoo, resume=True, observe=Interrupt(chance.randint(1, 5)))
+        except KeyboardInterrupt:
+            interruptions += 1
+            continue
+        break
+    assert interruptions >= 3
+    assert story(zoo, resumed) == expected
+    assert files(zoo) == set(resumed)
+
+
+FORK_AND_KILL = """
+import os, random, signal, sys, time, torch
+from pathlib import Path
+from trainer.data import load
+from trainer.grow import grow, with_overrides
+from trainer.runs import paper
+
+torch.set_num_threads(1)
+source, zoo, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+config = with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None)
+data = load(source)
+chance = random.Random(4)
+for attempt in range(kills + 1):
+    child = os.fork()
+    if child == 0:
+        grow(config, data, zoo, torch.device("cpu"), resume=True, observe=lambda record: None)
+        os._exit(0)
+    if attempt < kills:
+        time.sleep(chance.uniform(0, 0.2))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def as_paper_run(images: Path, zoo: Path) -> tuple[str, ...]:
+    """The same in this process, without interruption."""
+    config = with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None)
+    return run(config, load(str(images)), zoo)
+
+
+def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, images: Path) -> None:
+    expected = story(tmp_path / "whole", as_paper_run(images, tmp_path / "whole"))
+    zoo = tmp_path / "killed"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", FORK_AND_KILL, images, zoo, "15"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    ends = result.stdout.split()
+    assert ends[-1] == "0", result.stderr
+    assert ends.count("-9") >= 5
+    check_after_kills(zoo, expected)
+
+
+def check_after_kills(zoo: Path, expected: tuple[Any, ...]) -> None:
+    digests = tuple(log_of(zoo)[-1]["checkpoints"])
+    assert len(digests) == 3
+    assert story(zoo, digests) == expected
+    assert files(zoo) == set(digests)
+    assert [entry["epoch"] for entry in log_of(zoo) if entry["event"] == "epoch"] == list(range(1, 23))
+    [directory] = (zoo / "runs").iterdir()
+    assert {path.name for path in directory.iterdir()} == {"log.jsonl", "state.pt"}
+
+
+def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, images: Path) -> None:
+    expected = story(tmp_path / "whole", as_paper_run(images, tmp_path / "whole"))
+    zoo = tmp_path / "killed"
+    log = zoo / "runs" / "bars-paper-s0" / "log.jsonl"
+    words = [Path(sys.executable).with_name("zoo-train"), "paper", "--data", images, "--zoo", zoo, "--epochs", "22"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    chance = random.Random(5)
+    for _ in range(2):
+        length = log.stat().st_size if log.exists() else 0
+        process = subprocess.Popen(
+            [*words, "--tau", "0", "--resume"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        while process.poll() is None and (not log.exists() or log.stat().st_size <= length):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        assert process.communicate()[0] == b""
+        assert process.returncode == -signal.SIGKILL
+        files(zoo)
+    result = subprocess.run([*words, "--tau", "0", "--resume"], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == log_of(zoo)[-1]["checkpoints"]
+    check_after_kills(zoo, expected)
+
+
+# --- starting over, going on ----------------------------------------------------------------------------
+
+
+def test_a_finished_run_resumed_changes_nothing(config: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    zoo, digests, _ = uninterrupted(config)
+    before = {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert run(config, data, zoo, resume=True) == digests
+        assert {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_a_finished_run_can_be_made_longer(
+    tmp_path: Path, tiny_run: RunConfig, data: Data, uninterrupted: Runs, epochs: int
+) -> None:
+    """It is then as if it had been longer from the start; what the shorter run ended with stays in the zoo."""
+    zoo, digests, _ = uninterrupted(tiny_run)
+    expected = story(zoo, digests)
+    zoo = tmp_path / "longer"
+    shorter = run(replace(tiny_run, epochs=epochs), data, zoo)
+    longer = run(tiny_run, data, zoo, resume=True)
+    found = story(zoo, longer)
+    assert found[1:] == expected[1:]
+    assert [{**entry, "epochs": 6} if "epochs" in entry else entry for entry in found[0]] == expected[0]
+    assert files(zoo) == {*shorter, *longer}
+    # After epoch 4 the network would have grown: the end of the shorter run is a checkpoint of the longer one.
+    assert len(files(zoo)) == {3: 4, 4: 3}[epochs]
+
+
+def test_starting_over_is_refused(tiny_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    zoo, _, _ = uninterrupted(tiny_run)
+    before = {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="bars-tiny-s0 holds this run already: --resume goes on with it"):
+        run(tiny_run, data, zoo)
+    assert {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()} == before
+
+
+def test_resuming_with_other_settings_is_refused(tiny_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    zoo, _, _ = uninterrupted(tiny_run)
+    before = {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"was started with learning_rate = 0\.002, not 0\.1: resume with the same"):
+        run(replace(tiny_run, learning_rate=0.1), data, zoo, resume=True)
+    assert {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ({"train": 30, "test": 8}, {"seed": 1}, "started with checksum of the images = [0-9a-f]{8}, not [0-9a-f]{8}:"),
+        ({"train": 31, "test": 8}, {}, "started with num_train = 81, not 84; checksum of the images"),
+        ({"train": 30, "test": 8}, {"size": (8, 9)}, r"image shape = \[1, 8, 8\], not \[1, 8, 9\]"),
+        ({"train": 30, "test": 8}, {"classes": ("l", "m", "r")}, r"classes = \['left', .*not \['l', 'm', 'r'\]"),
+    ],
+)
+def test_resuming_on_other_images_is_refused(
+    tmp_path: Path,
+    tiny_run: RunConfig,
+    uninterrupted: Runs,
+    write_images: Any,
+    counts: dict[str, int],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    zoo, _, _ = uninterrupted(tiny_run)
+    other = load(str(write_images(tmp_path / "other" / "bars", counts, **options)))
+    with pytest.raises(RunError, match=message):
+        run(tiny_run, other, zoo, resume=True)
+
+
+def test_another_seed_is_another_run(tmp_path: Path, tiny_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    zoo, digests, _ = uninterrupted(tiny_run)
+    other = replace(tiny_run, seed=1)
+    resumed = run(other, data, zoo, resume=True)
+    assert not set(resumed) & set(digests)
+    assert run_directory(zoo, other, "bars").is_dir()
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    refused = []
+
+    def try_to_join(record: Record) -> None:
+        with pytest.raises(RunError, match="bars-tiny-s0: another process is at work on this run"):
+            run(tiny_run, data, tmp_path, resume=True)
+        refused.append(record)
+
+    digests = run(tiny_run, data, tmp_path, observe=try_to_join)
+    assert len(refused) == len(log_of(tmp_path))
+    with run_directory(tmp_path, tiny_run, "bars").joinpath("log.jsonl").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            run(tiny_run, data, tmp_path, resume=True)
+    assert run(tiny_run, data, tmp_path, resume=True) == digests
+
+
+def test_a_lost_log_is_begun_anew(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    run(replace(tiny_run, epochs=3), data, tmp_path)
+    run_directory(tmp_path, tiny_run, "bars").joinpath("log.jsonl").unlink()
+    run(tiny_run, data, tmp_path, resume=True)
+    assert [entry["epoch"] for entry in log_of(tmp_path) if entry["event"] == "epoch"] == [4, 5, 6]
+
+
+# --- what the command line may change -------------------------------------------------------------------
+
+
+def test_overrides() -> None:
+    config = with_overrides(paper(), epochs=7, seed=3, tau=1.25, threshold=None)
+    assert (config.epochs, config.seed, config.expansion.rule) == (7, 3, RatioRule(tau=1.25))
+    config = with_overrides(digits(), epochs=None, seed=0, tau=None, threshold=0.5)
+    assert (config.epochs, config.expansion.rule.threshold) == (digits().epochs, 0.5)
+
+
+def test_overrides_of_another_rule_are_refused() -> None:
+    with pytest.raises(RunError, match="run digits has no ratio rule, so no --tau; it has --threshold"):
+        with_overrides(digits(), epochs=None, seed=0, tau=2.0, threshold=None)
+    with pytest.raises(RunError, match="run paper has no gain rule, so no --threshold; it has --tau"):
+        with_overrides(paper(), epochs=None, seed=0, tau=None, threshold=0.1)
