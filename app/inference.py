@@ -71,20 +71,35 @@ class PredictorCache:
             self._metrics.loaded.set(len(self._futures))
 
 
-class Inference:
-    """Runs predictions on threads, at most one for each core; more wait their turn."""
+class QueueFullError(Exception):
+    pass
 
-    def __init__(self, predictors: PredictorCache, metrics: Metrics) -> None:
+
+class Inference:
+    """Runs predictions on threads, at most one for each core; `max_queue` more wait their turn."""
+
+    def __init__(self, predictors: PredictorCache, max_queue: int, metrics: Metrics) -> None:
         self._predictors = predictors
+        self._max_queue = max_queue
+        self._num_waiting = 0
         self._metrics = metrics
         self._turn = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
-        """Raises ImageError, which names the image, where one does not decode."""
+        """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
+        if self._turn.locked() and self._num_waiting >= self._max_queue:
+            raise QueueFullError
         arrived = time.perf_counter()
-        async with self._turn:
+        self._num_waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
             waited = time.perf_counter() - arrived
             answer = await asyncio.to_thread(self._run, digest, images, top_k, waited)
+        finally:
+            self._turn.release()
         self._metrics.images.labels(digest[:12]).inc(len(images))
         for stage in ("decode", "queue", "forward"):
             self._metrics.stage_seconds.labels(stage).observe(getattr(answer.timing, stage) / 1000)

@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
         predictors = PredictorCache(zoo.load, settings.max_predictors, metrics)
-        app.state.service = Service(settings, zoo, Inference(predictors, metrics), metrics)
+        app.state.service = Service(settings, zoo, Inference(predictors, settings.max_queue, metrics), metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from app.deps import Service, ServiceDep
 from app.errors import NoModelProblem, Problem, ProblemError
+from app.inference import QueueFullError
 from app.schemas import PredictAnswer, PredictBody, PredictedBy, PredictQuery, TimingMs
 from zoo.catalog import CheckpointRow
 
@@ -48,6 +49,7 @@ _REQUEST_BODY: dict[str, Any] = {
         413: {"model": Problem},
         415: {"model": Problem},
         422: {"model": Problem},
+        503: {"model": Problem, "description": "Too many predictions wait."},
     },
 )
 async def predict(query: Annotated[PredictQuery, Query()], request: Request, service: ServiceDep) -> PredictAnswer:
@@ -64,7 +66,11 @@ async def predict(query: Annotated[PredictQuery, Query()], request: Request, ser
             f"a prediction takes 1 to {service.settings.max_images} images, {len(images)} came"
             + ("" if images else ": send them in fields named file"),
         )
-    answer = await service.inference.classify(row.digest, images, top_k or query.top_k)
+    try:
+        answer = await service.inference.classify(row.digest, images, top_k or query.top_k)
+    except QueueFullError:
+        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
+        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
     return PredictAnswer(
         model=PredictedBy(id=row.digest, name=row.name, params=row.params, accuracy=row.accuracy),
         predictions=answer.predictions,

@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -182,3 +183,29 @@ def test_too_many_images_are_422(
     response = client.post("/predict", files=[("file", ("a.png", digit_files[0]))] * 3)
     assert response.status_code == 422
     assert "1 to 2 images, 3 came" in response.json()["detail"]
+
+
+def test_a_full_queue_turns_away_and_recovers(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, digit_files: list[bytes]
+) -> None:
+    client = client_of(zoo_root, max_queue=0)
+    files = [("file", ("digit.png", data)) for data in digit_files * 3]
+    with ThreadPoolExecutor(32) as pool:
+        responses = list(pool.map(lambda _: client.post("/predict", files=files), range(64)))
+    turned_away = [response for response in responses if response.status_code != 200]
+    assert 0 < len(turned_away) < 64
+    for response in turned_away:
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert "try again" in response.json()["detail"]
+    assert client.post("/predict", files=files).status_code == 200
+
+
+def test_many_at_once_get_the_answers_they_get_alone(client: httpx.Client, digit_files: list[bytes]) -> None:
+    def ask(data: bytes) -> dict[str, object]:
+        return client.post("/predict?model=best", content=data, headers={"Content-Type": "image/png"}).json()
+
+    alone = [ask(data)["predictions"] for data in digit_files]
+    with ThreadPoolExecutor(16) as pool:
+        together = [answer["predictions"] for answer in pool.map(ask, digit_files)]
+    assert together == alone
