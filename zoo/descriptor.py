@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    FiniteFloat,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -38,7 +37,7 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Preprocessing(_Frozen):
@@ -50,8 +49,8 @@ class Preprocessing(_Frozen):
 
     color: Literal["rgb", "gray"]
     resize: Literal["bilinear"] = "bilinear"
-    mean: tuple[FiniteFloat, ...]
-    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class ExpansionStep(_Frozen):
@@ -103,7 +102,7 @@ class Cost(_Frozen):
 
     epochs: Count
     device: str
-    device_seconds: Annotated[FiniteFloat, Field(ge=0)]
+    device_seconds: Annotated[float, Field(ge=0)]
     training_flops: Count
 
 
