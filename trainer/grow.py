@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
@@ -144,6 +145,11 @@ class _Run:
         torch.manual_seed(_seed(config, state.epoch, "dropout"))
         generator = torch.Generator().manual_seed(_seed(config, state.epoch, "batches"))
         result = train_epoch(state.module, state.optimizer, self.train, preprocessing, config, generator)
+        if not isfinite(result.loss):
+            raise RunError(
+                f"run {config.name} diverged: the loss of epoch {state.epoch + 1} is {result.loss} at a learning rate "
+                f"of {learning_rate}"
+            )
         state.validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
         state.scheduler.step(state.validation.accuracy)
         state.epoch += 1
@@ -163,7 +169,7 @@ class _Run:
                 seconds=seconds,
             )
         )
-        state.saved_at = datetime.now(UTC)
+        state.saved_at, state.device = datetime.now(UTC), _device_name(self.device)
         # The state counts on this much of the log, after a power cut too.
         os.fsync(self.log.fileno())
         state.log_bytes = self.log.tell()
@@ -259,7 +265,7 @@ class _Run:
             metrics=Metrics(validation=state.validation, test=test),
             cost=Cost(
                 epochs=state.epoch,
-                device=_device_name(self.device),
+                device=state.device,
                 device_seconds=round(state.device_seconds, 3),
                 training_flops=state.training_flops,
             ),

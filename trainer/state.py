@@ -19,6 +19,9 @@ from zoo.families.secnn import SecnnArchitecture
 from zoo.module import GraphModule
 from zoo.storage import write_atomically
 
+# Changes whenever the contents of the file do.
+_VERSION = 2
+
 
 @dataclass
 class RunState:
@@ -33,6 +36,8 @@ class RunState:
     device_seconds: float = 0.0
     training_flops: int = 0
     saved_at: datetime | None = None
+    # What the last epoch ran on, for people.
+    device: str = ""
     log_bytes: int = 0
 
     @property
@@ -54,6 +59,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
     buffer = io.BytesIO()
     torch.save(
         {
+            "version": _VERSION,
             "config": _flat(asdict(config)),
             "data": _flat(data),
             "architecture": state.architecture.model_dump_json(),
@@ -67,6 +73,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
+            "device": state.device,
             "log_bytes": state.log_bytes,
         },
         buffer,
@@ -77,6 +84,8 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
     """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
     saved = torch.load(path, map_location=device, weights_only=True)
+    if saved.get("version") != _VERSION:
+        raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
     longer = {"epochs"} if config.epochs >= saved["epoch"] else set()
     differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
@@ -105,6 +114,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         device_seconds=saved["device_seconds"],
         training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),
+        device=saved["device"],
         log_bytes=saved["log_bytes"],
     )
 

@@ -121,7 +121,7 @@ def tiny_run() -> RunConfig:
             layer_kind="residual",
             cooldown_epochs=2,
             max_layers_per_block=2,
-            score_samples=32,
+            score_samples=8,
         ),
         epochs=6,
         batch_size=16,

@@ -71,10 +71,8 @@ def test_standard_output_is_the_digests(tmp_path: Path, images: Path, command: C
     assert "\n  done: 2 checkpoints, 1 expansions," in result.stderr
     assert "\x1b" not in result.stderr
 
-    again = command(*words)
-    assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr.endswith("bars-paper-s0 holds this run already: --resume goes on with it\n")
-    assert digests_in(command(*words, "--resume").stdout) == digests
+    assert_refused(zoo_train(*words[1:]), "bars-paper-s0 holds this run already: --resume goes on with it")
+    assert digests_in(zoo_train(*words[1:], "--resume").stdout) == digests
 
 
 def test_options_reach_the_run(tmp_path: Path, images: Path) -> None:

@@ -90,7 +90,7 @@ def remove_dropout(module: GraphModule) -> None:
 @torch.no_grad()
 def logits(module: GraphModule, images: Tensor) -> Tensor:
     """In the module's mode; its running statistics stay as they are."""
-    return deepcopy(module)(images)
+    return (deepcopy(module) if module.training else module)(images)
 
 
 def rounding_error(module: GraphModule, images: Tensor) -> float:
@@ -103,7 +103,7 @@ def assert_same_logits(old: Tensor, new: Tensor, what: object) -> None:
     assert difference <= TOLERANCE, f"{what}: logits of up to {old.abs().max():.1f} moved by {difference:.2g}"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(architectures(), st.integers(1, 5), st.integers(0, 2**32))
 def test_every_exact_expansion_keeps_the_logits(
     random_module: RandomModule, architecture: SecnnArchitecture, channels_added: int, seed: int
@@ -118,7 +118,7 @@ def test_every_exact_expansion_keeps_the_logits(
         assert_same_logits(before, logits(new, images), change)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(architectures(), st.data(), st.integers(0, 2**32))
 def test_exact_expansions_in_a_row_keep_the_logits(
     random_module: RandomModule, architecture: SecnnArchitecture, data: st.DataObject, seed: int

@@ -44,7 +44,7 @@ def without_times(value: Any) -> Any:
 
 def log_of(zoo: Path) -> list[dict[str, Any]]:
     [path] = zoo.glob("runs/*/log.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
 
 
 def story(zoo: Path, digests: tuple[str, ...]) -> tuple[Any, ...]:
@@ -232,6 +232,15 @@ def test_images_too_small_for_the_blocks(tmp_path: Path, tiny_run: RunConfig, wr
         run(config, data, tmp_path)
 
 
+def test_a_run_that_diverges_stops(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    config = replace(tiny_run, learning_rate=1e25)
+    with pytest.raises(
+        RunError, match=r"run tiny diverged: the loss of epoch 1 is (nan|inf) at a learning rate of 1e\+25"
+    ):
+        run(config, data, tmp_path)
+    assert not files(tmp_path)
+
+
 # --- interruptions --------------------------------------------------------------------------------------
 
 
@@ -253,7 +262,8 @@ def test_a_run_interrupted_anywhere_goes_on_exactly(
 ) -> None:
     zoo, digests, records = uninterrupted(tiny_run)
     expected = story(zoo, digests)
-    for at in range(1, len(records) + 1):
+    # Each kind of record, and the last of all; the next test stops at many more.
+    for at in (1, 2, 3, 4, len(records) - 1, len(records)):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
             run(tiny_run, data, zoo, observe=Interrupt(at))
@@ -307,14 +317,22 @@ for attempt in range(kills + 1):
 """
 
 
-def as_paper_run(images: Path, zoo: Path) -> tuple[str, ...]:
-    """The same in this process, without interruption."""
-    config = with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None)
-    return run(config, load(str(images)), zoo)
+Growing = tuple[Path, tuple[Any, ...]]
 
 
-def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, images: Path) -> None:
-    expected = story(tmp_path / "whole", as_paper_run(images, tmp_path / "whole"))
+@pytest.fixture(scope="module")
+def paper_story(tmp_path_factory: pytest.TempPathFactory, write_images: Any) -> Growing:
+    """Images, and what the paper's run with τ = 0 makes of them in this process, without interruption."""
+    root = tmp_path_factory.mktemp("paper")
+    images, zoo = write_images(root / "bars", {"train": 30, "test": 8}), root / "zoo"
+    torch.set_num_threads(1)
+    return images, story(
+        zoo, run(with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None), load(str(images)), zoo)
+    )
+
+
+def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, paper_story: Growing) -> None:
+    images, expected = paper_story
     zoo = tmp_path / "killed"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -337,8 +355,8 @@ def check_after_kills(zoo: Path, expected: tuple[Any, ...]) -> None:
     assert {path.name for path in directory.iterdir()} == {"log.jsonl", "state.pt"}
 
 
-def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, images: Path) -> None:
-    expected = story(tmp_path / "whole", as_paper_run(images, tmp_path / "whole"))
+def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, paper_story: Growing) -> None:
+    images, expected = paper_story
     zoo = tmp_path / "killed"
     log = zoo / "runs" / "bars-paper-s0" / "log.jsonl"
     words = [Path(sys.executable).with_name("zoo-train"), "paper", "--data", images, "--zoo", zoo, "--epochs", "22"]
@@ -368,7 +386,8 @@ def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, im
 def test_a_finished_run_resumed_changes_nothing(config: RunConfig, data: Data, uninterrupted: Runs) -> None:
     zoo, digests, _ = uninterrupted(config)
     before = {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
-    for _ in range(2):
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
         assert run(config, data, zoo, resume=True) == digests
         assert {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()} == before
 

@@ -53,6 +53,7 @@ def trained(config: RunConfig) -> RunState:
         device_seconds=1.25,
         training_flops=12_345,
         saved_at=datetime(2026, 11, 21, 2, 3, 4, 5678, tzinfo=UTC),
+        device="cpu, 3 threads",
         log_bytes=99,
     )
 
@@ -73,7 +74,7 @@ def test_what_was_saved_goes_on_exactly(tmp_path: Path, tiny_run: RunConfig) -> 
 
     for field in ("architecture", "epoch", "validation", "expansions", "checkpoints"):
         assert getattr(loaded, field) == getattr(state, field)
-    for field in ("device_seconds", "training_flops", "saved_at", "log_bytes", "last_growth_epoch"):
+    for field in ("device_seconds", "training_flops", "saved_at", "device", "log_bytes", "last_growth_epoch"):
         assert getattr(loaded, field) == getattr(state, field)
     assert loaded.last_growth_epoch == 2
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(config.learning_rate / 2)
@@ -130,6 +131,12 @@ def test_other_images_are_refused(tmp_path: Path, tiny_run: RunConfig, change: d
     save(path, trained(tiny_run), tiny_run, DATA)
     with pytest.raises(RunError, match=message):
         load(path, tiny_run, {**DATA, **change}, CPU)
+
+
+def test_a_state_of_another_version_is_refused(tmp_path: Path, tiny_run: RunConfig) -> None:
+    torch.save({"version": 1, "config": {}}, tmp_path / "state.pt")
+    with pytest.raises(RunError, match="was written by another version of the trainer: use another --zoo or --seed"):
+        load(tmp_path / "state.pt", tiny_run, DATA, CPU)
 
 
 @pytest.mark.parametrize("epochs", [3, 5, 8, 300])

@@ -62,22 +62,22 @@ def gradient_moments(
 ) -> GradientMoments:
     """Cross-entropy gradients of the module in eval mode, at the given labels; the module is left as it was."""
     num_samples = len(labels)
-    bounds = group_bounds(num_samples)
-    groups = len(bounds) - 1
+    sizes = torch.tensor(group_bounds(num_samples), device=labels.device).diff()
+    groups = len(sizes)
+    group_of = torch.arange(groups, device=labels.device).repeat_interleave(sizes)
     sums = {name: parameter.new_zeros((groups, *parameter.shape)) for name, parameter in module.named_parameters()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
     was_training = module.training
     module.eval()
     loss = 0.0
     chunk = _chunk_size(module)
-    for group in range(groups):
-        for start in range(bounds[group], bounds[group + 1], chunk):
-            part = slice(start, min(start + chunk, bounds[group + 1]))
-            chunk_loss, gradients = _per_sample_gradients(module, images[part], labels[part])
-            loss += chunk_loss
-            for name, gradient in gradients:
-                sums[name][group] += gradient.sum(0)
-                squares[name] += gradient.square_().sum(0)
+    for start in range(0, num_samples, chunk):
+        part = slice(start, start + chunk)
+        chunk_loss, gradients = _per_sample_gradients(module, images[part], labels[part])
+        loss += chunk_loss
+        for name, gradient in gradients:
+            sums[name].index_add_(0, group_of[part], gradient)
+            squares[name] += gradient.square_().sum(0)
     module.train(was_training)
     moments = {name: Moments(sums[name], squares[name].detach(), num_samples) for name in sums}
     return GradientMoments(moments, loss / num_samples, num_samples)
