@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
@@ -260,7 +260,7 @@ class _Run:
                 num_expansions=len(state.expansions),
                 expansions=state.expansions,
                 epoch=state.epoch,
-                code_version=version("checkpoint-zoo"),
+                code_version=_code_version(),
             ),
             metrics=Metrics(validation=state.validation, test=test),
             cost=Cost(
@@ -289,6 +289,13 @@ class _Run:
         self.log.write(json.dumps(to_dict(record)).encode() + b"\n")
         self.log.flush()
         self.observe(record)
+
+
+def _code_version() -> str:
+    try:
+        return version("checkpoint-zoo")
+    except PackageNotFoundError:  # a checkout on a machine where nothing is installed
+        return "unknown"
 
 
 def _device_name(device: torch.device) -> str:

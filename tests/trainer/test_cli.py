@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
@@ -19,7 +19,7 @@ from zoo.storage import Directory
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def zoo_train(*arguments: object) -> Result:
+def zoo_train(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -97,7 +97,7 @@ def test_the_paper_run_starts_from_the_papers_net(tmp_path: Path, write_images: 
 # --- what cannot be done --------------------------------------------------------------------------------
 
 
-def assert_refused(result: Result, message: str) -> None:
+def assert_refused(result: Any, message: str) -> None:
     """On one line, on standard error, without a traceback."""
     assert result.exit_code == 1
     assert result.stdout == ""
