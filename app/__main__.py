@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,14 @@ curl 'http://127.0.0.1:8000/models?min_acc=0.8'
 curl -F file=@frog.png 'http://127.0.0.1:8000/predict?min_acc=0.8'
 """
 
+
+class LogLevel(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
@@ -34,7 +43,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Other than loopback needs ZOO_TOKEN.", envvar="ZOO_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, envvar="ZOO_PORT")] = 8000,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option()] = LogLevel.info,
 ) -> None:
     """Serve the checkpoints of a zoo: choose by budget, predict, download.
 

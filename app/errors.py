@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError
+from zoo.errors import CheckpointError, ImageError, NoModelMeetsConstraintsError, NotFoundError
 from zoo.views import CheckpointView
 
 
@@ -48,6 +48,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(ImageError, _bad_image)
+    app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
 
@@ -68,6 +69,11 @@ def _not_found(_: Request, error: Exception) -> JSONResponse:
 
 def _bad_image(_: Request, error: Exception) -> JSONResponse:
     return problem(400, "bad-image", str(error))
+
+
+def _damaged(_: Request, error: Exception) -> JSONResponse:
+    detail = f"{error}; it is no longer in the catalog: ask again, and another one is chosen"
+    return problem(503, "checkpoint-damaged", detail, {"Retry-After": "1"})
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:

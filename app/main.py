@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from sqlalchemy.exc import SQLAlchemyError
 
 from app import errors
 from app.deps import Service
+from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
@@ -48,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="The smallest image classifier that is good enough.",
         version=version("checkpoint-zoo"),
         lifespan=lifespan,
+        responses={401: {"model": Problem}, 422: {"model": Problem}},
         docs_url=None,
         redoc_url=None,
     )
@@ -55,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (files, models, predict, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequireToken, token=settings.token)
@@ -72,7 +76,7 @@ async def _follow(service: Service) -> None:
         await asyncio.sleep(service.settings.rescan_seconds)
         try:
             await asyncio.to_thread(service.zoo.sync)
-        except (OSError, SQLAlchemyError):
+        except Exception:  # whatever it is, the next look may go better, and must not be the last
             log.exception("the zoo's directories could not be looked through; trying again")
 
 
@@ -86,6 +90,18 @@ def _warm(service: Service) -> None:
         log.exception("the default checkpoint could not be loaded")
         return
     service.ready = True
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own description, but for the media type of errors, which it takes to be that of answers."""
+    if app.openapi_schema is None:
+        schema = FastAPI.openapi(app)
+        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+            for status, response in operation["responses"].items():
+                if int(status) >= 400 and "application/json" in response.get("content", {}):
+                    response["content"]["application/problem+json"] = response["content"].pop("application/json")
+    assert app.openapi_schema is not None
+    return app.openapi_schema
 
 
 async def _index() -> RedirectResponse:

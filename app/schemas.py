@@ -59,6 +59,8 @@ class PredictBody(BaseModel):
 
 
 class Pareto(BaseModel):
+    """Ascending in both complexity and accuracy."""
+
     dataset: str | None
     x: Complexity
     items: tuple[CheckpointView, ...]

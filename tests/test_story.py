@@ -106,6 +106,23 @@ def test_verify_finds_a_flipped_bit(command: Ask, grown: Path, tmp_path: Path) -
     assert "changed or damaged" in done.stdout
 
 
+def test_a_damaged_catalog_is_rebuilt(command: Ask, grown: Path, tmp_path: Path) -> None:
+    for path in grown.rglob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "catalog.sqlite").write_text("no database at all " * 100)
+    listed = command("zoo", "list", "--json", "--zoo", tmp_path)
+    assert listed.stdout == command("zoo", "list", "--json", "--zoo", grown).stdout
+
+
+def test_a_budget_narrows_show_and_verify(zoo: Ask) -> None:
+    listed = json.loads(zoo("list", "--json").stdout)
+    smallest = listed[0]
+    shown = json.loads(zoo("show", "--max-params", smallest["params"], "--json").stdout)
+    assert shown["id"] == smallest["id"]
+    verified = json.loads(zoo("verify", "--max-params", smallest["params"], "--json").stdout)
+    assert [result["id"] for result in verified] == [smallest["id"]]
+
+
 def test_reindex_gives_the_same_list(command: Ask, grown: Path) -> None:
     before = command("zoo", "list", "--json", "--zoo", grown).stdout
     assert command("zoo", "reindex", "--zoo", grown).returncode == 0
@@ -118,6 +135,7 @@ def test_reindex_gives_the_same_list(command: Ask, grown: Path) -> None:
         (("list", "--min-acc", "80"), "zoo: --min-acc: accuracy is a fraction: 0.8, not 80"),
         (("get", "--min-acc", "1"), "zoo: no checkpoint of data set digits meets min_acc=1.0; the nearest has"),
         (("show", "nothing"), "zoo: no checkpoint 'nothing': expected a digest"),
+        (("show", "../metrics"), "zoo: no "),
         (("get", "best", "--min-acc", "0.1"), "zoo: best names one checkpoint: give it or a budget, not both"),
         (("predict", "/no/such.png"), "zoo: /no/such.png cannot be read: No such file or directory"),
     ],

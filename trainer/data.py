@@ -160,6 +160,9 @@ def _files(path: Path, image_size: int | None) -> _Raw:
             f"same in test; found classes {list(classes)} in train, {len(members['test'])} images in test"
             + (f", test-only classes {unknown}" if unknown else "")
         )
+    for label in classes:
+        if not label.isprintable():
+            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
     color, size = _common_form(members["train"], image_size)
     train, test = (_decode(members[split], classes, color, size) for split in ("train", "test"))
     return _Raw(name, classes, train, test)

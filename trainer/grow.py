@@ -64,7 +64,7 @@ def grow(
         _lock(log, directory)
         if state_path.exists() and not resume:
             raise RunError(f"{directory} holds this run already: --resume goes on with it")
-        for leftover in directory.glob(".state.pt.*.tmp"):
+        for leftover in directory.glob(".*.tmp"):
             leftover.unlink()
         run = _Run(config, data, Directory(zoo), device, state_path, log, observe)
         state = load(state_path, config, run.data_record, device) if state_path.exists() else _start(run)
@@ -271,7 +271,9 @@ class _Run:
             ),
             created_at=state.saved_at,
         )
-        digest = self.directory.put(encode(Checkpoint(descriptor, state.module.tensors())))
+        digest = self.directory.put(
+            encode(Checkpoint(descriptor, state.module.tensors())), scratch=self.state_path.parent
+        )
         state.checkpoints = (*state.checkpoints, digest)
         self.record(
             CheckpointRecord(

@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from zoo.cost import MAX_COUNT
+
 Complexity = Literal["params", "macs", "bytes", "latency_ms"]
 
 ALL_DATASETS = "*"
-# The largest integer of SQLite.
-_MOST = 2**63 - 1
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class Budget(BaseModel):
@@ -22,11 +25,11 @@ class Budget(BaseModel):
     min_acc: Annotated[
         float | None, Field(description="Least test accuracy, a fraction from 0 to 1.", examples=[0.8])
     ] = None
-    max_params: Annotated[int | None, Field(ge=0, le=_MOST, description="Most parameters.", examples=[50_000])] = None
+    max_params: Annotated[Count | None, Field(description="Most parameters.", examples=[50_000])] = None
     max_macs: Annotated[
-        int | None, Field(ge=0, le=_MOST, description="Most multiply-accumulates for one image.", examples=[5_000_000])
+        Count | None, Field(description="Most multiply-accumulates for one image.", examples=[5_000_000])
     ] = None
-    max_bytes: Annotated[int | None, Field(ge=0, le=_MOST, description="Largest file.", examples=[200_000])] = None
+    max_bytes: Annotated[Count | None, Field(description="Largest file.", examples=[200_000])] = None
     max_latency_ms: Annotated[
         float | None, Field(ge=0, description="Longest measured time for one image.", examples=[2.0])
     ] = None
@@ -64,6 +67,10 @@ class Budget(BaseModel):
 
     def is_bounded(self) -> bool:
         return bool(self.bounds())
+
+    def is_filtered(self) -> bool:
+        """Whether some checkpoints of the zoo may be left out by more than the default data set."""
+        return self.is_bounded() or self.dataset not in (None, ALL_DATASETS)
 
     def __str__(self) -> str:
         """min_acc=0.8, max_params=50000"""

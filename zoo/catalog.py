@@ -22,16 +22,20 @@ from datetime import datetime
 from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, func, literal, text, tuple_
+import pydantic
+from pydantic import TypeAdapter
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, false, func, literal, text, tuple_
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Index, SQLModel, and_, create_engine, delete, or_, select
 from sqlmodel import desc as descending
 
 from zoo import pareto
 from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
+from zoo.cost import MAX_COUNT
 from zoo.errors import NotFoundError
 
 # Changes whenever the tables do; a catalog of another version is rebuilt from the files.
@@ -128,6 +132,18 @@ class Catalog:
         """`path` None keeps the catalog in memory."""
         self._engine = _engine(path)
         self._default_dataset = default_dataset
+        try:
+            self._prepare()
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            if path is None or not _is_damaged(error):
+                raise
+            # Nothing is lost: the files have it all.
+            self._engine.dispose()
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            self._prepare()
+
+    def _prepare(self) -> None:
         with self._writing() as connection:
             found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if found != SCHEMA_VERSION:
@@ -392,6 +408,8 @@ def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
         margin = _ROW.accuracy - budget.min_acc
         variance = z_score(budget.confidence) ** 2 * budget.min_acc * (1 - budget.min_acc)
         conditions.append(margin * margin * _ROW.accuracy_n >= variance)
+        if budget.min_acc == 1:  # where m is the other root: no finite sample makes sure of perfection
+            conditions.append(false())
     for cost in _COSTS:
         bound = getattr(budget, f"max_{cost}")
         if bound is not None:
@@ -437,10 +455,11 @@ def _cursor(row: CheckpointRow) -> str:
 
 def _after(cursor: str) -> ColumnElement[bool]:
     try:
-        params, accuracy, digest = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = (int(params), _NO_ACCURACY if accuracy is None else float(accuracy), str(digest))
-    except (ValueError, TypeError) as error:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        params, accuracy, digest = _CURSOR.validate_json(text)
+    except ValueError as error:
         raise ValueError(f"cursor {cursor!r} is not one that a page of this list gave out") from error
+    place = (params, _NO_ACCURACY if accuracy is None else accuracy, digest)
     known = func.coalesce(_ROW.accuracy, _NO_ACCURACY)
     return and_(
         _ROW.params >= place[0],
@@ -450,6 +469,21 @@ def _after(cursor: str) -> ColumnElement[bool]:
             and_(known == place[1], _ROW.digest > place[2]),
         ),
     )
+
+
+_CURSOR: TypeAdapter[tuple[int, float | None, str]] = TypeAdapter(
+    tuple[
+        Annotated[int, pydantic.Field(strict=True, ge=0, le=MAX_COUNT)],
+        Annotated[float, pydantic.Field(allow_inf_nan=False)] | None,
+        Annotated[str, pydantic.Field(max_length=64)],
+    ]
+)
+
+
+def _is_damaged(error: DatabaseError | sqlite3.DatabaseError) -> bool:
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    codes = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode in codes
 
 
 def _engine(path: Path | None) -> Engine:
@@ -463,7 +497,8 @@ def _engine(path: Path | None) -> Engine:
             connection.execute(f"PRAGMA {pragma}").close()
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    # More than a web framework has threads (40): waiting for a connection is not fair, and can take forever.
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=64, max_overflow=0)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -15,14 +15,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from zoo.cost import num_macs, num_params
+from zoo.cost import MAX_COUNT, num_macs, num_params
 from zoo.descriptor import Descriptor, parse
 from zoo.errors import CheckpointError, DescriptorError
 from zoo.graph import tensor_shapes
@@ -87,12 +87,23 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_header(path: Path) -> Header:
-    """The descriptor and the cost, without reading the weights; checks that the file is as long as it says."""
+    """The descriptor and the cost, without reading the weights.
+
+    Checks that the file is as long as it says and that its tensors are those of the descriptor's graph.
+    """
     with path.open("rb") as file:
         header = _header_json(file.read(8), path.stat().st_size, path.name, rest=file)
     descriptor = _descriptor(header, path.name)
     graph = descriptor.architecture.graph()
-    return Header(descriptor, num_params(graph), num_macs(graph), path.stat().st_size)
+    wanted = {key: ("F32", list(shape)) for key, shape in tensor_shapes(graph).items()}
+    found = {key: (entry["dtype"], entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+    if wanted != found:
+        differing = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
+        raise CheckpointError(f"{path.name}: the tensors are not those of the architecture: {differing[:3]}")
+    macs = num_macs(graph)
+    if macs > MAX_COUNT:
+        raise CheckpointError(f"{path.name}: an image would take {macs} multiply-accumulates: no network that runs")
+    return Header(descriptor, num_params(graph), macs, path.stat().st_size)
 
 
 def check_tensors(checkpoint: Checkpoint, name: str) -> None:
@@ -110,7 +121,7 @@ def check_tensors(checkpoint: Checkpoint, name: str) -> None:
             raise CheckpointError(f"{name}: {key} holds numbers that are not finite")
 
 
-def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None = None) -> dict[str, object]:
+def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None = None) -> dict[str, Any]:
     """`start` is the file's first 8 bytes, or all of it; the header is read from `rest` if given."""
     length = int.from_bytes(start[:8], "little")
     if size_bytes < 8 or length > size_bytes - 8:
@@ -120,7 +131,8 @@ def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None
     text = rest.read(length) if rest else start[8 : 8 + length]
     try:
         header = json.loads(text)
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in tensors if entry["dtype"] and isinstance(entry["shape"], list)]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{name}: the safetensors header cannot be read: {error}") from error
@@ -129,7 +141,7 @@ def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None
     return header
 
 
-def _descriptor(header: dict[str, object], name: str) -> Descriptor:
+def _descriptor(header: dict[str, Any], name: str) -> Descriptor:
     metadata = header.get("__metadata__")
     text = metadata.get(_METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):

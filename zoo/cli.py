@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from zoo import onnx_model
 from zoo.budget import Budget
@@ -102,14 +103,24 @@ def list_(
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
 def show(
-    reference: Annotated[str, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")],
+    reference: Reference = None,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
+    min_acc: MinAcc = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_bytes: MaxBytes = None,
+    max_latency_ms: MaxLatency = None,
+    dataset: Dataset = None,
+    family: Family = None,
+    confidence: Confidence = None,
 ) -> None:
-    """Show one checkpoint with its whole descriptor."""
-    detail = _source(zoo, url, token).show(reference).model_dump(mode="json")
+    """Show the smallest checkpoint within a budget, or the one named, with its whole descriptor."""
+    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
+    source = _source(zoo, url, token)
+    detail = source.show(_choose(source, reference, budget).id).model_dump(mode="json")
     if as_json:
         _print_json(detail)
         return
@@ -147,7 +158,10 @@ def get(
     data = source.file(view.id, file_format)
     target = output or Path(f"{view.name}.{file_format}")
     try:
-        write_atomically(target, data)
+        if target.exists() and not target.is_file():  # /dev/stdout, a pipe
+            target.write_bytes(data)
+        else:
+            write_atomically(target.resolve(), data)
     except OSError as error:
         _fail(f"{target} cannot be written: {error}")
     if as_json:
@@ -195,13 +209,28 @@ def predict(
 
 @app.command(epilog="Example: zoo verify --zoo my-zoo")
 def verify(
-    zoo: ZooOption = None, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+    min_acc: MinAcc = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_bytes: MaxBytes = None,
+    max_latency_ms: MaxLatency = None,
+    dataset: Dataset = None,
+    family: Family = None,
+    confidence: Confidence = None,
 ) -> None:
     """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
 
-    Exits with 1 if one fails.
+    Without a budget also the files that the catalog leaves out. Exits with 1 if one fails.
     """
-    results = [_verified(digest, found) for digest, found in _source(zoo, url, token).verified()]
+    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
+    source = _source(zoo, url, token)
+    wanted = {view.id for view in source.models(budget)} if budget.is_filtered() else None
+    found = ((digest, result) for digest, result in source.verified() if wanted is None or digest in wanted)
+    results = [_verified(digest, result) for digest, result in found]
     if as_json:
         _print_json(results)
     else:
@@ -296,6 +325,6 @@ def main() -> None:
     """The installed command: an error of the zoo is one line on stderr."""
     try:
         app()
-    except ZooError as error:
+    except (ZooError, OSError, SQLAlchemyError) as error:
         typer.echo(f"zoo: {error}", err=True)
         sys.exit(1)

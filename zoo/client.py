@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -56,18 +57,18 @@ class ZooClient:
 
     def smallest(self, budget: Budget) -> CheckpointView:
         """The smallest checkpoint within the budget."""
-        selected = self._request("GET", "/models", params={**_query(budget), "limit": 1}).json()["selected"]
+        selected = self._json("GET", "/models", params={**_query(budget), "limit": 1})["selected"]
         if selected is None:
             raise NoModelMeetsConstraintsError(f"{self._http.base_url} holds no checkpoint", None)
         return CheckpointView.model_validate(selected)
 
     def show(self, reference: str) -> CheckpointDetail:
         """By digest, digest prefix, name or alias."""
-        return CheckpointDetail.model_validate(self._request("GET", f"/models/{reference}").json())
+        return CheckpointDetail.model_validate(self._json("GET", f"/models/{quote(reference, safe='')}"))
 
     def file(self, digest: str, file_format: str = "safetensors") -> bytes:
         """The checkpoint's file as "safetensors" or "onnx"; safetensors are checked against the digest."""
-        data = self._request("GET", f"/models/{digest}/file", params={"format": file_format}).content
+        data = self._request("GET", f"/models/{quote(digest, safe='')}/file", params={"format": file_format}).content
         if file_format == "safetensors" and digest_of(data) != digest:
             raise RemoteError(f"{self._http.base_url} sent other bytes than those of {digest}")
         return data
@@ -78,8 +79,15 @@ class ZooClient:
             "inputs": [base64.b64encode(image).decode() for image in images],
             "parameters": {"top_k": top_k},
         }
-        answer = self._request("POST", "/predict", params={"model": reference}, json=body).json()
+        answer = self._json("POST", "/predict", params={"model": reference}, json=body)
         return [[Prediction.model_validate(item) for item in row] for row in answer["predictions"]]
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Any:
+        response = self._request(method, path, **arguments)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise RemoteError(f"{response.url} answered with something other than JSON: no zoo server?") from error
 
     def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:

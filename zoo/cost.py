@@ -6,6 +6,9 @@ from math import prod
 
 from zoo.graph import Conv2d, Graph, Linear, output_shapes, parameter_shapes
 
+# The largest integer of SQLite, which a catalog keeps costs in.
+MAX_COUNT = 2**63 - 1
+
 
 def num_params(graph: Graph) -> int:
     """Trainable numbers, as the paper counts them: running statistics are not among them."""

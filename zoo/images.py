@@ -39,11 +39,13 @@ def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | N
     """
     with _opened(data) as image:
         image.load()
+        if image.mode == "P" and image.palette is None:
+            raise ImageError("the image is damaged: it has colour numbers and no palette")
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
-    converted = _convert(upright, _MODES[color])
-    if size is not None and (converted.height, converted.width) != size:
-        converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        converted = _convert(upright, _MODES[color])
+        if size is not None and (converted.height, converted.width) != size:
+            converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(converted, dtype=np.uint8)
     return pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from zoo import onnx_model
@@ -18,6 +19,9 @@ from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
+
+# ONNX models kept; a few hundred kilobytes each.
+_MAX_ONNX = 64
 
 
 class LocalZoo:
@@ -33,6 +37,9 @@ class LocalZoo:
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
+        # Files whose header was good and whose bytes were not, as they were when that was found.
+        self._damaged: dict[Path, tuple[int, int]] = {}
+        self._onnx = lru_cache(maxsize=_MAX_ONNX)(lambda digest: onnx_model.build(self.load(digest)))
 
     def close(self) -> None:
         self.catalog.close()
@@ -45,7 +52,7 @@ class LocalZoo:
         A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
         still being copied here.
         """
-        self._paths = dict(path for directory in self._directories for path in directory.paths())
+        self._paths = self._found()
         known = self.catalog.digests()
         gone = known - self._paths.keys()
         if gone:
@@ -58,15 +65,22 @@ class LocalZoo:
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
-        self._paths = dict(path for directory in self._directories for path in directory.paths())
+        self._damaged.clear()
+        self._paths = self._found()
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
         return len(rows)
+
+    def _found(self) -> dict[str, Path]:
+        """Of a file in several directories, the one in the first."""
+        return {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
 
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
             path = self._paths[digest]
             try:
+                if path in self._damaged and self._damaged[path] == _stamp(path):
+                    continue
                 yield _row(digest, read_header(path))
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
@@ -124,14 +138,32 @@ class LocalZoo:
         return read_header(self.path(digest)).descriptor
 
     def load(self, digest: str) -> Checkpoint:
-        """Reads the whole file and checks it against its digest and its descriptor."""
-        return load(self.path(digest))
+        """Reads the whole file and checks it against its digest and its descriptor.
+
+        Raises CheckpointError, and takes a damaged checkpoint out of the catalog: the next choice is another one.
+        """
+        path = self.path(digest)
+        try:
+            return load(path)
+        except CheckpointError as error:
+            log.error("taken out of the catalog: %s", error)
+            self._damaged[path] = _stamp(path)
+            self.catalog.remove([digest])
+            raise
 
     def file(self, digest: str, file_format: str) -> bytes:
-        """The checkpoint as "safetensors" or "onnx"."""
+        """The checkpoint as "safetensors" or "onnx". Raises CheckpointError where the bytes are not the digest's."""
         if file_format == "onnx":
-            return onnx_model.build(self.load(digest))
-        return self.path(digest).read_bytes()
+            return self._onnx(digest)
+        data = self.path(digest).read_bytes()
+        if digest_of(data) != digest:
+            self.load(digest)
+        return data
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _catalog_path(roots: Sequence[Path]) -> Path | None:

@@ -10,7 +10,7 @@ from zoo import checkpoint
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.client import ZooClient
-from zoo.errors import NoModelMeetsConstraintsError, ZooError
+from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, ZooError
 from zoo.local import LocalZoo
 from zoo.predictor import Prediction, Predictor
 from zoo.views import CheckpointDetail, CheckpointView
@@ -65,8 +65,8 @@ class LocalSource:
         for digest, path in sorted(self.zoo.paths().items()):
             try:
                 yield digest, checkpoint.load(path)
-            except ZooError as error:
-                yield digest, error
+            except (ZooError, OSError) as error:
+                yield digest, error if isinstance(error, ZooError) else CheckpointError(str(error))
 
 
 class RemoteSource(ZooClient):

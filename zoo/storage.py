@@ -21,12 +21,15 @@ class Directory:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, data: bytes) -> str:
-        """Stores the bytes and returns their digest; storing them again changes nothing."""
+    def put(self, data: bytes, scratch: Path | None = None) -> str:
+        """Stores the bytes and returns their digest; storing them again changes nothing.
+
+        `scratch`, on the same file system, is where a write that is killed leaves its temporary file.
+        """
         digest = digest_of(data)
         path = self.root / "checkpoints" / f"{digest}{_SUFFIX}"
         if not path.exists():
-            write_atomically(path, data)
+            write_atomically(path, data, scratch)
         return digest
 
     def paths(self) -> Iterator[tuple[str, Path]]:
@@ -46,10 +49,10 @@ class Directory:
         raise NotFoundError(f"{self.root} holds no checkpoint {digest}")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> None:
     """After this the file has the new content even through a power cut; before, the old or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             file.write(data)

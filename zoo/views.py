@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from zoo.descriptor import Descriptor
 
@@ -15,7 +16,35 @@ class Links(BaseModel):
     onnx: str
 
 
+_EXAMPLE: JsonDict = {
+    "id": "7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
+    "name": "cifar10-paper-s0-11360",
+    "dataset": "cifar10",
+    "family": "secnn",
+    "params": 11360,
+    "macs": 3547464,
+    "bytes": 52440,
+    "latency_ms": None,
+    "accuracy": 0.8012,
+    "accuracy_n": 10000,
+    "accuracy_ci95": [0.7933, 0.8089],
+    "val_accuracy": 0.8044,
+    "classes": ["airplane", "automobile"],
+    "created_at": "2026-11-21T02:00:00Z",
+    "parent": None,
+    "aliases": ["smallest"],
+    "deprecated": False,
+    "links": {
+        "self": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
+        "file": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file",
+        "onnx": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file?format=onnx",
+    },
+}
+
+
 class CheckpointView(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     id: str = Field(description="SHA-256 of the file.")
     name: str
     dataset: str
@@ -42,6 +71,10 @@ class CheckpointDetail(CheckpointView):
 
 class Selection(BaseModel):
     """The eligible checkpoints, fewest parameters first; `selected` is the first of all, `count` their number."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"dataset": "cifar10", "selected": _EXAMPLE, "items": [_EXAMPLE], "count": 1}]}
+    )
 
     dataset: str | None
     selected: CheckpointView | None

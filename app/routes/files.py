@@ -19,7 +19,7 @@ from zoo.local import LocalZoo
 router = APIRouter(tags=["files"])
 
 _MEDIA_TYPES = {"safetensors": "application/octet-stream", "onnx": "application/octet-stream"}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _RESPONSES: dict[int | str, dict[str, object]] = {
     200: {**_BINARY, "description": "The file."},
@@ -41,9 +41,11 @@ def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request,
 @router.head("/models/{reference}/file", include_in_schema=False)
 @router.get("/models/{reference}/file", responses=_RESPONSES, response_class=Response)
 def file(reference: str, query: Annotated[FileQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The file of one checkpoint. Under a whole digest it never changes; caches may keep it. Also HEAD."""
+    """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them. Also HEAD."""
     row = service.zoo.catalog.find(reference)
-    return _answer(request, service.zoo, row, query.format, immutable=reference == row.digest)
+    # Another version of this service may write the same network as other ONNX bytes.
+    immutable = reference == row.digest and query.format == "safetensors"
+    return _answer(request, service.zoo, row, query.format, immutable=immutable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
 def _single_range(asked: str, size: int, headers: dict[str, str]) -> slice | None:
     """None for what may be ignored: several ranges (a known way to exhaust a server) or another unit."""
     match = _RANGE.fullmatch(asked.strip())
-    if match is None or match.group(0) == "bytes=-":
+    if match is None or not any(match.groups()):
         return None
     first, last = match.groups()
     if first:

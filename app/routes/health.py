@@ -18,12 +18,14 @@ class Status(BaseModel):
     status: str
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def live() -> Status:
     """The process answers."""
     return Status(status="alive")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Problem}})
 def ready(service: ServiceDep) -> Status:
     """The catalog can be read and the default checkpoint has answered once."""

@@ -26,7 +26,7 @@ def list_models(
         raise ProblemError(422, "invalid-parameter", str(error)) from error
     dataset = zoo.catalog.dataset_of(query)
     selected = zoo.catalog.smallest(query)
-    if selected is None and query.is_bounded():
+    if selected is None and query.is_filtered():
         raise zoo.nothing_meets(query)
     if page.next_cursor:
         following = request.url.include_query_params(cursor=page.next_cursor)
@@ -39,10 +39,12 @@ def list_models(
     )
 
 
-@router.get("/models/pareto", responses={422: {"model": Problem}})
+@router.get("/models/pareto", responses={404: {"model": NoModelProblem}, 422: {"model": Problem}})
 def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Pareto:
     """The checkpoints that no other beats in both complexity and accuracy, ascending."""
     rows = service.zoo.catalog.pareto(query, query.x)
+    if not rows and query.is_filtered():
+        raise service.zoo.nothing_meets(query)
     return Pareto(
         dataset=service.zoo.catalog.dataset_of(query),
         x=query.x,

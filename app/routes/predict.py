@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -64,7 +63,7 @@ async def predict(query: Annotated[PredictQuery, Query()], request: Request, ser
             422,
             "invalid-parameter",
             f"a prediction takes 1 to {service.settings.max_images} images, {len(images)} came"
-            + ("" if images else ": send them in fields named file"),
+            + ("" if images else ": in a form they are the fields named file"),
         )
     try:
         answer = await service.inference.classify(row.digest, images, top_k or query.top_k)
@@ -116,8 +115,8 @@ def _read_json(data: bytes) -> tuple[list[bytes], int | None]:
     images = []
     for index, text in enumerate(texts):
         try:
-            images.append(base64.b64decode(text, validate=True))
-        except binascii.Error as error:
+            images.append(base64.b64decode("".join(text.split()), validate=True))
+        except ValueError as error:
             detail = f"inputs[{index}] is not base64 of an image file: {error}"
             raise ProblemError(422, "invalid-parameter", detail) from error
     return images, body.parameters.top_k

@@ -71,3 +71,60 @@ def test_serving_loads_no_torch() -> None:
     code = "import app.main, app.__main__, zoo.cli, sys; print([m for m in sys.modules if m.startswith('torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_openapi_declares_problems_as_they_are_sent(client: httpx.Client) -> None:
+    described = client.get("/openapi.json").json()
+    for path in described["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+    schemas = described["components"]["schemas"]
+    for name in ("CheckpointView", "Selection", "PredictAnswer"):
+        assert schemas[name]["examples"]
+
+
+def edited(data: bytes, old: bytes, new: bytes) -> bytes:
+    """The file with other words of the same length in its header."""
+    assert len(old) == len(new)
+    assert old in data
+    return data.replace(old, new)
+
+
+def store(root: Path, data: bytes) -> str:
+    return Directory(root).put(data)
+
+
+def test_a_file_that_is_not_what_it_says_harms_no_other(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path
+) -> None:
+    files = [path.read_bytes() for _, path in sorted(Directory(zoo_root).paths())]
+    good = store(tmp_path, files[0])
+    store(tmp_path, edited(files[1], b'hidden_features\\":20', b'hidden_features\\":10'))
+    store(tmp_path, edited(files[1], b'input_height\\":8', b'input_height\\":9'))
+    client = client_of(tmp_path, rescan_seconds=0.05)
+    items = client.get("/models").json()["items"]
+    assert good in [item["id"] for item in items]
+    assert all(item["params"] for item in items)
+    store(tmp_path, files[2])
+    wait_for_count(client, len(items) + 1)
+
+
+def test_damaged_weights_are_noticed_and_another_checkpoint_answers(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path, digit_files: list[bytes]
+) -> None:
+    for _, path in Directory(zoo_root).paths():
+        shutil.copy(path, tmp_path)
+    client = client_of(tmp_path, rescan_seconds=0)
+    smallest = client.get("/models/smallest").json()["id"]
+    damaged = bytearray((tmp_path / f"{smallest}.safetensors").read_bytes())
+    damaged[-10] ^= 1
+    (tmp_path / f"{smallest}.safetensors").write_bytes(damaged)
+    response = client.get(f"/models/{smallest}/file")
+    assert response.status_code == 503
+    assert "changed or damaged" in response.json()["detail"]
+    assert client.get("/models").json()["count"] == 4
+    answer = client.post("/predict", content=digit_files[0], headers={"Content-Type": "image/png"})
+    assert answer.status_code == 200
+    assert answer.json()["model"]["id"] != smallest

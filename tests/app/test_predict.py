@@ -47,7 +47,8 @@ def test_all_forms_of_the_body_give_the_same_answer(client: httpx.Client, digit_
     raw = client.post("/predict", content=image, headers={"Content-Type": "image/png"})
     form = client.post("/predict", files={"file": ("digit.png", image)})
     text = base64.b64encode(image).decode()
-    one, several = (client.post("/predict", json={"inputs": inputs}) for inputs in (text, [text]))
+    wrapped = base64.encodebytes(image).decode()
+    one, several = (client.post("/predict", json={"inputs": inputs}) for inputs in (wrapped, [text]))
     answers = [response.json()["predictions"] for response in (raw, form, one, several)]
     assert answers[0] == answers[1] == answers[2] == answers[3]
     assert len(answers[0]) == 1
@@ -125,6 +126,7 @@ def test_media_types_that_are_not_spoken_are_415(client: httpx.Client) -> None:
     ("body", "detail"),
     [
         ({"inputs": "???"}, "inputs[0] is not base64"),
+        ({"inputs": ["", "é"]}, "inputs[1] is not base64"),
         ({"inputs": []}, "1 to 128 images, 0 came"),
         ({"inputs": [1]}, "inputs"),
         ({}, "inputs: Field required"),
@@ -145,7 +147,7 @@ def test_broken_json_and_broken_forms_are_refused(client: httpx.Client) -> None:
     assert form.status_code == 400
     empty = client.post("/predict", files={"picture": ("a.png", b"x")})
     assert empty.status_code == 422
-    assert "fields named file" in empty.json()["detail"]
+    assert "in a form they are the fields named file" in empty.json()["detail"]
     for response in (json, form, empty):
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"]

@@ -426,3 +426,18 @@ def test_threads_read_an_in_memory_catalog_while_others_write_it(catalog: Catalo
     for min_acc in (0.0, 0.2, 0.4, 0.5, 0.9):
         budget = Budget(min_acc=min_acc)
         assert catalog.smallest(budget) == next(iter(eligible(rows, budget)), None)
+
+
+def test_no_finite_sample_makes_sure_of_perfection(catalog: Catalog) -> None:
+    catalog.add([row("a" * 64, accuracy=1.0, accuracy_n=359)])
+    assert catalog.smallest(Budget(min_acc=1.0)) is not None
+    assert catalog.smallest(Budget(min_acc=1.0, confidence=0.95)) is None
+
+
+def test_a_damaged_catalog_starts_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(b"no database at all" * 1000)
+    catalog = Catalog(path)
+    catalog.add([row("a" * 64)])
+    assert catalog.count(Budget()) == 1
+    catalog.close()

@@ -55,8 +55,8 @@ STEPS = st.builds(
     channels_added=st.integers(0, 8),
     params_before=st.integers(0, 10**7),
     params_after=st.integers(0, 10**7),
-    score=st.floats(allow_nan=False),
-    threshold=st.floats(allow_nan=False),
+    score=st.floats(allow_nan=False, allow_infinity=False),
+    threshold=st.floats(allow_nan=False, allow_infinity=False),
     exact=st.booleans(),
 )
 

@@ -213,3 +213,8 @@ def test_probe_tells_colour_and_size(kind: str) -> None:
 
 def test_webp_is_there() -> None:
     assert features.check("webp")
+
+
+def test_colour_numbers_without_a_palette_are_damage() -> None:
+    with pytest.raises(ImageError, match="colour numbers and no palette"):
+        decode(png(2, 2, depth=8, color_type=3, rows=bytes(6)), "rgb")
