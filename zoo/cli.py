@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -56,36 +59,51 @@ ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give 
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-MinAcc = Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")]
-MaxParams = Annotated[int | None, typer.Option(help="Most parameters.")]
-MaxMacs = Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")]
-MaxBytes = Annotated[int | None, typer.Option(help="Largest file.")]
-MaxLatency = Annotated[float | None, typer.Option(help="Longest measured time for one image.")]
-Dataset = Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")]
-Family = Annotated[str | None, typer.Option(help="Architecture family.")]
-Confidence = Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")]
+_BUDGET_OPTIONS: dict[str, Any] = {
+    "min_acc": Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")],
+    "max_params": Annotated[int | None, typer.Option(help="Most parameters.")],
+    "max_macs": Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")],
+    "max_bytes": Annotated[int | None, typer.Option(help="Largest file.")],
+    "max_latency_ms": Annotated[float | None, typer.Option(help="Longest measured time for one image.")],
+    "dataset": Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")],
+    "family": Annotated[str | None, typer.Option(help="Architecture family.")],
+    "confidence": Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")],
+}
 Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
 
 
+def _with_budget(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of a budget, which it receives as its parameter `budget`."""
+
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        budget = _budget({name: options.pop(name) for name in _BUDGET_OPTIONS})
+        command(budget=budget, **options)
+
+    own = inspect.signature(command, eval_str=True)
+    parameters = [parameter for name, parameter in own.parameters.items() if name != "budget"]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=option)
+        for name, option in _BUDGET_OPTIONS.items()
+    ]
+    # What typer reads: the signature for names and defaults, the annotations for types.
+    wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
+
+
 @app.command(name="list", epilog="Example: zoo list --zoo my-zoo --min-acc 0.8 --json")
+@_with_budget
 def list_(
+    budget: Budget,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
-    min_acc: MinAcc = None,
-    max_params: MaxParams = None,
-    max_macs: MaxMacs = None,
-    max_bytes: MaxBytes = None,
-    max_latency_ms: MaxLatency = None,
-    dataset: Dataset = None,
-    family: Family = None,
-    confidence: Confidence = None,
 ) -> None:
     """List the checkpoints within a budget, fewest parameters first."""
-    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
     views = _source(zoo, url, token).models(budget)
     if as_json:
         _print_json([view.model_dump(mode="json") for view in views])
@@ -102,23 +120,16 @@ def list_(
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
+@_with_budget
 def show(
+    budget: Budget,
     reference: Reference = None,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
-    min_acc: MinAcc = None,
-    max_params: MaxParams = None,
-    max_macs: MaxMacs = None,
-    max_bytes: MaxBytes = None,
-    max_latency_ms: MaxLatency = None,
-    dataset: Dataset = None,
-    family: Family = None,
-    confidence: Confidence = None,
 ) -> None:
     """Show the smallest checkpoint within a budget, or the one named, with its whole descriptor."""
-    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
     source = _source(zoo, url, token)
     detail = source.show(_choose(source, reference, budget).id).model_dump(mode="json")
     if as_json:
@@ -132,7 +143,9 @@ def show(
 
 
 @app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
+@_with_budget
 def get(
+    budget: Budget,
     reference: Reference = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
@@ -142,17 +155,8 @@ def get(
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
-    min_acc: MinAcc = None,
-    max_params: MaxParams = None,
-    max_macs: MaxMacs = None,
-    max_bytes: MaxBytes = None,
-    max_latency_ms: MaxLatency = None,
-    dataset: Dataset = None,
-    family: Family = None,
-    confidence: Confidence = None,
 ) -> None:
     """Write the smallest checkpoint within a budget, or the one named, to a file."""
-    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
     source = _source(zoo, url, token)
     view = _choose(source, reference, budget)
     data = source.file(view.id, file_format)
@@ -172,7 +176,9 @@ def get(
 
 
 @app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
+@_with_budget
 def predict(
+    budget: Budget,
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
     model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
@@ -180,17 +186,8 @@ def predict(
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
-    min_acc: MinAcc = None,
-    max_params: MaxParams = None,
-    max_macs: MaxMacs = None,
-    max_bytes: MaxBytes = None,
-    max_latency_ms: MaxLatency = None,
-    dataset: Dataset = None,
-    family: Family = None,
-    confidence: Confidence = None,
 ) -> None:
     """Classify images with the smallest checkpoint within a budget, or with the one named."""
-    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
     source = _source(zoo, url, token)
     view = _choose(source, model, budget)
     try:
@@ -208,25 +205,18 @@ def predict(
 
 
 @app.command(epilog="Example: zoo verify --zoo my-zoo")
+@_with_budget
 def verify(
+    budget: Budget,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
-    min_acc: MinAcc = None,
-    max_params: MaxParams = None,
-    max_macs: MaxMacs = None,
-    max_bytes: MaxBytes = None,
-    max_latency_ms: MaxLatency = None,
-    dataset: Dataset = None,
-    family: Family = None,
-    confidence: Confidence = None,
 ) -> None:
     """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
 
     Without a budget also the files that the catalog leaves out. Exits with 1 if one fails.
     """
-    budget = _budget(min_acc, max_params, max_macs, max_bytes, max_latency_ms, dataset, family, confidence)
     source = _source(zoo, url, token)
     wanted = {view.id for view in source.models(budget)} if budget.is_filtered() else None
     found = ((digest, result) for digest, result in source.verified() if wanted is None or digest in wanted)
@@ -282,27 +272,9 @@ def _choose(source: Source, reference: str | None, budget: Budget) -> Checkpoint
     return source.show(reference)
 
 
-def _budget(
-    min_acc: float | None,
-    max_params: int | None,
-    max_macs: int | None,
-    max_bytes: int | None,
-    max_latency_ms: float | None,
-    dataset: str | None,
-    family: str | None,
-    confidence: float | None,
-) -> Budget:
+def _budget(options: dict[str, Any]) -> Budget:
     try:
-        return Budget(
-            min_acc=min_acc,
-            max_params=max_params,
-            max_macs=max_macs,
-            max_bytes=max_bytes,
-            max_latency_ms=max_latency_ms,
-            dataset=dataset,
-            family=family,
-            confidence=confidence,
-        )
+        return Budget(**options)
     except ValidationError as error:
         _fail("; ".join(_option(item) for item in error.errors()))
 
