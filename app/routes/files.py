@@ -18,7 +18,6 @@ from zoo.local import LocalZoo
 
 router = APIRouter(tags=["files"])
 
-_MEDIA_TYPES = {"safetensors": "application/octet-stream", "onnx": "application/octet-stream"}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _RESPONSES: dict[int | str, dict[str, object]] = {
@@ -85,7 +84,7 @@ def _answer(
     if request.method == "HEAD":
         headers["Content-Length"] = str(len(data))
         body = b""
-    return Response(body, status, headers, media_type=_MEDIA_TYPES[file_format])
+    return Response(body, status, headers, media_type="application/octet-stream")
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
