@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
-import re
 import sqlite3
 import statistics
 import sys
@@ -24,6 +23,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import processor
 
 from zoo.budget import Budget
 from zoo.catalog import Catalog
@@ -116,11 +117,6 @@ def measure(catalog: Catalog, plain: sqlite3.Connection, n: int) -> None:
 
 def first(connection: sqlite3.Connection, query: str, limit: float) -> object:
     return connection.execute(query, (limit,)).fetchone()
-
-
-def processor() -> str:
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 def main() -> None:

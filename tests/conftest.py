@@ -18,8 +18,19 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from zoo.checkpoint import Checkpoint, Tensors, encode
-from zoo.descriptor import Accuracy, Cost, Dataset, Descriptor, ExpansionStep, Lineage, Metrics, Preprocessing
+from zoo.descriptor import (
+    Accuracy,
+    Architecture,
+    Cost,
+    Dataset,
+    Descriptor,
+    ExpansionStep,
+    Lineage,
+    Metrics,
+    Preprocessing,
+)
 from zoo.families import secnn
+from zoo.families.blueprint import BlueprintArchitecture, Stage
 from zoo.families.secnn import SecnnArchitecture
 from zoo.graph import tensor_shapes
 from zoo.storage import Directory
@@ -31,7 +42,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 MakeCheckpoint = Callable[..., Checkpoint]
 
 
-def _random_tensors(architecture: SecnnArchitecture, seed: int) -> Tensors:
+def _random_tensors(architecture: Architecture, seed: int) -> Tensors:
     """Weights of a plausible size; variances are positive, as running statistics are."""
     rng = np.random.default_rng(seed)
 
@@ -45,7 +56,7 @@ def _random_tensors(architecture: SecnnArchitecture, seed: int) -> Tensors:
 
 
 def _descriptor(
-    architecture: SecnnArchitecture,
+    architecture: Architecture,
     *,
     dataset: str,
     accuracy: float | None,
@@ -90,7 +101,7 @@ def make_checkpoint(tiny: SecnnArchitecture) -> MakeCheckpoint:
     """`make_checkpoint(architecture, seed=…, accuracy=…, dataset=…, …)`, all optional; weights follow the seed."""
 
     def make(
-        architecture: SecnnArchitecture = tiny,
+        architecture: Architecture = tiny,
         *,
         seed: int = 0,
         dataset: str = "shapes",
@@ -152,33 +163,51 @@ def put(make_checkpoint: MakeCheckpoint) -> Callable[..., str]:
     return put
 
 
+@st.composite
+def _secnn_architectures(draw: st.DrawFn) -> SecnnArchitecture:
+    """Every option: channels, sizes (also not square), blocks, both heads, and some growth."""
+    num_blocks = draw(st.integers(2, 3))
+    size = st.integers(2**num_blocks, 2**num_blocks + 5)
+    architecture = secnn.start(
+        input_shape=(draw(st.sampled_from([1, 3])), draw(size), draw(size)),
+        num_classes=draw(st.integers(2, 5)),
+        channels=draw(st.integers(1, 4)),
+        num_blocks=num_blocks,
+        head=draw(st.sampled_from(["flatten", "average"])),
+        bottleneck_channels=draw(st.integers(1, 4)),
+        hidden_features=draw(st.integers(1, 5)),
+        negative_slope=draw(st.sampled_from([0.0, 0.01, 0.2, 1.0])),
+    )
+    for block in draw(st.lists(st.integers(0, num_blocks - 1), max_size=4)):
+        if draw(st.booleans()):
+            architecture = architecture.widened(block, draw(st.integers(1, 3)))
+        else:
+            kind = draw(st.sampled_from(["conv", "residual"]))
+            architecture = architecture.deepened(block, kind, split_slope=draw(st.booleans()))
+    return architecture
+
+
+@st.composite
+def _blueprint_architectures(draw: st.DrawFn) -> BlueprintArchitecture:
+    """Stages with and without layers, of one channel too, on images down to one pixel in the last stage."""
+    stages = draw(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 2)), min_size=1, max_size=3))
+    stem_pools = draw(st.integers(0, 1))
+    smallest = 2 ** (stem_pools + len(stages) - 1)
+    size = st.integers(smallest, smallest + 5)
+    return BlueprintArchitecture(
+        input_channels=draw(st.sampled_from([1, 3])),
+        input_height=draw(size),
+        input_width=draw(size),
+        num_classes=draw(st.integers(2, 5)),
+        stem_pools=stem_pools,
+        stages=tuple(Stage(channels=channels, num_layers=num_layers) for channels, num_layers in stages),
+    )
+
+
 @pytest.fixture(scope="session")
-def architectures() -> SearchStrategy[SecnnArchitecture]:
-    """Small networks of every option: channels, sizes (also not square), blocks, both heads, and some growth."""
-
-    @st.composite
-    def draw(draw: st.DrawFn) -> SecnnArchitecture:
-        num_blocks = draw(st.integers(2, 3))
-        size = st.integers(2**num_blocks, 2**num_blocks + 5)
-        architecture = secnn.start(
-            input_shape=(draw(st.sampled_from([1, 3])), draw(size), draw(size)),
-            num_classes=draw(st.integers(2, 5)),
-            channels=draw(st.integers(1, 4)),
-            num_blocks=num_blocks,
-            head=draw(st.sampled_from(["flatten", "average"])),
-            bottleneck_channels=draw(st.integers(1, 4)),
-            hidden_features=draw(st.integers(1, 5)),
-            negative_slope=draw(st.sampled_from([0.0, 0.01, 0.2, 1.0])),
-        )
-        for block in draw(st.lists(st.integers(0, num_blocks - 1), max_size=4)):
-            if draw(st.booleans()):
-                architecture = architecture.widened(block, draw(st.integers(1, 3)))
-            else:
-                kind = draw(st.sampled_from(["conv", "residual"]))
-                architecture = architecture.deepened(block, kind, split_slope=draw(st.booleans()))
-        return architecture
-
-    return draw()
+def architectures() -> SearchStrategy[Architecture]:
+    """Small networks of every family."""
+    return st.one_of(_secnn_architectures(), _blueprint_architectures())
 
 
 # --- the installed commands, and a zoo grown with them ---------------------------------------------------

@@ -93,6 +93,12 @@ def test_verify_reads_all_files(zoo: Ask, grown: Path) -> None:
     assert all(result["ok"] for result in results)
 
 
+def test_verify_measures_once_more(zoo: Ask, grown: Path) -> None:
+    done = zoo("verify", "--data", "digits")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(" of 359), measured ") == len(list(grown.rglob("*.safetensors")))
+
+
 def test_verify_finds_a_flipped_bit(command: Ask, grown: Path, tmp_path: Path) -> None:
     good, bad = sorted(grown.rglob("*.safetensors"))[:2]
     (tmp_path / good.name).write_bytes(good.read_bytes())

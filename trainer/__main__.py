@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
+from typer.core import TyperGroup
 
+from trainer.config import Limits, RunConfig
+from trainer.overrides import Overrides
 from trainer.runs import RUNS
 from zoo.errors import RunError, ZooError
+
+if TYPE_CHECKING:
+    from trainer.sweep import Outcome, Share
+
+
+class GrowForChoice(StrEnum):
+    params = "params"
+    macs = "macs"
+    both = "both"
 
 
 class Device(StrEnum):
@@ -25,15 +41,39 @@ EPILOG = """
 
 zoo-train digits --data digits --zoo my-zoo
 
+zoo-train grow --data cifar10.tar.gz --zoo my-zoo --max-params 100000
+
 zoo-train paper --data cifar10.tar.gz --zoo my-zoo --epochs 60 --limit-train 10000 --device cpu
 
 zoo-train paper --data photos/ --zoo my-zoo --seed 1 --resume
+
+zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2
+
+zoo-train report my-zoo
 
 DATA is a directory or .tar.gz of {train,test}/<class>/*.{png,jpg}, or one of: digits, cifar10, cifar100,
 fashion_mnist (the last three are downloaded).
 """
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+class _TrainByDefault(TyperGroup):
+    """`zoo-train digits …` is `zoo-train train digits …`: a first word that is no command is the training's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_TrainByDefault,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Grow a zoo of checkpoints, and report on it. [bold]zoo-train RUN …[/bold] is short for "
+    f"[bold]zoo-train train RUN …[/bold], where RUN is one of: {', '.join(RUNS)}. Its options: zoo-train RUN --help.",
+    epilog=EPILOG,
+)
 
 
 @app.command(epilog=EPILOG)
@@ -49,7 +89,23 @@ def train(
         int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
     ] = None,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Threshold of the gain rule.", min=0)] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
+    ] = None,
+    grow_for: Annotated[
+        GrowForChoice | None, typer.Option(help="What a gain is divided by to rank it.", show_default=False)
+    ] = None,
+    max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,
+    max_macs: Annotated[
+        int | None, typer.Option(help="Grow to at most this many multiply-accumulates an image.", min=1)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="End the run, with a last checkpoint, within this time.", min=1)
+    ] = None,
+    distil: Annotated[
+        int | None,
+        typer.Option(help="Then teach each smaller checkpoint what the best one knows, for EPOCHS.", metavar="EPOCHS"),
+    ] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")] = False,
@@ -60,10 +116,18 @@ def train(
     """
     console = Console(stderr=True)
     try:
-        digests = _grow(console, run, data, zoo, epochs, limit_train, image_size, tau, threshold, device, seed, resume)
+        overrides = Overrides(
+            epochs=epochs,
+            seed=seed,
+            tau=tau,
+            threshold=threshold,
+            grow_for=grow_for.value if grow_for else None,
+            limits=Limits(max_params, max_macs, max_seconds),
+            distil_epochs=distil,
+        )
+        digests = _grow(console, _run(run, overrides), data, zoo, limit_train, image_size, device, resume)
     except (ZooError, OSError) as error:
-        console.print(f"zoo-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        _refuse(console, error)
     except KeyboardInterrupt:
         console.print("zoo-train: stopped; the same command with --resume goes on from the last whole epoch")
         raise typer.Exit(130) from None
@@ -71,37 +135,127 @@ def train(
         typer.echo(digest)
 
 
+@app.command(name="report", epilog="Example: zoo-train report my-zoo --out my-report")
+def report_(
+    zoo: Annotated[Path, typer.Argument(help="Directory that holds the checkpoints.", metavar="ZOO")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; without it ZOO/report.", metavar="DIR", show_default=False)
+    ] = None,
+) -> None:
+    """Report on a zoo: the paper's table, budgets, cost, every checkpoint, and accuracy drawn against parameters.
+
+    Writes report.md, a PNG and an SVG for each data set, and prints the report.
+    """
+    console = Console(stderr=True)
+    target = out or zoo / "report"
+    try:
+        from trainer import report
+
+        text = report.write(zoo, target)
+    except (ZooError, OSError) as error:
+        _refuse(console, error)
+    except ImportError as error:
+        _refuse(console, RunError(f"reports are drawn with matplotlib, of the extra `train`: {error}"))
+    if sys.stdout.isatty():
+        Console().print(Markdown(text))
+    else:
+        typer.echo(text, nl=False)
+    console.print(f"written to {target}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(
+    name="sweep", epilog="Example: zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2"
+)
+def sweep_(
+    run: Annotated[str, typer.Argument(help=f"A named run: {', '.join(RUNS)}.", metavar="RUN")],
+    data: Annotated[str, typer.Option(help="Images, as of zoo-train RUN.", metavar="PATH|NAME")],
+    zoo: Annotated[Path, typer.Option(help="Directory that receives the checkpoints of all runs.", metavar="DIR")],
+    seeds: Annotated[str, typer.Option(help="Like 0-4, or 0,2,5-7.")] = "0-4",
+    taus: Annotated[
+        str | None, typer.Option(help="Each with every seed, like 1,1.5,2: runs RUN-tau1, RUN-tau1.5, …")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the run's own number.", min=1)] = None,
+    limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,
+    cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(help="0.25: four runs share one. Default: 1 where there are any.", min=0, show_default=False),
+    ] = None,
+    address: Annotated[str, typer.Option(help="A Ray cluster: auto, or HOST:PORT. local: this machine.")] = "local",
+) -> None:
+    """Many runs into one zoo, on the cores and GPUs of this machine or of a Ray cluster (the extra `ray`).
+
+    The same command again goes on with the runs that were begun. Prints the checkpoints' SHA-256 digests, run by run.
+    """
+    console = Console(stderr=True)
+    try:
+        from trainer import sweep
+
+        configs = sweep.plan(
+            partial(_run, run),
+            Overrides(epochs=epochs, limits=Limits(max_params=max_params)),
+            sweep.seeds_of(seeds),
+            taus=sweep.numbers_of("--taus", taus),
+            thresholds=sweep.numbers_of("--thresholds", thresholds),
+        )
+        share = sweep.Share(cpus_per_run, gpus_per_run)
+        outcomes = _sweep(console, configs, data, zoo, limit_train, image_size, share, address)
+    except (ZooError, OSError) as error:
+        _refuse(console, error)
+    except KeyboardInterrupt:
+        stopped = "zoo-train: stopped; the same command goes on from the last whole epoch of each run"
+        console.print(stopped, soft_wrap=True)
+        raise typer.Exit(130) from None
+    for outcome in outcomes:
+        for digest in outcome.digests:
+            typer.echo(digest)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        lines = "\n".join(map(str, failed))
+        _refuse(console, RunError(f"{len(failed)} of {len(outcomes)} runs failed, the others are done\n{lines}"))
+
+
+def _refuse(console: Console, error: Exception) -> NoReturn:
+    console.print(f"zoo-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from error
+
+
+def _run(name: str, overrides: Overrides) -> RunConfig:
+    if name not in RUNS:
+        raise RunError(f"no run is named {name!r}; there are: {', '.join(RUNS)}")
+    return overrides.of(RUNS[name]())
+
+
 def _grow(
     console: Console,
-    run: str,
+    config: RunConfig,
     source: str,
     zoo: Path,
-    epochs: int | None,
     limit_train: int | None,
     image_size: int | None,
-    tau: float | None,
-    threshold: float | None,
     device: Device,
-    seed: int,
     resume: bool,
 ) -> tuple[str, ...]:
     # Threads that wait for each other should not keep a core busy that someone else needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if run not in RUNS:
-        raise RunError(f"no run is named {run!r}; there are: {', '.join(RUNS)}")
 
     import torch
 
     from trainer import data
     from trainer.display import Display
-    from trainer.grow import grow, run_directory, with_overrides
+    from trainer.distil import distil
+    from trainer.grow import grow, run_directory
+    from trainer.parallel import group_of, local_device
 
-    config = with_overrides(RUNS[run](), epochs=epochs, seed=seed, tau=tau, threshold=threshold)
     cuda = torch.cuda.is_available()
     if device is Device.cuda and not cuda:
         raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
-    chosen = torch.device("cuda" if cuda and device is not Device.cpu else "cpu")
-    with Display(console) as display:
+    chosen = local_device(torch.device("cuda" if cuda and device is not Device.cpu else "cpu"))
+    with group_of(chosen) as group, Display(console, config.anneal_share) as display:
+        console.quiet = not group.writes
         images = data.load(source, limit_train=limit_train, image_size=image_size)
         console.print(
             f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
@@ -111,7 +265,42 @@ def _grow(
             highlight=False,
             soft_wrap=True,
         )
-        return grow(config, images, zoo, chosen, resume=resume, observe=display)
+        digests = grow(config, images, zoo, chosen, resume=resume, observe=display, group=group)
+        if not group.writes:
+            return ()
+        if config.distil_epochs:
+            digests += tuple(distil(config, images, zoo, digests, chosen, display))
+        return digests
+
+
+def _sweep(
+    console: Console,
+    configs: list[RunConfig],
+    source: str,
+    zoo: Path,
+    limit_train: int | None,
+    image_size: int | None,
+    share: Share,
+    address: str,
+) -> list[Outcome]:
+    """In the order of `configs`."""
+    from trainer import data
+    from trainer.sweep import sweep
+
+    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    console.print(
+        f"{len(configs)} runs on {images.name} with {address}; logs: {zoo}/runs/",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    outcomes = []
+    # Ray prints what became of its workers; standard output is for digests.
+    with redirect_stdout(sys.stderr):
+        for outcome in sweep(configs, images, zoo, share, address):
+            outcomes.append(outcome)
+            console.print(f"  {len(outcomes)}/{len(configs)}  {outcome}", markup=False, highlight=False, soft_wrap=True)
+    return sorted(outcomes, key=lambda outcome: configs.index(outcome.config))
 
 
 if __name__ == "__main__":

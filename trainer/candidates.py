@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from trainer.config import Expansion, GainRule, RatioRule
+from trainer.config import NO_LIMITS, Expansion, GainRule, Limits, RatioRule
 from trainer.expand import Change, Initialization, expand, new_entries
 from trainer.records import CandidateScore
 from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
 from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
 from zoo.cost import num_macs, num_params, training_flops
-from zoo.families.secnn import SecnnArchitecture
+from zoo.descriptor import Architecture
+from zoo.families.blueprint import BlueprintArchitecture
 from zoo.module import GraphModule
 
 
@@ -23,7 +24,7 @@ class Candidate:
     """A grown network, ready to take over; `rank` orders the ones that clear the threshold."""
 
     change: Change
-    architecture: SecnnArchitecture
+    architecture: Architecture
     module: GraphModule
     moments: GradientMoments
     score: float
@@ -44,14 +45,15 @@ class Decision:
 
 
 def decide(
-    architecture: SecnnArchitecture,
+    architecture: Architecture,
     module: GraphModule,
     expansion: Expansion,
     images: Float[Tensor, "n channels height width"],
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
+    limits: Limits = NO_LIMITS,
 ) -> Decision:
-    """Scores every change on the given (normalised) training images; `module` is not changed."""
+    """Scores every change within the limits on the given (normalised) training images; `module` is not changed."""
     initialization = Initialization(expansion.exact, expansion.noise_std)
     calibration = images[: expansion.calibration_samples]
     rule = expansion.rule
@@ -62,6 +64,8 @@ def decide(
     for change in changes(architecture, expansion):
         grown = change.apply(architecture, exact=expansion.exact)
         graph = grown.graph()
+        if not limits.allow(num_params(graph), num_macs(graph)):
+            continue
         new = expand(module, graph, initialization, calibration, generator)
         moments = gradient_moments(with_statistics_of(new, images), images, labels)
         flops += training_flops(num_macs(graph), len(labels))
@@ -81,14 +85,20 @@ def decide(
     return Decision(threshold, scores, best if best is not None and best.clears else None, flops)
 
 
-def changes(architecture: SecnnArchitecture, expansion: Expansion) -> list[Change]:
+def changes(architecture: Architecture, expansion: Expansion) -> list[Change]:
     """Every block one layer deeper, unless at capacity, and every block wider."""
     found = []
-    for index, block in enumerate(architecture.blocks):
-        if len(block.layers) < expansion.max_layers_per_block:
+    for index, num_layers in enumerate(layers_per_block(architecture)):
+        if num_layers < expansion.max_layers_per_block:
             found.append(Change("deepen", index, layer_kind=expansion.layer_kind))
         found.append(Change("widen", index, channels_added=expansion.channels_added))
     return found
+
+
+def layers_per_block(architecture: Architecture) -> tuple[int, ...]:
+    if isinstance(architecture, BlueprintArchitecture):
+        return tuple(stage.num_layers for stage in architecture.stages)
+    return tuple(len(block.layers) for block in architecture.blocks)
 
 
 def _score(
@@ -104,7 +114,8 @@ def _score(
     if isinstance(rule, RatioRule):
         score = natural_score(moments) * size_penalty(params_added, rule.lambda_)
         return score, None, score - threshold
-    gain = gain_of_new_parameters(moments, new_entries(module.graph, new))
+    device = next(new.parameters()).device
+    gain = gain_of_new_parameters(moments, new_entries(module.graph, new.graph, device))
     # Half of Δη is the loss a natural step would take off; relative to the loss, scores compare over a run.
     # A network that is certain of every image has a loss of exactly 0, and gradients of 0 with it.
     unit = 2 * max(loss, torch.finfo(torch.float32).tiny)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+GrowFor = Literal["params", "macs", "both"]
+Choice = Literal["score", "gradient", "random", "uniform"]
+
 
 @dataclass(frozen=True)
 class StartNet:
@@ -18,6 +21,16 @@ class StartNet:
     negative_slope: float = 0.2
     conv_dropout: float = 0.1
     linear_dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class BlueprintStart:
+    """The start of a run of blueprint separable networks: channels and layers of each stage."""
+
+    channels: tuple[int, ...] = (16, 16, 16, 24)
+    num_layers: tuple[int, ...] = (0, 1, 1, 1)
+    # Larger images are pooled in the stem until the larger side is at most one and a half times this.
+    max_side: int = 32
 
 
 @dataclass(frozen=True)
@@ -61,22 +74,94 @@ class Expansion:
 
 
 @dataclass(frozen=True)
+class Ladder:
+    """Growth from size to size: each expansion adds the changes that score best until the next size is reached.
+
+    The run's epochs are shared out over the sizes. From half of its share on, a size may be left when the best
+    change's gain, relative to the loss, clears a threshold that falls from `threshold` to 0 at the end of its share.
+    """
+
+    # Parameters at most after the 1st, 2nd, … expansion.
+    sizes: tuple[int, ...]
+    # What the gain of a change is divided by to rank it; "both" is the root of parameters times multiply-accumulates.
+    grow_for: GrowFor = "both"
+    # For ablations: rank by the squared norm of the mean gradient of what is new (GradMax's criterion), by chance, or
+    # let all stages become deeper and wider in turn.
+    choose: Choice = "score"
+    threshold: float = 3.0
+    # Of the Fisher in the score (trainer.scores). Gains by K-FAC are about half as large: so should `threshold` be.
+    curvature: Literal["diagonal", "kfac"] = "diagonal"
+    # A change whose gain is below this many times its standard error is noise, and never taken.
+    standard_errors: float = 2.0
+    # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.
+    pace: float = 0.4
+    # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
+    width_step: int = 8
+    max_layers_per_stage: int = 16
+    score_samples: int = 2048
+    calibration_samples: int = 256
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a run stops growing (parameters, multiply-accumulates of one image) or ends (device-seconds)."""
+
+    max_params: int | None = None
+    max_macs: int | None = None
+    max_seconds: float | None = None
+
+    def allow(self, params: int, macs: int) -> bool:
+        return (self.max_params is None or params <= self.max_params) and (
+            self.max_macs is None or macs <= self.max_macs
+        )
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Training defaults are those of section 3.3 of the paper."""
 
     name: str
-    expansion: Expansion
-    start: StartNet = StartNet()
+    expansion: Expansion | Ladder
+    start: StartNet | BlueprintStart = StartNet()
+    limits: Limits = NO_LIMITS
     seed: int = 0
     epochs: int = 300
     batch_size: int = 512
     learning_rate: float = 2e-3
+    optimizer: Literal["adam", "adamw"] = "adam"
+    # Of AdamW, on matrices and kernels only.
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    # Steps over which the learning rate rises from 0 at the start of the run.
+    warmup_steps: int = 0
+    # Halve the learning rate where validation accuracy stalls; otherwise it is constant on the trunk.
+    plateau: bool = True
     lr_factor: float = 0.5
     lr_patience: int = 15
     l1: float = 1e-5
     horizontal_flip: bool = True
     # Pixels by which a training image may be shifted in each direction.
     max_shift: int = 0
+    # Smaller networks than this have them shifted in proportion less: they have nothing to overfit with.
+    full_shift_params: int = 1
+    # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged, while the
+    # trunk goes on from before. A branch has this many epochs for each of the trunk's since the last growth, and at
+    # least one. 0: the checkpoint is the trunk itself.
+    anneal_share: float = 0.0
+    # Of the exponential moving average of a branch's weights, per step.
+    average_decay: float = 0.99
+    # Epochs of a last pass in which each smaller checkpoint learns the answers of the best one. 0: none.
+    distil_epochs: int = 0
+    # Softens both networks' answers, and the share of the loss that is about them (Hinton et al., arXiv 1503.02531).
+    distil_temperature: float = 4.0
+    distil_weight: float = 0.9
+    # bfloat16 for matrix products where the machine has units for it (CUDA, AMX); evaluation is float32 always.
+    mixed_precision: bool = False
+    # Compile the training step (a CUDA graph on a GPU, C++ on a CPU that has a compiler).
+    compile: bool = False
     # Threads on a CPU; None: as many as torch takes. Networks of a few thousand parameters gain nothing from a second,
     # and lose a factor of ten where another process wants the core (docs/log.md).
     cpu_threads: int | None = None

@@ -5,31 +5,29 @@ The validation split is carved out of the training data, so that growth and sche
 
 from __future__ import annotations
 
-import re
 import sys
-import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from zoo import images
+from trainer.decoded import Decoded, decoded_once
+from zoo import digits, image_folder
 from zoo.descriptor import Dataset as DatasetRecord
 from zoo.descriptor import Preprocessing
-from zoo.errors import DataError, ImageError
+from zoo.errors import DataError
+from zoo.image_folder import Color, ImageFile, ImageFolder
+from zoo.splits import stratified
 
 VALIDATION_FRACTION = 0.1
-# One split for all runs of a data set, whatever their seeds, so that their validation accuracies compare.
-_SPLIT_SEED = 20240111
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Images of different sizes become squares of their median side, at most this.
 _MAX_MIXED_SIZE = 96
 
@@ -102,27 +100,14 @@ def load(source: str, *, limit_train: int | None = None, image_size: int | None 
         raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
     train = raw.train
     if limit_train is not None and limit_train < len(train):
-        kept, _ = _stratified(train.labels.numpy(), limit_train)
+        kept, _ = stratified(train.labels.numpy(), limit_train)
         train = train.take(kept)
     num_validation = max(1, round(VALIDATION_FRACTION * len(train)))
     if len(train) - num_validation < 3:
         raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
-    validation, rest = _stratified(train.labels.numpy(), num_validation)
+    validation, rest = stratified(train.labels.numpy(), num_validation)
     train, held_out = train.take(rest), train.take(validation)
     return Data(raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test)
-
-
-def _stratified(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of `count` items, each class in its share, and those of the others."""
-    random = np.random.default_rng(_SPLIT_SEED)
-    order = random.permutation(len(labels))
-    # The k-th of n items of a class gets rank (k + ½)/n: the lowest ranks take equally from all classes.
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = order[labels[order] == label]
-        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    by_rank = order[np.argsort(rank[order], kind="stable")]
-    return np.sort(by_rank[:count]), np.sort(by_rank[count:])
 
 
 def _preprocessing(train: Split) -> Preprocessing:
@@ -138,7 +123,7 @@ def _preprocessing(train: Split) -> Preprocessing:
     std = [float(np.sqrt(histogram @ (levels - m) ** 2)) for histogram, m in zip(histograms, mean, strict=True)]
     if max(std) == 0:
         raise DataError("all training images are of one even colour")
-    color: Literal["rgb", "gray"] = "rgb" if channels == 3 else "gray"
+    color: Color = "rgb" if channels == 3 else "gray"
     return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) or 1.0 for s in std))
 
 
@@ -148,93 +133,33 @@ def _preprocessing(train: Split) -> Preprocessing:
 def _files(path: Path, image_size: int | None) -> _Raw:
     if not path.exists():
         raise DataError(f"{path}: no such directory or archive, and no data set of that name ({', '.join(NAMED)})")
-    name = _slug(path.resolve().name)
-    members: dict[str, list[_File]] = {"train": [], "test": []}
-    for file in _walk(path):
-        members[file.split].append(file)
-    classes = tuple(sorted({file.label for file in members["train"]}))
-    unknown = sorted({file.label for file in members["test"]} - set(classes))
-    if len(classes) < 2 or not members["test"] or unknown:
-        raise DataError(
-            f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} with two classes or more in train and the "
-            f"same in test; found classes {list(classes)} in train, {len(members['test'])} images in test"
-            + (f", test-only classes {unknown}" if unknown else "")
-        )
-    for label in classes:
-        if not label.isprintable():
-            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
-    color, size = _common_form(members["train"], image_size)
-    train, test = (_decode(members[split], classes, color, size) for split in ("train", "test"))
-    return _Raw(name, classes, train, test)
+
+    def decode() -> Decoded:
+        return _decoded(image_folder.read(path), image_size)
+
+    found = decoded_once(path, image_size, decode) if path.is_file() else decode()
+    return _Raw(
+        image_folder.name_of(path),
+        tuple(map(str, found.classes)),
+        Split(torch.from_numpy(found.train_images), torch.from_numpy(found.train_labels)),
+        Split(torch.from_numpy(found.test_images), torch.from_numpy(found.test_labels)),
+    )
 
 
-@dataclass(frozen=True)
-class _File:
-    """One image: …/<split>/<label>/<name>"""
-
-    path: PurePosixPath
-    data: bytes
-
-    @property
-    def split(self) -> str:
-        return self.path.parts[-3]
-
-    @property
-    def label(self) -> str:
-        return self.path.parts[-2]
+def _decoded(folder: ImageFolder, image_size: int | None) -> Decoded:
+    color, size = _common_form(folder.train, image_size)
+    return Decoded(
+        classes=np.array(folder.classes),
+        train_images=_pixels(folder.train, color, size),
+        train_labels=folder.labels(folder.train),
+        test_images=_pixels(folder.test, color, size),
+        test_labels=folder.labels(folder.test),
+    )
 
 
-def _slug(filename: str) -> str:
-    """Photos 2026.tar.gz -> photos-2026"""
-    stem = re.sub(r"\.(tar|tar\.gz|tgz)$", "", filename.lower())
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "images"
-
-
-def _walk(path: Path) -> Iterator[_File]:
-    """Every image of the splits, in the order of (split, class, name), so that an archive equals its directory."""
-    files = _in_directory(path) if path.is_dir() else _in_archive(path)
-    yield from sorted(files, key=lambda file: (file.path.parts[-3:], file.path))
-
-
-def _in_directory(path: Path) -> Iterator[_File]:
-    for file in path.rglob("*"):
-        place = PurePosixPath(file.relative_to(path).as_posix())
-        if _is_image(place) and file.is_file():
-            yield _File(place, file.read_bytes())
-
-
-def _in_archive(path: Path) -> Iterator[_File]:
-    found = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                content = archive.extractfile(member) if _is_image(place) and member.isfile() else None
-                if content is not None:
-                    found[place] = content.read()
-            # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
-            assert archive.fileobj is not None
-            while archive.fileobj.read(2**20):
-                pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {_one_line(error)}") from error
-    for place, data in found.items():
-        yield _File(place, data)
-
-
-def _is_image(place: PurePosixPath) -> bool:
-    """…/train/frog/0001.jpg"""
-    is_shown = place.suffix.lower() in _SUFFIXES and not place.name.startswith(".")
-    return is_shown and len(place.parts) >= 3 and place.parts[-3] in ("train", "test")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _common_form(files: list[_File], image_size: int | None) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
-    forms = Counter(_probe(file) for file in files)
-    color: Literal["rgb", "gray"] = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
+def _common_form(files: Sequence[ImageFile], image_size: int | None) -> tuple[Color, tuple[int, int]]:
+    forms = Counter(file.probe() for file in files)
+    color: Color = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
     sizes = {form[1] for form in forms}
     if image_size is not None:
         return color, (image_size, image_size)
@@ -245,42 +170,21 @@ def _common_form(files: list[_File], image_size: int | None) -> tuple[Literal["r
     return color, (side, side)
 
 
-def _probe(file: _File) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
-    try:
-        return images.probe(file.data)
-    except ImageError as error:
-        raise DataError(f"{file.path}: {error}") from error
-
-
-def _decode(
-    files: list[_File],
-    classes: tuple[str, ...],
-    color: Literal["rgb", "gray"],
-    size: tuple[int, int],
-) -> Split:
-    channels = 3 if color == "rgb" else 1
-    pixels = np.empty((len(files), channels, *size), dtype=np.uint8)
+def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int]) -> np.ndarray:
+    pixels = np.empty((len(files), 3 if color == "rgb" else 1, *size), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        try:
-            row[:] = images.decode(file.data, color, size).transpose(2, 0, 1)
-        except ImageError as error:
-            raise DataError(f"{file.path}: {error}") from error
-    labels = np.array([classes.index(file.label) for file in files], dtype=np.int64)
-    return Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+        row[:] = file.decode(color, size).transpose(2, 0, 1)
+    return pixels
 
 
 # --- named data sets ------------------------------------------------------------------------------------
 
 
 def _digits() -> _Raw:
-    """scikit-learn's 1,797 digits, 8×8. They come without a split: every fifth of a class is a test image."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    whole = Split(torch.from_numpy(pixels), torch.from_numpy(bunch.target.astype(np.int64)))
-    test, train = _stratified(bunch.target, round(len(whole) / 5))
-    return _Raw("digits", tuple(str(digit) for digit in range(10)), whole.take(train), whole.take(test))
+    pixels, labels = digits.images_and_labels()
+    train, test = digits.split(labels)
+    whole = Split(torch.from_numpy(pixels[:, None]), torch.from_numpy(labels))
+    return _Raw("digits", digits.CLASSES, whole.take(train), whole.take(test))
 
 
 def _torchvision(name: str) -> _Raw:
@@ -297,7 +201,7 @@ def _torchvision(name: str) -> _Raw:
         with redirect_stdout(sys.stderr):
             train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{name} could not be downloaded to {root}: {_one_line(error)}") from error
+        raise DataError(f"{name} could not be downloaded to {root}: {' '.join(str(error).split())}") from error
     classes = tuple(str(label) for label in train.classes)
     return _Raw(name, classes, _from_torchvision(train), _from_torchvision(test))
 

@@ -1,58 +1,69 @@
-"""A run as people watch it: one live line on a terminal, plain lines elsewhere. Goes to stderr."""
+"""A run as people watch it: a live panel on a terminal, plain lines elsewhere. Goes to stderr."""
 
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
+from trainer.records import CheckpointRecord, DecisionRecord, DistilledRecord, EpochRecord, FinishedRecord, Record
 
 # Elsewhere than on a terminal, epochs are reported no more often than this.
 _PLAIN_SECONDS = 5.0
 
 
 class Display:
-    """An observer of a run; a context manager, because the live line must be taken down."""
+    """An observer of a run; a context manager, because the live panel must be taken down."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, anneal_share: float = 0.0) -> None:
+        """`anneal_share`: epochs of branches for each of the trunk's, as the run has them."""
         self.console = console
+        self._anneal_share = anneal_share
         self._last_plain = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("reading images", total=None)
+        self._epoch: EpochRecord | None = None
+        self._growth = "none yet"
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
-        self._progress.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def __call__(self, record: Record) -> None:
         match record:
             case EpochRecord():
-                self._epoch(record)
-            case DecisionRecord() if record.chosen is not None:
-                best = next(score for score in record.candidates if score.change == record.chosen)
-                self._print(
-                    f"  epoch {record.epoch}: expands {record.chosen} (+{best.params_added:,} parameters), "
-                    f"score {best.score:.4g} over {record.threshold:.4g}"
-                )
+                self._epoch = record
+                due = time.monotonic() - self._last_plain > _PLAIN_SECONDS or record.epoch == record.epochs
+                if self._live is None and due:
+                    self._last_plain = time.monotonic()
+                    self._print(f"  {_figures(record)}  {record.seconds:.1f} s")
+            case DecisionRecord() if record.chosen:
+                best = next(score for score in record.candidates if score.change == record.chosen[0])
+                why = f"best score {best.score:.4g} over {record.threshold:.4g}"
+                self._growth = f"epoch {record.epoch}: {'; '.join(record.chosen)} ({why})"
+                self._print(f"  epoch {record.epoch}: expands {'; '.join(record.chosen)}; {why}")
             case CheckpointRecord():
                 self._print(
                     f"  epoch {record.epoch}: saved {record.name}  {record.params:,} parameters, validation "
                     f"{record.val_accuracy:.4f}, test {record.test_accuracy:.4f}"
+                )
+            case DistilledRecord():
+                kept = "saved" if record.digest else "not better, left as it is"
+                self._print(
+                    f"  distilled {record.params:,} parameters: validation {record.val_accuracy_before:.4f} to "
+                    f"{record.val_accuracy:.4f}, {kept}"
                 )
             case FinishedRecord():
                 self._print(
@@ -60,16 +71,26 @@ class Display:
                     f"{record.device_seconds:.0f} device-seconds"
                 )
 
-    def _epoch(self, record: EpochRecord) -> None:
-        text = (
-            f"{record.params:,} parameters  loss {record.loss:.3f}  "
-            f"train {record.accuracy:.3f}  validation {record.val_accuracy:.3f}"
-        )
-        self._progress.update(self._task, total=record.epochs, completed=record.epoch, description=text)
-        due = time.monotonic() - self._last_plain > _PLAIN_SECONDS or record.epoch == record.epochs
-        if self._progress.disable and due:
-            self._last_plain = time.monotonic()
-            self._print(f"  epoch {record.epoch}/{record.epochs}  {text}  {record.seconds:.1f} s")
+    def __rich__(self) -> RenderableType:
+        epoch = self._epoch
+        if epoch is None:
+            return Text("reading images …")
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(total=epoch.epochs, completed=epoch.epoch, width=40), self._time_left(epoch))
+        return Group(bar, Text(_figures(epoch)), Text(f"last expansion: {self._growth}"))
+
+    def _time_left(self, epoch: EpochRecord) -> str:
+        """At the present size's speed: later epochs, of a larger network, take longer."""
+        left = (epoch.epochs - epoch.epoch) * (1 + self._anneal_share) * epoch.seconds
+        return f"at least {timedelta(seconds=round(left))} left"
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
+
+
+def _figures(epoch: EpochRecord) -> str:
+    branch = f"  annealing {epoch.branch_epoch}" if epoch.branch_epoch else ""
+    return (
+        f"epoch {epoch.epoch}/{epoch.epochs}  {epoch.params:,} parameters  loss {epoch.loss:.3f}  "
+        f"train {epoch.accuracy:.3f}  validation {epoch.val_accuracy:.3f}{branch}"
+    )

@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.families.secnn import LayerKind, SecnnArchitecture
-from zoo.graph import INPUT, BatchNorm, Concat, Conv2d, Flatten, Graph, Linear, Node, output_shapes
+from zoo.descriptor import Architecture
+from zoo.families.blueprint import BlueprintArchitecture
+from zoo.families.secnn import LayerKind
+from zoo.graph import INPUT, BatchNorm, Concat, Conv2d, Flatten, Graph, Linear, Node, output_shapes, parameter_shapes
 from zoo.module import GraphModule
 
 Kept = tuple[int, ...]
@@ -31,11 +33,13 @@ class Change:
     layer_kind: LayerKind | None = None
     channels_added: int = 0
 
-    def apply(self, architecture: SecnnArchitecture, *, exact: bool) -> SecnnArchitecture:
-        if self.kind == "deepen":
-            assert self.layer_kind is not None
-            return architecture.deepened(self.block, self.layer_kind, split_slope=exact)
-        return architecture.widened(self.block, self.channels_added)
+    def apply(self, architecture: Architecture, *, exact: bool) -> Architecture:
+        if self.kind == "widen":
+            return architecture.widened(self.block, self.channels_added)
+        if isinstance(architecture, BlueprintArchitecture):
+            return architecture.deepened(self.block)
+        assert self.layer_kind is not None
+        return architecture.deepened(self.block, self.layer_kind, split_slope=exact)
 
     def __str__(self) -> str:
         if self.kind == "deepen":
@@ -73,6 +77,8 @@ def placements(old: Graph, new: Graph) -> dict[str, Placement]:
                 outputs = tuple(range(old_shapes[node.name][0]))
                 kernel = node.op.kernel_size if isinstance(node.op, Conv2d) else 0
                 spatial = (tuple(range(kernel)),) * 2 if kernel else ()
+                if _is_depthwise(node):
+                    outputs, value = value, (0,)
                 places[f"{node.name}.weight"] = (outputs, value, *spatial)
                 places[f"{node.name}.bias"] = (outputs,)
                 value = outputs
@@ -125,14 +131,14 @@ def grid(place: Placement, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(torch.meshgrid(*axes, indexing="ij"))
 
 
-def new_entries(old: Graph, new: GraphModule) -> dict[str, Bool[Tensor, "..."]]:
+def new_entries(old: Graph, new: Graph, device: torch.device) -> dict[str, Bool[Tensor, "..."]]:
     """For each parameter tensor of `new` that holds anything new, which of its entries are."""
-    places = placements(old, new.graph)
+    places = placements(old, new)
     masks = {}
-    for name, parameter in new.named_parameters():
-        mask = torch.ones_like(parameter, dtype=torch.bool)
+    for name, shape in parameter_shapes(new).items():
+        mask = torch.ones(shape, dtype=torch.bool, device=device)
         if name in places:
-            mask[grid(places[name], parameter.device)] = False
+            mask[grid(places[name], device)] = False
         if mask.any():
             masks[name] = mask
     return masks
@@ -154,13 +160,13 @@ def _initialize(
     place = places.get(f"{node.name}.weight")
     if layer.bias is not None:
         nn.init.zeros_(layer.get_parameter("bias"))
-    if place is None:
+    if place is None and not _is_within_branch(node, new.graph):
         _initialize_inserted(node, new.graph, weight, initialization, generator)
         return
     fan_in = weight[0].numel()
     std = (2 / fan_in) ** 0.5 if initialization.exact else initialization.noise_std
     weight.copy_(torch.randn(weight.shape, generator=generator) * std)
-    if initialization.exact:
+    if initialization.exact and place is not None and not _is_depthwise(node):
         # Old outputs read new channels through zeros: this is what leaves the logits alone.
         weight[: len(place[0])] = 0
 
@@ -177,9 +183,23 @@ def _initialize_inserted(
         weight += torch.randn(weight.shape, generator=generator).to(weight.device) * initialization.noise_std
 
 
+def _is_depthwise(node: Node) -> bool:
+    """Each channel filtered by itself: output channels lie where input channels do, and mix with none."""
+    return isinstance(node.op, Conv2d) and node.op.groups > 1
+
+
 def _ends_in_addition(node: Node, graph: Graph) -> bool:
     layer = node.name.rpartition(".")[0]
     return any(other.name == f"{layer}.add" for other in graph.nodes)
+
+
+def _is_within_branch(node: Node, graph: Graph) -> bool:
+    """A residual branch's second convolution: the first one's zeros silence the branch, so this one can be random."""
+    layer = node.name.rpartition(".")[0]
+    convolutions = [
+        other.name for other in graph.nodes if isinstance(other.op, Conv2d) and other.name.startswith(f"{layer}.")
+    ]
+    return _ends_in_addition(node, graph) and node.name != convolutions[0]
 
 
 def _batch_norm_masks(new: GraphModule, places: dict[str, Placement]) -> dict[str, Tensor]:

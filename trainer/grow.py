@@ -11,32 +11,35 @@ decision again, and writes the same file, when it is resumed.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.candidates import Candidate, decide
-from trainer.config import GainRule, RunConfig
+from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.loop import evaluate, train_epoch
+from trainer.growth import Grown, num_score_samples, propose
+from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
+from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
+from trainer.seeds import seed_of
 from trainer.state import RunState, load, plateau, save
-from zoo.checkpoint import Checkpoint, encode
+from trainer.step import TrainingStep, pays_to_compile
+from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Cost, Descriptor, ExpansionStep, Lineage, Metrics
+from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics
 from zoo.errors import RunError
-from zoo.families import secnn
+from zoo.families import blueprint, secnn
 from zoo.module import GraphModule, normalize
 from zoo.storage import Directory
 
@@ -48,11 +51,19 @@ def run_directory(zoo: Path, config: RunConfig, data_name: str) -> Path:
 
 
 def grow(
-    config: RunConfig, data: Data, zoo: Path, device: torch.device, *, resume: bool, observe: Observer
+    config: RunConfig,
+    data: Data,
+    zoo: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    observe: Observer,
+    group: Group = ALONE,
 ) -> tuple[str, ...]:
     """Runs to the end and returns the digests of the run's checkpoints, first to last.
 
-    With `resume`, goes on where the run stopped, or starts it. Raises RunError where a run stands in the way.
+    All processes of a group call it alike; the first writes and observes. With `resume`, goes on where the run
+    stopped, or starts it. Raises RunError where a run stands in the way.
     """
     directory = run_directory(zoo, config, data.name)
     state_path = directory / "state.pt"
@@ -60,21 +71,26 @@ def grow(
         torch.use_deterministic_algorithms(True)
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "log.jsonl").open("ab") as log:
-        _lock(log, directory)
+    # Processes that do not write have a log that nobody reads.
+    with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
+        if group.writes:
+            _lock(log, directory)
         if state_path.exists() and not resume:
             raise RunError(f"{directory} holds this run already: --resume goes on with it")
-        for leftover in directory.glob(".*.tmp"):
-            leftover.unlink()
-        run = _Run(config, data, Directory(zoo), device, state_path, log, observe)
+        run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe)
         state = load(state_path, config, run.data_record, device) if state_path.exists() else _start(run)
         # What was logged after the state was saved happens again now.
-        log.truncate(min(state.log_bytes, log.tell()))
-        if state.epoch:
-            run.after_epoch(state)
-        while state.epoch < config.epochs:
+        if group.writes:
+            for leftover in directory.glob(".*.tmp"):
+                leftover.unlink()
+            log.truncate(min(state.log_bytes, log.tell()))
+        if state.epoch and not run.is_over(state):
+            run.consider_growth(state)
+        while not run.is_over(state):
             run.epoch(state)
-            run.after_epoch(state)
+            if not run.is_over(state):
+                run.consider_growth(state)
+        run.finish(state)
     return state.checkpoints
 
 
@@ -88,24 +104,23 @@ def _lock(log: BinaryIO, directory: Path) -> None:
 
 def _start(run: _Run) -> RunState:
     config, data = run.config, run.data
-    _, height, width = data.image_shape
-    smallest = 2**config.start.num_blocks
-    if min(height, width) < smallest:
-        raise RunError(
-            f"{data.name} has images of {height}×{width}; the {config.start.num_blocks} blocks of run {config.name} "
-            f"halve them each and need {smallest}×{smallest}"
-        )
-    architecture = secnn.start(input_shape=data.image_shape, num_classes=len(data.classes), **vars(config.start))
-    torch.manual_seed(_seed(config, 0, "start"))
+    shape, num_classes = data.image_shape, len(data.classes)
+    architecture: Architecture
+    match config.start:
+        case StartNet(num_blocks=num_blocks):
+            _, height, width = shape
+            if min(height, width) < 2**num_blocks:
+                raise RunError(
+                    f"{data.name} has images of {height}×{width}; the {num_blocks} blocks of run {config.name} "
+                    f"halve them each and need {2**num_blocks}×{2**num_blocks}"
+                )
+            architecture = secnn.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
+        case BlueprintStart():
+            architecture = blueprint.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
+    torch.manual_seed(seed_of(config, 0, "start"))
     module = GraphModule(architecture.graph()).to(run.device)
-    optimizer = optim.adam(module, config.learning_rate)
+    optimizer = optim.make(module, config)
     return RunState(architecture, module, optimizer, plateau(optimizer, config))
-
-
-def _seed(config: RunConfig, epoch: int, purpose: str) -> int:
-    """A seed of its own for each run seed, epoch and purpose."""
-    words = [config.seed, epoch, *purpose.encode()]
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 class _Run:
@@ -117,6 +132,7 @@ class _Run:
         data: Data,
         directory: Directory,
         device: torch.device,
+        group: Group,
         state_path: Path,
         log: BinaryIO,
         observe: Observer,
@@ -125,9 +141,11 @@ class _Run:
         self.data = data
         self.directory = directory
         self.device = device
+        self.group = group
         self.state_path = state_path
         self.log = log
         self.observe = observe
+        self._step: TrainingStep | None = None
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
         self.data_record = {
@@ -137,22 +155,80 @@ class _Run:
             "checksum of the images": data.checksum(),
         }
 
+    def is_over(self, state: RunState) -> bool:
+        limit = self.config.limits.max_seconds
+        if state.epoch >= self.config.epochs or limit is None or not state.epoch:
+            return state.epoch >= self.config.epochs
+        # Another epoch, and the branch of the last checkpoint after it.
+        ahead = (1 + self._branch_epochs(state)) * state.device_seconds / state.num_epochs
+        return self.group.shared(state.device_seconds + ahead > limit)
+
+    def step_of(self, state: RunState) -> TrainingStep:
+        step = self._step
+        if step is None or step.module is not state.module or step.optimizer is not state.optimizer:
+            step = TrainingStep(
+                state.module,
+                state.optimizer,
+                self.config,
+                self.data.preprocessing,
+                self.group,
+                compiled=pays_to_compile(self.config, state.module.graph, len(self.train)),
+            )
+            self._step = step
+        return step
+
     def epoch(self, state: RunState) -> None:
         """Trains and evaluates one epoch, then saves the state."""
         started = time.perf_counter()
+        state.finished_branch = None
         config, preprocessing = self.config, self.data.preprocessing
-        learning_rate = state.optimizer.param_groups[0]["lr"]
-        torch.manual_seed(_seed(config, state.epoch, "dropout"))
-        generator = torch.Generator().manual_seed(_seed(config, state.epoch, "batches"))
-        result = train_epoch(state.module, state.optimizer, self.train, preprocessing, config, generator)
+        learning_rate = optim.learning_rate(state.optimizer)
+        torch.manual_seed(seed_of(config, state.epoch, "dropout"))
+        generator = torch.Generator().manual_seed(seed_of(config, state.epoch, "batches"))
+        result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state.epoch))
+        self._check(result, state.epoch + 1, learning_rate)
+        state.validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
+        if config.plateau:
+            state.scheduler.step(state.validation.accuracy)
+        state.epoch += 1
+        state.num_epochs += 1
+        self._spent(state, result, state.validation, learning_rate, started)
+        self.save(state)
+
+    def save(self, state: RunState) -> None:
+        state.saved_at, state.device = datetime.now(UTC), _device_name(self.device)
+        if self.group.writes:
+            # The state counts on this much of the log, after a power cut too.
+            os.fsync(self.log.fileno())
+            state.log_bytes = self.log.tell()
+            save(self.state_path, state, self.config, self.data_record)
+
+    def _warmup(self, epoch: int) -> list[float] | None:
+        """The learning rate of each step, while it still rises."""
+        config = self.config
+        steps = num_steps(len(self.train), config, self.group)
+        if epoch * steps >= config.warmup_steps:
+            return None
+        numbers = range(epoch * steps + 1, (epoch + 1) * steps + 1)
+        return [config.learning_rate * min(1.0, number / config.warmup_steps) for number in numbers]
+
+    def _check(self, result: EpochResult, epoch: int, learning_rate: float) -> None:
         if not isfinite(result.loss):
             raise RunError(
-                f"run {config.name} diverged: the loss of epoch {state.epoch + 1} is {result.loss} at a learning rate "
+                f"run {self.config.name} diverged: the loss of epoch {epoch} is {result.loss} at a learning rate "
                 f"of {learning_rate}"
             )
-        state.validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
-        state.scheduler.step(state.validation.accuracy)
-        state.epoch += 1
+
+    def _spent(
+        self,
+        state: RunState,
+        result: EpochResult,
+        validation: Accuracy,
+        learning_rate: float,
+        started: float,
+        branch_epoch: int = 0,
+    ) -> None:
+        """Books an epoch's cost and reports it."""
         graph = state.module.graph
         state.training_flops += training_flops(num_macs(graph), result.num_images)
         seconds = time.perf_counter() - started
@@ -160,94 +236,142 @@ class _Run:
         self.record(
             EpochRecord(
                 epoch=state.epoch,
-                epochs=config.epochs,
+                epochs=self.config.epochs,
+                branch_epoch=branch_epoch,
                 loss=result.loss,
                 accuracy=result.accuracy,
-                val_accuracy=state.validation.accuracy,
+                val_accuracy=validation.accuracy,
                 params=num_params(graph),
                 learning_rate=learning_rate,
                 seconds=seconds,
             )
         )
-        state.saved_at, state.device = datetime.now(UTC), _device_name(self.device)
-        # The state counts on this much of the log, after a power cut too.
-        os.fsync(self.log.fileno())
-        state.log_bytes = self.log.tell()
-        save(self.state_path, state, config, self.data_record)
 
-    def after_epoch(self, state: RunState) -> None:
-        """A checkpoint if the run is over; otherwise one if the network now grows."""
-        if state.epoch >= self.config.epochs:
+    def _branch_epochs(self, state: RunState) -> int:
+        if not self.config.anneal_share:
+            return 0
+        return max(1, round(self.config.anneal_share * (state.epoch - state.last_growth_epoch)))
+
+    def anneal(self, state: RunState) -> tuple[GraphModule, Accuracy]:
+        """A branch off the trunk: the learning rate falls to 0, the weights are averaged. The trunk is put back."""
+        config, step = self.config, self.step_of(state)
+        trunk = step.snapshot()
+        learning_rate = optim.learning_rate(step.optimizer)
+        average = AveragedModel(state.module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+        averaged = average.module
+        assert isinstance(averaged, GraphModule)
+        steps = num_steps(len(self.train), config, self.group)
+        epochs = self._branch_epochs(state)
+        falling = [learning_rate * (1 - number / (epochs * steps)) for number in range(epochs * steps)]
+        for index in range(epochs):
+            started = time.perf_counter()
+            torch.manual_seed(seed_of(config, state.epoch, f"dropout of branch epoch {index}"))
+            generator = torch.Generator().manual_seed(seed_of(config, state.epoch, f"branch epoch {index}"))
+            rates = falling[index * steps : (index + 1) * steps]
+            result = train_epoch(step, self.train, generator, learning_rates=rates, average=average)
+            self._check(result, state.epoch, learning_rate)
+            validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
+            state.num_epochs += 1
+            self._spent(state, result, validation, rates[-1], started, branch_epoch=index + 1)
+        step.restore(trunk)
+        optim.set_learning_rate(step.optimizer, learning_rate)
+        return averaged, validation
+
+    def finish(self, state: RunState) -> None:
+        """The last checkpoint, unless an expansion took the last of the time: then it is the one before that.
+
+        The saved state stays as it was before: the run can still be made longer.
+        """
+        if state.epoch > state.checkpoint_epoch:
             self.save_checkpoint(state)
-            self.record(
-                FinishedRecord(
-                    epoch=state.epoch,
-                    num_expansions=len(state.expansions),
-                    device_seconds=state.device_seconds,
-                    training_flops=state.training_flops,
-                    checkpoints=state.checkpoints,
-                )
+        self.record(
+            FinishedRecord(
+                epoch=state.epoch,
+                num_expansions=len(state.expansions),
+                device_seconds=state.device_seconds,
+                training_flops=state.training_flops,
+                checkpoints=state.checkpoints,
             )
-        elif state.epoch - state.last_growth_epoch >= self.config.expansion.cooldown_epochs:
-            self.consider_growth(state)
+        )
 
     def consider_growth(self, state: RunState) -> None:
+        """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""
+        self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
+        count = num_score_samples(state, self.config)
+        if not count:
+            return
         started = time.perf_counter()
-        generator = torch.Generator().manual_seed(_seed(self.config, state.epoch, "growth"))
-        sample = self._score_sample(generator)
+        generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth"))
+        sample = self._score_sample(generator, count)
         images = normalize(sample.images, self.data.preprocessing)
-        decision = decide(state.architecture, state.module, self.config.expansion, images, sample.labels, generator)
-        chosen = decision.chosen
-        if chosen is not None:
+        proposal = propose(state, self.config, images, sample.labels, generator)
+        grown, seconds = proposal.grown, time.perf_counter() - started
+        if grown is not None:
             self.save_checkpoint(state)
-            self._expand(state, chosen, decision.threshold)
-        state.training_flops += decision.flops
-        seconds = time.perf_counter() - started
+            started = time.perf_counter()
+            self._take_over(state, grown)
+            seconds += time.perf_counter() - started
+        state.training_flops += proposal.flops
         state.device_seconds += seconds
         self.record(
             DecisionRecord(
                 epoch=state.epoch,
-                threshold=decision.threshold,
-                candidates=decision.scores,
-                chosen=str(chosen.change) if chosen else None,
+                threshold=proposal.threshold,
+                candidates=proposal.scores,
+                chosen=tuple(map(str, grown.changes)) if grown else (),
                 seconds=seconds,
             )
         )
+        if grown is not None:
+            self.save(state)
 
-    def _score_sample(self, generator: torch.Generator) -> Split:
+    def _score_sample(self, generator: torch.Generator, count: int) -> Split:
         """Training images, not augmented, drawn anew for each decision."""
-        count = min(self.config.expansion.score_samples, len(self.train))
         indices = torch.randperm(len(self.train), generator=generator)[:count].to(self.device)
         return Split(self.train.images[indices], self.train.labels[indices])
 
-    def _expand(self, state: RunState, chosen: Candidate, threshold: float) -> None:
-        config = self.config
-        step = ExpansionStep(
-            epoch=state.epoch,
-            kind=chosen.change.kind,
-            block=chosen.change.block,
-            layer_kind=chosen.change.layer_kind,
-            channels_added=chosen.change.channels_added,
-            params_before=num_params(state.module.graph),
-            params_after=num_params(chosen.module.graph),
-            score=chosen.score,
-            threshold=threshold,
-            exact=config.expansion.exact,
-        )
-        optimizer = optim.carried_adam(state.optimizer, state.module, chosen.module, chosen.moments, config.batch_size)
-        scheduler = plateau(optimizer, config)
+    def _take_over(self, state: RunState, grown: Grown) -> None:
+        optimizer = optim.carried(state.optimizer, state.module, grown.module, grown.moments, self.config)
+        scheduler = plateau(optimizer, self.config)
         scheduler.load_state_dict(state.scheduler.state_dict())
-        state.architecture, state.module = chosen.architecture, chosen.module
+        state.architecture, state.module = grown.architecture, grown.module
         state.optimizer, state.scheduler = optimizer, scheduler
-        state.expansions = (*state.expansions, step)
+        state.expansions = (*state.expansions, *grown.steps)
 
     def save_checkpoint(self, state: RunState) -> None:
-        """Reads the test split, this once for this checkpoint, and stores the file."""
+        """Stores the network as it is, or the end of a branch off it.
+
+        The state has the file's content before the file is there, so that a run that is killed in between neither
+        runs the branch again nor writes a second file.
+        """
+        if state.finished_branch is None:
+            state.finished_branch = self.group.shared(encode(self._checkpoint(state)))
+            self.save(state)
+        if self.group.writes:
+            self.directory.put(state.finished_branch, scratch=self.state_path.parent)
+        descriptor = decode(state.finished_branch).descriptor
+        assert descriptor.metrics.test is not None
+        state.checkpoints = (*state.checkpoints, digest_of(state.finished_branch))
+        state.checkpoint_epoch = state.epoch
+        self.record(
+            CheckpointRecord(
+                epoch=state.epoch,
+                digest=state.checkpoints[-1],
+                name=descriptor.name,
+                params=num_params(state.module.graph),
+                macs=num_macs(state.module.graph),
+                val_accuracy=descriptor.metrics.validation.accuracy,
+                test_accuracy=descriptor.metrics.test.accuracy,
+            )
+        )
+
+    def _checkpoint(self, state: RunState) -> Checkpoint:
+        """Reads the test split, this once for this checkpoint."""
         data, config = self.data, self.config
-        graph = state.module.graph
         assert state.validation is not None
         assert state.saved_at is not None
-        test = evaluate(state.module, data.test.to(self.device), data.preprocessing, len(data.classes))
+        module, validation = self.anneal(state) if config.anneal_share else (state.module, state.validation)
+        test = evaluate(module, data.test.to(self.device), data.preprocessing, len(data.classes))
         descriptor = Descriptor(
             dataset=data.record(),
             architecture=state.architecture,
@@ -260,34 +384,23 @@ class _Run:
                 num_expansions=len(state.expansions),
                 expansions=state.expansions,
                 epoch=state.epoch,
+                anneal_epochs=self._branch_epochs(state),
                 code_version=_code_version(),
             ),
-            metrics=Metrics(validation=state.validation, test=test),
+            metrics=Metrics(validation=validation, test=test),
             cost=Cost(
-                epochs=state.epoch,
+                epochs=state.num_epochs,
                 device=state.device,
                 device_seconds=round(state.device_seconds, 3),
                 training_flops=state.training_flops,
             ),
             created_at=state.saved_at,
         )
-        digest = self.directory.put(
-            encode(Checkpoint(descriptor, state.module.tensors())), scratch=self.state_path.parent
-        )
-        state.checkpoints = (*state.checkpoints, digest)
-        self.record(
-            CheckpointRecord(
-                epoch=state.epoch,
-                digest=digest,
-                name=descriptor.name,
-                params=num_params(graph),
-                macs=num_macs(graph),
-                val_accuracy=state.validation.accuracy,
-                test_accuracy=test.accuracy,
-            )
-        )
+        return Checkpoint(descriptor, module.tensors())
 
     def record(self, record: Record) -> None:
+        if not self.group.writes:
+            return
         self.log.write(json.dumps(to_dict(record)).encode() + b"\n")
         self.log.flush()
         self.observe(record)
@@ -304,20 +417,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
-
-
-def with_overrides(
-    config: RunConfig, *, epochs: int | None, seed: int, tau: float | None, threshold: float | None
-) -> RunConfig:
-    """The named run with the command line's wishes. Raises RunError for one that its rule does not have."""
-    rule = config.expansion.rule
-    if tau is not None:
-        if isinstance(rule, GainRule):
-            raise RunError(f"run {config.name} has no ratio rule, so no --tau; it has --threshold")
-        rule = replace(rule, tau=tau)
-    if threshold is not None:
-        if not isinstance(rule, GainRule):
-            raise RunError(f"run {config.name} has no gain rule, so no --threshold; it has --tau")
-        rule = replace(rule, threshold=threshold)
-    expansion = replace(config.expansion, rule=rule)
-    return replace(config, epochs=epochs or config.epochs, seed=seed, expansion=expansion)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
+from trainer import optim
+from trainer.augment import draw, shift_of
 from trainer.config import RunConfig
 from trainer.data import Split
+from trainer.parallel import ALONE, Group
+from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
 from zoo.module import GraphModule, normalize
 
@@ -25,56 +30,47 @@ class EpochResult:
 
 
 def train_epoch(
-    module: GraphModule,
-    optimizer: torch.optim.Optimizer,
+    step: TrainingStep,
     split: Split,
-    preprocessing: Preprocessing,
-    config: RunConfig,
     generator: torch.Generator,
+    *,
+    learning_rates: Sequence[float] | None = None,
+    average: AveragedModel | None = None,
 ) -> EpochResult:
     """One pass over the split in the order, with the augmentation, that `generator` (on the CPU) gives.
 
-    Dropout draws from torch's global generator, which the caller seeds.
+    `learning_rates` has one for each step, see `num_steps`; without it the optimiser's stays. `average` takes part
+    after each step. Dropout draws from torch's global generator, which the caller seeds.
     """
+    config, module = step.config, step.module
     module.train()
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     total_loss = torch.zeros((), device=order.device)
     total_correct = torch.zeros((), dtype=torch.long, device=order.device)
     num_images = 0
-    for indices in order.split(config.batch_size):
-        if len(indices) == 1:
-            continue  # batch norm needs two images
-        images = augment(split.images[indices], config, generator)
-        labels = split.labels[indices]
-        logits = module(normalize(images, preprocessing))
-        loss = F.cross_entropy(logits, labels)
-        penalty = sum(parameter.abs().sum() for parameter in module.parameters())
-        optimizer.zero_grad(set_to_none=True)
-        (loss + config.l1 * penalty).backward()
-        optimizer.step()
-        total_loss += loss.detach() * len(indices)
-        total_correct += (logits.detach().argmax(1) == labels).sum()
+    steps = num_steps(len(split), config, step.group)
+    shift = shift_of(config, sum(parameter.numel() for parameter in module.parameters()))
+    augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device)
+    for index, indices in enumerate(order.split(config.batch_size)[:steps]):
+        if learning_rates is not None:
+            optim.set_learning_rate(step.optimizer, learning_rates[index])
+        place = slice(index * config.batch_size, index * config.batch_size + len(indices))
+        images = augmentation.of(split.images[indices], place)
+        loss, correct = step(images, split.labels[indices])
+        if average is not None:
+            average.update_parameters(module)
+        total_loss += loss * len(indices[step.group.rank :: step.group.size])
+        total_correct += correct
         num_images += len(indices)
-    return EpochResult(total_loss.item() / num_images, total_correct.item() / num_images, num_images)
+    loss_sum, num_correct = step.group.summed(total_loss).item(), step.group.summed(total_correct).item()
+    return EpochResult(loss_sum / num_images, num_correct / num_images, num_images)
 
 
-def augment(
-    images: UInt8[Tensor, "batch channels height width"], config: RunConfig, generator: torch.Generator
-) -> UInt8[Tensor, "batch channels height width"]:
-    """Each image by itself: mirrored half of the time, shifted by up to `max_shift` pixels over black."""
-    batch, _, height, width = images.shape
-    if config.horizontal_flip:
-        flip = torch.rand(batch, generator=generator) < 0.5
-        images = torch.where(flip.view(-1, 1, 1, 1).to(images.device), images.flip(3), images)
-    if config.max_shift:
-        shift = config.max_shift
-        padded = F.pad(images, (shift,) * 4)
-        offsets = torch.randint(0, 2 * shift + 1, (2, batch), generator=generator)
-        rows = (offsets[0][:, None] + torch.arange(height)).to(images.device)
-        columns = (offsets[1][:, None] + torch.arange(width)).to(images.device)
-        sample = torch.arange(batch, device=images.device)[:, None, None]
-        images = padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return images
+def num_steps(num_images: int, config: RunConfig, group: Group = ALONE) -> int:
+    """Batches of an epoch. A last one that is not full is left out of a compiled run, which has one shape, and
+    everywhere if it has less than two images for each process: batch norm needs two."""
+    full, rest = divmod(num_images, config.batch_size)
+    return full + (rest >= 2 * group.size and not (config.compile and full))
 
 
 @torch.no_grad()
@@ -84,7 +80,9 @@ def predict(
     """The likeliest class of each image, in eval mode; the module's mode is left as it was."""
     was_training = module.training
     module.eval()
-    predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(1000)])
+    # In full float32, as everything that runs a checkpoint has it: TF32 gives some images another class.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(1000)])
     module.train(was_training)
     return predicted
 

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from trainer.config import RunConfig
 from trainer.expand import grid, placements
 from trainer.scores.fisher import GradientMoments
 from zoo.module import GraphModule
 
 
-def adam(module: GraphModule, learning_rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=learning_rate)
+def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
+    """The run's optimiser (AdamW is a kind of Adam in torch).
+
+    For a CUDA graph, which replays the numbers it was captured with, the learning rate is a tensor on the device.
+    """
+    device = next(module.parameters()).device
+    captured = config.compile and device.type == "cuda"
+    rate = torch.tensor(config.learning_rate, device=device) if captured else config.learning_rate
+    betas = (0.9, config.beta2)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, capturable=captured)
+    kernels = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
+    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=captured)
 
 
-def carried_adam(
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def carried(
     old: torch.optim.Adam,
     old_module: GraphModule,
     new_module: GraphModule,
     moments: GradientMoments,
-    batch_size: int,
+    config: RunConfig,
 ) -> torch.optim.Adam:
-    """Adam for the expanded network, with the old moments in the old places.
+    """The optimiser of the expanded network, with the old moments in the old places.
 
-    New entries begin with a first moment of 0 and the second moment that a batch of `batch_size` would show:
+    New entries begin with a first moment of 0 and the second moment that the run's batches of B images would show:
     ḡ² + (E[g²] − ḡ²)/B, from `moments`, the score's own statistics of the new network. (A second moment of 0
     beside a large step count would give first updates of up to 6.6 times the learning rate.)
     """
-    new = adam(new_module, old.param_groups[0]["lr"])
+    new = make(new_module, config)
+    set_learning_rate(new, learning_rate(old))
     places = placements(old_module.graph, new_module.graph)
     old_state = {name: old.state[parameter] for name, parameter in old_module.named_parameters()}
     step = max((state["step"] for state in old_state.values() if state), default=None)
@@ -36,7 +64,7 @@ def carried_adam(
         tensor = moments.by_name[name]
         mean_squared = tensor.mean.square()
         first = torch.zeros_like(parameter)
-        second = mean_squared + (tensor.mean_square - mean_squared) / batch_size
+        second = mean_squared + (tensor.mean_square - mean_squared) / config.batch_size
         if name in places:
             old_places = grid(places[name], parameter.device)
             first[old_places] = old_state[name]["exp_avg"]

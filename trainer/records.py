@@ -8,9 +8,12 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class EpochRecord:
+    """`branch_epoch` counts the epochs of a checkpoint's annealing; on the trunk it is 0."""
+
     event: ClassVar[str] = "epoch"
     epoch: int
     epochs: int
+    branch_epoch: int
     loss: float
     accuracy: float
     val_accuracy: float
@@ -31,13 +34,13 @@ class CandidateScore:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """`chosen` is None where no candidate cleared the threshold."""
+    """`chosen` is empty where no candidate cleared the threshold."""
 
     event: ClassVar[str] = "decision"
     epoch: int
     threshold: float
     candidates: tuple[CandidateScore, ...]
-    chosen: str | None
+    chosen: tuple[str, ...]
     seconds: float
 
 
@@ -54,6 +57,20 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class DistilledRecord:
+    """`digest` is None where the student did not get better, and nothing was saved."""
+
+    event: ClassVar[str] = "distilled"
+    student: str
+    teacher: str
+    params: int
+    val_accuracy_before: float
+    val_accuracy: float
+    digest: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FinishedRecord:
     event: ClassVar[str] = "finished"
     epoch: int
@@ -63,7 +80,7 @@ class FinishedRecord:
     checkpoints: tuple[str, ...] = field(default_factory=tuple)
 
 
-Record = EpochRecord | DecisionRecord | CheckpointRecord | FinishedRecord
+Record = EpochRecord | DecisionRecord | CheckpointRecord | DistilledRecord | FinishedRecord
 
 
 def to_dict(record: Record) -> dict[str, object]:

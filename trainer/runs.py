@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trainer.config import Expansion, GainRule, RatioRule, RunConfig, StartNet
+from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RatioRule, RunConfig, StartNet
 
 
 def paper() -> RunConfig:
@@ -12,6 +12,8 @@ def paper() -> RunConfig:
     return RunConfig(
         name="paper",
         expansion=Expansion(rule=RatioRule(), exact=False, layer_kind="conv"),
+        mixed_precision=True,
+        compile=True,
     )
 
 
@@ -39,4 +41,42 @@ def digits() -> RunConfig:
     )
 
 
-RUNS: dict[str, Callable[[], RunConfig]] = {run.__name__: run for run in (digits, paper)}
+def grow() -> RunConfig:
+    """The default run: separable residual networks of 3,000 to 150,000 parameters, an annealed branch at each size."""
+    return RunConfig(
+        name="grow",
+        start=BlueprintStart(),
+        expansion=Ladder(
+            sizes=(
+                5_000,
+                7_000,
+                10_000,
+                14_000,
+                20_000,
+                28_000,
+                40_000,
+                50_000,
+                62_700,
+                79_000,
+                100_000,
+                122_000,
+                150_000,
+            )
+        ),
+        batch_size=128,
+        learning_rate=1e-2,
+        optimizer="adamw",
+        weight_decay=0.01,
+        beta2=0.99,
+        warmup_steps=100,
+        plateau=False,
+        l1=0.0,
+        max_shift=4,
+        full_shift_params=40_000,
+        anneal_share=1.0,
+        mixed_precision=True,
+        compile=True,
+    )
+
+
+RUNS: dict[str, Callable[[], RunConfig]] = {run.__name__: run for run in (digits, grow, paper)}

@@ -7,32 +7,40 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter
 
 from trainer import optim
 from trainer.config import RunConfig
-from zoo.descriptor import Accuracy, ExpansionStep
+from zoo.descriptor import Accuracy, Architecture, ExpansionStep
 from zoo.errors import RunError
-from zoo.families.secnn import SecnnArchitecture
 from zoo.module import GraphModule
 from zoo.storage import write_atomically
 
 # Changes whenever the contents of the file do.
-_VERSION = 2
+_VERSION = 3
+
+_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
 
 
 @dataclass
 class RunState:
-    architecture: SecnnArchitecture
+    architecture: Architecture
     module: GraphModule
     optimizer: torch.optim.Adam
     scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
+    # Of the trunk; `num_epochs` counts those of branches too.
     epoch: int = 0
+    num_epochs: int = 0
     validation: Accuracy | None = None
     expansions: tuple[ExpansionStep, ...] = ()
     checkpoints: tuple[str, ...] = ()
+    # The trunk's epoch at the last checkpoint.
+    checkpoint_epoch: int = 0
+    # The content of a checkpoint of this epoch: there before its file is, see `grow`.
+    finished_branch: bytes | None = None
     device_seconds: float = 0.0
     training_flops: int = 0
     saved_at: datetime | None = None
@@ -67,9 +75,12 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict(),
             "epoch": state.epoch,
+            "num_epochs": state.num_epochs,
             "validation": state.validation.model_dump_json() if state.validation else None,
             "expansions": [step.model_dump_json() for step in state.expansions],
             "checkpoints": list(state.checkpoints),
+            "checkpoint_epoch": state.checkpoint_epoch,
+            "finished_branch": state.finished_branch,
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
@@ -87,17 +98,17 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
-    longer = {"epochs"} if config.epochs >= saved["epoch"] else set()
+    longer = {"limits.max_seconds", "distil_epochs"} | ({"epochs"} if config.epochs >= saved["epoch"] else set())
     differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
             f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed"
         )
-    architecture = SecnnArchitecture.model_validate_json(saved["architecture"])
+    architecture = _ARCHITECTURE.validate_json(saved["architecture"])
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(saved["module"])
-    optimizer = optim.adam(module, config.learning_rate)
+    optimizer = optim.make(module, config)
     optimizer.load_state_dict(saved["optimizer"])
     scheduler = plateau(optimizer, config)
     scheduler.load_state_dict(saved["scheduler"])
@@ -108,9 +119,12 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         optimizer=optimizer,
         scheduler=scheduler,
         epoch=saved["epoch"],
+        num_epochs=saved["num_epochs"],
         validation=Accuracy.model_validate_json(validation) if validation else None,
         expansions=tuple(ExpansionStep.model_validate_json(step) for step in saved["expansions"]),
         checkpoints=tuple(saved["checkpoints"]),
+        checkpoint_epoch=saved["checkpoint_epoch"],
+        finished_branch=saved["finished_branch"],
         device_seconds=saved["device_seconds"],
         training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),

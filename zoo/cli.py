@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -19,11 +20,12 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from zoo import onnx_model
-from zoo.budget import Budget
+from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
-from zoo.errors import ZooError
+from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
+from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.storage import write_atomically
@@ -42,7 +44,7 @@ zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
 
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
-zoo verify --zoo my-zoo
+zoo verify --zoo my-zoo --data cifar10.tar.gz
 """
 
 app = typer.Typer(
@@ -204,10 +206,18 @@ def predict(
         typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
 
 
-@app.command(epilog="Example: zoo verify --zoo my-zoo")
+@app.command(epilog="Example: zoo verify --zoo my-zoo --data cifar10.tar.gz")
 @_with_budget
 def verify(
     budget: Budget,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure test accuracy again on these images: a directory or .tar.gz of "
+            "{train,test}/<class>/<image>, or digits.",
+            metavar="PATH|NAME",
+        ),
+    ] = None,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
@@ -215,17 +225,30 @@ def verify(
 ) -> None:
     """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
 
-    Without a budget also the files that the catalog leaves out. Exits with 1 if one fails.
+    Without a budget also the files that the catalog leaves out.
+    With --data, a checkpoint of that data set must get exactly as many test
+    images right as it says; --dataset names the data set if the path does not.
+    Exits with 1 if one fails.
     """
     source = _source(zoo, url, token)
+    images = HeldOutImages(data) if data else None
+    if images and budget.is_bounded() and budget.dataset is None:
+        budget = budget.model_copy(update={"dataset": images.name})
     wanted = {view.id for view in source.models(budget)} if budget.is_filtered() else None
-    found = ((digest, result) for digest, result in source.verified() if wanted is None or digest in wanted)
-    results = [_verified(digest, result) for digest, result in found]
+    results, num_measured = [], 0
+    for digest, found in source.verified():
+        if wanted is not None and digest not in wanted:
+            continue
+        is_measured = images is not None and _is_of(found, budget.dataset, images)
+        num_measured += is_measured
+        result = _verified(digest, found, images if is_measured else None)
+        results.append(result)
+        if not as_json:
+            typer.echo(f"{result['status']:8}{digest[:12]}  {result['detail']}")
     if as_json:
         _print_json(results)
-    else:
-        for result in results:
-            typer.echo(f"{'ok    ' if result['ok'] else 'FAILED'}  {result['id'][:12]}  {result['detail']}")
+    if images and not num_measured:
+        _fail(f"{data} holds images of {images.name}, and no checkpoint is of that data set; --dataset names another")
     if not all(result["ok"] for result in results):
         raise typer.Exit(1)
 
@@ -242,20 +265,35 @@ def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = 
         typer.echo(f"{count} checkpoints")
 
 
-def _verified(digest: str, found: Checkpoint | ZooError) -> dict[str, Any]:
-    if isinstance(found, ZooError):
-        return {"id": digest, "ok": False, "detail": str(found)}
-    predictor = Predictor(found)
+def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:
+    """Whether the images are of the checkpoint's data set: the one asked for, or that of their own name."""
+    name = images.name if dataset in (None, ALL_DATASETS) else dataset
+    return isinstance(found, Checkpoint) and found.descriptor.dataset.name == name
+
+
+def _verified(digest: str, found: Checkpoint | ZooError, images: HeldOutImages | None) -> dict[str, Any]:
+    """`images`: what to measure its test accuracy on."""
+    try:
+        if isinstance(found, ZooError):
+            raise found
+        return {"id": digest, "ok": True, "status": "ok", **_checked(found, images)}
+    except ZooError as error:
+        return {"id": digest, "ok": False, "status": "FAILED", "detail": str(error)}
+
+
+def _checked(checkpoint: Checkpoint, images: HeldOutImages | None) -> dict[str, Any]:
+    """Raises ZooError where it is not what it should be."""
+    name = checkpoint.descriptor.name
+    predictor = Predictor(checkpoint)
     scores = predictor.probabilities(np.full((1, *predictor.image_shape), 128, dtype=np.uint8))
     if not np.isfinite(scores).all():
-        return {"id": digest, "ok": False, "detail": f"{found.descriptor.name}: scores are not finite"}
-    params = num_params(found.descriptor.architecture.graph())
-    onnx_bytes = len(onnx_model.build(found))
-    return {
-        "id": digest,
-        "ok": True,
-        "detail": f"{found.descriptor.name}: {params:,} parameters, {onnx_bytes:,} bytes as ONNX",
-    }
+        raise CheckpointError(f"{name}: scores are not finite")
+    if images is None:
+        params = num_params(checkpoint.descriptor.architecture.graph())
+        return {"detail": f"{name}: {params:,} parameters, {len(onnx_model.build(checkpoint)):,} bytes as ONNX"}
+    measurement = measure(checkpoint, images)
+    differs = {} if measurement.agrees else {"ok": False, "status": "differs"}
+    return {**differs, "detail": f"{name}: {measurement}", "measured": asdict(measurement)}
 
 
 def _source(zoo: list[Path] | None, url: str | None, token: str | None) -> Source:

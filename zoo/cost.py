@@ -24,8 +24,8 @@ def num_macs(graph: Graph) -> int:
     macs = 0
     for node in graph.nodes:
         match node.op:
-            case Conv2d(in_channels=inputs, kernel_size=size):
-                macs += prod(shapes[node.name]) * inputs * size**2
+            case Conv2d(in_channels=inputs, kernel_size=size, groups=groups):
+                macs += prod(shapes[node.name]) * (inputs // groups) * size**2
             case Linear(in_features=inputs, out_features=out):
                 macs += inputs * out
     return macs

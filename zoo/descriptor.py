@@ -22,12 +22,12 @@ from pydantic import (
 
 from zoo.cost import num_params
 from zoo.errors import DescriptorError
+from zoo.families.blueprint import BlueprintArchitecture
 from zoo.families.secnn import SecnnArchitecture
 
 FORMAT_VERSION = 1
 
-# With a second family: Annotated[SecnnArchitecture | Other, Field(discriminator="family")].
-Architecture = SecnnArchitecture
+Architecture = BlueprintArchitecture | SecnnArchitecture
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -74,7 +74,11 @@ class Lineage(_Frozen):
     parent: Digest | None
     num_expansions: Count
     expansions: tuple[ExpansionStep, ...]
+    # Of the trunk, whose growth goes on; the checkpoint was then annealed for `anneal_epochs` more, on a branch.
     epoch: Count
+    anneal_epochs: Count = 0
+    # The checkpoint whose answers this one then learned; `parent` is what it was before.
+    distilled_from: Digest | None = None
     code_version: str
 
     @model_validator(mode="after")
@@ -116,7 +120,7 @@ class Dataset(_Frozen):
 class Descriptor(_Frozen):
     format_version: Literal[1] = 1
     dataset: Dataset
-    architecture: Architecture
+    architecture: Annotated[Architecture, Field(discriminator="family")]
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     lineage: Lineage
@@ -172,7 +176,9 @@ def parse(text: str | bytes) -> Descriptor:
         descriptor = Descriptor.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "descriptor"
+        # Within a union pydantic names the member that it tried, which is no key of the JSON.
+        keys = [key for index, key in enumerate(first["loc"]) if (index, first["loc"][0]) != (1, "architecture")]
+        place = ".".join(map(str, keys)) or "descriptor"
         raise DescriptorError(f"{place}: {first['msg']}") from error
     descriptor.architecture.graph()
     return descriptor

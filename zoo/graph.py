@@ -16,12 +16,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Conv2d:
-    """Square kernel, stride 1, zero padding that keeps the size ("same")."""
+    """Square kernel, stride 1, zero padding that keeps the size ("same").
+
+    With `groups` each output channel reads in_channels / groups input channels; depthwise: groups = in = out.
+    """
 
     in_channels: int
     out_channels: int
     kernel_size: int
     bias: bool
+    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class BatchNorm:
 @dataclass(frozen=True, slots=True)
 class LeakyReLU:
     negative_slope: float
+
+
+@dataclass(frozen=True, slots=True)
+class SiLU:
+    """x · sigmoid(x)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class Add:
     pass
 
 
-Op = Conv2d | BatchNorm | LeakyReLU | Dropout | MaxPool2d | GlobalAveragePool | Flatten | Linear | Concat | Add
+Op = Conv2d | BatchNorm | LeakyReLU | SiLU | Dropout | MaxPool2d | GlobalAveragePool | Flatten | Linear | Concat | Add
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +147,9 @@ def output_shapes(graph: Graph) -> dict[str, Shape]:
 def _output_shape(node: Node, inputs: list[Shape]) -> Shape:
     first = inputs[0]
     match node.op:
-        case Conv2d(in_channels=channels, out_channels=out):
+        case Conv2d(in_channels=channels, out_channels=out, groups=groups):
             _expect(node, len(first) == 3 and first[0] == channels, f"({channels}, H, W)", first)
+            _expect(node, channels % groups == out % groups == 0, f"channels in {groups} equal groups", first, (out,))
             return (out, *first[1:])
         case BatchNorm(num_features=features):
             _expect(node, first[0] == features, f"{features} channels or features", first)
@@ -162,7 +172,7 @@ def _output_shape(node: Node, inputs: list[Shape]) -> Shape:
         case Add():
             _expect(node, len(set(inputs)) == 1, "inputs of one shape", *inputs)
             return first
-        case LeakyReLU() | Dropout():
+        case LeakyReLU() | SiLU() | Dropout():
             return first
 
 
@@ -176,8 +186,8 @@ def parameter_shapes(graph: Graph) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for node in graph.nodes:
         match node.op:
-            case Conv2d(in_channels=inputs, out_channels=out, kernel_size=size, bias=bias):
-                shapes[f"{node.name}.weight"] = (out, inputs, size, size)
+            case Conv2d(in_channels=inputs, out_channels=out, kernel_size=size, bias=bias, groups=groups):
+                shapes[f"{node.name}.weight"] = (out, inputs // groups, size, size)
                 if bias:
                     shapes[f"{node.name}.bias"] = (out,)
             case Linear(in_features=inputs, out_features=out):

@@ -73,13 +73,18 @@ class GraphModule(nn.Module):
 def _layer(op: ops.Op, rank: int) -> nn.Module | None:
     match op:
         case ops.Conv2d():
-            return nn.Conv2d(op.in_channels, op.out_channels, op.kernel_size, padding=op.kernel_size // 2, bias=op.bias)
+            padding = op.kernel_size // 2
+            return nn.Conv2d(
+                op.in_channels, op.out_channels, op.kernel_size, padding=padding, bias=op.bias, groups=op.groups
+            )
         case ops.BatchNorm() if rank == 3:
             return nn.BatchNorm2d(op.num_features, eps=op.eps)
         case ops.BatchNorm():
             return nn.BatchNorm1d(op.num_features, eps=op.eps)
         case ops.LeakyReLU():
             return nn.LeakyReLU(op.negative_slope)
+        case ops.SiLU():
+            return nn.SiLU()
         case ops.Dropout():
             return nn.Dropout(op.p)
         case ops.MaxPool2d():

@@ -59,7 +59,7 @@ def build(checkpoint: Checkpoint) -> bytes:
 
 
 def _body(graph: Graph) -> list[onnx.NodeProto]:
-    """One ONNX node for each of ours, but for dropout, which does nothing here."""
+    """One ONNX node for each of ours, but for dropout, which does nothing here, and SiLU, which takes two."""
     nodes = []
     renamed = {graph.output: "logits"}
     for node in graph.nodes:
@@ -68,6 +68,11 @@ def _body(graph: Graph) -> list[onnx.NodeProto]:
             renamed[node.name] = inputs[0]
             continue
         output = renamed.setdefault(node.name, node.name)
+        if isinstance(node.op, ops.SiLU):
+            gate = f"{node.name}.gate"
+            nodes.append(helper.make_node("Sigmoid", inputs, [gate], name=gate))
+            nodes.append(helper.make_node("Mul", [*inputs, gate], [output], name=node.name))
+            continue
         nodes.append(_node(node, inputs, output))
     return nodes
 
@@ -78,9 +83,9 @@ def _node(node: Node, inputs: list[str], output: str) -> onnx.NodeProto:
         return helper.make_node(kind, names, [output], name=node.name, **attributes)
 
     match node.op:
-        case ops.Conv2d(kernel_size=size, bias=bias):
+        case ops.Conv2d(kernel_size=size, bias=bias, groups=groups):
             tensors = ("weight", "bias") if bias else ("weight",)
-            return make("Conv", *tensors, kernel_shape=[size, size], pads=[size // 2] * 4)
+            return make("Conv", *tensors, kernel_shape=[size, size], pads=[size // 2] * 4, group=groups)
         case ops.BatchNorm(eps=eps):
             return make("BatchNormalization", "weight", "bias", "running_mean", "running_var", epsilon=eps)
         case ops.LeakyReLU(negative_slope=slope):
@@ -97,5 +102,5 @@ def _node(node: Node, inputs: list[str], output: str) -> onnx.NodeProto:
             return make("Concat", axis=1)
         case ops.Add():
             return make("Add")
-        case ops.Dropout():
-            raise AssertionError("dropout has no ONNX node")
+        case ops.Dropout() | ops.SiLU():
+            raise AssertionError(f"{node.op} has no one ONNX node")

@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer.config import Expansion, GainRule, RunConfig, StartNet
 from trainer.data import Data, load
-from zoo.families.secnn import SecnnArchitecture
+from zoo.descriptor import Architecture
 from zoo.module import GraphModule
 
 
@@ -29,14 +29,14 @@ def _one_thread_one_seed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def random_module() -> Callable[[SecnnArchitecture, int], GraphModule]:
+def random_module() -> Callable[[Architecture, int], GraphModule]:
     """Random in every tensor, as a network in the middle of its training might be; in eval mode.
 
     Batch norms roughly normalise what reaches them. With statistics from nowhere the logits of deep networks would
     run into the hundreds; with variances near 0 each batch norm would multiply rounding errors by up to 300.
     """
 
-    def make(architecture: SecnnArchitecture, seed: int) -> GraphModule:
+    def make(architecture: Architecture, seed: int) -> GraphModule:
         random = torch.Generator().manual_seed(seed)
         module = GraphModule(architecture.graph())
         hooks = []
@@ -121,7 +121,7 @@ def tiny_run() -> RunConfig:
             layer_kind="residual",
             cooldown_epochs=2,
             max_layers_per_block=2,
-            score_samples=8,
+            score_samples=64,
         ),
         epochs=6,
         batch_size=16,

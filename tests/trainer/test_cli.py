@@ -66,7 +66,7 @@ def test_standard_output_is_the_digests(tmp_path: Path, images: Path, command: C
         assert load(Directory(zoo).path(digest)).descriptor.dataset.name == "bars"
     assert "paper on bars: 81 training, 9 validation, 24 test images (1, 8, 8), 3 classes; cpu;" in result.stderr
     assert f"log: {zoo}/runs/bars-paper-s0/log.jsonl\n" in result.stderr
-    assert re.search(r"\n  epoch 10: expands block \d: .* parameters\), score .* over 0\n", result.stderr)
+    assert re.search(r"\n  epoch 10: expands block \d: .* more .*; best score .* over 0\n", result.stderr)
     assert re.search(r"\n  epoch 11: saved bars-paper-s0-\d+  .* validation .*, test .*\n", result.stderr)
     assert "\n  done: 2 checkpoints, 1 expansions," in result.stderr
     assert "\x1b" not in result.stderr
@@ -110,7 +110,7 @@ def assert_refused(result: Any, message: str) -> None:
 
 def test_an_unknown_run(tmp_path: Path) -> None:
     result = zoo_train("papre", "--data", "digits", "--zoo", tmp_path)
-    assert_refused(result, "no run is named 'papre'; there are: digits, paper")
+    assert_refused(result, "no run is named 'papre'; there are: digits, grow, paper")
     assert result.stderr.count("\n") == 1
 
 

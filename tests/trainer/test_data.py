@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import pickle
 import subprocess
 import sys
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,11 @@ from zoo.errors import DataError
 WriteImages = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def pack(directory: Path, archive: Path) -> Path:
     """Last file first, which is an order like any other in an archive."""
     with tarfile.open(archive, "w:gz") as tar:
@@ -34,13 +37,6 @@ def pack(directory: Path, archive: Path) -> Path:
             if file.is_file():
                 tar.add(file, arcname=f"some/prefix/{file.relative_to(directory)}")
     return archive
-
-
-def unpacked(archive: bytes) -> bytes | None:
-    try:
-        return gzip.decompress(archive)
-    except (OSError, EOFError, zlib.error):
-        return None
 
 
 def assert_same(found: Data, expected: Data) -> None:
@@ -139,37 +135,6 @@ def test_image_size_resizes(tmp_path: Path, write_images: WriteImages) -> None:
     assert found.test.images.shape == (6, 1, 16, 16)
 
 
-@pytest.mark.parametrize(
-    ("filename", "name"),
-    [
-        ("Fotos vom Hügel (2026)", "fotos-vom-h-gel-2026"),
-        ("_hidden.", "hidden"),
-        ("日本", "images"),
-        ("a" * 80, "a" * 64),
-        ("cats.vs.dogs", "cats.vs.dogs"),
-        ("cats.TAR.GZ", "cats"),
-        ("cats.tgz", "cats"),
-    ],
-)
-def test_file_names_become_slugs(tmp_path: Path, write_images: WriteImages, filename: str, name: str) -> None:
-    root = write_images(tmp_path / "bars", {"train": 3, "test": 1})
-    is_archive = filename.lower().endswith("gz")
-    source = pack(root, tmp_path / filename) if is_archive else root.rename(tmp_path / filename)
-    assert data.load(str(source)).record().name == name
-
-
-def test_other_files_are_passed_over(tmp_path: Path, write_images: WriteImages) -> None:
-    root = write_images(tmp_path / "bars", {"train": 6, "test": 2})
-    expected = data.load(str(root))
-    (root / "README.md").write_text("bars")
-    (root / "train" / "Thumbs.db").write_bytes(b"\0")
-    (root / "train" / "left" / "._0000.png").write_bytes(b"\0")
-    (root / "train" / "left" / "notes.txt").write_text("bars")
-    (root / "extra" / "left").mkdir(parents=True)
-    Image.new("L", (3, 3)).save(root / "extra" / "left" / "0000.png")
-    assert_same(data.load(str(root)), expected)
-
-
 # --- splits ---------------------------------------------------------------------------------------------
 
 
@@ -216,6 +181,12 @@ def test_limit_train_takes_equally_of_each_class(tmp_path: Path, write_images: W
 # --- what cannot be used --------------------------------------------------------------------------------
 
 
+def test_an_archive_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "bars.tar.gz").write_text("words")
+    with pytest.raises(DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz: ."):
+        data.load(str(tmp_path / "bars.tar.gz"))
+
+
 def test_a_missing_path_names_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such directory or archive, and no data set .*digits, cifar10"):
         data.load(str(tmp_path / "nowhere"))
@@ -260,23 +231,6 @@ def test_a_damaged_image_is_named(tmp_path: Path, write_images: WriteImages, spl
     source = pack(root, tmp_path / "bars.tar.gz") if packed else root
     with pytest.raises(DataError, match=rf"{split}/middle/0001\.png: 15 bytes that are no PNG, JPEG or WebP image"):
         data.load(str(source))
-
-
-def test_a_damaged_archive(tmp_path: Path, write_images: WriteImages) -> None:
-    archive = pack(write_images(tmp_path / "bars", {"train": 5, "test": 2}), tmp_path / "bars.tar.gz")
-    whole = archive.read_bytes()
-    middle = len(whole) // 2
-    # The first 10 bytes are gzip's own, with a time that means nothing here.
-    flips = [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(30, len(whole), len(whole) // 60)]
-    # A few bits of a deflate stream say the same either way.
-    flipped = [data for data in flips if unpacked(data) != unpacked(whole)]
-    for damaged in (b"no archive", b"", whole[:middle], whole[:-1], whole[:middle] + whole[middle + 1 :], *flipped):
-        archive.write_bytes(damaged)
-        with pytest.raises(
-            DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz: ."
-        ) as error:
-            data.load(str(archive))
-        assert "\n" not in str(error.value)
 
 
 def test_images_of_one_colour_teach_nothing(tmp_path: Path, write_images: WriteImages) -> None:

@@ -14,15 +14,19 @@ from trainer.candidates import changes
 from trainer.expand import Change, Initialization, expand, new_entries
 from trainer.runs import paper
 from zoo.cost import num_params
+from zoo.descriptor import Architecture
+from zoo.families import blueprint
+from zoo.families.blueprint import BlueprintArchitecture, Stage
 from zoo.families.secnn import Block, Layer, SecnnArchitecture, start
 from zoo.module import GraphModule
 
 EXACT = Initialization(exact=True, noise_std=1e-4)
 PAPER = Initialization(exact=False, noise_std=1e-4)
 TOLERANCE = 1e-5
+CPU = torch.device("cpu")
 
-Grown = tuple[SecnnArchitecture, GraphModule]
-RandomModule = Callable[[SecnnArchitecture, int], GraphModule]
+Grown = tuple[Architecture, GraphModule]
+RandomModule = Callable[[Architecture, int], GraphModule]
 
 slopes = st.sampled_from([0.0, 0.01, 0.2, 0.5, 1.0])
 
@@ -53,7 +57,32 @@ def architectures(draw: st.DrawFn, dropout: float = 0.1) -> SecnnArchitecture:
     )
 
 
-def all_changes(architecture: SecnnArchitecture, channels_added: int) -> list[Change]:
+@st.composite
+def blueprints(draw: st.DrawFn) -> BlueprintArchitecture:
+    """Also of stages without a layer, and of one channel."""
+    stages = st.builds(Stage, channels=st.integers(1, 6), num_layers=st.integers(0, 2))
+    rows = tuple(draw(st.lists(stages, min_size=1, max_size=4)))
+    sizes = st.integers(8, 14)
+    return BlueprintArchitecture(
+        input_channels=draw(st.integers(1, 3)),
+        input_height=draw(sizes),
+        input_width=draw(sizes),
+        num_classes=draw(st.integers(2, 5)),
+        stem_pools=0 if len(rows) > 3 else draw(st.integers(0, 1)),
+        stages=rows,
+    )
+
+
+def all_changes(architecture: Architecture, channels_added: int) -> list[Change]:
+    if isinstance(architecture, BlueprintArchitecture):
+        return [
+            change
+            for stage in range(len(architecture.stages))
+            for change in (
+                Change("deepen", stage, layer_kind="residual"),
+                Change("widen", stage, channels_added=channels_added),
+            )
+        ]
     return [
         change
         for block in range(len(architecture.blocks))
@@ -76,7 +105,7 @@ def grow(grown: Grown, change: Change, initialization: Initialization, images: T
     return larger, expand(module, larger.graph(), initialization, images, torch.Generator().manual_seed(7))
 
 
-def inputs(architecture: SecnnArchitecture, seed: int, count: int = 8) -> Tensor:
+def inputs(architecture: Architecture, seed: int, count: int = 8) -> Tensor:
     shape = (count, architecture.input_channels, architecture.input_height, architecture.input_width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -104,9 +133,9 @@ def assert_same_logits(old: Tensor, new: Tensor, what: object) -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(architectures(), st.integers(1, 5), st.integers(0, 2**32))
+@given(architectures() | blueprints(), st.integers(1, 5), st.integers(0, 2**32))
 def test_every_exact_expansion_keeps_the_logits(
-    random_module: RandomModule, architecture: SecnnArchitecture, channels_added: int, seed: int
+    random_module: RandomModule, architecture: Architecture, channels_added: int, seed: int
 ) -> None:
     module = random_module(architecture, seed)
     images, calibration = inputs(architecture, seed + 1), inputs(architecture, seed + 2)
@@ -119,9 +148,9 @@ def test_every_exact_expansion_keeps_the_logits(
 
 
 @settings(deadline=None, max_examples=15)
-@given(architectures(), st.data(), st.integers(0, 2**32))
+@given(architectures() | blueprints(), st.data(), st.integers(0, 2**32))
 def test_exact_expansions_in_a_row_keep_the_logits(
-    random_module: RandomModule, architecture: SecnnArchitecture, data: st.DataObject, seed: int
+    random_module: RandomModule, architecture: Architecture, data: st.DataObject, seed: int
 ) -> None:
     grown = architecture, random_module(architecture, seed)
     images, calibration = inputs(architecture, seed + 1), inputs(architecture, seed + 2)
@@ -134,9 +163,9 @@ def test_exact_expansions_in_a_row_keep_the_logits(
 
 
 @settings(deadline=None, max_examples=15)
-@given(architectures(dropout=0), st.integers(1, 5), st.integers(0, 2**32))
+@given(architectures(dropout=0) | blueprints(), st.integers(1, 5), st.integers(0, 2**32))
 def test_residual_layers_and_widening_keep_the_logits_while_training(
-    random_module: RandomModule, architecture: SecnnArchitecture, channels_added: int, seed: int
+    random_module: RandomModule, architecture: Architecture, channels_added: int, seed: int
 ) -> None:
     """In float64: where a channel hardly varies, the batch's own statistics make much of float32 rounding."""
     module = random_module(architecture, seed).train()
@@ -146,6 +175,78 @@ def test_residual_layers_and_widening_keep_the_logits_while_training(
         _, new = grow((architecture, module), change, EXACT, calibration)
         assert new.training
         assert_same_logits(before, logits(new.double(), images.double()), change)
+
+
+@settings(deadline=None, max_examples=20)
+@given(blueprints(), st.data(), st.integers(0, 2**32))
+def test_many_changes_at_once_keep_the_logits(
+    random_module: RandomModule, architecture: BlueprintArchitecture, data: st.DataObject, seed: int
+) -> None:
+    """In one `expand`, in eval mode and while training: a new layer in a wider stage, a stage twice as wide, …"""
+    module = random_module(architecture, seed)
+    images, calibration = inputs(architecture, seed + 1), inputs(architecture, seed + 2)
+    assume(rounding_error(module, images) < 0.2 * TOLERANCE)
+    row = data.draw(st.lists(st.sampled_from(all_changes(architecture, 3)), min_size=2, max_size=8))
+    larger: Architecture = architecture
+    for change in row:
+        larger = change.apply(larger, exact=True)
+    new = expand(module, larger.graph(), EXACT, calibration, torch.Generator().manual_seed(7))
+    marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph, CPU).values())
+    assert marked == num_params(new.graph) - num_params(module.graph) > 0
+    assert_same_logits(logits(module, images), logits(new, images), row)
+    training = [deepcopy(each).double().train() for each in (module, new)]
+    before, after = (logits(each, images.double()) for each in training)
+    assert_same_logits(before, after, row)
+
+
+@pytest.fixture
+def blueprint_net(random_module: RandomModule) -> Grown:
+    architecture = blueprint.start(
+        input_shape=(3, 32, 32), num_classes=10, channels=(16, 16, 16, 24), num_layers=(0, 1, 1, 1)
+    )
+    return architecture, random_module(architecture, 0)
+
+
+def test_a_blueprint_network_keeps_its_logits_exactly(blueprint_net: Grown) -> None:
+    """What is new is multiplied by 0 before it is added: no bit of the logits moves, with all changes at once too."""
+    architecture, module = blueprint_net
+    images, calibration = inputs(architecture, 1), inputs(architecture, 2)
+    before = logits(module, images)
+    changes = all_changes(architecture, 8)
+    everything: Architecture = architecture
+    for change in changes:
+        everything = change.apply(everything, exact=True)
+        _, new = grow(blueprint_net, change, EXACT, calibration)
+        assert (logits(new, images) - before).abs().max() == 0, change
+    new = expand(module, everything.graph(), EXACT, calibration, torch.Generator().manual_seed(7))
+    assert (logits(new, images) - before).abs().max() == 0
+
+
+def test_old_weights_stay_in_a_wider_depthwise_convolution(blueprint_net: Grown) -> None:
+    """Channel i still filters channel i, and no old channel reads a new one."""
+    _, module = blueprint_net
+    _, new = grow(blueprint_net, Change("widen", 3, channels_added=8), EXACT, inputs(blueprint_net[0], 2))
+    depthwise = new.get_parameter("stages.3.layers.0.depthwise.weight")
+    assert depthwise.shape == (32, 1, 3, 3)
+    assert torch.equal(depthwise[:24], module.get_parameter("stages.3.layers.0.depthwise.weight"))
+    assert (depthwise[24:] != 0).all()
+    pointwise = new.get_parameter("stages.3.layers.0.pointwise.weight")
+    assert torch.equal(pointwise[:24, :24], module.get_parameter("stages.3.layers.0.pointwise.weight"))
+    assert (pointwise[:24, 24:] == 0).all()
+    assert (pointwise[24:] != 0).all()
+
+
+def test_a_new_blueprint_layer_begins_as_zero_and_can_learn(blueprint_net: Grown) -> None:
+    """Its pointwise kernel is 0 and has a gradient everywhere, read through a depthwise kernel that is not 0."""
+    images, labels = inputs(blueprint_net[0], 1, 32), torch.arange(32) % 10
+    for stage in range(4):
+        architecture, new = grow(blueprint_net, Change("deepen", stage, layer_kind="residual"), EXACT, images)
+        F.cross_entropy(new(images), labels).backward()
+        layer = f"stages.{stage}.layers.{architecture.stages[stage].num_layers - 1}"
+        pointwise = new.get_parameter(f"{layer}.pointwise.weight")
+        assert (pointwise == 0).all()
+        assert (pointwise.grad != 0).all()
+        assert (new.get_parameter(f"{layer}.depthwise.weight") != 0).all()
 
 
 @pytest.fixture
@@ -217,7 +318,7 @@ def test_what_begins_as_zero_has_a_gradient(random_module: RandomModule, head: s
         _, new = grow((architecture, module), change, EXACT, images)
         F.cross_entropy(new(images), labels).backward()
         found = 0
-        for name, mask in new_entries(module.graph, new).items():
+        for name, mask in new_entries(module.graph, new.graph, CPU).items():
             parameter = new.get_parameter(name)
             if parameter.ndim < 2:
                 continue
@@ -234,7 +335,7 @@ def test_new_entries_are_all_that_an_expansion_adds(paper_net: Grown) -> None:
     architecture, module = paper_net
     for change in all_changes(architecture, 3):
         _, new = grow(paper_net, change, EXACT, inputs(architecture, 2))
-        marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new).values())
+        marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph, CPU).values())
         assert marked == num_params(new.graph) - num_params(module.graph)
 
 
@@ -268,7 +369,7 @@ def test_the_papers_initialisation_is_a_narrow_gaussian(paper_net: Grown) -> Non
     kernel = deeper.get_parameter("blocks.1.layers.1.conv.weight")
     drawn = [kernel - torch.nn.init.dirac_(torch.empty_like(kernel))]
     _, wider = grow(paper_net, Change("widen", 1, channels_added=16), PAPER, inputs(architecture, 2))
-    masks = new_entries(module.graph, wider)
+    masks = new_entries(module.graph, wider.graph, CPU)
     widened = ("blocks.1.layers.0.conv.weight", "blocks.2.layers.0.conv.weight")
     drawn += [wider.get_parameter(name)[masks[name]] for name in widened]
     for values in drawn:

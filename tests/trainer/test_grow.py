@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from trainer.config import RatioRule, RunConfig
+from trainer.config import BlueprintStart, Ladder, Limits, RatioRule, RunConfig
 from trainer.data import Data, load
-from trainer.grow import grow, run_directory, with_overrides
+from trainer.grow import grow, run_directory
+from trainer.overrides import Overrides
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
 from trainer.runs import digits, paper
 from zoo.checkpoint import load as load_checkpoint
@@ -167,7 +170,8 @@ def test_the_log_holds_what_was_observed(config: RunConfig, uninterrupted: Runs)
     assert [entry["epoch"] for entry in log if entry["event"] == "epoch"] == [1, 2, 3, 4, 5, 6]
     decisions = [record for record in records if isinstance(record, DecisionRecord)]
     assert [record.epoch for record in decisions] == [2, 4]
-    assert all(record.chosen in {score.change for score in record.candidates} for record in decisions)
+    assert all({score.change for score in record.candidates} >= set(record.chosen) for record in decisions)
+    assert [len(record.chosen) for record in decisions] == [1, 1]
     assert log[-1]["checkpoints"] == list(digests)
 
 
@@ -296,12 +300,13 @@ FORK_AND_KILL = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
 from trainer.data import load
-from trainer.grow import grow, with_overrides
+from trainer.grow import grow
+from trainer.overrides import Overrides
 from trainer.runs import paper
 
 torch.set_num_threads(1)
 source, zoo, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-config = with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None)
+config = Overrides(epochs=22, tau=0.0).of(paper())
 data = load(source)
 chance = random.Random(4)
 for attempt in range(kills + 1):
@@ -326,9 +331,7 @@ def paper_story(tmp_path_factory: pytest.TempPathFactory, write_images: Any) -> 
     root = tmp_path_factory.mktemp("paper")
     images, zoo = write_images(root / "bars", {"train": 30, "test": 8}), root / "zoo"
     torch.set_num_threads(1)
-    return images, story(
-        zoo, run(with_overrides(paper(), epochs=22, seed=0, tau=0.0, threshold=None), load(str(images)), zoo)
-    )
+    return images, story(zoo, run(Overrides(epochs=22, tau=0.0).of(paper()), load(str(images)), zoo))
 
 
 def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, paper_story: Growing) -> None:
@@ -378,6 +381,182 @@ def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, pa
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == log_of(zoo)[-1]["checkpoints"]
     check_after_kills(zoo, expected)
+
+
+# --- a ladder of sizes, annealed branches ---------------------------------------------------------------
+
+
+@pytest.fixture
+def ladder_run(tiny_run: RunConfig) -> RunConfig:
+    """Climbs after epochs 2 and 4 of 6, when the time at a size is up; each checkpoint ends a branch of two epochs."""
+    return replace(
+        tiny_run,
+        name="ladder",
+        start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
+        expansion=Ladder(
+            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
+        ),
+        learning_rate=1e-2,
+        optimizer="adamw",
+        weight_decay=0.01,
+        warmup_steps=7,
+        plateau=False,
+        l1=0.0,
+        anneal_share=1.0,
+        average_decay=0.8,
+    )
+
+
+def epochs_of(records: list[Record], *, branches: bool) -> list[EpochRecord]:
+    return [record for record in records if isinstance(record, EpochRecord) and (record.branch_epoch > 0) is branches]
+
+
+def test_a_ladder_is_climbed_size_by_size(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    zoo, digests, records = uninterrupted(ladder_run)
+    assert files(zoo) == set(digests)
+    checkpoints = [load_checkpoint(Directory(zoo).path(digest)).descriptor for digest in digests]
+    params = [num_params(each.architecture.graph()) for each in checkpoints]
+    assert len(params) == 3
+    assert params[0] == 203
+    assert 0.92 * 500 <= params[1] <= 500
+    assert 0.92 * 1000 <= params[2] <= 1000
+    assert [each.lineage.epoch for each in checkpoints] == [2, 4, 6]
+    assert [each.lineage.parent for each in checkpoints] == [None, *digests[:-1]]
+    decisions = [record for record in records if isinstance(record, DecisionRecord)]
+    assert [(record.epoch, bool(record.chosen)) for record in decisions] == [
+        (1, False),
+        (2, True),
+        (3, False),
+        (4, True),
+    ]
+    steps = checkpoints[-1].lineage.expansions
+    assert len(steps) == sum(len(record.chosen) for record in decisions)
+    for descriptor in checkpoints:
+        assert descriptor.lineage.expansions == tuple(step for step in steps if step.epoch < descriptor.lineage.epoch)
+    for before, after in pairwise(steps):
+        assert before.params_after == after.params_before
+    assert (steps[0].params_before, steps[-1].params_after) == (params[0], params[-1])
+    assert all(step.exact and step.score > 0 and step.threshold == 0 for step in steps)
+
+
+def test_a_checkpoint_says_how_long_it_was_annealed(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    """As long as its trunk had been of this size: two epochs each."""
+    zoo, digests, records = uninterrupted(ladder_run)
+    checkpoints = [load_checkpoint(Directory(zoo).path(digest)).descriptor for digest in digests]
+    assert [each.lineage.anneal_epochs for each in checkpoints] == [2, 2, 2]
+    assert [each.cost.epochs for each in checkpoints] == [4, 8, 12]
+    assert [record.epoch for record in epochs_of(records, branches=False)] == [1, 2, 3, 4, 5, 6]
+    branches = epochs_of(records, branches=True)
+    assert [(record.epoch, record.branch_epoch) for record in branches] == [(e, b) for e in (2, 4, 6) for b in (1, 2)]
+    trunk = {record.epoch: record for record in epochs_of(records, branches=False)}
+    for record in branches:
+        assert 0 < record.learning_rate < trunk[record.epoch].learning_rate
+        assert record.params == trunk[record.epoch].params
+    saved = [record for record in records if isinstance(record, CheckpointRecord)]
+    assert [record.val_accuracy for record in saved] == [record.val_accuracy for record in branches[1::2]]
+    assert [each.metrics.validation.accuracy for each in checkpoints] == [record.val_accuracy for record in saved]
+    flops = [each.cost.training_flops for each in checkpoints]
+    assert flops == sorted(set(flops))
+
+
+def test_what_a_branch_reached_is_in_its_file(ladder_run: RunConfig, uninterrupted: Runs, images: Path) -> None:
+    """Its test accuracy, measured again without torch and without the trainer."""
+    config = replace(ladder_run, epochs=36, learning_rate=3e-2, horizontal_flip=False, max_shift=0)
+    zoo, digests, records = uninterrupted(config)
+    for digest in digests:
+        checkpoint = load_checkpoint(Directory(zoo).path(digest))
+        predictor = Predictor(checkpoint)
+        paths = sorted((images / "test").glob("*/*.png"))
+        scores = predictor.probabilities(predictor.decode([path.read_bytes() for path in paths]))
+        hits = [best.label == path.parent.name for path, [best] in zip(paths, predictor.top_k(scores, 1), strict=True)]
+        assert checkpoint.descriptor.metrics.test is not None
+        assert checkpoint.descriptor.metrics.test.accuracy == sum(hits) / 24
+    saved = [record.test_accuracy for record in records if isinstance(record, CheckpointRecord)]
+    assert saved[-1] > 0.9
+
+
+def test_branches_leave_the_trunk_alone(tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    """Every loss and every decision is as in a run that anneals nothing; the checkpoints are others."""
+    _, digests, records = uninterrupted(ladder_run)
+    plain: list[Record] = []
+    plain_digests = run(replace(ladder_run, anneal_share=0.0), data, tmp_path / "plain", observe=plain.append)
+    assert not epochs_of(plain, branches=True)
+
+    def trunk(found: list[Record]) -> list[Any]:
+        kept = [*epochs_of(found, branches=False), *(each for each in found if isinstance(each, DecisionRecord))]
+        return [replace(record, seconds=0.0) for record in kept]
+
+    assert trunk(records) == trunk(plain)
+    annealed, raw = (
+        load_checkpoint(Directory(zoo).path(found[0]))
+        for zoo, found in ((tmp_path / "uninterrupted", digests), (tmp_path / "plain", plain_digests))
+    )
+    assert raw.descriptor.lineage.anneal_epochs == 0
+    name = "head.output.weight"
+    assert not np.array_equal(annealed.tensors[name], raw.tensors[name])
+
+
+def test_a_ladder_interrupted_anywhere_goes_on_exactly(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs
+) -> None:
+    zoo, digests, records = uninterrupted(ladder_run)
+    expected = story(zoo, digests)
+    # Up to what follows the first climb, and the end.
+    kinds = [type(record) for record in records]
+    first_climb = kinds.index(CheckpointRecord)
+    for at in (*range(first_climb, first_climb + 4), len(records) - 1, len(records)):
+        zoo = tmp_path / f"interrupted at {at}"
+        with pytest.raises(KeyboardInterrupt):
+            run(ladder_run, data, zoo, observe=Interrupt(at))
+        resumed = run(ladder_run, data, zoo, resume=True)
+        assert story(zoo, resumed) == expected, f"interrupted at {records[at - 1]}"
+        assert files(zoo) == set(resumed), f"interrupted at {records[at - 1]}"
+
+
+def test_a_finished_ladder_resumed_changes_nothing(ladder_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    zoo, digests, _ = uninterrupted(ladder_run)
+    before = files(zoo)
+    assert run(ladder_run, data, zoo, resume=True) == digests
+    assert files(zoo) == before
+
+
+@pytest.mark.parametrize("anneal_share", [0.0, 1.0])
+def test_a_run_ends_when_its_seconds_are_spent(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, anneal_share: float
+) -> None:
+    """With a checkpoint, as at its last epoch; with more seconds it goes on from there."""
+    config = replace(ladder_run, epochs=100_000, anneal_share=anneal_share, limits=Limits(max_seconds=1.0))
+    records: list[Record] = []
+    digests = run(config, data, tmp_path, observe=records.append)
+    last = records[-1]
+    assert isinstance(last, FinishedRecord)
+    assert 0 < last.epoch < 10_000
+    assert files(tmp_path) == set(digests) == set(last.checkpoints)
+    assert load_checkpoint(Directory(tmp_path).path(digests[-1])).descriptor.lineage.epoch == last.epoch
+    # An epoch takes a few hundredths of a second; a machine with other work may take ten times as long.
+    assert last.device_seconds < 3
+    log = log_of(tmp_path)
+    more = replace(config, limits=Limits(max_seconds=last.device_seconds + 1))
+    longer: list[Record] = []
+    run(more, data, tmp_path, resume=True, observe=longer.append)
+    assert epochs_of(longer, branches=False)[0].epoch == last.epoch + 1
+    assert isinstance(longer[-1], FinishedRecord)
+    assert log_of(tmp_path)[0] == log[0]
+
+
+@pytest.mark.parametrize("max_params", [203, 260, 460])
+def test_a_run_stays_below_its_most_parameters(ladder_run: RunConfig, uninterrupted: Runs, max_params: int) -> None:
+    config = Overrides(limits=Limits(max_params=max_params)).of(ladder_run)
+    _, _, records = uninterrupted(config)
+    params = [record.params for record in records if isinstance(record, CheckpointRecord)]
+    assert max(params) <= max_params
+    assert (len(params) > 1) is (max_params > 203)
+
+
+def test_a_run_stays_below_its_most_multiply_accumulates(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    _, _, records = uninterrupted(replace(ladder_run, limits=Limits(max_macs=12_000)))
+    macs = [record.macs for record in records if isinstance(record, CheckpointRecord)]
+    assert macs[0] < macs[-1] <= 12_000
 
 
 # --- starting over, going on ----------------------------------------------------------------------------
@@ -486,14 +665,14 @@ def test_a_lost_log_is_begun_anew(tmp_path: Path, tiny_run: RunConfig, data: Dat
 
 
 def test_overrides() -> None:
-    config = with_overrides(paper(), epochs=7, seed=3, tau=1.25, threshold=None)
+    config = Overrides(epochs=7, seed=3, tau=1.25).of(paper())
     assert (config.epochs, config.seed, config.expansion.rule) == (7, 3, RatioRule(tau=1.25))
-    config = with_overrides(digits(), epochs=None, seed=0, tau=None, threshold=0.5)
+    config = Overrides(threshold=0.5).of(digits())
     assert (config.epochs, config.expansion.rule.threshold) == (digits().epochs, 0.5)
 
 
 def test_overrides_of_another_rule_are_refused() -> None:
     with pytest.raises(RunError, match="run digits has no ratio rule, so no --tau; it has --threshold"):
-        with_overrides(digits(), epochs=None, seed=0, tau=2.0, threshold=None)
+        Overrides(tau=2.0).of(digits())
     with pytest.raises(RunError, match="run paper has no gain rule, so no --threshold; it has --tau"):
-        with_overrides(paper(), epochs=None, seed=0, tau=None, threshold=0.1)
+        Overrides(threshold=0.1).of(paper())

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Split
-from trainer.loop import augment, evaluate, predict, train_epoch
+from trainer.loop import evaluate, predict, train_epoch
 from trainer.runs import digits, paper
+from trainer.step import TrainingStep
 from zoo.descriptor import Preprocessing
 from zoo.families.secnn import SecnnArchitecture, start
 from zoo.module import GraphModule, normalize
@@ -23,58 +22,12 @@ from zoo.module import GraphModule, normalize
 RandomModule = Callable[[SecnnArchitecture, int], GraphModule]
 
 GRAY = Preprocessing(color="gray", mean=(0.4,), std=(0.3,))
-PLAIN = replace(paper(), horizontal_flip=False, max_shift=0, batch_size=8, l1=0.0)
+PLAIN = replace(paper(), horizontal_flip=False, max_shift=0, batch_size=8, l1=0.0, mixed_precision=False, compile=False)
 
 
 def drawn_images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(1, 256, (count, channels, height, width), generator=random, dtype=torch.uint8)
-
-
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """One image moved over black, pixel by pixel."""
-    _, height, width = image.shape
-    result = torch.zeros_like(image)
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                result[:, row, column] = image[:, row - down, column - right]
-    return result
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2), st.booleans(), st.integers(0, 999))
-def test_each_image_becomes_one_of_its_own_flips_and_shifts(
-    channels: int, height: int, width: int, max_shift: int, flip: bool, seed: int
-) -> None:
-    images = drawn_images(5, channels, height, width, seed)
-    before = images.clone()
-    config = replace(PLAIN, horizontal_flip=flip, max_shift=max_shift)
-    found = augment(images, config, torch.Generator().manual_seed(seed))
-    assert torch.equal(images, before)
-    assert found.dtype == torch.uint8
-    shifts = range(-max_shift, max_shift + 1)
-    for image, result in zip(images, found, strict=True):
-        starts = [image, image.flip(2)] if flip else [image]
-        possible = [shifted(one, down, right) for one in starts for down in shifts for right in shifts]
-        assert any(torch.equal(result, one) for one in possible)
-
-
-def test_every_flip_and_shift_comes_up_equally_often() -> None:
-    config = replace(PLAIN, horizontal_flip=True, max_shift=1)
-    image = drawn_images(1, 1, 4, 4)[0]
-    count = 3600
-    found = augment(image.expand(count, -1, -1, -1), config, torch.Generator().manual_seed(0))
-    for one in (image, image.flip(2)):
-        for down in (-1, 0, 1):
-            for right in (-1, 0, 1):
-                times = (found == shifted(one, down, right)).flatten(1).all(1).sum().item()
-                assert times == pytest.approx(count / 18, abs=60)  # 4 standard deviations
-
-
-def test_no_augmentation_leaves_the_images() -> None:
-    images = drawn_images(3, 2, 4, 5)
-    assert torch.equal(augment(images, PLAIN, torch.Generator()), images)
 
 
 @pytest.fixture
@@ -114,11 +67,16 @@ def test_evaluation_changes_nothing(
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
+def step_of(module: GraphModule, config: RunConfig) -> TrainingStep:
+    config = replace(config, learning_rate=1e-2)
+    return TrainingStep(module, optim.make(module, config), config, GRAY)
+
+
 def train_once(module: GraphModule, split: Split, config: RunConfig, seed: int = 3) -> tuple[GraphModule, float, float]:
     module = deepcopy(module)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    result = train_epoch(module, optim.adam(module, 1e-2), split, GRAY, config, generator)
+    result = train_epoch(step_of(module, config), split, generator)
     return module, result.loss, result.accuracy
 
 
@@ -161,7 +119,7 @@ def test_an_epoch_depends_on_its_seeds_alone(architecture: SecnnArchitecture, ra
 
 def test_a_last_batch_of_one_image_is_left_out(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
     module = random_module(architecture, 0)
-    result = train_epoch(module, optim.adam(module, 1e-2), drawn_split(17), GRAY, PLAIN, torch.Generator())
+    result = train_epoch(step_of(module, PLAIN), drawn_split(17), torch.Generator())
     assert result.num_images == 16
 
 

@@ -25,7 +25,7 @@ def trained(config: RunConfig) -> RunState:
     """After three steps, and as many evaluations that did not get better."""
     architecture = start(input_shape=(1, 8, 8), num_classes=2, num_blocks=2, channels=3)
     module = GraphModule(architecture.graph())
-    optimizer = optim.adam(module, config.learning_rate)
+    optimizer = optim.make(module, config)
     scheduler = plateau(optimizer, config)
     for accuracy in (0.75, 0.5, 0.25):
         step(module, optimizer)
@@ -47,6 +47,7 @@ def trained(config: RunConfig) -> RunState:
         optimizer=optimizer,
         scheduler=scheduler,
         epoch=3,
+        num_epochs=5,
         validation=Accuracy(accuracy=0.25, n=8, per_class=(0.5, None)),
         expansions=(expansion,),
         checkpoints=("ab" * 32,),
@@ -72,7 +73,7 @@ def test_what_was_saved_goes_on_exactly(tmp_path: Path, tiny_run: RunConfig) -> 
     save(tmp_path / "state.pt", state, config, DATA)
     loaded = load(tmp_path / "state.pt", config, DATA, CPU)
 
-    for field in ("architecture", "epoch", "validation", "expansions", "checkpoints"):
+    for field in ("architecture", "epoch", "num_epochs", "validation", "expansions", "checkpoints"):
         assert getattr(loaded, field) == getattr(state, field)
     for field in ("device_seconds", "training_flops", "saved_at", "device", "log_bytes", "last_growth_epoch"):
         assert getattr(loaded, field) == getattr(state, field)
@@ -134,7 +135,7 @@ def test_other_images_are_refused(tmp_path: Path, tiny_run: RunConfig, change: d
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path, tiny_run: RunConfig) -> None:
-    torch.save({"version": 1, "config": {}}, tmp_path / "state.pt")
+    torch.save({"version": 2, "config": {}}, tmp_path / "state.pt")
     with pytest.raises(RunError, match="was written by another version of the trainer: use another --zoo or --seed"):
         load(tmp_path / "state.pt", tiny_run, DATA, CPU)
 
@@ -148,7 +149,7 @@ def test_a_run_may_become_longer_or_end_sooner(tmp_path: Path, tiny_run: RunConf
 
 def test_the_rate_is_halved_after_as_many_epochs_as_the_patience(tiny_run: RunConfig) -> None:
     config = replace(tiny_run, lr_patience=3, learning_rate=1.0)
-    optimizer = optim.adam(GraphModule(start(input_shape=(1, 8, 8), num_classes=2).graph()), config.learning_rate)
+    optimizer = optim.make(GraphModule(start(input_shape=(1, 8, 8), num_classes=2).graph()), config)
     scheduler = plateau(optimizer, config)
     rates = []
     for accuracy in (0.5, 0.5, 0.4, 0.3, 0.6, 0.6, 0.6, 0.6, 0.6):

@@ -9,8 +9,8 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from zoo.cost import num_macs, num_params, training_flops
+from zoo.descriptor import Architecture
 from zoo.families import secnn
-from zoo.families.secnn import SecnnArchitecture
 from zoo.module import GraphModule
 
 
@@ -34,7 +34,7 @@ def counted_macs(module: GraphModule, image: Tensor) -> int:
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_counts_agree_with_the_network_that_torch_runs(
-    architectures: SearchStrategy[SecnnArchitecture], data: st.DataObject
+    architectures: SearchStrategy[Architecture], data: st.DataObject
 ) -> None:
     graph = data.draw(architectures).graph()
     module = GraphModule(graph)

@@ -14,6 +14,7 @@ from zoo.checkpoint import MAX_HEADER_BYTES, Checkpoint, digest_of, encode
 from zoo.cost import num_params
 from zoo.descriptor import FORMAT_VERSION, Descriptor
 from zoo.families import secnn
+from zoo.families.blueprint import BlueprintArchitecture, Stage
 from zoo.graph import buffer_shapes, tensor_shapes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "descriptor-format.md").read_text()
@@ -33,7 +34,7 @@ def first_cells(text: str) -> list[str]:
 
 
 def schema_keys(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[str]:
-    """Every key of every object that the schema describes, as a path."""
+    """Every key of every object that the schema describes, as a path; a key of several families comes with each."""
     for part in (schema, *schema.get("anyOf", []), *schema.get("oneOf", [])):
         if "$ref" in part:
             yield from schema_keys(definitions[part["$ref"].rpartition("/")[2]], definitions, path)
@@ -47,7 +48,7 @@ def schema_keys(schema: dict[str, Any], definitions: dict[str, Any], path: str =
 
 def test_every_key_of_the_descriptor_is_in_the_table_and_no_other() -> None:
     schema = Descriptor.model_json_schema()
-    assert first_cells(section("The descriptor")) == list(schema_keys(schema, schema["$defs"]))
+    assert first_cells(section("The descriptor")) == list(dict.fromkeys(schema_keys(schema, schema["$defs"])))
 
 
 def test_keys_are_written_in_the_order_of_the_table(example: Checkpoint) -> None:
@@ -62,12 +63,19 @@ def test_keys_that_may_be_left_out_are_those_with_a_default() -> None:
         for definition in schema["$defs"].values()
         for key in definition["properties"].keys() - set(definition.get("required", []))
     }
+    # The key by which a reader knows the family must be there, though a program that makes one need not name it.
+    with_default -= {schema["properties"]["architecture"]["discriminator"]["propertyName"]}
     rows = re.findall(r"^\| `([^`]+)` \|.*may be left out", PAGE, re.MULTILINE)
     assert {row.rpartition(".")[2] for row in rows} == with_default
 
 
+def tensor_table(title: str) -> dict[str, str]:
+    """What the section says of each tensor's shape."""
+    return dict(re.findall(r"^\| `([^`]+\.\w+)` \| ([^|]+) \|", section(title), re.MULTILINE))
+
+
 @pytest.mark.parametrize("head", ["flatten", "average"])
-def test_every_tensor_is_in_the_table_with_its_shape(head: str) -> None:
+def test_every_tensor_of_secnn_is_in_the_table_with_its_shape(head: str) -> None:
     # All dimensions differ, so that letters cannot be mistaken for one another.
     architecture = secnn.start(
         input_shape=(3, 12, 9),
@@ -80,7 +88,7 @@ def test_every_tensor_is_in_the_table_with_its_shape(head: str) -> None:
     )
     architecture = architecture.widened(1, 12).deepened(0, "conv", split_slope=True)
     architecture = architecture.deepened(1, "residual", split_slope=True)
-    table = dict(re.findall(r"^\| `([^`]+\.\w+)` \| ([^|]+) \|", section("The secnn family"), re.MULTILINE))
+    table = tensor_table("The secnn family")
     fixed = {"K": 11, "F": 5 + 17, "H": 13, "N": 7, "S": 11 * (3 * 2 if head == "flatten" else 1), "3": 3, "1": 1}
     named = set()
     for name, shape in tensor_shapes(architecture.graph()).items():
@@ -95,9 +103,43 @@ def test_every_tensor_is_in_the_table_with_its_shape(head: str) -> None:
     assert named == table.keys()
 
 
+# All dimensions differ here too.
+BLUEPRINT = BlueprintArchitecture(
+    input_channels=4,
+    input_height=12,
+    input_width=9,
+    num_classes=7,
+    stem_pools=1,
+    stages=tuple(Stage(channels=channels, num_layers=2) for channels in (5, 11, 13)),
+)
+
+
+def of_any_stage(name: str) -> str:
+    return re.sub(r"\.layers\.\d", ".layers.L", re.sub(r"^stages\.\d", "stages.S", name))
+
+
+def test_every_tensor_of_blueprint_is_in_the_table_with_its_shape() -> None:
+    table = tensor_table("The blueprint family")
+    named = set()
+    for name, shape in tensor_shapes(BLUEPRINT.graph()).items():
+        stage = int(name.split(".")[1]) if name.startswith("stages.") else 0
+        own, before = BLUEPRINT.stages[stage].channels, BLUEPRINT.stages[stage - 1].channels
+        letters = {"A": 5, "E": 13, "C": own, "D": before, "I": 4, "N": 7, "3": 3, "1": 1}
+        assert tuple(letters[letter] for letter in table[of_any_stage(name)].split(", ")) == shape, name
+        assert stage > 0 or ".enter." not in name
+        named.add(of_any_stage(name))
+    assert named == table.keys()
+
+
 def test_tensors_that_are_not_trained_are_marked(tiny: secnn.SecnnArchitecture) -> None:
-    marked = set(re.findall(r"^\| `([^`]+)` \| [^|]+ \| not trained \|", PAGE, re.MULTILINE))
-    assert marked == {re.sub(r"^blocks\.\d\.layers\.\d", "blocks.B.layers.L", n) for n in buffer_shapes(tiny.graph())}
+    def marked(title: str) -> set[str]:
+        return set(re.findall(r"^\| `([^`]+)` \| [^|]+ \| not trained \|", section(title), re.MULTILINE))
+
+    of_any_block = {
+        re.sub(r"^blocks\.\d\.layers\.\d", "blocks.B.layers.L", name) for name in buffer_shapes(tiny.graph())
+    }
+    assert marked("The secnn family") == of_any_block
+    assert marked("The blueprint family") == {of_any_stage(name) for name in buffer_shapes(BLUEPRINT.graph())}
 
 
 def test_numbers_of_the_format() -> None:
@@ -121,7 +163,7 @@ def test_sizes_and_name(example: Checkpoint, data: bytes) -> None:
     assert f"{num_params(example.descriptor.architecture.graph())} parameters" in text
     for number in (f"has {len(data):,} bytes", f"header, {length:,},", f"up to byte {8 + length:,}."):
         assert number in text
-    assert data[: 8 + length].endswith(b"}  ")
+    assert data[: 8 + length].endswith(b"}" + 6 * b" ")
     assert (8 + length) % 8 == 0
 
 

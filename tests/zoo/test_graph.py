@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from zoo.cost import num_macs
 from zoo.errors import DescriptorError
 from zoo.graph import (
     INPUT,
@@ -48,6 +49,14 @@ def test_shapes_follow_the_operations() -> None:
     assert small_graph().output == "output"
 
 
+@pytest.mark.parametrize(("groups", "kernel"), [(1, (4, 6, 3, 3)), (2, (4, 3, 3, 3))])
+def test_a_grouped_convolution_reads_its_groups_channels(groups: int, kernel: tuple[int, ...]) -> None:
+    graph = Graph((6, 4, 4), (Node("conv", Conv2d(6, 4, kernel_size=3, bias=True, groups=groups), (INPUT,)),))
+    assert parameter_shapes(graph) == {"conv.weight": kernel, "conv.bias": (4,)}
+    assert output_shapes(graph)["conv"] == (4, 4, 4)
+    assert num_macs(graph) == 16 * 4 * 9 * 6 // groups
+
+
 def test_a_checkpoint_holds_parameters_and_running_statistics() -> None:
     graph = small_graph()
     parameters = {
@@ -68,6 +77,9 @@ def test_a_checkpoint_holds_parameters_and_running_statistics() -> None:
     [
         (Conv2d(4, 8, 3, bias=True), ["image"], r"node expects \(4, H, W\), gets \(3, 4, 6\)"),
         (Conv2d(5, 8, 3, bias=True), ["vector"], r"node expects \(5, H, W\), gets \(5,\)"),
+        (Conv2d(3, 4, 1, bias=False, groups=3), ["image"], r"channels in 3 equal groups, gets \(3, 4, 6\), \(4,\)"),
+        (Conv2d(3, 4, 1, bias=False, groups=2), ["image"], r"channels in 2 equal groups, gets \(3, 4, 6\), \(4,\)"),
+        (Conv2d(4, 4, 1, bias=False, groups=4), ["image"], r"node expects \(4, H, W\), gets \(3, 4, 6\)"),
         (BatchNorm(4), ["image"], r"node expects 4 channels or features, gets \(3, 4, 6\)"),
         (Linear(6, 2), ["vector"], r"node expects \(6,\), gets \(5,\)"),
         (Linear(3, 2), ["image"], r"node expects \(3,\), gets \(3, 4, 6\)"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from zoo import graph as ops
 from zoo.checkpoint import Checkpoint
-from zoo.descriptor import Preprocessing
+from zoo.descriptor import Architecture, Preprocessing
 from zoo.families.secnn import SecnnArchitecture
 from zoo.graph import INPUT, parameter_shapes, tensor_shapes
 from zoo.module import GraphModule, module_of, normalize
@@ -38,10 +38,11 @@ def slow_logits(checkpoint: Checkpoint, image: Tensor) -> Tensor:
 def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Tensor:
     value = inputs[0]
     match op:
-        case ops.Conv2d(kernel_size=size):
+        case ops.Conv2d(kernel_size=size, groups=groups):
             padded = F.pad(value, [size // 2] * 4)
             windows = padded.unfold(1, size, 1).unfold(2, size, 1)  # (C, H, W, k, k)
-            result = torch.einsum("chwij,ocij->ohw", windows, tensors["weight"])
+            parts = zip(windows.chunk(groups), tensors["weight"].chunk(groups), strict=True)
+            result = torch.cat([torch.einsum("chwij,ocij->ohw", *part) for part in parts])
             return result + tensors["bias"][:, None, None] if "bias" in tensors else result
         case ops.BatchNorm(eps=eps):
             shape = (-1, *[1] * (value.dim() - 1))
@@ -49,6 +50,8 @@ def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Ten
                 tensors[name].view(shape) for name in ("running_mean", "running_var", "weight", "bias")
             )
             return (value - mean) / (variance + eps).sqrt() * weight + bias
+        case ops.SiLU():
+            return value / (1 + torch.exp(-value))
         case ops.LeakyReLU(negative_slope=slope):
             return torch.where(value > 0, value, slope * value)
         case ops.Dropout():
@@ -70,7 +73,7 @@ def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Ten
 @settings(deadline=None, max_examples=15)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_the_module_computes_what_the_graph_says(
-    architectures: SearchStrategy[SecnnArchitecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
+    architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
 ) -> None:
     checkpoint = make_checkpoint(data.draw(architectures), seed=seed)
     images = torch.randn(3, *checkpoint.descriptor.architecture.graph().input_shape)
@@ -83,7 +86,7 @@ def test_the_module_computes_what_the_graph_says(
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_tensors_go_in_and_come_out_the_same(
-    architectures: SearchStrategy[SecnnArchitecture], make_checkpoint: MakeCheckpoint, data: st.DataObject
+    architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject
 ) -> None:
     checkpoint = make_checkpoint(data.draw(architectures))
     found = module_of(checkpoint).tensors()

@@ -15,8 +15,7 @@ from hypothesis.strategies import SearchStrategy
 
 from zoo import onnx_model
 from zoo.checkpoint import Checkpoint, decode, encode
-from zoo.descriptor import parse
-from zoo.families.secnn import SecnnArchitecture
+from zoo.descriptor import Architecture, parse
 from zoo.module import module_of, normalize
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -38,7 +37,7 @@ def random_pixels(checkpoint: Checkpoint, batch: int, seed: int) -> np.ndarray:
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 1000), batch=st.integers(1, 4))
 def test_torch_and_onnx_agree(
-    architectures: SearchStrategy[SecnnArchitecture],
+    architectures: SearchStrategy[Architecture],
     make_checkpoint: MakeCheckpoint,
     data: st.DataObject,
     seed: int,
@@ -51,8 +50,8 @@ def test_torch_and_onnx_agree(
     with torch.no_grad():
         wanted = module_of(checkpoint)(normalize(images, checkpoint.descriptor.preprocessing))
     assert logits.shape == wanted.shape
-    np.testing.assert_allclose(logits, wanted.numpy(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(probabilities, wanted.softmax(dim=1).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, wanted.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(probabilities, wanted.softmax(dim=1).numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_equal_checkpoints_give_equal_bytes(make_checkpoint: MakeCheckpoint) -> None:

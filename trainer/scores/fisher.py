@@ -147,9 +147,13 @@ def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tup
     match layer:
         case nn.Conv2d():
             assert not isinstance(layer.padding, str)
-            columns = F.unfold(x, layer.kernel_size, padding=layer.padding)  # (B, in·k·k, H·W)
-            weight = g.flatten(2) @ columns.transpose(1, 2)  # (B, out, in·k·k)
-            yield "weight", weight.view(len(x), *layer.weight.shape)
+            is_pointwise = layer.kernel_size == (1, 1)
+            # (B, in·k·k, H·W)
+            columns = x.flatten(2) if is_pointwise else F.unfold(x, layer.kernel_size, padding=layer.padding)
+            # Each group's output channels read that group's inputs: (B, groups, out/groups, in/groups·k·k)
+            columns = columns.unflatten(1, (layer.groups, -1))
+            weight = g.flatten(2).unflatten(1, (layer.groups, -1)) @ columns.transpose(2, 3)
+            yield "weight", weight.reshape(len(x), *layer.weight.shape)
             if layer.bias is not None:
                 yield "bias", g.sum((2, 3))
         case nn.Linear():

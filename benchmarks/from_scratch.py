@@ -1,0 +1,107 @@
+"""One network, trained by itself from random weights. Not a benchmark; imported by those beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, pi
+
+import torch
+from machine import joules_so_far, synchronize
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trainer.config import RunConfig
+from trainer.data import Data
+from trainer.loop import evaluate, num_steps, train_epoch
+from trainer.step import TrainingStep
+from zoo.cost import training_flops
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Accuracies are of the network at the end; the test split was read this once.
+
+    `seconds` and `joules` are those of training, compilation included, evaluation not; `seconds_per_image` leaves the
+    first epoch out where there is another.
+    """
+
+    validation: float
+    test: float
+    epochs: int
+    flops: int
+    seconds: float
+    seconds_per_image: float
+    joules: float | None
+
+
+def cosine(peak: float, num_steps: int) -> list[float]:
+    """The learning rate of each step: from `peak` to 0 along half a cosine."""
+    return [peak * (1 + cos(pi * step / num_steps)) / 2 for step in range(num_steps)]
+
+
+def late_decay(peak: float, num_steps: int, warmup_steps: int) -> list[float]:
+    """The learning rate of each step: `peak` after the warm-up, linearly to 0 over the last half."""
+    return [
+        peak * min(1.0, (step + 1) / max(1, warmup_steps), 2 * (num_steps - step) / num_steps)
+        for step in range(num_steps)
+    ]
+
+
+def train(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    data: Data,
+    macs: int,
+    rates: Sequence[float],
+    *,
+    average_from: float | None = None,
+) -> Trained:
+    """As long as there are rates, with the batches, augmentation and compiled step of `trainer.grow`.
+
+    From the fraction `average_from` of the epochs on, weights are averaged as in the annealing of a growth run, and it
+    is the average that is evaluated. `config.seed` seeds batches and dropout; the caller seeds the weights.
+    """
+    device = next(module.parameters()).device
+    train_split = data.train.to(device)
+    step = TrainingStep(module, optimizer, config, data.preprocessing, compiled=config.compile)
+    steps = num_steps(len(train_split), config)
+    epochs = len(rates) // steps
+    average = None
+    seconds, images = [], 0
+    joules = joules_so_far(device)
+    for epoch in range(epochs):
+        if average is None and average_from is not None and epoch >= average_from * epochs:
+            average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+        torch.manual_seed(config.seed * 100_003 + epoch)
+        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+        started = time.perf_counter()
+        result = train_epoch(
+            step,
+            train_split,
+            generator,
+            learning_rates=rates[epoch * steps : (epoch + 1) * steps],
+            average=average,
+        )
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+        images += result.num_images
+    drawn = joules_so_far(device)
+    final = module if average is None else average.module
+    num_classes = len(data.classes)
+    validation, test = (
+        evaluate(final, split.to(device), data.preprocessing, num_classes).accuracy
+        for split in (data.validation, data.test)
+    )
+    steady = seconds[1:] or seconds
+    return Trained(
+        validation=validation,
+        test=test,
+        epochs=epochs,
+        flops=training_flops(macs, images),
+        seconds=sum(seconds),
+        seconds_per_image=sum(steady) / (images / epochs * len(steady)),
+        joules=None if joules is None or drawn is None else drawn - joules,
+    )

@@ -1,0 +1,290 @@
+"""Does one growth run replace training each of its networks by itself?
+
+    python benchmarks/one_run_beats_many.py --data cifar10.tar.gz --zoo my-zoo --sizes 4 --seeds 5
+    python benchmarks/one_run_beats_many.py --data cifar10.tar.gz --zoo my-zoo --sizes 2 --epochs-scale 0.05
+    python benchmarks/one_run_beats_many.py --data cifar10.tar.gz --zoo my-zoo --controls score random uniform
+
+A growth run costs what its last checkpoint's descriptor says: training, scoring, annealing on branches, distillation.
+Against it stand, for N checkpoints and on the same images, batches, augmentation, optimiser and precision:
+
+(a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint, those of the
+    trunk before it and of its own branch (`lineage.epoch + lineage.anneal_epochs`).
+(b) shared budget: the same, for as many epochs as 1/N of the growth run's training FLOPs pay for.
+(c), (d) --controls: the growth run again with random and with uniform choices of what to grow (as far as
+    `trainer.config.Ladder` offers them), up to the sizes of the zoo's checkpoints. `score` grows as the zoo's run did,
+    which measures seconds and joules of growth on this machine.
+
+(a) and (b) warm up as the run does, keep its learning rate over the first half, let it fall linearly to 0 over the last
+half, and average the weights there as a branch does. The configuration is the named run's as it is today: what the
+zoo's run was told on its command line is not in a checkpoint.
+
+Of the N architectures, `--sizes` are trained, evenly chosen over log-parameters, the smallest and the largest among
+them. FLOPs of all N are exact; their seconds follow from the seconds per multiply-accumulate measured for the chosen
+ones, interpolated over parameters. FLOPs are those of forward, backward and scoring passes, without evaluation; the
+growth run's seconds do include its evaluations.
+
+With --limit-train or --epochs-scale below 1 the baselines are reduced: their accuracies show that the script works and
+nothing else; costs are still those of the full schedule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+from pathlib import Path
+from statistics import mean
+from typing import get_args
+
+import numpy as np
+import torch
+from from_scratch import Trained, late_decay, train
+from machine import chosen_device, describe, joules_so_far, spread
+
+from trainer import data as datasets
+from trainer import optim
+from trainer.config import Choice, Ladder, RunConfig
+from trainer.data import Data
+from trainer.grow import grow
+from trainer.loop import num_steps
+from trainer.runs import RUNS
+from trainer.trials import Entry, Trial, hypervolume, read_trials
+from zoo.cost import training_flops
+from zoo.descriptor import Cost
+from zoo.errors import ZooError
+from zoo.module import GraphModule
+
+CONTROLS = tuple(sorted({"uniform", *get_args(Choice)}))
+# (a) and (b), and how the tables call them.
+BASELINES = {"full": "(a) full schedule", "share": "(b) shared budget"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One checkpoint's architecture with the epochs, unreduced, that each baseline gives it, and what came of them."""
+
+    entry: Entry
+    epochs: dict[str, int]
+    trained: dict[str, list[Trained]]
+
+    @property
+    def seconds_per_mac(self) -> float:
+        per_image = mean(run.seconds_per_image for runs in self.trained.values() for run in runs)
+        return per_image / self.entry.header.macs
+
+
+def cost_of(trial: Trial) -> Cost:
+    return max((entry.descriptor.cost for entry in trial.entries), key=lambda cost: cost.epochs)
+
+
+def chosen(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """`count` entries or fewer, nearest to even steps over log-parameters; a single one lies in the middle."""
+    logs = [log(entry.params) for entry in entries]
+    targets = np.linspace(logs[0], logs[-1], count) if count > 1 else [(logs[0] + logs[-1]) / 2]
+    indices = {min(range(len(logs)), key=lambda index: abs(logs[index] - target)) for target in targets}
+    return [entries[index] for index in sorted(indices)]
+
+
+def full_epochs(entry: Entry) -> int:
+    lineage = entry.descriptor.lineage
+    return lineage.epoch + lineage.anneal_epochs
+
+
+def shared_epochs(entry: Entry, trial: Trial) -> int:
+    share = cost_of(trial).training_flops / len(trial.entries)
+    return max(1, round(share / epoch_flops(entry)))
+
+
+def epoch_flops(entry: Entry) -> int:
+    """Of all training images that the zoo's run had."""
+    return training_flops(entry.header.macs, entry.descriptor.dataset.num_train)
+
+
+def baseline(entry: Entry, epochs: int, config: RunConfig, data: Data, device: torch.device) -> Trained:
+    torch.manual_seed(config.seed)
+    module = GraphModule(entry.descriptor.architecture.graph()).to(device)
+    rates = late_decay(config.learning_rate, epochs * num_steps(len(data.train), config), config.warmup_steps)
+    return train(module, optim.make(module, config), config, data, entry.header.macs, rates, average_from=0.5)
+
+
+def compare(
+    trial: Trial, config: RunConfig, data: Data, device: torch.device, sizes: int, seeds: int, epochs_scale: float
+) -> list[Compared]:
+    compared = []
+    for entry in chosen(trial.entries, sizes):
+        epochs = {"full": full_epochs(entry), "share": shared_epochs(entry, trial)}
+        trained = {
+            name: [
+                baseline(entry, max(1, round(epochs_scale * count)), replace(config, seed=seed), data, device)
+                for seed in range(seeds)
+            ]
+            for name, count in epochs.items()
+        }
+        compared.append(Compared(entry, epochs, trained))
+        print(_line(compared[-1], cost_of(trial)), flush=True)
+    return compared
+
+
+def _line(one: Compared, growth: Cost) -> str:
+    entry = one.entry
+    assert entry.test_accuracy is not None
+    parts = [f"{entry.params:>9,}{entry.header.macs:>13,}{100 * entry.test_accuracy:>8.2f}"]
+    for name, runs in one.trained.items():
+        gap = 100 * (entry.test_accuracy - mean(run.test for run in runs))
+        epochs = f"{runs[0].epochs}" if runs[0].epochs == one.epochs[name] else f"{runs[0].epochs}/{one.epochs[name]}"
+        ratio = one.epochs[name] * epoch_flops(entry) / growth.training_flops
+        parts.append(f"{epochs:>10}{spread([100 * run.test for run in runs], 2):>15}{gap:>+8.2f}{ratio:>8.1%}")
+    return " |".join(parts)
+
+
+def _header() -> str:
+    groups = " |".join(f"{title:>41}" for title in BASELINES.values())
+    columns = " |".join([f"{'epochs':>10}{'test, %':>15}{'gap':>8}{'cost':>8}"] * len(BASELINES))
+    return f"{'':30} |{groups}\n{'params':>9}{'MACs':>13}{'zoo, %':>8} |{columns}"
+
+
+def print_hypervolumes(compared: Sequence[Compared]) -> None:
+    zoo = hypervolume((one.entry.params, one.entry.test_accuracy or 0.0) for one in compared)
+    print(f"\nhypervolume over these {len(compared)} sizes: zoo {zoo:.4f}", end="")
+    for name, title in BASELINES.items():
+        by_seed = zip(*(one.trained[name] for one in compared), strict=True)
+        volumes = [
+            hypervolume((one.entry.params, run.test) for one, run in zip(compared, runs, strict=True))
+            for runs in by_seed
+        ]
+        print(f"; {title} {spread(volumes, 4)}", end="")
+    print()
+
+
+def print_costs(trial: Trial, compared: Sequence[Compared], device: torch.device) -> None:
+    growth = cost_of(trial)
+    params, per_mac = [one.entry.params for one in compared], [one.seconds_per_mac for one in compared]
+    flops = seconds = 0.0
+    for entry in trial.entries:
+        flops += full_epochs(entry) * epoch_flops(entry)
+        images = full_epochs(entry) * entry.descriptor.dataset.num_train
+        seconds += images * entry.header.macs * float(np.interp(entry.params, params, per_mac))
+    print(f"\nall {len(trial.entries)} architectures, (a) full schedule each, against the growth run:")
+    print(f"    training FLOPs   {flops:.3g} / {growth.training_flops:.3g} = {flops / growth.training_flops:.2f}")
+    print(
+        f"    device-seconds   {seconds:,.0f} (estimated, here) / {growth.device_seconds:,.0f} ({growth.device}) "
+        f"= {seconds / growth.device_seconds:.2f}"
+    )
+    print("    joules           growth: not in the descriptor, see --controls score; baselines trained here: ", end="")
+    drawn = [run.joules for one in compared for runs in one.trained.values() for run in runs]
+    measured = [joules for joules in drawn if joules is not None]
+    why = "NVML does not say" if device.type == "cuda" else "no GPU"
+    print(f"{sum(measured):,.0f} J" if len(measured) == len(drawn) else f"not measured ({why})")
+    print("    (b) costs what the growth run costs, but for rounding to whole epochs")
+
+
+def control(
+    choose: str, trial: Trial, config: RunConfig, data: Data, device: torch.device, epochs: int, seeds: int
+) -> None:
+    """Grows again, choosing otherwise, and prints accuracy within the sizes of the zoo's checkpoints."""
+    ladder = config.expansion
+    if not isinstance(ladder, Ladder):
+        print(f"\n{choose}: run {config.name} has no ladder, so nothing else to choose by")
+        return
+    sizes = tuple(sorted({entry.params for entry in trial.entries[1:]}))
+    if choose not in get_args(Choice):
+        print(f"\n{choose}: left out, ladders choose by {', '.join(get_args(Choice))}")
+        return
+    ladder = replace(ladder, sizes=sizes or ladder.sizes, choose=choose)
+    grown = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as zoo:
+            started, joules = time.perf_counter(), joules_so_far(device)
+            grow(
+                replace(config, expansion=ladder, epochs=epochs, seed=seed),
+                data,
+                Path(zoo),
+                device,
+                resume=False,
+                observe=lambda _: None,
+            )
+            seconds, drawn = time.perf_counter() - started, joules_so_far(device)
+            grown += read_trials(Path(zoo))[0]
+        energy = f"{drawn - joules:,.0f} J" if joules is not None and drawn is not None else "joules not measured"
+        print(f"\ngrown by {choose}, seed {seed}: {seconds:,.0f} s, {energy}, {len(grown[-1].entries)} checkpoints")
+    hypervolumes = spread([other.hypervolume() for other in grown], 4)
+    print(f"hypervolume {hypervolumes}; the zoo's {trial.hypervolume():.4f}")
+    print(f"{'≤ params':>9}{'zoo, %':>8}{choose + ', %':>18}{'gap':>8}")
+    for entry in trial.entries:
+        found = [other.within(entry.params) for other in grown]
+        tests = [100 * one.test_accuracy for one in found if one is not None and one.test_accuracy is not None]
+        if tests and entry.test_accuracy is not None:
+            zoo_test = 100 * entry.test_accuracy
+            print(f"{entry.params:>9,}{zoo_test:>8.2f}{spread(tests, 2):>18}{zoo_test - mean(tests):>+8.2f}")
+
+
+def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Trial:
+    """The trial with the most checkpoints among those asked for. Raises ZooError where there is none."""
+    trials = [
+        trial
+        for trial in read_trials(zoo)[0]
+        if trial.dataset == dataset and run in (None, trial.run) and seed in (None, trial.seed)
+    ]
+    if not trials:
+        raise ZooError(f"{zoo} holds no trial on {dataset} with the run and seed asked for")
+    trial = max(trials, key=lambda trial: len(trial.entries))
+    if trial.run not in RUNS:
+        raise ZooError(f"{zoo}: run {trial.run} is not among the named runs ({', '.join(RUNS)})")
+    entries = tuple(entry for entry in trial.entries if entry.test_accuracy is not None)
+    if not entries:
+        raise ZooError(f"{zoo}: no checkpoint of run {trial.run}, seed {trial.seed}, has a test accuracy")
+    return replace(trial, entries=entries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10", help="as zoo-train takes it")
+    parser.add_argument("--zoo", type=Path, required=True, help="directory of the growth run")
+    parser.add_argument("--run", help="of the zoo's runs; default: the trial with the most checkpoints")
+    parser.add_argument("--zoo-seed", type=int, help="of that run; default: as above")
+    parser.add_argument("--sizes", type=int, default=4, help="architectures to train")
+    parser.add_argument("--seeds", type=int, default=1, help="this many of each, from 0 on")
+    parser.add_argument("--epochs-scale", type=float, default=1.0, help="train for this part of the epochs")
+    parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--controls", nargs="*", default=[], choices=CONTROLS)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = chosen_device(options.device)
+    try:
+        data = datasets.load(options.data, limit_train=options.limit_train)
+        trial = pick(options.zoo, data.name, options.run, options.zoo_seed)
+    except ZooError as error:
+        sys.exit(f"one_run_beats_many: {error}")
+    config, growth = RUNS[trial.run](), cost_of(trial)
+    if device.type == "cpu":
+        torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
+    num_train = trial.entries[0].descriptor.dataset.num_train
+    print(describe(device))
+    print(
+        f"run {trial.run}, seed {trial.seed}, on {data.name}: {len(trial.entries)} checkpoints, "
+        f"{trial.entries[0].params:,} to {trial.entries[-1].params:,} parameters; "
+        f"{growth.epochs} epochs with branches, {growth.training_flops:.3g} FLOPs, "
+        f"{growth.device_seconds:,.0f} s on {growth.device}"
+    )
+    print(f"baselines: {len(data.train):,} training images, seeds 0 to {options.seeds - 1}")
+    if options.epochs_scale < 1 or len(data.train) != num_train:
+        print(
+            f"REDUCED: baselines have {len(data.train):,} of {num_train:,} images and {options.epochs_scale:g} of "
+            "their epochs; their accuracies and the gaps say nothing about the claim"
+        )
+    print("gap: points that the zoo's checkpoint is better; cost: of the full baseline, in growth runs (FLOPs)\n")
+    print(_header())
+    compared = compare(trial, config, data, device, options.sizes, options.seeds, options.epochs_scale)
+    print_hypervolumes(compared)
+    print_costs(trial, compared, device)
+    trunk = max(entry.descriptor.lineage.epoch for entry in trial.entries)
+    for choose in options.controls:
+        control(choose, trial, config, data, device, max(1, round(options.epochs_scale * trunk)), options.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""How accurate do small networks that others have published become with this project's data, split and epochs?
+
+    python benchmarks/references.py --data cifar10.tar.gz --epochs 200 --seeds 5
+
+Trains each network of reference_networks.py with this project's loop, step and augmentation (mirrored, shifted by up
+to 4 pixels), batches of 128 and the usual schedule: SGD with Nesterov momentum 0.9, weight decay 1e-4, learning rate
+0.1 down to 0 along a cosine. The last epoch's network counts, whatever its validation accuracy; the test split is read
+once. The results go into a JSON file that frontier.py reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+
+import torch
+from from_scratch import cosine, train
+from machine import chosen_device, describe, spread
+from reference_networks import REFERENCES, num_macs, num_params
+
+from trainer import data as datasets
+from trainer.loop import num_steps
+from trainer.runs import grow
+
+RESULTS = Path(__file__).parent / "results"
+PEAK = 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10", help="as zoo-train takes it")
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=1, help="this many, from 0 on")
+    parser.add_argument("--network", choices=REFERENCES, action="append", help="only this one; may be given again")
+    parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"references-{datetime.now(UTC):%Y-%m-%d}.json")
+    options = parser.parse_args()
+    device = chosen_device(options.device)
+    data = datasets.load(options.data, limit_train=options.limit_train)
+    # A captured CUDA graph would keep the learning rate of SGD that it was captured with.
+    config = replace(grow(), max_shift=4, compile=grow().compile and device.type == "cpu")
+    machine = describe(device)
+    print(machine)
+    print(
+        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test "
+        f"images; {options.epochs} epochs, seeds 0 to {options.seeds - 1}"
+    )
+    record = {"machine": machine, "epochs": options.epochs, "dataset": data.record().model_dump(), "networks": {}}
+    for name in options.network or REFERENCES:
+        channels, num_classes = data.image_shape[0], len(data.classes)
+        runs, network = [], {}
+        for seed in range(options.seeds):
+            torch.manual_seed(seed)
+            module = REFERENCES[name].make(channels, num_classes)
+            macs = num_macs(module, data.image_shape)
+            optimizer = torch.optim.SGD(
+                module.to(device).parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=1e-4
+            )
+            rates = cosine(PEAK, options.epochs * num_steps(len(data.train), config))
+            runs.append(train(module, optimizer, replace(config, seed=seed), data, macs, rates))
+            network = {
+                "params": num_params(module),
+                "macs": macs,
+                "published": REFERENCES[name].published if data.name == "cifar10" else None,
+                "seeds": [asdict(run) for run in runs],
+            }
+            # After each seed: hours lie between them.
+            record["networks"][name] = network
+            options.out.write_text(json.dumps(record, indent=2) + "\n")
+        published = f", published {100 * network['published']:.1f}" if network["published"] else ""
+        print(
+            f"{name}: {network['params']:,} parameters, {network['macs']:,} MACs; "
+            f"test {spread([100 * run.test for run in runs], 2)} %, "
+            f"validation {spread([100 * run.validation for run in runs], 2)} %{published}; "
+            f"{mean(run.seconds for run in runs):,.0f} s of training each, "
+            f"{1e6 * runs[-1].seconds_per_image:.0f} µs/image"
+        )
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The benchmarks run, on little; what they find is in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.cost import num_macs, num_params, training_flops
+from zoo.families import secnn
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_the_frontier_marks_floors_and_goals(tmp_path: Path, put: Callable[..., str]) -> None:
+    put(tmp_path / "mine", dataset="cifar10", accuracy=0.82, seed=0)
+    put(tmp_path / "mine", dataset="cifar10", accuracy=0.78, seed=1)
+    other = {
+        "dataset": {"name": "cifar10", "num_train": 45_000},
+        "epochs": 200,
+        "networks": {"other": {"params": 60_000, "seeds": [{"test": 0.925, "validation": 0.93}]}},
+    }
+    (tmp_path / "other.json").write_text(json.dumps(other))
+
+    done = run("frontier.py", tmp_path / "mine", "--references", tmp_path / "other.json")
+
+    assert done.returncode == 0, done.stderr
+    lines = {line.split("  ")[0].strip(): line for line in map(str.strip, done.stdout.splitlines())}
+    assert lines["≤ 5,000"].split()[2:] == ["72", "80", "–", "80.00", "±", "2.83", "**", "–"]
+    assert lines["≤ 20,000"].split()[-4:] == ["80.00", "±", "2.83", "–"]
+    assert lines["≤ 62,700"].endswith("92.50 **")
+    assert "81.56 ± 2.19" in lines["≤ 62,700"]
+
+
+def test_the_cost_of_a_baseline_is_that_of_its_full_schedule(tmp_path: Path, put: Callable[..., str]) -> None:
+    small = secnn.start(input_shape=(1, 8, 8), num_classes=10, channels=2, num_blocks=2)
+    wide = small.widened(1, 2)
+    for architecture in (small, wide):
+        put(tmp_path, architecture, dataset="digits", run="digits")
+
+    done = run("one_run_beats_many.py", "--data", "digits", "--limit-train", 60, "--zoo", tmp_path, "--sizes", 2)
+
+    assert done.returncode == 0, done.stderr
+    assert "REDUCED: baselines have 54 of 80 images" in done.stdout
+    # The descriptors say 3 epochs of 80 images, and 123,456 FLOPs for the whole growth.
+    costs = [training_flops(num_macs(one.graph()), 3 * 80) / 123_456 for one in (small, wide)]
+    rows = [line.strip() for line in done.stdout.splitlines()]
+    for architecture, cost in zip((small, wide), costs, strict=True):
+        row = next(line for line in rows if line.startswith(f"{num_params(architecture.graph()):,}"))
+        assert f"{cost:.1%}" in row
+    assert f"= {sum(costs):.2f}" in done.stdout
+
+
+def test_reference_networks_have_their_published_sizes() -> None:
+    program = (
+        "from reference_networks import *\n"
+        "for size in ((16, 1), (16, 2), (28, 1), (28, 2), (40, 2)):\n"
+        "    print(num_params(BlueprintWideResNet(3, 10, *size)))\n"
+        "print(num_params(ResNet8(3, 10)), num_macs(ResNet8(3, 10), (3, 32, 32)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=BENCHMARKS)
+    assert done.stdout.split() == ["18663", "60647", "35463", "115751", "170855", "78186", "12501632"], done.stderr

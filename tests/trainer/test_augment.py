@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.augment import draw, shift_of
+from trainer.runs import grow
+
+CPU = torch.device("cpu")
+
+
+def drawn_images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 256, (count, channels, height, width), generator=random, dtype=torch.uint8)
+
+
+def augmented(images: Tensor, mirror: bool, max_shift: int, seed: int) -> Tensor:
+    drawn = draw(len(images), mirror, max_shift, torch.Generator().manual_seed(seed), CPU)
+    return drawn.of(images, slice(0, len(images)))
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """One image moved over black, pixel by pixel."""
+    _, height, width = image.shape
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2), st.booleans(), st.integers(0, 999))
+def test_each_image_becomes_one_of_its_own_flips_and_shifts(
+    channels: int, height: int, width: int, max_shift: int, flip: bool, seed: int
+) -> None:
+    images = drawn_images(5, channels, height, width, seed)
+    before = images.clone()
+    found = augmented(images, flip, max_shift, seed)
+    assert torch.equal(images, before)
+    assert found.dtype == torch.uint8
+    shifts = range(-max_shift, max_shift + 1)
+    for image, result in zip(images, found, strict=True):
+        starts = [image, image.flip(2)] if flip else [image]
+        possible = [shifted(one, down, right) for one in starts for down in shifts for right in shifts]
+        assert any(torch.equal(result, one) for one in possible)
+
+
+def test_every_flip_and_shift_comes_up_equally_often() -> None:
+    image = drawn_images(1, 1, 4, 4)[0]
+    count = 3600
+    found = augmented(image.expand(count, -1, -1, -1), True, 1, seed=0)
+    for one in (image, image.flip(2)):
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                times = (found == shifted(one, down, right)).flatten(1).all(1).sum().item()
+                assert times == pytest.approx(count / 18, abs=60)  # 4 standard deviations
+
+
+def test_no_augmentation_leaves_the_images() -> None:
+    images = drawn_images(3, 2, 4, 5)
+    assert torch.equal(augmented(images, False, 0, seed=0), images)
+
+
+def test_a_batch_is_treated_as_in_the_whole_epoch() -> None:
+    images = drawn_images(10, 3, 5, 5)
+    drawn = draw(10, True, 2, torch.Generator().manual_seed(4), CPU)
+    parts = [drawn.of(images[place], place) for place in (slice(0, 4), slice(4, 8), slice(8, 10))]
+    assert torch.equal(torch.cat(parts), drawn.of(images, slice(0, 10)))
+
+
+def test_smaller_networks_see_images_shifted_less() -> None:
+    config = replace(grow(), max_shift=4, full_shift_params=40_000)
+    assert [shift_of(config, params) for params in (3_000, 10_000, 20_000, 40_000, 150_000)] == [0, 1, 2, 4, 4]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from trainer.display import Display
+from trainer.records import CandidateScore, DecisionRecord, EpochRecord
+
+
+def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:
+    return EpochRecord(
+        epoch=number,
+        epochs=10,
+        branch_epoch=branch_epoch,
+        loss=1.25,
+        accuracy=0.5,
+        val_accuracy=0.625,
+        params=3426,
+        learning_rate=0.01,
+        seconds=30.0,
+    )
+
+
+DECISION = DecisionRecord(
+    epoch=4,
+    threshold=0.5,
+    candidates=(
+        CandidateScore("block 0: 8 more channels", 400, 0.2),
+        CandidateScore("block 1: one more layer", 300, 0.75),
+    ),
+    chosen=("block 1: one more layer", "block 0: 8 more channels"),
+    seconds=2.0,
+)
+
+
+def panel(display: Display) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(display)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_on_a_terminal_a_panel_says_where_the_run_is() -> None:
+    """Six epochs of 30 s are left, each with half an epoch of annealing."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Display(console, anneal_share=0.5) as display:
+        assert "reading images" in panel(display)
+        display(epoch(4))
+        assert "last expansion: none yet" in panel(display)
+        display(DECISION)
+        shown = panel(display)
+        assert "at least 0:04:30 left" in shown
+        assert "epoch 4/10  3,426 parameters  loss 1.250  train 0.500  validation 0.625" in shown
+        expansion = "block 1: one more layer; block 0: 8 more channels (best score 0.75 over 0.5)"
+        assert f"last expansion: epoch 4: {expansion}" in shown
+        display(epoch(4, branch_epoch=2))
+        assert "annealing 2" in panel(display)
+
+
+def test_elsewhere_there_are_plain_lines() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output, width=80)) as display:
+        display(epoch(4))
+        display(DECISION)
+    lines = output.getvalue().splitlines()
+    assert lines == [
+        "  epoch 4/10  3,426 parameters  loss 1.250  train 0.500  validation 0.625  30.0 s",
+        "  epoch 4: expands block 1: one more layer; block 0: 8 more channels; best score 0.75 over 0.5",
+    ]

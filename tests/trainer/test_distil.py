@@ -1,0 +1,106 @@
+"""Distillation of a finished run, on images that a network learns in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainer import optim
+from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.data import Data, load
+from trainer.distil import distil
+from trainer.grow import grow
+from trainer.loop import evaluate
+from trainer.records import DistilledRecord, Record
+from trainer.step import TrainingStep
+from zoo.checkpoint import decode, read_header
+from zoo.families.blueprint import start
+from zoo.module import GraphModule, module_of
+from zoo.storage import Directory
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(
+    name="tiny",
+    start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
+    expansion=Ladder(sizes=(600,), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    epochs=4,
+    batch_size=16,
+    learning_rate=1e-2,
+    optimizer="adamw",
+    plateau=False,
+    l1=0.0,
+    anneal_share=0.5,
+    distil_epochs=8,
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path, write_images: Callable[..., Path]) -> Data:
+    return load(str(write_images(tmp_path / "bars", {"train": 40, "test": 8}, size=(16, 16))))
+
+
+@pytest.fixture
+def digests(tmp_path: Path, data: Data) -> tuple[str, ...]:
+    return grow(CONFIG, data, tmp_path / "zoo", CPU, resume=False, observe=[].append)
+
+
+def test_a_better_student_is_a_new_file_beside_the_old_one(
+    tmp_path: Path, data: Data, digests: tuple[str, ...]
+) -> None:
+    records: list[Record] = []
+    directory = Directory(tmp_path / "zoo")
+    before = {digest: path.read_bytes() for digest, path in directory.paths()}
+    new = list(distil(CONFIG, data, tmp_path / "zoo", digests, CPU, records.append))
+    assert {digest: directory.path(digest).read_bytes() for digest in before} == before
+    assert {digest for digest, _ in directory.paths()} == {*before, *new}
+    assert [record.digest for record in records if isinstance(record, DistilledRecord) and record.digest] == new
+    assert new, "eight more epochs on images this easy help"
+    for digest in new:
+        descriptor = read_header(directory.path(digest)).descriptor
+        parent = read_header(directory.path(descriptor.lineage.parent or "")).descriptor
+        assert descriptor.architecture == parent.architecture
+        assert descriptor.metrics.validation.accuracy > parent.metrics.validation.accuracy
+        assert descriptor.cost.training_flops > parent.cost.training_flops
+        teacher = read_header(directory.path(descriptor.lineage.distilled_from or "")).descriptor
+        assert teacher.metrics.validation.accuracy >= parent.metrics.validation.accuracy
+
+
+def test_its_accuracy_is_that_of_the_file(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    (digest, *_) = distil(CONFIG, data, tmp_path / "zoo", digests, CPU, [].append)
+    checkpoint = decode(Directory(tmp_path / "zoo").path(digest).read_bytes())
+    measured = evaluate(module_of(checkpoint), data.test, data.preprocessing, len(data.classes))
+    assert measured == checkpoint.descriptor.metrics.test
+
+
+def test_students_that_were_taught_are_passed_over(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    zoo = tmp_path / "zoo"
+    taught = list(distil(CONFIG, data, zoo, digests, CPU, [].append))
+    records: list[Record] = []
+    assert list(distil(CONFIG, data, zoo, digests, CPU, records.append)) == []
+    assert len(records) == len(digests) - 1 - len(taught)
+
+
+def test_the_step_learns_the_teachers_softened_answers(data: Data) -> None:
+    """One step of plain gradient descent, against the formula of Hinton et al. written out."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, distil_temperature=3.0, distil_weight=0.7)
+    architecture = start(input_shape=data.image_shape, num_classes=3, channels=(4, 4), num_layers=(1, 0))
+    student, teacher = (GraphModule(architecture.graph()) for _ in range(2))
+    images, labels = data.train.images[:16], data.train.labels[:16]
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.preprocessing.mean, data.preprocessing.std))
+    inputs = (images / 255 - mean) / std
+    with torch.no_grad():
+        wanted = (teacher.eval()(inputs) / 3).softmax(1)
+    logits = student.train()(inputs)
+    soft = -(wanted * (logits / 3).log_softmax(1)).sum(1).mean()
+    expected = torch.autograd.grad(0.3 * F.cross_entropy(logits, labels) + 0.7 * 9 * soft, list(student.parameters()))
+    step = TrainingStep(student, optim.make(student, config), config, data.preprocessing, teacher=teacher)
+    step.run(images, labels)
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,97 @@
+"""A run on two processes, started by torchrun as a user starts it, next to the same run on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoo.checkpoint import read_header
+from zoo.storage import Directory
+
+# A run as zoo-train has it, but tiny: it is given on the command line of torchrun.
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.data import load
+from trainer.grow import grow
+from trainer.parallel import group_of
+
+config = RunConfig(
+    name="tiny",
+    start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
+    expansion=Ladder(sizes=(300, 500), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    epochs=6, batch_size=16, learning_rate=1e-2, optimizer="adamw", plateau=False, l1=1e-5, anneal_share=0.5,
+    cpu_threads=1,
+)
+device = torch.device("cpu")
+with group_of(device) as group:
+    digests = grow(
+        config, load(sys.argv[1]), Path(sys.argv[2]), device, resume=False, observe=lambda record: None, group=group
+    )
+    print(f"rank {group.rank}:", " ".join(digests), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def zoos(tmp_path_factory: pytest.TempPathFactory, write_images: Callable[..., Path]) -> tuple[Path, Path, list[str]]:
+    """The zoo of one process, that of two, and what the two printed."""
+    root = tmp_path_factory.mktemp("parallel")
+    images = write_images(root / "bars", {"train": 30, "test": 8}, size=(16, 16))
+    script = root / "run.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    printed = []
+    for command, zoo in (([sys.executable], "one"), (launcher, "two")):
+        done = subprocess.run(
+            [*command, str(script), str(images), str(root / zoo)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    return root / "one", root / "two", printed
+
+
+def log(zoo: Path) -> list[dict[str, object]]:
+    (path,) = zoo.glob("runs/*/log.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_process_names_the_same_checkpoints(zoos: tuple[Path, Path, list[str]]) -> None:
+    first, second = (line.partition(": ")[2].split() for line in zoos[2])
+    assert first == second
+    assert set(first) == {digest for digest, _ in Directory(zoos[1]).paths()}
+
+
+def test_the_run_is_logged_once(zoos: tuple[Path, Path, list[str]]) -> None:
+    one, two, _ = zoos
+    assert [record["event"] for record in log(two)] == [record["event"] for record in log(one)]
+
+
+def test_two_processes_train_as_one(zoos: tuple[Path, Path, list[str]]) -> None:
+    """Same decisions; losses equal up to rounding, which training amplifies from epoch to epoch."""
+    one, two = (log(zoo) for zoo in zoos[:2])
+    assert [record["chosen"] for record in two if record["event"] == "decision"] == [
+        record["chosen"] for record in one if record["event"] == "decision"
+    ]
+    losses = [[record["loss"] for record in records if record["event"] == "epoch"] for records in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
+
+
+def test_the_checkpoints_have_the_same_architectures(zoos: tuple[Path, Path, list[str]]) -> None:
+    one, two = ({read_header(path).descriptor.architecture for _, path in Directory(zoo).paths()} for zoo in zoos[:2])
+    assert len(one) > 1
+    assert one == two

@@ -1,0 +1,90 @@
+"""Decoded archives, kept on disk: the 60,000 JPEG files of CIFAR-10 are decoded once.
+
+    $XDG_CACHE_HOME/checkpoint-zoo/decoded/<key>.npz        ~/.cache, where the variable names no directory
+
+The key is of what the pixels depend on: the archive's bytes, the size asked for, the version of Pillow and
+`_VERSION`. A file that is not there, is damaged or cannot be written costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import PIL
+from jaxtyping import Int64, UInt8
+
+from zoo.storage import write_atomically
+
+log = logging.getLogger(__name__)
+
+# Goes up where zoo/images.py or the choice of a common form gives other pixels than before.
+_VERSION = 1
+# What numpy and zipfile raise over a file that is cut off or has flipped bits (tests/trainer/test_decoded.py).
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Labels are indices of `classes`, which is an array of strings."""
+
+    classes: np.ndarray
+    train_images: UInt8[np.ndarray, "num_train channels height width"]
+    train_labels: Int64[np.ndarray, " num_train"]
+    test_images: UInt8[np.ndarray, "num_test channels height width"]
+    test_labels: Int64[np.ndarray, " num_test"]
+
+
+def decoded_once(archive: Path, image_size: int | None, decode: Callable[[], Decoded]) -> Decoded:
+    """What `decode` returns for this archive and size, from the cache where it is there."""
+    try:
+        path = _directory() / f"{_key(archive, image_size)}.npz"
+    except (OSError, RuntimeError) as error:  # the archive cannot be read, or there is no home directory
+        log.warning("decoded images are not kept: %s", error)
+        return decode()
+    found = _read(path)
+    if found is None:
+        found = decode()
+        _write(path, found)
+    return found
+
+
+def _directory() -> Path:
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification has relative paths ignored.
+    root = configured if configured.is_absolute() else Path.home() / ".cache"
+    return root / "checkpoint-zoo" / "decoded"
+
+
+def _key(archive: Path, image_size: int | None) -> str:
+    with archive.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{_VERSION} {PIL.__version__} {image_size} {content}".encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> Decoded | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Decoded(**{field.name: arrays[field.name] for field in fields(Decoded)})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except _DAMAGE as error:
+        log.warning("%s is damaged (%s): the images are decoded again", path, error)
+        return None
+
+
+def _write(path: Path, decoded: Decoded) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **vars(decoded))
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        log.warning("decoded images are not kept: %s", error)

@@ -1,0 +1,155 @@
+"""The last pass of a run: its best checkpoint teaches the smaller ones.
+
+Each student trains on from its own weights, with a learning rate that falls to 0, on the teacher's softened answers.
+One that gets better on validation images becomes a new file whose parent is the student; the old file stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from trainer import optim
+from trainer.config import RunConfig
+from trainer.data import Data
+from trainer.loop import evaluate, num_steps, train_epoch
+from trainer.records import DistilledRecord, Record
+from trainer.seeds import seed_of
+from trainer.step import TrainingStep, pays_to_compile
+from zoo.checkpoint import Checkpoint, decode, encode, read_header
+from zoo.cost import num_macs, num_params, training_flops
+from zoo.descriptor import Descriptor, Metrics
+from zoo.module import GraphModule
+from zoo.storage import Directory
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A checkpoint of the run."""
+
+    digest: str
+    checkpoint: Checkpoint
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.checkpoint.descriptor
+
+    @property
+    def val_accuracy(self) -> float:
+        return self.descriptor.metrics.validation.accuracy
+
+    def module(self, device: torch.device) -> GraphModule:
+        module = GraphModule(self.descriptor.architecture.graph())
+        module.load_tensors(self.checkpoint.tensors)
+        return module.to(device)
+
+
+def distil(
+    config: RunConfig,
+    data: Data,
+    zoo: Path,
+    digests: tuple[str, ...],
+    device: torch.device,
+    observe: Callable[[Record], None],
+) -> Iterator[str]:
+    """Distils the best of the checkpoints (by validation accuracy) into the others, smallest first.
+
+    Yields the digest of each new one as it is saved. Students that were distilled before are passed over.
+    """
+    directory = Directory(zoo)
+    members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
+    teacher = max(members, key=lambda member: member.val_accuracy)
+    done = {_student_of(path, teacher.digest) for _, path in directory.paths()}
+    for student in members:
+        if student is not teacher and student.digest not in done:
+            digest = _distil_one(config, data, directory, student, teacher, device, observe)
+            if digest is not None:
+                yield digest
+
+
+def _student_of(path: Path, teacher: str) -> str | None:
+    lineage = read_header(path).descriptor.lineage
+    return lineage.parent if lineage.distilled_from == teacher else None
+
+
+def _distil_one(
+    config: RunConfig,
+    data: Data,
+    directory: Directory,
+    student: _Member,
+    teacher: _Member,
+    device: torch.device,
+    observe: Callable[[Record], None],
+) -> str | None:
+    started = time.perf_counter()
+    module, train = student.module(device), data.train.to(device)
+    step = TrainingStep(
+        module,
+        optim.make(module, config),
+        config,
+        data.preprocessing,
+        teacher=teacher.module(device),
+        compiled=pays_to_compile(config, module.graph, len(train)),
+    )
+    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+    steps = num_steps(len(train), config)
+    total = config.distil_epochs * steps
+    # Up quickly and down slowly: the student comes from the end of an annealing.
+    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
+    for epoch in range(config.distil_epochs):
+        torch.manual_seed(seed_of(config, epoch, f"dropout of distilling {student.digest}"))
+        generator = torch.Generator().manual_seed(seed_of(config, epoch, f"distilling {student.digest}"))
+        train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=averaged)
+    result = averaged.module
+    assert isinstance(result, GraphModule)
+    validation = evaluate(result, data.validation.to(device), data.preprocessing, len(data.classes))
+    seconds = time.perf_counter() - started
+    digest = None
+    if validation.accuracy > student.val_accuracy:
+        # The test split is read once, for a checkpoint that is kept.
+        test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
+        metrics = Metrics(validation=validation, test=test)
+        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, config, seconds, steps)
+        digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
+    observe(
+        DistilledRecord(
+            student=student.digest,
+            teacher=teacher.digest,
+            params=num_params(result.graph),
+            val_accuracy_before=student.val_accuracy,
+            val_accuracy=validation.accuracy,
+            digest=digest,
+            seconds=seconds,
+        )
+    )
+    return digest
+
+
+def _distilled(
+    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, config: RunConfig, seconds: float, steps: int
+) -> Descriptor:
+    """The student's descriptor, with the cost of its own further training and of the teacher's answers."""
+    before = student.descriptor
+    num_images = epochs * steps * config.batch_size
+    macs, teacher_macs = (num_macs(member.descriptor.architecture.graph()) for member in (student, teacher))
+    flops = training_flops(macs, num_images) + 2 * teacher_macs * num_images
+    return before.model_copy(
+        update={
+            "lineage": before.lineage.model_copy(update={"parent": student.digest, "distilled_from": teacher.digest}),
+            "metrics": metrics,
+            "cost": before.cost.model_copy(
+                update={
+                    "epochs": before.cost.epochs + epochs,
+                    "device_seconds": round(before.cost.device_seconds + seconds, 3),
+                    "training_flops": before.cost.training_flops + flops,
+                }
+            ),
+            "created_at": datetime.now(UTC),
+        }
+    )

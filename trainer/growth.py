@@ -1,0 +1,159 @@
+"""Whether the time to grow has come, and what to add: one answer for the runs that take one change at a time and for
+those that climb a ladder of sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from trainer.candidates import Candidate, decide
+from trainer.config import Expansion, Ladder, RunConfig
+from trainer.expand import Change
+from trainer.ladder import climb, deadlines, next_size
+from trainer.records import CandidateScore
+from trainer.scores.fisher import GradientMoments
+from trainer.state import RunState
+from zoo.cost import num_params
+from zoo.descriptor import Architecture, ExpansionStep
+from zoo.module import GraphModule
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The network after one or more changes, and the moments that its new parameters begin with."""
+
+    architecture: Architecture
+    module: GraphModule
+    moments: GradientMoments
+    steps: tuple[ExpansionStep, ...]
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """`grown` is None where no candidate cleared the threshold; `flops` is what scoring took."""
+
+    threshold: float
+    scores: tuple[CandidateScore, ...]
+    flops: int
+    grown: Grown | None
+
+
+def num_score_samples(state: RunState, config: RunConfig) -> int:
+    """Training images to score on; 0 while it is too early to grow, or the network is as large as it may become."""
+    expansion = config.expansion
+    if isinstance(expansion, Expansion):
+        is_due = state.epoch - state.last_growth_epoch >= expansion.cooldown_epochs
+    else:
+        is_due = _next_rung(state, expansion, config.epochs) is not None
+    return expansion.score_samples if is_due else 0
+
+
+def propose(
+    state: RunState,
+    config: RunConfig,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+    generator: torch.Generator,
+) -> Proposal:
+    """Scores the ways to grow on (normalised) training images; the state is left alone."""
+    if isinstance(config.expansion, Expansion):
+        return _propose_change(state, config, config.expansion, images, labels, generator)
+    return _propose_climb(state, config, config.expansion, images, labels, generator)
+
+
+def _propose_change(
+    state: RunState, config: RunConfig, expansion: Expansion, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> Proposal:
+    decision = decide(state.architecture, state.module, expansion, images, labels, generator, config.limits)
+    grown = None
+    if decision.chosen is not None:
+        grown = _changed(state, decision.chosen, decision.threshold, exact=expansion.exact)
+    return Proposal(decision.threshold, decision.scores, decision.flops, grown)
+
+
+def _changed(state: RunState, chosen: Candidate, threshold: float, *, exact: bool) -> Grown:
+    sizes = (num_params(state.module.graph), num_params(chosen.module.graph))
+    step = _step(state.epoch, chosen.change, sizes, chosen.score, threshold, exact=exact)
+    return Grown(chosen.architecture, chosen.module, chosen.moments, (step,), (chosen.change,))
+
+
+def _propose_climb(
+    state: RunState, config: RunConfig, ladder: Ladder, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> Proposal:
+    rung = _next_rung(state, ladder, config.epochs)
+    assert rung is not None
+    climbed = climb(
+        state.architecture,
+        state.module,
+        ladder,
+        rung.size,
+        config.limits,
+        ladder.threshold * rung.share_left,
+        images,
+        labels,
+        generator,
+    )
+    grown = None
+    if climbed.moments is not None:
+        steps = tuple(
+            _step(
+                state.epoch,
+                taken.scored.change,
+                (taken.params_before, taken.params_after),
+                taken.scored.score,
+                climbed.threshold,
+                exact=True,
+            )
+            for taken in climbed.taken
+        )
+        changes = tuple(taken.scored.change for taken in climbed.taken)
+        grown = Grown(climbed.architecture, climbed.module, climbed.moments, steps, changes)
+    return Proposal(climbed.threshold, climbed.scores, climbed.flops, grown)
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """The size to grow to next; `share_left` falls from 1 to 0 while its time comes."""
+
+    size: int
+    share_left: float
+
+
+def _next_rung(state: RunState, ladder: Ladder, epochs: int) -> _Rung | None:
+    """None at the top of the ladder, and before half of the time at the present size is over."""
+    size = next_size(ladder, num_params(state.module.graph))
+    if size is None:
+        return None
+    ends = [0, *deadlines(ladder, epochs)]
+    place = ladder.sizes.index(size)
+    # Where no change fits a size, it is left out once the next one's time is up too.
+    while place + 1 < len(ladder.sizes) and state.epoch >= ends[place + 2]:
+        place += 1
+    deadline, share = ends[place + 1], ends[place + 1] - ends[place]
+    earliest = state.last_growth_epoch + max(1, round(share / 2))
+    if state.epoch < max(state.last_growth_epoch + 1, min(earliest, deadline)):
+        return None
+    left = max(0, deadline - state.epoch) / max(1, deadline - earliest)
+    return _Rung(ladder.sizes[place], min(1.0, left))
+
+
+def _step(
+    epoch: int, change: Change, params: tuple[int, int], score: float, threshold: float, *, exact: bool
+) -> ExpansionStep:
+    """`params`: before and after."""
+    return ExpansionStep(
+        epoch=epoch,
+        kind=change.kind,
+        block=change.block,
+        layer_kind=change.layer_kind,
+        channels_added=change.channels_added,
+        params_before=params[0],
+        params_after=params[1],
+        score=score,
+        threshold=threshold,
+        exact=exact,
+    )

@@ -1,0 +1,68 @@
+"""What a person may change about a named run, from the command line or a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trainer.config import NO_LIMITS, Expansion, GainRule, GrowFor, Ladder, Limits, RatioRule, RunConfig
+from zoo.errors import RunError
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """None: as the run has it."""
+
+    epochs: int | None = None
+    seed: int = 0
+    tau: float | None = None
+    threshold: float | None = None
+    grow_for: GrowFor | None = None
+    limits: Limits = NO_LIMITS
+    distil_epochs: int | None = None
+
+    def of(self, config: RunConfig) -> RunConfig:
+        """The run with these wishes. Raises RunError for one that its rule does not have."""
+        return replace(
+            config,
+            epochs=self.epochs or config.epochs,
+            seed=self.seed,
+            limits=self.limits,
+            distil_epochs=config.distil_epochs if self.distil_epochs is None else self.distil_epochs,
+            expansion=self._expansion(config.name, config.expansion),
+        )
+
+    def _expansion(self, name: str, expansion: Expansion | Ladder) -> Expansion | Ladder:
+        if isinstance(expansion, Ladder):
+            self._refuse_tau(name)
+            return self._ladder(expansion)
+        if self.grow_for is not None:
+            raise RunError(f"run {name} ranks by its score, so no --grow-for; run grow has it")
+        return replace(expansion, rule=self._rule(name, expansion.rule))
+
+    def _ladder(self, ladder: Ladder) -> Ladder:
+        max_params = self.limits.max_params
+        return replace(
+            ladder,
+            threshold=ladder.threshold if self.threshold is None else self.threshold,
+            grow_for=self.grow_for or ladder.grow_for,
+            sizes=ladder.sizes if max_params is None else _sizes_up_to(ladder, max_params),
+        )
+
+    def _rule(self, name: str, rule: RatioRule | GainRule) -> RatioRule | GainRule:
+        if isinstance(rule, RatioRule):
+            if self.threshold is not None:
+                raise RunError(f"run {name} has no gain rule, so no --threshold; it has --tau")
+            return rule if self.tau is None else replace(rule, tau=self.tau)
+        self._refuse_tau(name)
+        return rule if self.threshold is None else replace(rule, threshold=self.threshold)
+
+    def _refuse_tau(self, name: str) -> None:
+        if self.tau is not None:
+            raise RunError(f"run {name} has no ratio rule, so no --tau; it has --threshold")
+
+
+def _sizes_up_to(ladder: Ladder, max_params: int) -> tuple[int, ...]:
+    """As many sizes as the ladder has, evenly over log-parameters."""
+    first, steps = min(ladder.sizes[0], max_params), max(1, len(ladder.sizes) - 1)
+    sizes = (round(first * (max_params / first) ** (step / steps)) for step in range(len(ladder.sizes) - 1))
+    return (*dict.fromkeys(size for size in sizes if size < max_params), max_params)

@@ -1,0 +1,216 @@
+"""One training step, as fast as the machine allows: mixed precision, compiled kernels, a CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.config import RunConfig
+from trainer.parallel import ALONE, Group, synchronize_batch_norms
+from zoo.cost import num_macs
+from zoo.descriptor import Preprocessing
+from zoo.graph import Graph
+from zoo.module import GraphModule
+
+# By the id of the tensor that each is a copy of.
+Snapshot = dict[int, Tensor]
+
+logger = logging.getLogger(__name__)
+
+# Multiply-accumulates of an epoch's forward passes from which compiling pays: it takes 10 to 20 s on a CPU, and makes
+# an epoch of 45,000 CIFAR-10 images with 640,000 each (3e10) several seconds shorter.
+_WORTH_COMPILING = 1e10
+
+# Side-stream steps that settle the allocator and the libraries' choice of kernels before a capture.
+_WARMUP_STEPS = 3
+
+
+class TrainingStep:
+    """Forward, backward and update of one network on batches of raw pixels.
+
+    A step belongs to one module and one optimiser: an expansion, which makes new ones, makes a new step. A compiled
+    step takes batches of one size, and its first ones take seconds; see `pays_to_compile`.
+    """
+
+    def __init__(
+        self,
+        module: GraphModule,
+        optimizer: torch.optim.Optimizer,
+        config: RunConfig,
+        preprocessing: Preprocessing,
+        group: Group = ALONE,
+        teacher: GraphModule | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.module = module.to(memory_format=torch.channels_last)
+        self.optimizer = optimizer
+        _lay_out_alike(optimizer)
+        self.config = config
+        self.group = group
+        # Its softened answers are most of what the network is to learn; see `distil_weight`.
+        self.teacher = teacher.eval().to(memory_format=torch.channels_last) if teacher is not None else None
+        self.device = next(module.parameters()).device
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, -1, 1, 1) * 255
+        self._scale = 1 / (torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1) * 255)
+        self._dtype = torch.bfloat16 if config.mixed_precision and has_bfloat16(self.device) else None
+        self._eager = self._loss
+        self._compiled = None
+        self._network: nn.Module = module
+        if group.size > 1:
+            synchronize_batch_norms(module)
+            self._network = DistributedDataParallel(module, broadcast_buffers=False)
+        alone = compiled and group.size == 1
+        if alone and self.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")):
+            torch._dynamo.reset()  # each network is a program of its own; their number is not limited
+            self._compiled = torch.compile(self._loss, dynamic=False)
+        self._graph = _CapturedStep(self) if alone and self.device.type == "cuda" else None
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
+        """Updates the weights with a batch of the whole group, of which this process trains on its share.
+
+        Returns the mean loss without the L1 term, and the number of right answers, of that share.
+        """
+        if self.group.size > 1:
+            mine = slice(self.group.rank, None, self.group.size)
+            return self.run(images[mine], labels[mine], share=len(labels[mine]) * self.group.size / len(labels))
+        if self._graph is not None:
+            return self._graph(images, labels)
+        return self.run(images, labels)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of weights, running statistics and the optimiser's state."""
+        return {id(tensor): tensor.detach().clone() for tensor in self._tensors()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts a copy back in place: a captured graph keeps working. What did not exist then becomes 0."""
+        for tensor in self._tensors():
+            before = snapshot.get(id(tensor))
+            if before is None:
+                tensor.zero_()
+            else:
+                tensor.copy_(before)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.module.parameters()
+        yield from self.module.buffers()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+    def run(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`share` weighs this process's loss in the group's average: 1 where all have equally many images."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, correct = self._forward(images, labels)
+        total = loss * share
+        if self.config.l1:
+            total = total + self.config.l1 * sum(parameter.abs().sum() for parameter in self.module.parameters())
+        total.backward()
+        self.optimizer.step()
+        return loss.detach(), correct
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self._compiled is None:
+            return self._eager(images, labels)
+        try:
+            return self._compiled(images, labels)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            logger.warning("this step is not compiled: %s", str(error).partition("\n")[0])
+            self._compiled = None
+            return self._eager(images, labels)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
+        # Each weight is cast once a step: a cache would only outlive a captured graph.
+        dtype = self._dtype or torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=self._dtype is not None, cache_enabled=False):
+            logits = self._network(inputs)
+            with torch.no_grad():
+                wanted = self.teacher(inputs) if self.teacher is not None else None
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels)
+        if wanted is not None:
+            loss = self._distilled(loss, logits, wanted.float())
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    def _distilled(self, loss: Tensor, logits: Tensor, wanted: Tensor) -> Tensor:
+        # The square keeps the gradient's size as the temperature softens it (arXiv 1503.02531, section 2).
+        temperature, weight = self.config.distil_temperature, self.config.distil_weight
+        divergence = F.kl_div(
+            F.log_softmax(logits / temperature, 1),
+            F.log_softmax(wanted / temperature, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+class _CapturedStep:
+    """A step recorded once as a CUDA graph and replayed: no kernel waits for Python.
+
+    A batch of another size than the first runs without the graph.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step = step
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._images = self._labels = torch.empty(0)
+        self._results = (torch.empty(0), torch.empty(0))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self._graph is None:
+            self._capture(images, labels)
+        if images.shape != self._images.shape:
+            return self._step.run(images, labels)
+        assert self._graph is not None
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        self._graph.replay()
+        loss, correct = self._results
+        return loss.clone(), correct.clone()
+
+    def _capture(self, images: Tensor, labels: Tensor) -> None:
+        """Warm-up steps would train: weights, running statistics and the optimiser are put back afterwards."""
+        self._images, self._labels = images.clone(), labels.clone()
+        before = self._step.snapshot()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARMUP_STEPS):
+                self._step.run(self._images, self._labels)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._results = self._step.run(self._images, self._labels)
+        self._step.restore(before)
+
+
+def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Gives the optimiser's tensors the memory format of their parameters: the fused kernel on a CPU reads both as
+    they lie in memory, and would pair one weight with another's moments."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
+
+
+def pays_to_compile(config: RunConfig, graph: Graph, num_images: int) -> bool:
+    """Whether the run wants compiled steps, and epochs of so many images are long enough for it."""
+    return config.compile and num_images * num_macs(graph) >= _WORTH_COMPILING
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
