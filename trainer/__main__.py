@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import redirect_stdout
 from enum import StrEnum
@@ -239,9 +238,6 @@ def _grow(
     device: Device,
     resume: bool,
 ) -> tuple[str, ...]:
-    # Threads that wait for each other should not keep a core busy that someone else needs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
     import torch
 
     from trainer import data

@@ -91,6 +91,8 @@ class Ladder:
     threshold: float = 3.0
     # Of the Fisher in the score (trainer.scores). Gains by K-FAC are about half as large: so should `threshold` be.
     curvature: Literal["diagonal", "kfac"] = "diagonal"
+    # False, for ablations: what is taken begins as in a fresh network, and the logits change.
+    exact: bool = True
     # A change whose gain is below this many times its standard error is noise, and never taken.
     standard_errors: float = 2.0
     # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.

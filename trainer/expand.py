@@ -49,10 +49,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Initialization:
-    """How new parameters begin. `noise_std` is for the inexact kind only."""
+    """How new parameters begin. `noise_std` is for the inexact kind only; None: as those of a fresh network."""
 
     exact: bool
-    noise_std: float
+    noise_std: float | None
 
 
 Placement = tuple[Kept, ...]
@@ -163,9 +163,7 @@ def _initialize(
     if place is None and not _is_within_branch(node, new.graph):
         _initialize_inserted(node, new.graph, weight, initialization, generator)
         return
-    fan_in = weight[0].numel()
-    std = (2 / fan_in) ** 0.5 if initialization.exact else initialization.noise_std
-    weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    weight.copy_(_gaussian(weight, None if initialization.exact else initialization.noise_std, generator))
     if initialization.exact and place is not None and not _is_depthwise(node):
         # Old outputs read new channels through zeros: this is what leaves the logits alone.
         weight[: len(place[0])] = 0
@@ -175,12 +173,22 @@ def _initialize_inserted(
     node: Node, graph: Graph, weight: Tensor, initialization: Initialization, generator: torch.Generator
 ) -> None:
     """A residual branch begins as zero, a layer in the trunk as the identity."""
+    if not initialization.exact and initialization.noise_std is None:
+        weight.copy_(_gaussian(weight, None, generator))
+        return
     if _ends_in_addition(node, graph):
         weight.zero_()
         return
     nn.init.dirac_(weight)
     if not initialization.exact:
-        weight += torch.randn(weight.shape, generator=generator).to(weight.device) * initialization.noise_std
+        weight += _gaussian(weight, initialization.noise_std, generator)
+
+
+def _gaussian(weight: Tensor, std: float | None, generator: torch.Generator) -> Tensor:
+    """Of the weight's shape, drawn on the CPU; without a standard deviation, He's."""
+    fan_in = weight[0].numel()
+    draws = torch.randn(weight.shape, generator=generator).to(weight.device)
+    return draws * ((2 / fan_in) ** 0.5 if std is None else std)
 
 
 def _is_depthwise(node: Node) -> bool:

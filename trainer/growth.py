@@ -106,7 +106,7 @@ def _propose_climb(
                 (taken.params_before, taken.params_after),
                 taken.scored.score,
                 climbed.threshold,
-                exact=True,
+                exact=ladder.exact,
             )
             for taken in climbed.taken
         )

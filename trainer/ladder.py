@@ -27,7 +27,7 @@ from zoo.families.blueprint import BlueprintArchitecture
 from zoo.graph import Graph, parameter_shapes
 from zoo.module import GraphModule
 
-_EXACT = Initialization(exact=True, noise_std=0.0)
+_EXACT = Initialization(exact=True, noise_std=None)
 # A size is reached when this fraction of it is; the steps of growth are too coarse to meet it exactly.
 _REACHED = 0.92
 # Enough for the second moments that new parameters begin with; those rank nothing.
@@ -100,7 +100,7 @@ def climb(
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
 ) -> Climb:
-    """Grows to at most `size` parameters; logits in eval mode are unchanged and `module` is left alone.
+    """Grows to at most `size` parameters; `module` is left alone, and so are the logits unless the ladder is inexact.
 
     The first change taken must gain `threshold` of the loss; all must gain `standard_errors` times their standard
     error. Changes are taken in the order of their gain per added parameter or multiply-accumulate.
@@ -130,7 +130,8 @@ def climb(
         if len(taken) == before:
             break
         # Always from the trained network: what an earlier pass added was a trial.
-        new = expand(module, grown.graph(), _EXACT, calibration, generator)
+        initialization = Initialization(ladder.exact, noise_std=None)
+        new = expand(module, grown.graph(), initialization, calibration, generator)
         if _costs(grown)[0] >= _REACHED * size:
             break
     few = slice(_MOMENT_SAMPLES)

@@ -64,7 +64,7 @@ def grow() -> RunConfig:
             )
         ),
         batch_size=128,
-        learning_rate=1e-2,
+        learning_rate=6e-3,
         optimizer="adamw",
         weight_decay=0.01,
         beta2=0.99,

@@ -1,0 +1,150 @@
+"""What each part of the `grow` recipe is worth: the run with the part taken out, next to the run.
+
+    python benchmarks/ablations.py --data cifar10.tar.gz --seeds 3
+    python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 10000 --epochs 12 --sizes 5000 7000 10000
+
+inexact      what is added begins as in a fresh network, so that the logits change
+random       what to add is drawn by chance
+gradient     what to add is ranked by the squared norm of its gradient (GradMax's criterion)
+uniform      every stage grows in turn
+kfac         scored with a Kronecker-factored Fisher, at half the threshold (its gains are about half as large)
+no branches  checkpoints are the trunk itself, which trains for as many epochs as trunk and branches did
+distilled    a last pass of as many epochs as the trunk had; "trained on" is the same pass without a teacher
+
+Prints validation accuracy by size, its mean over the sizes, and the difference to the run as it is, over seeds. Each
+run climbs to the same sizes; a column is the checkpoint that the run has in that place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import torch
+from machine import chosen_device, describe, spread
+
+from trainer import data as datasets
+from trainer.config import Ladder, RunConfig
+from trainer.data import Data
+from trainer.distil import distil
+from trainer.grow import grow
+from trainer.runs import RUNS
+from zoo.checkpoint import read_header
+from zoo.descriptor import Descriptor
+from zoo.errors import ZooError
+from zoo.storage import Directory
+
+Change = Callable[[RunConfig], RunConfig]
+
+
+def ladder(**changes: object) -> Change:
+    def change(config: RunConfig) -> RunConfig:
+        assert isinstance(config.expansion, Ladder)
+        return replace(config, expansion=replace(config.expansion, **changes))
+
+    return change
+
+
+def kfac(config: RunConfig) -> RunConfig:
+    assert isinstance(config.expansion, Ladder)
+    return ladder(curvature="kfac", threshold=config.expansion.threshold / 2)(config)
+
+
+def no_branches(config: RunConfig) -> RunConfig:
+    return replace(config, epochs=round(config.epochs * (1 + config.anneal_share)), anneal_share=0.0)
+
+
+VARIANTS: dict[str, Change] = {
+    "as it is": lambda config: config,
+    "inexact": ladder(exact=False),
+    "random": ladder(choose="random"),
+    "gradient": ladder(choose="gradient"),
+    "uniform": ladder(choose="uniform"),
+    "kfac": kfac,
+    "no branches": no_branches,
+    "distilled": lambda config: replace(config, distil_epochs=config.epochs),
+    "trained on": lambda config: replace(config, distil_epochs=config.epochs, distil_weight=0.0),
+}
+
+
+def accuracies(config: RunConfig, data: Data, device: torch.device) -> list[float]:
+    """Validation accuracy of each checkpoint of a run, by size; of the distilled one where there is one."""
+    with tempfile.TemporaryDirectory() as folder:
+        zoo = Path(folder)
+        digests = grow(config, data, zoo, device, resume=False, observe=[].append)
+        if config.distil_epochs:
+            # Also the ones that got worse: what is kept is chosen by these accuracies.
+            records: list[object] = []
+            list(distil(config, data, zoo, digests, device, records.append))
+            after = {record.student: record.val_accuracy for record in records}
+        else:
+            after = {}
+        return [after.get(digest, _descriptor(zoo, digest).metrics.validation.accuracy) for digest in digests]
+
+
+def _descriptor(zoo: Path, digest: str) -> Descriptor:
+    return read_header(Directory(zoo).path(digest)).descriptor
+
+
+def report(found: dict[str, list[list[float]]], sizes: tuple[int, ...]) -> None:
+    columns = ["start", *(f"≤ {size:,}" for size in sizes)]
+    width = max(map(len, VARIANTS))
+    print(
+        f"\n{'validation accuracy, %':{width + 12}}"
+        + "".join(f"{column:>15}" for column in columns)
+        + "           mean"
+    )
+    base = [mean(run) for run in found["as it is"]] if "as it is" in found else []
+    for name, runs in found.items():
+        places = range(min(map(len, runs)))
+        cells = [spread([100 * run[place] for run in runs], 2) for place in places]
+        means = [mean(run) for run in runs]
+        gap = f"  {100 * (mean(means) - mean(base)):+.2f}" if base and name != "as it is" else ""
+        print(
+            f"{name:{width + 12}}"
+            + "".join(f"{cell:>15}" for cell in cells)
+            + f"{spread([100 * m for m in means], 2):>15}{gap}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="of the trunk; without it the run's own")
+    parser.add_argument("--sizes", type=int, nargs="+", help="parameters at most; without it the run's own ladder")
+    parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments = parser.parse_args()
+    device = chosen_device(arguments.device)
+    try:
+        data = datasets.load(arguments.data, limit_train=arguments.limit_train)
+    except ZooError as error:
+        sys.exit(f"ablations: {error}")
+    config = RUNS["grow"]()
+    config = replace(config, epochs=arguments.epochs or config.epochs)
+    if arguments.sizes:
+        config = ladder(sizes=tuple(arguments.sizes))(config)
+    assert isinstance(config.expansion, Ladder)
+    print(describe(device))
+    print(
+        f"{data.name}: {len(data.train):,} training images, {config.epochs} epochs of the trunk, "
+        f"seeds 0 to {arguments.seeds - 1}"
+    )
+    found: dict[str, list[list[float]]] = {}
+    for seed in range(arguments.seeds):
+        for name in arguments.variants:
+            run = accuracies(VARIANTS[name](replace(config, seed=seed)), data, device)
+            found.setdefault(name, []).append(run)
+            print(f"seed {seed}  {name}: " + " ".join(f"{100 * accuracy:.2f}" for accuracy in run), flush=True)
+    report(found, config.expansion.sizes)
+
+
+if __name__ == "__main__":
+    main()
