@@ -1,11 +1,11 @@
-"""The story of a run: train an epoch, score the ways to grow, save a checkpoint, expand, go on.
+"""The story of a run: train an epoch, score the ways to grow, anneal a branch, save it, expand, go on.
 
     <zoo>/checkpoints/<sha256>.safetensors     one at each expansion, one at the end
     <zoo>/runs/<data set>-<run>-s<seed>/       state.pt, and log.jsonl with every epoch, score and decision
 
-The state is saved once an epoch, before the decision that follows it. Everything after that point depends on
-the state alone (random numbers are seeded by run and epoch), so a run that is killed anywhere takes the same
-decision again, and writes the same file, when it is resumed.
+The state is saved once an epoch, before the decision that follows it, and again with a checkpoint's content before
+its file is written. Everything after these points depends on the state alone (random numbers are seeded by run and
+epoch), so a run that is killed anywhere takes the same decision again, and writes the same file, when it is resumed.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.config import NO_LIMITS, BlueprintStart, GrowFor, Ladder, Limits
+from trainer.config import NO_LIMITS, BlueprintStart, Choice, GrowFor, Ladder, Limits
 from trainer.expand import Initialization, expand, grid, new_entries, placements
 from trainer.ladder import Climb, climb, deadlines, next_size, options
 from trainer.runs import grow
@@ -300,3 +300,28 @@ def test_the_default_run_starts_below_its_first_size() -> None:
     start = blueprint.start(input_shape=(3, 32, 32), num_classes=10, **vars(run.start))
     assert num_params(start.graph()) == 3_426
     assert next_size(run.expansion, 3_426) == run.expansion.sizes[0] == 5_000
+
+
+# --- ablations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choose", ["gradient", "random", "uniform"])
+def test_other_choices_grow_to_the_size_too(net: Net, choose: Choice) -> None:
+    found = climbed(net, 1000, replace(FREE, choose=choose))
+    assert 920 <= costs(found.architecture)[0] <= 1000
+
+
+def test_uniform_growth_takes_turns(net: Net) -> None:
+    stages = climbed(net, 1000, replace(FREE, choose="uniform")).architecture.stages
+    assert abs(stages[0].num_layers - stages[1].num_layers) <= 1
+    assert abs(stages[0].channels - stages[1].channels) <= FREE.width_step
+
+
+def test_only_an_inexact_climb_changes_the_logits(net: Net) -> None:
+    images, _ = sample()
+    with torch.no_grad():
+        before = net[1].eval()(images)
+        exact = climbed(net, 1000).module.eval()(images)
+        inexact = climbed(net, 1000, replace(FREE, exact=False)).module.eval()(images)
+    torch.testing.assert_close(exact, before, rtol=0, atol=1e-5)
+    assert (inexact - before).abs().max() > 0.1

@@ -1,0 +1,81 @@
+"""The zoo that ships: real checkpoints, whole, and worth choosing between."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from itertools import pairwise
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.budget import Budget
+from zoo.checkpoint import Checkpoint, digest_of, load
+from zoo.cost import num_params
+from zoo.local import LocalZoo
+from zoo.predictor import Predictor
+from zoo.storage import Directory
+
+SHIPPED = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
+
+
+@pytest.fixture(scope="module")
+def checkpoints() -> list[Checkpoint]:
+    """By size; loading checks digest-independent things: tensors against the descriptor, finite weights."""
+    found = [load(path) for _, path in Directory(SHIPPED).paths()]
+    return sorted(found, key=lambda checkpoint: num_params(checkpoint.descriptor.architecture.graph()))
+
+
+def test_there_is_a_size_for_every_budget(checkpoints: list[Checkpoint]) -> None:
+    """From under 4,000 parameters to over 70,000, no two neighbours more than a factor of 1.5 apart."""
+    sizes = [num_params(checkpoint.descriptor.architecture.graph()) for checkpoint in checkpoints]
+    assert len(set(sizes)) >= 11
+    assert sizes[0] < 4_000
+    assert sizes[-1] > 70_000
+    assert max(log(larger / smaller) for smaller, larger in pairwise(sizes)) < log(1.5)
+
+
+def test_they_are_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) -> None:
+    lineages = [checkpoint.descriptor.lineage for checkpoint in checkpoints]
+    assert {(lineage.run, lineage.seed) for lineage in lineages} == {("grow", 0)}
+    for checkpoint in checkpoints:
+        dataset = checkpoint.descriptor.dataset
+        assert (dataset.name, dataset.num_train, dataset.num_validation, dataset.num_test) == (
+            "cifar10",
+            45_000,
+            5_000,
+            10_000,
+        )
+
+
+def test_each_file_is_named_by_its_content_and_answers() -> None:
+    directory = Directory(SHIPPED)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    for digest, path in directory.paths():
+        assert digest_of(path.read_bytes()) == digest
+        assert np.isfinite(Predictor(load(path)).logits(pixels)).all()
+
+
+def test_more_parameters_buy_accuracy(tmp_path: Path, checkpoints: list[Checkpoint]) -> None:
+    """Most sizes are on the front; the catalog lies in a folder of its own, as beside an installed package."""
+    with closing(LocalZoo([tmp_path, SHIPPED])) as zoo:
+        zoo.sync()
+        front = zoo.catalog.pareto(Budget(), "params")
+    assert 2 * len(front) >= len(checkpoints)
+
+
+def test_its_report_lists_them_all(checkpoints: list[Checkpoint]) -> None:
+    report = (SHIPPED / "report" / "report.md").read_text()
+    for checkpoint in checkpoints:
+        assert f"{num_params(checkpoint.descriptor.architecture.graph()):,}" in report
+    assert (SHIPPED / "report" / "cifar10.svg").read_text().startswith("<?xml")
+    assert (SHIPPED / "report" / "cifar10.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_log_tells_how_it_grew() -> None:
+    (log_file,) = SHIPPED.glob("runs/*/log.jsonl")
+    records = [json.loads(line) for line in log_file.read_text().splitlines()]
+    saved = {record["digest"] for record in records if record["event"] == "checkpoint"}
+    assert saved == {digest for digest, _ in Directory(SHIPPED).paths()}
