@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -118,13 +120,25 @@ def sweep(configs: list[RunConfig], data: Data, zoo: Path, share: Share, address
         # Ray tries a task again whose worker died, not one that raised.
         run = ray.remote(_grow_one).options(num_cpus=share.cpus, num_gpus=gpus)
         pending = {run.remote(config, images, zoo.absolute(), share.cpus, gpus > 0): config for config in configs}
+        interrupted = _noted_interrupts()
         while pending:
-            [done], _ = ray.wait(list(pending), num_returns=1)
-            config = pending.pop(done)
-            try:
-                yield Outcome(config, ray.get(done), None)
-            except ray.exceptions.RayError as error:
-                yield Outcome(config, (), _explained(error))
+            finished, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            for done in finished:
+                config = pending.pop(done)
+                try:
+                    yield Outcome(config, ray.get(done), None)
+                except ray.exceptions.RayError as error:
+                    yield Outcome(config, (), _explained(error))
+
+
+def _noted_interrupts() -> threading.Event:
+    """Set by Ctrl-C from now on. Raised instead, it is lost where it meets one of Ray's own callbacks."""
+    interrupted = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    return interrupted
 
 
 @contextmanager
