@@ -114,13 +114,12 @@ def numbers_of(option: str, text: str | None) -> tuple[float, ...]:
 
 def sweep(configs: list[RunConfig], data: Data, zoo: Path, share: Share, address: str = LOCAL) -> Iterator[Outcome]:
     """Yields what came of each run as it ends. Raises RunError where Ray or a machine for a run is missing."""
-    with _cluster(address) as ray:
+    with _cluster(address) as ray, _noted_interrupts() as interrupted:
         gpus = _gpus(ray, share)
         images = ray.put(data)
         # Ray tries a task again whose worker died, not one that raised.
         run = ray.remote(_grow_one).options(num_cpus=share.cpus, num_gpus=gpus)
         pending = {run.remote(config, images, zoo.absolute(), share.cpus, gpus > 0): config for config in configs}
-        interrupted = _noted_interrupts()
         while pending:
             finished, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
             if interrupted.is_set():
@@ -133,12 +132,18 @@ def sweep(configs: list[RunConfig], data: Data, zoo: Path, share: Share, address
                     yield Outcome(config, (), _explained(error))
 
 
-def _noted_interrupts() -> threading.Event:
-    """Set by Ctrl-C from now on. Raised instead, it is lost where it meets one of Ray's own callbacks."""
+@contextmanager
+def _noted_interrupts() -> Iterator[threading.Event]:
+    """Set by Ctrl-C. Raised instead, it is lost where it meets one of Ray's own callbacks."""
     interrupted = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    return interrupted
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
