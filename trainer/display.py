@@ -50,7 +50,7 @@ class Display:
                     self._last_plain = time.monotonic()
                     self._print(f"  {_figures(record)}  {record.seconds:.1f} s")
             case DecisionRecord() if record.chosen:
-                best = next(score for score in record.candidates if score.change == record.chosen[0])
+                best = max(record.candidates, key=lambda candidate: candidate.score)
                 why = f"best score {best.score:.4g} over {record.threshold:.4g}"
                 self._growth = f"epoch {record.epoch}: {'; '.join(record.chosen)} ({why})"
                 self._print(f"  epoch {record.epoch}: expands {'; '.join(record.chosen)}; {why}")

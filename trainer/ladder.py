@@ -102,8 +102,8 @@ def climb(
 ) -> Climb:
     """Grows to at most `size` parameters; `module` is left alone, and so are the logits unless the ladder is inexact.
 
-    The first change taken must gain `threshold` of the loss; all must gain `standard_errors` times their standard
-    error. Changes are taken in the order of their gain per added parameter or multiply-accumulate.
+    Some change must gain `threshold` of the loss, and each that is taken `standard_errors` times its standard error.
+    They are taken in the order of their gain per cost, so the first need not be the one that gains most.
     """
     calibration = images[: ladder.calibration_samples]
     grown, new = architecture, module

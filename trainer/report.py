@@ -179,7 +179,7 @@ def _epochs(lineage: Lineage) -> str:
 
 
 def _reason(entry: Entry) -> str:
-    """epoch 10: widen block 0 by 8 channels (score 0.31 > 0.02), deepen block 2 by a residual layer (score 0.25 > 0.02)
+    """epoch 10: widen block 0 by 8 channels (score 0.31, threshold 0.02), deepen block 2 by a residual layer (score …)
 
     Steps that did the same in one epoch are taken together, under the score of the first.
     """
@@ -200,7 +200,7 @@ def _change(steps: Sequence[ExpansionStep]) -> str:
         amount = f"by {sum(step.channels_added for step in steps)} channels"
     else:
         amount = f"by a {first.layer_kind} layer" if count == 1 else f"by {count} {first.layer_kind} layers"
-    return f"{first.kind} block {first.block} {amount} (score {first.score:.3g} > {first.threshold:.3g})"
+    return f"{first.kind} block {first.block} {amount} (score {first.score:.3g}, threshold {first.threshold:.3g})"
 
 
 def _title(trial: Trial) -> str:

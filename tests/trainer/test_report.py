@@ -150,8 +150,8 @@ def test_every_checkpoint_is_listed_by_size_with_why_it_grew(
     assert rows[0][0] == "9,024"
     assert [row[2:] for row in rows] == [
         ["60.00", "61.00", "10", "the start"],
-        ["70.00", "–", "20", "epoch 10: widen block 0 by 4 channels (score 0.25 > 0.02)"],
-        ["80.00", "79.00", "30", "epoch 20: deepen block 1 by a conv layer (score 0.25 > 0.02)"],
+        ["70.00", "–", "20", "epoch 10: widen block 0 by 4 channels (score 0.25, threshold 0.02)"],
+        ["80.00", "79.00", "30", "epoch 20: deepen block 1 by a conv layer (score 0.25, threshold 0.02)"],
     ]
     places = [text.index(f"`{digest[:12]}`") for digest in digests]
     assert places == sorted(places)
@@ -187,7 +187,7 @@ def test_a_real_run(tmp_path: Path, data: Data, tiny_run: RunConfig) -> None:
     assert result.exit_code == 0, result.stderr
     rows = [cells(result.stdout, f"`{digest[:12]}`") for digest in digests]
     assert rows[0][-1] == "the start"
-    assert re.fullmatch(r"epoch 2: (widen|deepen) block \d by .* \(score .* > 0\)", rows[1][-1])
+    assert re.fullmatch(r"epoch 2: (widen|deepen) block \d by .* \(score .*, threshold 0\)", rows[1][-1])
     assert "## bars" in result.stdout
 
 
