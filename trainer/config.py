@@ -28,7 +28,7 @@ class BlueprintStart:
     """The start of a run of blueprint separable networks: channels and layers of each stage."""
 
     channels: tuple[int, ...] = (16, 16, 16, 24)
-    num_layers: tuple[int, ...] = (0, 1, 1, 1)
+    num_layers: tuple[int, ...] = (1, 1, 1, 1)
     # Larger images are pooled in the stem until the larger side is at most one and a half times this.
     max_side: int = 32
 
@@ -96,7 +96,7 @@ class Ladder:
     # A change whose gain is below this many times its standard error is noise, and never taken.
     standard_errors: float = 2.0
     # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.
-    pace: float = 0.4
+    pace: float = 0.5
     # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
     width_step: int = 8
     max_layers_per_stage: int = 16
@@ -133,11 +133,15 @@ class RunConfig:
     epochs: int = 300
     batch_size: int = 512
     learning_rate: float = 2e-3
-    optimizer: Literal["adam", "adamw"] = "adam"
-    # Of AdamW, on matrices and kernels only.
+    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.muon).
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    # Not of "adam"; on matrices and kernels only.
     weight_decay: float = 0.0
+    # Of Muon: its momentum, and its rate as a multiple of the learning rate.
+    momentum: float = 0.9
+    muon_scale: float = 2.0
     beta2: float = 0.999
-    # Steps over which the learning rate rises from 0 at the start of the run.
+    # Steps over which the learning rate rises: from 0 at the start of the run, from the trunk's in a branch.
     warmup_steps: int = 0
     # Halve the learning rate where validation accuracy stalls; otherwise it is constant on the trunk.
     plateau: bool = True
@@ -153,6 +157,8 @@ class RunConfig:
     # trunk goes on from before. A branch has this many epochs for each of the trunk's since the last growth, and at
     # least one. 0: the checkpoint is the trunk itself.
     anneal_share: float = 0.0
+    # A branch rises to this rate in `warmup_steps` before it falls. None: it falls from the trunk's.
+    branch_learning_rate: float | None = None
     # Of the exponential moving average of a branch's weights, per step.
     average_decay: float = 0.99
     # Epochs of a last pass in which each smaller checkpoint learns the answers of the best one. 0: none.

@@ -253,7 +253,7 @@ class _Run:
         return max(1, round(self.config.anneal_share * (state.epoch - state.last_growth_epoch)))
 
     def anneal(self, state: RunState) -> tuple[GraphModule, Accuracy]:
-        """A branch off the trunk: the learning rate falls to 0, the weights are averaged. The trunk is put back."""
+        """A branch off the trunk: the learning rate ends at 0, the weights are averaged. The trunk is put back."""
         config, step = self.config, self.step_of(state)
         trunk = step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer)
@@ -262,17 +262,17 @@ class _Run:
         assert isinstance(averaged, GraphModule)
         steps = num_steps(len(self.train), config, self.group)
         epochs = self._branch_epochs(state)
-        falling = [learning_rate * (1 - number / (epochs * steps)) for number in range(epochs * steps)]
+        rates = _branch_rates(learning_rate, config, epochs * steps)
         for index in range(epochs):
             started = time.perf_counter()
             torch.manual_seed(seed_of(config, state.epoch, f"dropout of branch epoch {index}"))
             generator = torch.Generator().manual_seed(seed_of(config, state.epoch, f"branch epoch {index}"))
-            rates = falling[index * steps : (index + 1) * steps]
-            result = train_epoch(step, self.train, generator, learning_rates=rates, average=average)
+            of_epoch = rates[index * steps : (index + 1) * steps]
+            result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
             self._check(result, state.epoch, learning_rate)
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
-            self._spent(state, result, validation, rates[-1], started, branch_epoch=index + 1)
+            self._spent(state, result, validation, of_epoch[-1], started, branch_epoch=index + 1)
         step.restore(trunk)
         optim.set_learning_rate(step.optimizer, learning_rate)
         return averaged, validation
@@ -404,6 +404,14 @@ class _Run:
         self.log.write(json.dumps(to_dict(record)).encode() + b"\n")
         self.log.flush()
         self.observe(record)
+
+
+def _branch_rates(trunk: float, config: RunConfig, num_steps: int) -> list[float]:
+    """The learning rate of each step of a branch: from the trunk's up to the branch's own peak, then linearly to 0."""
+    peak = config.branch_learning_rate or trunk
+    warmup = min(config.warmup_steps, num_steps // 2) if peak > trunk else 0
+    rise = [trunk + (peak - trunk) * number / warmup for number in range(warmup)]
+    return rise + [peak * (1 - number / (num_steps - warmup)) for number in range(num_steps - warmup)]
 
 
 def _code_version() -> str:

@@ -115,6 +115,11 @@ def _propose_climb(
     return Proposal(climbed.threshold, climbed.scores, climbed.flops, grown)
 
 
+# A share of the epochs is this many times as long as the time between two looks at the candidates: scoring them costs
+# as much as a few epochs of a small network.
+_LOOKS = 4
+
+
 @dataclass(frozen=True)
 class _Rung:
     """The size to grow to next; `share_left` falls from 1 to 0 while its time comes."""
@@ -124,7 +129,7 @@ class _Rung:
 
 
 def _next_rung(state: RunState, ladder: Ladder, epochs: int) -> _Rung | None:
-    """None at the top of the ladder, and before half of the time at the present size is over."""
+    """None at the top of the ladder, before half of the time at the present size is over, and between looks."""
     size = next_size(ladder, num_params(state.module.graph))
     if size is None:
         return None
@@ -136,6 +141,8 @@ def _next_rung(state: RunState, ladder: Ladder, epochs: int) -> _Rung | None:
     deadline, share = ends[place + 1], ends[place + 1] - ends[place]
     earliest = state.last_growth_epoch + max(1, round(share / 2))
     if state.epoch < max(state.last_growth_epoch + 1, min(earliest, deadline)):
+        return None
+    if (deadline - state.epoch) % max(1, round(share / _LOOKS)):
         return None
     left = max(0, deadline - state.epoch) / max(1, deadline - earliest)
     return _Rung(ladder.sizes[place], min(1.0, left))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.expand import grid, placements
+from trainer.muon import MuonAdamW
 from trainer.scores.fisher import GradientMoments
 from zoo.module import GraphModule
 
@@ -22,10 +25,22 @@ def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
     betas = (0.9, config.beta2)
     if config.optimizer == "adam":
         return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, capturable=captured)
+    options: dict[str, Any] = {"lr": rate, "betas": betas, "fused": True, "capturable": captured}
     kernels = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=captured)
+    plain = {"params": vectors, "weight_decay": 0.0}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW([{"params": kernels, "weight_decay": config.weight_decay}, plain], **options)
+    matrices = [kernel for kernel in kernels if kernel.ndim == 4 and kernel.shape[2:] == (1, 1)]
+    others = [kernel for kernel in kernels if not any(kernel is matrix for matrix in matrices)]
+    return MuonAdamW(
+        matrices,
+        [{"params": others, "weight_decay": config.weight_decay}, plain],
+        scale=config.muon_scale,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        **options,
+    )
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
@@ -49,24 +64,30 @@ def carried(
 ) -> torch.optim.Adam:
     """The optimiser of the expanded network, with the old moments in the old places.
 
-    New entries begin with a first moment of 0 and the second moment that the run's batches of B images would show:
-    ḡ² + (E[g²] − ḡ²)/B, from `moments`, the score's own statistics of the new network. (A second moment of 0
-    beside a large step count would give first updates of up to 6.6 times the learning rate.)
+    New entries begin with a first moment (or Muon's momentum) of 0 and the second moment that the run's batches of B
+    images would show: ḡ² + (E[g²] − ḡ²)/B, from `moments`, the score's own statistics of the new network. (A second
+    moment of 0 beside a large step count would give first updates of up to 6.6 times the learning rate.)
     """
     new = make(new_module, config)
     set_learning_rate(new, learning_rate(old))
     places = placements(old_module.graph, new_module.graph)
     old_state = {name: old.state[parameter] for name, parameter in old_module.named_parameters()}
-    step = max((state["step"] for state in old_state.values() if state), default=None)
-    if step is None:
+    if not any(old_state.values()):
         return new
+    step = max(state["step"] for state in old_state.values() if state)
+    of_muon = {id(parameter) for group in new.param_groups if group.get("orthogonal") for parameter in group["params"]}
     for name, parameter in new_module.named_parameters():
+        first = torch.zeros_like(parameter)
+        old_places = grid(places[name], parameter.device) if name in places else None
+        if id(parameter) in of_muon:
+            if old_places is not None:
+                first[old_places] = old_state[name]["momentum"]
+            new.state[parameter] = {"step": torch.zeros(()), "momentum": first}
+            continue
         tensor = moments.by_name[name]
         mean_squared = tensor.mean.square()
-        first = torch.zeros_like(parameter)
         second = mean_squared + (tensor.mean_square - mean_squared) / config.batch_size
-        if name in places:
-            old_places = grid(places[name], parameter.device)
+        if old_places is not None:
             first[old_places] = old_state[name]["exp_avg"]
             second[old_places] = old_state[name]["exp_avg_sq"]
         new.state[parameter] = {"step": step.clone(), "exp_avg": first, "exp_avg_sq": second}

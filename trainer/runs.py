@@ -65,7 +65,8 @@ def grow() -> RunConfig:
         ),
         batch_size=128,
         learning_rate=6e-3,
-        optimizer="adamw",
+        branch_learning_rate=2e-2,
+        optimizer="muon",
         weight_decay=0.01,
         beta2=0.99,
         warmup_steps=100,
@@ -73,7 +74,7 @@ def grow() -> RunConfig:
         l1=0.0,
         max_shift=4,
         full_shift_params=40_000,
-        anneal_share=1.0,
+        anneal_share=2.5,
         mixed_precision=True,
         compile=True,
     )

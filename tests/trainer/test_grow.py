@@ -397,7 +397,7 @@ def ladder_run(tiny_run: RunConfig) -> RunConfig:
             sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
         ),
         learning_rate=1e-2,
-        optimizer="adamw",
+        optimizer="muon",
         weight_decay=0.01,
         warmup_steps=7,
         plateau=False,
@@ -457,6 +457,28 @@ def test_a_checkpoint_says_how_long_it_was_annealed(ladder_run: RunConfig, unint
     assert [each.metrics.validation.accuracy for each in checkpoints] == [record.val_accuracy for record in saved]
     flops = [each.cost.training_flops for each in checkpoints]
     assert flops == sorted(set(flops))
+
+
+def test_a_branch_rises_to_a_rate_of_its_own_and_falls_from_there(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    config = replace(ladder_run, branch_learning_rate=5e-2, anneal_share=3.0)
+    _, _, records = uninterrupted(config)
+    trunk, branches = (epochs_of(records, branches=which) for which in (False, True))
+    assert all(record.learning_rate <= 1e-2 for record in trunk)
+    for epoch in (2, 4, 6):
+        rates = [record.learning_rate for record in branches if record.epoch == epoch]
+        assert len(rates) == 6
+        assert 4e-2 < max(rates) <= 5e-2
+        assert rates[1:] == sorted(rates[1:], reverse=True)
+        assert rates[-1] < 5e-3
+
+
+def test_candidates_are_looked_at_a_few_times_for_each_size(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    """The first time when half of the size's time is over; where nothing can be added, again and again."""
+    assert isinstance(ladder_run.expansion, Ladder)
+    never = replace(ladder_run.expansion, sizes=(222, 223))
+    _, _, records = uninterrupted(replace(ladder_run, expansion=never, epochs=36, anneal_share=0.0))
+    decided = [record.epoch for record in records if isinstance(record, DecisionRecord)]
+    assert decided == [6, 9, 12, 15, 18, 21, 24, 27, 30, 33]
 
 
 def test_what_a_branch_reached_is_in_its_file(ladder_run: RunConfig, uninterrupted: Runs, images: Path) -> None:

@@ -140,6 +140,27 @@ def test_tensors_of_another_network_are_refused(tiny: SecnnArchitecture, make_ch
         GraphModule(tiny.graph()).load_tensors(make_checkpoint(tiny.widened(0, 1)).tensors)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9)])
+def test_a_compiled_step_has_the_gradients_of_an_eager_one(
+    tiny: SecnnArchitecture, size: tuple[int, int], memory_format: torch.memory_format
+) -> None:
+    """Where it takes another way through max pooling too; images with equal neighbours included."""
+    height, width = size
+    module = GraphModule(tiny.model_copy(update={"input_height": height, "input_width": width}).graph()).eval()
+    module.to(memory_format=memory_format)
+    images = torch.randn(5, tiny.input_channels, height, width, generator=torch.Generator().manual_seed(0))
+    images = images.to(memory_format=memory_format)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    gradients = []
+    for run in (module, torch.compile(module, backend="aot_eager")):
+        inputs = images.clone().requires_grad_()
+        loss = F.cross_entropy(run(inputs), labels)
+        gradients.append(torch.autograd.grad(loss, [inputs, *module.parameters()]))
+    for eager, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
 def test_pixels_are_normalised_per_channel() -> None:
     pixels = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     preprocessing = Preprocessing(color="rgb", mean=(0.5, 0.5, 0.2), std=(0.25, 0.5, 1.0))

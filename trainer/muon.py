@@ -1,0 +1,85 @@
+"""Muon for kernels of one pixel, which are matrices, and AdamW for everything else, as one optimiser.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) moves a matrix along the orthogonal matrix that is
+nearest to its momentum: every direction in which the loss still falls is followed at the same speed, not the strongest
+ones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# The polynomial a·x + b·x³ + c·x⁵ that takes singular values from (0, 1] to near 1 in few steps (from the page above).
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_NUM_ITERATIONS = 5
+_EPS = 1e-7
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """The groups of `param_groups` with `orthogonal` true are Muon's, the others AdamW's; all share a learning rate.
+
+    A parameter's rows are its first dimension, its columns all others together. Muon's steps are `scale` times the
+    learning rate.
+    """
+
+    def __init__(
+        self,
+        matrices: list[Tensor],
+        others: list[dict[str, Any]],
+        *,
+        scale: float,
+        momentum: float,
+        weight_decay: float,
+        **adamw: Any,
+    ) -> None:
+        own = {"params": matrices, "orthogonal": True, "scale": scale, "momentum": momentum}
+        groups = [own | {"weight_decay": weight_decay}, *({**group, "orthogonal": False} for group in others)]
+        super().__init__([group for group in groups if group["params"]], **adamw)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["orthogonal"]]
+        loss = super().step(closure)
+        self.param_groups = groups
+        for group in groups:
+            if group["orthogonal"]:
+                self._step_orthogonally(group)
+        return loss
+
+    def _step_orthogonally(self, group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
+        momentum, rate = group["momentum"], group["lr"] * group["scale"]
+        for (rows, columns), parameters in by_shape.items():
+            directions = []
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    # AdamW's loading of a saved state looks for a step in all of it.
+                    state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
+                assert parameter.grad is not None
+                state["momentum"].lerp_(parameter.grad, 1 - momentum)
+                # Nesterov's: the momentum that the next step would have with this gradient again.
+                directions.append(parameter.grad.lerp(state["momentum"], momentum).reshape(rows, columns))
+            updates = orthogonalized(torch.stack(directions)) * max(1.0, rows / columns) ** 0.5
+            for parameter, update in zip(parameters, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(rate * update.view(parameter.shape))
+
+
+def orthogonalized(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:
+    """About U Vᵀ of each matrix U Σ Vᵀ: singular values that are not near 0 come out between 0.7 and 1.2."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    result = matrices if wide else matrices.mT
+    result = result / (torch.linalg.matrix_norm(result, keepdim=True) + _EPS)
+    for _ in range(_NUM_ITERATIONS):
+        gram = result @ result.mT
+        result = _A * result + (_B * gram + _C * gram @ gram) @ result
+    return result if wide else result.mT
