@@ -40,6 +40,7 @@ class PartialFile:
 
     def append(self, chunk: bytes) -> None:
         self._file.write(chunk)
+        self._file.flush()  # so that nothing is lost with a process that is killed
         self._count(chunk)
 
     def restart(self) -> None:
@@ -49,7 +50,6 @@ class PartialFile:
 
     def move_to(self, target: Path) -> None:
         """After this the target has these bytes even through a power cut."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         self.path.replace(target)
         directory = os.open(target.parent, os.O_RDONLY)
