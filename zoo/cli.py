@@ -25,8 +25,8 @@ from zoo import onnx_model
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
+from zoo.download import FileFormat
 from zoo.errors import CheckpointError, ZooError
-from zoo.exchanges import FileFormat
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor

@@ -2,7 +2,7 @@
 
 Importing this needs httpx and pydantic. `load` needs the library it loads for, Pillow images and arrays need Pillow.
 
-Both clients do what `zoo.exchanges` says; they differ in how they wait for the network. Every method raises
+Both clients ask what is in `zoo.questions`; they differ in how they wait for the network. Every method raises
 RemoteError where the server cannot be reached or refuses, NotFoundError for an unknown checkpoint,
 NoModelMeetsConstraintsError where one must be chosen and none is within the budget, and pydantic's ValidationError
 (a ValueError) for a budget that makes no sense.
@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
 import httpx
 
 from zoo.budget import Bounds, Budget, Complexity
+from zoo.download import FileFormat, Progress
 from zoo.errors import RemoteError
-from zoo.exchanges import Exchange, Exchanges, FileFormat, Progress, Result, Runtime, Send, Wait
+from zoo.exchange import Exchange, Result, Send, Server, Wait
 from zoo.image_input import Image, Images, encoded, is_one, listed
+from zoo.questions import Questions, Runtime
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class ZooClient:
         `retries` counts failures in a row; waits begin at 0.1 s and double, or are as long as the server says.
         """
         self._http = _opened(httpx.Client, url, token, timeout_s)
-        self._zoo = Exchanges(self._http.build_request, url, _path(cache), retries)
+        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
 
     def __enter__(self) -> Self:
         return self
@@ -195,7 +197,7 @@ class AsyncZooClient:
         cache: AnyPath | None = None,
     ) -> None:
         self._http = _opened(httpx.AsyncClient, url, token, timeout_s)
-        self._zoo = Exchanges(self._http.build_request, url, _path(cache), retries)
+        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
 
     async def __aenter__(self) -> Self:
         return self

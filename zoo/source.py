@@ -11,8 +11,8 @@ from zoo import checkpoint
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.client import ZooClient
+from zoo.download import FileFormat, Progress
 from zoo.errors import CheckpointError, ZooError
-from zoo.exchanges import FileFormat, Progress
 from zoo.local import LocalZoo
 from zoo.predictor import Predictor
 from zoo.storage import write_atomically

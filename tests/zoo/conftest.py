@@ -62,7 +62,7 @@ class FaultyServer:
         async def faulty_send(message: Any) -> None:
             body = bytearray(message.get("body", b""))
             if body and fault.flip_at is not None:
-                body[fault.flip_at] ^= 1
+                body[fault.flip_at % len(body)] ^= 1
             cut = fault.break_after if fault.stall_after is None else fault.stall_after
             if body and cut is not None:
                 await send({**message, "body": bytes(body[:cut]), "more_body": True})

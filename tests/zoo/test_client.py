@@ -22,7 +22,7 @@ from zoo.budget import Bounds, Budget
 from zoo.checkpoint import load
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
-from zoo.exchanges import wait_s
+from zoo.exchange import wait_s
 
 Ask = Callable[..., Any]
 
@@ -86,10 +86,17 @@ def test_where_nothing_is_good_enough_lists_are_empty_and_choices_fail(ask: Ask,
         assert caught.value.best_available["accuracy"] == 0.85
 
 
-def test_all_pages_are_read(ask: Ask, serve: Ask, put: Callable[..., str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def many(put: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One more than a page holds."""
+    root = tmp_path_factory.mktemp("many")
     for seed in range(201):
-        put(tmp_path / "zoo", seed=seed)
-    server = serve(tmp_path / "zoo")
+        put(root, seed=seed)
+    return root
+
+
+def test_all_pages_are_read(ask: Ask, serve: Ask, many: Path) -> None:
+    server = serve(many)
     assert len({view.id for view in ask(server.url, "models", min_acc=0.1)}) == 201
     assert len(server.requests) == 2
 

@@ -16,12 +16,26 @@ from typing import Any
 
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import NotFoundError, RemoteError
 from zoo.partial_file import partial_file
 
 Ask = Callable[..., Any]
+
+FAULTS = st.one_of(
+    st.just({"status": 503}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "break_after": st.integers(0, 6000),
+            "flip_at": st.integers(0, 6000),
+            "ignore_range": st.booleans(),
+        },
+    ),
+)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -61,8 +75,8 @@ def names(folder: Path) -> list[str]:
 
 def test_by_name_digest_view_and_bounds(download: Ask, best: Any, tmp_path: Path) -> None:
     cached = tmp_path / "cache" / f"{best.id}.safetensors"
-    for given in ("best", best.id, best.id[:8], best, best.name):
-        assert download(given) == cached
+    for name in ("best", best.id, best.id[:8], best, best.name):
+        assert download(name) == cached
     assert download(min_acc=0.84) == cached
     assert sha256(cached) == best.id
     assert download(best, tmp_path / "new" / "b.safetensors") == tmp_path / "new" / "b.safetensors"
@@ -181,6 +195,27 @@ def test_a_place_that_cannot_be_written(download: Ask, best: Any, server: Any, t
     assert server.requests == []
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(faults=st.lists(FAULTS, max_size=6))
+def test_whatever_happens_the_bytes_are_right_or_there_are_none(
+    best: Any, server: Any, fault: Ask, tmp_path: Path, faults: list[dict[str, Any]]
+) -> None:
+    target = tmp_path / "best.safetensors"
+    server.faults.extend(fault(**options) for options in faults)
+    with ZooClient(server.url, retries=0) as zoo:
+        while server.faults:
+            try:
+                zoo.download(best, target)
+            except RemoteError:
+                assert not target.exists()
+            else:
+                assert sha256(target) == best.id
+                target.unlink()
+        assert sha256(zoo.download(best, target)) == best.id
+    assert names(tmp_path) == ["best.safetensors"]
+    target.unlink()
+
+
 # --- several at once -----------------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -267,7 +302,7 @@ def test_a_cancelled_download_can_be_gone_on_with(best: Any, server: Any, fault:
     async def main() -> Path:
         async with AsyncZooClient(server.url, cache=tmp_path) as zoo:
             arrived = asyncio.Event()
-            task = asyncio.create_task(zoo.download(best, progress=lambda received, total: arrived.set()))
+            task = asyncio.create_task(zoo.download(best, progress=lambda *_: arrived.set()))
             await arrived.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -286,7 +321,7 @@ def test_zoo_get_resumes(command: Ask, best: Any, server: Any, fault: Ask, tmp_p
     server.faults.extend([fault(break_after=700), *[fault(status=503)] * 4])
     broken = command("zoo", "get", "best", "--url", server.url, "-o", target)
     assert broken.returncode == 1
-    assert broken.stderr == f"zoo: {server.url} refused: 503 Service Unavailable \n"
+    assert broken.stderr == f"zoo: {server.url} refused: 503 Service Unavailable\n"
     done = command("zoo", "get", "best", "--url", server.url, "-o", target)
     assert (done.returncode, done.stdout) == (0, f"{target}\n")
     assert f"{best.bytes:,} bytes" in done.stderr
