@@ -103,7 +103,8 @@ class Server:
             what = "cannot be reached" if isinstance(failure, _UNREACHED) else "broke off"
             return RemoteError(f"{self.url} {what}: {str(failure) or type(failure).__name__}")
         problem = _problem(failure)
-        said = f"{failure.status_code} {failure.reason_phrase} {failure.text[:200]}".strip()
+        # HEAD and what stands between us and a zoo server give no reasons.
+        said = f"{failure.status_code} {failure.reason_phrase} for {failure.url} {failure.text[:200]}".strip()
         detail = str(problem.get("detail", said))
         if problem.get("type") == "no-model-meets-constraints":
             return NoModelMeetsConstraintsError(detail, problem.get("best_available"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
 
 import httpx
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from zoo.budget import Budget, Complexity
 from zoo.download import FileFormat, Progress, fetch, is_digest, sha256_of_onnx
-from zoo.errors import NoModelMeetsConstraintsError, ZooError
+from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
 from zoo.exchange import Exchange, Server
 from zoo.user_cache import user_cache
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
@@ -97,6 +97,8 @@ class Questions:
         progress: Progress | None,
         budget: Budget,
     ) -> Exchange[Path]:
+        if file_format not in get_args(FileFormat):
+            raise ZooError(f"file_format is one of {', '.join(get_args(FileFormat))}, not {file_format!r}")
         digest = yield from self._digest(checkpoint, budget)
         path = f"{_path(digest)}/file"
         sha256 = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))
@@ -107,6 +109,8 @@ class Questions:
     def load(
         self, checkpoint: str | CheckpointView | None, runtime: Runtime, budget: Budget
     ) -> Exchange[OnnxClassifier | TorchClassifier]:
+        if runtime not in get_args(Runtime):
+            raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
         path = yield from self.download(checkpoint, None, "safetensors", None, budget)
         # What only those need who load.
         from zoo import checkpoint as checkpoints
@@ -129,7 +133,13 @@ class Questions:
         params = {**budget.given(), **named, "top_k": top_k}
         predictions: list[list[Prediction]] = []
         for batch in _batches(images):
-            answer = yield from self._predict(batch, params)
+            try:
+                answer = yield from self._predict(batch, params)
+            except ImageError as error:
+                if len(batch) == len(images):
+                    raise
+                first, last = len(predictions) + 1, len(predictions) + len(batch)
+                raise ImageError(f"images {first} to {last} of {len(images)}: {error}") from error
             predictions += answer.predictions
         return predictions
 

@@ -147,6 +147,10 @@ def test_mistakes_say_what_was_expected(ask: Ask, server: Any) -> None:
         ask(url, "show", "nothing")
     with pytest.raises(NotFoundError):
         ask(url, "show", "../metrics")
+    with pytest.raises(ZooError, match="file_format is one of safetensors, onnx, not 'pt'"):
+        ask(url, "download", file_format="pt")
+    with pytest.raises(ZooError, match="as_ is one of onnx, torch, not 'jax'"):
+        ask(url, "load", as_="jax")
     for method in ("download", "load"):
         with pytest.raises(
             ZooError, match=r"best names one checkpoint: give it or a budget \(min_acc=0\.5\), not both"
@@ -230,6 +234,8 @@ def test_more_images_than_a_server_takes_at_once(ask: Ask, server: Any, pixels: 
     answers = ask(server.url, "predict", list(pixels) * 30, "best", top_k=1)
     assert len(server.requests) == 3
     assert [row[0].label for row in answers] == [row[0].label for row in answers[:5]] * 30
+    with pytest.raises(ImageError, match="images 65 to 70 of 70: image 6 of 6: 2 bytes that are no PNG"):
+        ask(server.url, "predict", [*pixels[:1]] * 69 + [b"no"], "best")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])

@@ -183,6 +183,8 @@ def test_other_bytes_are_refused(download: Ask, best: Any, server: Any, fault: A
 def test_a_checkpoint_that_is_not_there_leaves_nothing(download: Ask, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no checkpoint"):
         download("0" * 64, tmp_path / "nothing.safetensors")
+    with pytest.raises(NotFoundError, match=f"404 Not Found for http.*/models/{'0' * 64}/file"):
+        download("0" * 64, tmp_path / "nothing.onnx", file_format="onnx")
     assert names(tmp_path) == []
 
 
@@ -321,7 +323,8 @@ def test_zoo_get_resumes(command: Ask, best: Any, server: Any, fault: Ask, tmp_p
     server.faults.extend([fault(break_after=700), *[fault(status=503)] * 4])
     broken = command("zoo", "get", "best", "--url", server.url, "-o", target)
     assert broken.returncode == 1
-    assert broken.stderr == f"zoo: {server.url} refused: 503 Service Unavailable\n"
+    assert broken.stderr.startswith(f"zoo: {server.url} refused: 503 Service Unavailable for {server.url}/models/")
+    assert broken.stderr.count("\n") == 1
     done = command("zoo", "get", "best", "--url", server.url, "-o", target)
     assert (done.returncode, done.stdout) == (0, f"{target}\n")
     assert f"{best.bytes:,} bytes" in done.stderr
