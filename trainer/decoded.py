@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import PIL
 from jaxtyping import Int64, UInt8
 
 from zoo.storage import write_atomically
+from zoo.user_cache import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Decoded:
 def decoded_once(archive: Path, image_size: int | None, decode: Callable[[], Decoded]) -> Decoded:
     """What `decode` returns for this archive and size, from the cache where it is there."""
     try:
-        path = _directory() / f"{_key(archive, image_size)}.npz"
+        path = user_cache("decoded") / f"{_key(archive, image_size)}.npz"
     except (OSError, RuntimeError) as error:  # the archive cannot be read, or there is no home directory
         log.warning("decoded images are not kept: %s", error)
         return decode()
@@ -55,13 +55,6 @@ def decoded_once(archive: Path, image_size: int | None, decode: Callable[[], Dec
         found = decode()
         _write(path, found)
     return found
-
-
-def _directory() -> Path:
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification has relative paths ignored.
-    root = configured if configured.is_absolute() else Path.home() / ".cache"
-    return root / "checkpoint-zoo" / "decoded"
 
 
 def _key(archive: Path, image_size: int | None) -> str:

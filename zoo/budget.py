@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -72,11 +72,27 @@ class Budget(BaseModel):
         """Whether some checkpoints of the zoo may be left out by more than the default data set."""
         return self.is_bounded() or self.dataset not in (None, ALL_DATASETS)
 
+    def given(self) -> Bounds:
+        return cast(Bounds, self.model_dump(include=set(Budget.model_fields), exclude_none=True))
+
     def __str__(self) -> str:
         """min_acc=0.8, max_params=50000"""
         return ", ".join(
             f"{name}={value}" for name in Budget.model_fields if (value := getattr(self, name)) is not None
         )
+
+
+class Bounds(TypedDict, total=False):
+    """The fields of a Budget as the keyword arguments of a function: `**bounds: Unpack[Bounds]`."""
+
+    min_acc: float | None
+    max_params: int | None
+    max_macs: int | None
+    max_bytes: int | None
+    max_latency_ms: float | None
+    dataset: str | None
+    family: str | None
+    confidence: float | None
 
 
 def z_score(confidence: float) -> float:

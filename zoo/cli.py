@@ -10,12 +10,14 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,12 +25,12 @@ from zoo import onnx_model
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
+from zoo.download import FileFormat
 from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
 from zoo.source import LocalSource, RemoteSource, Source
-from zoo.storage import write_atomically
 from zoo.views import CheckpointView
 
 EPILOG = """
@@ -161,20 +163,16 @@ def get(
     """Write the smallest checkpoint within a budget, or the one named, to a file."""
     source = _source(zoo, url, token)
     view = _choose(source, reference, budget)
-    data = source.file(view.id, file_format)
     target = output or Path(f"{view.name}.{file_format}")
     try:
-        if target.exists() and not target.is_file():  # /dev/stdout, a pipe
-            target.write_bytes(data)
-        else:
-            write_atomically(target.resolve(), data)
+        size_bytes = _fetch(source, view, file_format.value, target)
     except OSError as error:
         _fail(f"{target} cannot be written: {error}")
     if as_json:
         _print_json({**view.model_dump(mode="json"), "output": str(target)})
     else:
         typer.echo(str(target))
-        typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}, {len(data):,} bytes", err=True)
+        typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}, {size_bytes:,} bytes", err=True)
 
 
 @app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
@@ -300,6 +298,25 @@ def _source(zoo: list[Path] | None, url: str | None, token: str | None) -> Sourc
     if bool(zoo) == bool(url):
         _fail("give either --zoo DIR or --url URL")
     return LocalSource(zoo) if zoo else RemoteSource(str(url), token)
+
+
+def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target: Path) -> int:
+    """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written."""
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task(view.name, total=None)
+
+        def show_progress(received: int, total: int | None) -> None:
+            bar.update(task, completed=received, total=total)
+
+        if target.exists() and not target.is_file():  # /dev/stdout, a pipe
+            with TemporaryDirectory() as folder:
+                whole = Path(folder) / view.id
+                source.download(view.id, whole, file_format, show_progress)
+                return target.write_bytes(whole.read_bytes())
+        source.download(view.id, target.resolve(), file_format, show_progress)
+        return target.stat().st_size
 
 
 def _choose(source: Source, reference: str | None, budget: Budget) -> CheckpointView:

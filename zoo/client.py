@@ -1,37 +1,62 @@
-"""A zoo behind a URL, for programs: `ZooClient("http://127.0.0.1:8000").smallest(Budget(min_acc=0.8))`."""
+"""A zoo behind a URL, for programs: `ZooClient("http://127.0.0.1:8000").smallest(min_acc=0.8)`.
+
+Importing this needs httpx and pydantic. `load` needs the library it loads for, Pillow images and arrays need Pillow.
+
+Both clients ask what is in `zoo.questions`; they differ in how they wait for the network. Every method raises
+RemoteError where the server cannot be reached or refuses, NotFoundError for an unknown checkpoint,
+NoModelMeetsConstraintsError where one must be chosen and none is within the budget, and pydantic's ValidationError
+(a ValueError) for a budget that makes no sense.
+
+Who names no checkpoint gets the smallest within the budget, whose bounds are keyword arguments (`zoo.budget.Bounds`).
+What fails in passing is asked again: no connection, one that broke off, 429 and 503.
+"""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Sequence
-from http import HTTPStatus
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from zoo.budget import Budget
-from zoo.checkpoint import digest_of
-from zoo.errors import NoModelMeetsConstraintsError, NotFoundError, RemoteError
-from zoo.predictor import Prediction
-from zoo.views import CheckpointDetail, CheckpointView
+from zoo.budget import Bounds, Budget, Complexity
+from zoo.download import FileFormat, Progress
+from zoo.errors import RemoteError
+from zoo.exchange import Exchange, Result, Send, Server, Wait
+from zoo.image_input import Image, Images, encoded, is_one, listed
+from zoo.questions import Questions, Runtime
+from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
-_PAGE = 200
+if TYPE_CHECKING:
+    from zoo.module import TorchClassifier
+    from zoo.onnx_classifier import OnnxClassifier
+
+Reference = str | CheckpointView
+AnyPath = str | os.PathLike[str]
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class ZooClient:
-    """Every method raises RemoteError where the server cannot be reached or refuses.
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        cache: AnyPath | None = None,
+    ) -> None:
+        """`cache`: where downloads go that are given no path; by default ~/.cache/checkpoint-zoo/files.
 
-    Beyond that NotFoundError for an unknown checkpoint, NoModelMeetsConstraintsError where nothing is in the budget.
-    """
-
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
-        except httpx.InvalidURL as error:
-            raise RemoteError(f"{url}: {error}") from error
+        `retries` counts failures in a row; waits begin at 0.1 s and double, or are as long as the server says.
+        """
+        self._http = _opened(httpx.Client, url, token, timeout_s)
+        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
 
     def __enter__(self) -> Self:
         return self
@@ -44,78 +69,253 @@ class ZooClient:
     def close(self) -> None:
         self._http.close()
 
-    def models(self, budget: Budget) -> list[CheckpointView]:
-        """All checkpoints within the budget, fewest parameters first."""
-        return list(self._pages(budget))
+    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the one with the fewest parameters."""
+        return self._run(self._zoo.smallest(Budget(**bounds)))
+
+    def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
+        """All checkpoints within the bounds, fewest parameters first; fetched page by page, none if there are none."""
+        return self._pages(Budget(**bounds))
 
     def _pages(self, budget: Budget) -> Iterator[CheckpointView]:
-        response = self._request("GET", "/models", params={**_query(budget), "limit": _PAGE})
-        yield from _views(response)
-        while "next" in response.links:
-            response = self._request("GET", response.links["next"]["url"])
-            yield from _views(response)
+        page = self._run(self._zoo.page(budget))
+        yield from page.items
+        while page.following:
+            page = self._run(self._zoo.page(budget, page.following))
+            yield from page.items
 
-    def smallest(self, budget: Budget) -> CheckpointView:
-        """The smallest checkpoint within the budget."""
-        selected = self._json("GET", "/models", params={**_query(budget), "limit": 1})["selected"]
-        if selected is None:
-            raise NoModelMeetsConstraintsError(f"{self._http.base_url} holds no checkpoint", None)
-        return CheckpointView.model_validate(selected)
+    def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
+        """Those that no other beats in both accuracy and `x`, ascending."""
+        return self._run(self._zoo.pareto(x, Budget(**bounds)))
 
     def show(self, reference: str) -> CheckpointDetail:
-        """By digest, digest prefix, name or alias."""
-        return CheckpointDetail.model_validate(self._json("GET", f"/models/{quote(reference, safe='')}"))
+        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
+        return self._run(self._zoo.show(reference))
 
-    def file(self, digest: str, file_format: str = "safetensors") -> bytes:
-        """The checkpoint's file as "safetensors" or "onnx"; safetensors are checked against the digest."""
-        data = self._request("GET", f"/models/{quote(digest, safe='')}/file", params={"format": file_format}).content
-        if file_format == "safetensors" and digest_of(data) != digest:
-            raise RemoteError(f"{self._http.base_url} sent other bytes than those of {digest}")
-        return data
+    def download(
+        self,
+        checkpoint: Reference | None = None,
+        to: AnyPath | None = None,
+        *,
+        file_format: FileFormat = "safetensors",
+        progress: Progress | None = None,
+        **bounds: Unpack[Bounds],
+    ) -> Path:
+        """The path of the checkpoint's file: `to`, or one named by its SHA-256 in the cache.
 
-    def predict(self, reference: str, images: Sequence[bytes], top_k: int = 5) -> list[list[Prediction]]:
-        """For each image file its likeliest classes, likeliest first."""
-        body = {
-            "inputs": [base64.b64encode(image).decode() for image in images],
-            "parameters": {"top_k": top_k},
-        }
-        answer = self._json("POST", "/predict", params={"model": reference}, json=body)
-        return [[Prediction.model_validate(item) for item in row] for row in answer["predictions"]]
+        The file appears there whole and checked against its SHA-256, or not at all. A download that was interrupted
+        goes on where it stopped, a file that is there already is not fetched again. Raises OSError where it cannot be
+        written.
+        """
+        return self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
 
-    def _json(self, method: str, path: str, **arguments: Any) -> Any:
-        response = self._request(method, path, **arguments)
-        try:
-            return response.json()
-        except ValueError as error:
-            raise RemoteError(f"{response.url} answered with something other than JSON: no zoo server?") from error
+    @overload
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier: ...
 
-    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **arguments)
-        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-            raise RemoteError(f"{self._http.base_url} cannot be reached: {error}") from error
-        if response.is_success:
-            return response
-        problem = _problem(response)
-        detail = str(problem.get("detail", f"{response.status_code} {response.text[:200]}"))
-        if problem.get("type") == "no-model-meets-constraints":
-            raise NoModelMeetsConstraintsError(detail, problem.get("best_available"))
-        if response.status_code == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(detail)
-        raise RemoteError(f"{self._http.base_url} refused: {detail}")
+    @overload
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+    ) -> TorchClassifier: ...
+
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier | TorchClassifier:
+        """The network, downloaded to the cache and ready: `model(images)` are logits, `model.predict(images)` labels.
+
+        It prepares images as its descriptor says. For "torch" it is a torch.nn.Module.
+        """
+        return self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+
+    @overload  # a path is a sequence too: the first that fits counts
+    def predict(  # type: ignore[overload-overlap]
+        self, images: Image, model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self, images: Sequence[Image], model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+    ) -> list[list[Prediction]]: ...
+
+    def predict(
+        self,
+        images: Images,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """What the server sees on one image, its likeliest classes first; or on each of a list.
+
+        An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. Raises ImageError.
+        """
+        files = [encoded(image) for image in listed(images)]
+        answers = self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
+        return answers[0] if is_one(images) else answers
+
+    def _run(self, exchange: Exchange[Result]) -> Result:
+        with closing(exchange):
+            try:
+                step = next(exchange)
+                while True:
+                    try:
+                        outcome = self._do(step)
+                    except httpx.RequestError as error:
+                        step = exchange.throw(error)
+                    else:
+                        step = exchange.send(outcome)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+
+    def _do(self, step: Send | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            time.sleep(step.seconds)
+            return None
+        response = self._http.send(step.request, stream=True)
+        with closing(response):
+            if step.receive is None or not response.is_success:
+                response.read()
+                return response
+            take = step.receive(response)
+            for chunk in response.iter_raw():
+                take(chunk)
+        return response
 
 
-def _query(budget: Budget) -> dict[str, Any]:
-    return budget.model_dump(include=set(Budget.model_fields), exclude_none=True)
+class AsyncZooClient:
+    """As ZooClient, to be awaited; `models` is for `async for`. Files are written between two reads of the network."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        cache: AnyPath | None = None,
+    ) -> None:
+        self._http = _opened(httpx.AsyncClient, url, token, timeout_s)
+        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.smallest(Budget(**bounds)))
+
+    def models(self, **bounds: Unpack[Bounds]) -> AsyncIterator[CheckpointView]:
+        return self._pages(Budget(**bounds))
+
+    async def _pages(self, budget: Budget) -> AsyncIterator[CheckpointView]:
+        page = await self._run(self._zoo.page(budget))
+        for view in page.items:
+            yield view
+        while page.following:
+            page = await self._run(self._zoo.page(budget, page.following))
+            for view in page.items:
+                yield view
+
+    async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
+        return await self._run(self._zoo.pareto(x, Budget(**bounds)))
+
+    async def show(self, reference: str) -> CheckpointDetail:
+        return await self._run(self._zoo.show(reference))
+
+    async def download(
+        self,
+        checkpoint: Reference | None = None,
+        to: AnyPath | None = None,
+        *,
+        file_format: FileFormat = "safetensors",
+        progress: Progress | None = None,
+        **bounds: Unpack[Bounds],
+    ) -> Path:
+        return await self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
+
+    @overload
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier: ...
+
+    @overload
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+    ) -> TorchClassifier: ...
+
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier | TorchClassifier:
+        return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+
+    @overload
+    async def predict(  # type: ignore[overload-overlap]
+        self, images: Image, model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+    ) -> list[Prediction]: ...
+
+    @overload
+    async def predict(
+        self, images: Sequence[Image], model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+    ) -> list[list[Prediction]]: ...
+
+    async def predict(
+        self,
+        images: Images,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction] | list[list[Prediction]]:
+        files = [encoded(image) for image in listed(images)]
+        answers = await self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
+        return answers[0] if is_one(images) else answers
+
+    async def _run(self, exchange: Exchange[Result]) -> Result:
+        with closing(exchange):
+            try:
+                step = next(exchange)
+                while True:
+                    try:
+                        outcome = await self._do(step)
+                    except httpx.RequestError as error:
+                        step = exchange.throw(error)
+                    else:
+                        step = exchange.send(outcome)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+
+    async def _do(self, step: Send | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            await asyncio.sleep(step.seconds)
+            return None
+        response = await self._http.send(step.request, stream=True)
+        async with aclosing(response):
+            if step.receive is None or not response.is_success:
+                await response.aread()
+                return response
+            take = step.receive(response)
+            async for chunk in response.aiter_raw():
+                take(chunk)
+        return response
 
 
-def _views(response: httpx.Response) -> list[CheckpointView]:
-    return [CheckpointView.model_validate(item) for item in response.json()["items"]]
-
-
-def _problem(response: httpx.Response) -> dict[str, Any]:
+def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float) -> Http:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+        return kind(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=True)
+    except httpx.InvalidURL as error:
+        raise RemoteError(f"{url}: {error}") from error
+
+
+def _path(given: AnyPath | None) -> Path | None:
+    return None if given is None else Path(given)

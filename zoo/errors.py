@@ -44,7 +44,11 @@ class RunError(ZooError):
 
 
 class RemoteError(ZooError):
-    pass
+    """`status` is that of HTTP; None where the server gave no answer, or one that makes no sense."""
+
+    def __init__(self, detail: str, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class NotFoundError(ZooError):

@@ -12,8 +12,12 @@ from torch.autograd.function import FunctionCtx
 
 from zoo import graph as ops
 from zoo.checkpoint import Checkpoint, Tensors
+from zoo.classifier import Classifier, Pixels, pixels_of
 from zoo.descriptor import Preprocessing
+from zoo.errors import ImageError
 from zoo.graph import INPUT, Graph, output_shapes, tensor_shapes
+from zoo.image_input import Images
+from zoo.views import Prediction
 
 
 class GraphModule(nn.Module):
@@ -156,3 +160,40 @@ def module_of(checkpoint: Checkpoint) -> GraphModule:
     module = GraphModule(checkpoint.descriptor.architecture.graph())
     module.load_tensors(checkpoint.tensors)
     return module.eval()
+
+
+class TorchClassifier(Classifier, nn.Module):
+    """An ordinary module, in eval mode: to move, tune or take apart."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.descriptor = checkpoint.descriptor
+        self.network = module_of(checkpoint)
+        self.eval()
+
+    def forward(self, images: Images | UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits. Raises ImageError."""
+        if not isinstance(images, Tensor):
+            pixels = torch.from_numpy(pixels_of(images, self.descriptor))
+            return self._logits(pixels.permute(0, 3, 1, 2))
+        expected = self.network.graph.input_shape
+        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+            raise ImageError(
+                f"{self.descriptor.name} takes tensors of uint8 (batch, {', '.join(map(str, expected))}), not "
+                f"{images.dtype} {tuple(images.shape)}"
+            )
+        return self._logits(images)
+
+    def _logits(self, pixels: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        device = next(self.parameters()).device
+        logits: Tensor = self.network(normalize(pixels.to(device), self.descriptor.preprocessing))
+        return logits
+
+    @torch.inference_mode()
+    def _best(self, pixels: Pixels, top_k: int) -> list[list[Prediction]]:
+        classes = self.descriptor.classes
+        best = self(pixels).softmax(1).topk(min(top_k, len(classes)))
+        return [
+            [Prediction(label=classes[index], score=score, index=index) for score, index in zip(*row, strict=True)]
+            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]

@@ -8,19 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from pydantic import BaseModel
 
 from zoo import images, onnx_model
 from zoo.checkpoint import Checkpoint
 from zoo.errors import ImageError
+from zoo.views import Prediction
 
 Scores = npt.NDArray[np.float32]
-
-
-class Prediction(BaseModel):
-    label: str
-    score: float
-    index: int
 
 
 class Predictor:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from zoo import checkpoint
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.checkpoint import Checkpoint
 from zoo.client import ZooClient
-from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, ZooError
+from zoo.download import FileFormat, Progress
+from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
-from zoo.predictor import Prediction, Predictor
-from zoo.views import CheckpointDetail, CheckpointView
+from zoo.predictor import Predictor
+from zoo.storage import write_atomically
+from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
 _PAGE = 1000
 
@@ -25,7 +28,9 @@ class Source(Protocol):
 
     def show(self, reference: str) -> CheckpointDetail: ...
 
-    def file(self, digest: str, file_format: str) -> bytes: ...
+    def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
+        """Raises OSError where the file cannot be written."""
+        ...
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]: ...
 
@@ -53,8 +58,10 @@ class LocalSource:
     def show(self, reference: str) -> CheckpointDetail:
         return self.zoo.show(reference)
 
-    def file(self, digest: str, file_format: str) -> bytes:
-        return self.zoo.file(digest, file_format)
+    def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
+        data = self.zoo.file(digest, file_format)
+        write_atomically(to, data)
+        progress(len(data), len(data))
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         predictor = Predictor(self.zoo.load(digest))
@@ -69,17 +76,30 @@ class LocalSource:
                 yield digest, error if isinstance(error, ZooError) else CheckpointError(str(error))
 
 
-class RemoteSource(ZooClient):
+class RemoteSource:
+    def __init__(self, url: str, token: str | None) -> None:
+        self.zoo = ZooClient(url, token)
+
     def models(self, budget: Budget) -> list[CheckpointView]:
-        """As in a directory, no checkpoint within the budget is an empty list."""
-        try:
-            return super().models(budget)
-        except NoModelMeetsConstraintsError:
-            return []
+        return list(self.zoo.models(**budget.given()))
+
+    def smallest(self, budget: Budget) -> CheckpointView:
+        return self.zoo.smallest(**budget.given())
+
+    def show(self, reference: str) -> CheckpointDetail:
+        return self.zoo.show(reference)
+
+    def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
+        self.zoo.download(digest, to, file_format=file_format, progress=progress)
+
+    def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
+        return self.zoo.predict(images, digest, top_k=top_k)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
-        for view in self.models(Budget(dataset=ALL_DATASETS)):
-            try:
-                yield view.id, checkpoint.decode(self.file(view.id), view.name)
-            except ZooError as error:
-                yield view.id, error
+        """As the server sends them now: not from a cache."""
+        with TemporaryDirectory() as folder:
+            for view in self.zoo.models(dataset=ALL_DATASETS):
+                try:
+                    yield view.id, checkpoint.load(self.zoo.download(view, Path(folder) / "checkpoint"))
+                except ZooError as error:
+                    yield view.id, error

@@ -69,6 +69,12 @@ class CheckpointDetail(CheckpointView):
     descriptor: Descriptor
 
 
+class Prediction(BaseModel):
+    label: str
+    score: float
+    index: int
+
+
 class Selection(BaseModel):
     """The eligible checkpoints, fewest parameters first; `selected` is the first of all, `count` their number."""
 

@@ -1,0 +1,171 @@
+"""What can be asked of a zoo server: the methods of both clients, as exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from zoo.budget import Budget, Complexity
+from zoo.download import FileFormat, Progress, fetch, is_digest, sha256_of_onnx
+from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
+from zoo.exchange import Exchange, Server
+from zoo.user_cache import user_cache
+from zoo.views import CheckpointDetail, CheckpointView, Prediction
+
+if TYPE_CHECKING:
+    from zoo.module import TorchClassifier
+    from zoo.onnx_classifier import OnnxClassifier
+
+Runtime = Literal["onnx", "torch"]
+
+_PAGE = 200
+# Half of what a server accepts by default.
+_MAX_IMAGES = 64
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+class Page(BaseModel):
+    items: tuple[CheckpointView, ...]
+    following: str | None = None
+
+
+class _Selection(BaseModel):
+    selected: CheckpointView | None
+
+
+class _Answer(BaseModel):
+    predictions: list[list[Prediction]]
+
+
+class Questions:
+    def __init__(self, server: Server, cache: Path | None) -> None:
+        self._server = server
+        self._cache = cache
+
+    # --- choosing --------------------------------------------------------------------------------------
+
+    def smallest(self, budget: Budget) -> Exchange[CheckpointView]:
+        selection = yield from self._server.get(_Selection, "/models", {**budget.given(), "limit": 1})
+        if selection.selected is None:
+            raise NoModelMeetsConstraintsError(f"{self._server.url} holds no checkpoint", None)
+        return selection.selected
+
+    def page(self, budget: Budget, following: str | None = None) -> Exchange[Page]:
+        """The first page, or the one at the address that the one before says is `following`."""
+        params = None if following else {**budget.given(), "limit": _PAGE}
+        try:
+            response = yield from self._server.answer(
+                lambda: self._server.build("GET", following or "/models", params=params)
+            )
+        except NoModelMeetsConstraintsError:
+            return Page(items=())
+        page = self._server.parsed(Page, response)
+        return page.model_copy(update={"following": response.links.get("next", {}).get("url")})
+
+    def pareto(self, x: Complexity, budget: Budget) -> Exchange[list[CheckpointView]]:
+        try:
+            page = yield from self._server.get(Page, "/models/pareto", {**budget.given(), "x": x})
+        except NoModelMeetsConstraintsError:
+            return []
+        return list(page.items)
+
+    def show(self, reference: str) -> Exchange[CheckpointDetail]:
+        return (yield from self._server.get(CheckpointDetail, _path(reference)))
+
+    def _digest(self, checkpoint: str | CheckpointView | None, budget: Budget) -> Exchange[str]:
+        if checkpoint is None:
+            return (yield from self.smallest(budget)).id
+        name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
+        if budget.given():
+            raise ZooError(f"{name} names one checkpoint: give it or a budget ({budget}), not both")
+        if isinstance(checkpoint, CheckpointView):
+            return checkpoint.id
+        return name if is_digest(name) else (yield from self.show(name)).id
+
+    # --- files and networks ----------------------------------------------------------------------------
+
+    def download(
+        self,
+        checkpoint: str | CheckpointView | None,
+        to: Path | None,
+        file_format: FileFormat,
+        progress: Progress | None,
+        budget: Budget,
+    ) -> Exchange[Path]:
+        if file_format not in get_args(FileFormat):
+            raise ZooError(f"file_format is one of {', '.join(get_args(FileFormat))}, not {file_format!r}")
+        digest = yield from self._digest(checkpoint, budget)
+        path = f"{_path(digest)}/file"
+        sha256 = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))
+        target = to or (self._cache or user_cache("files")) / f"{sha256}.{file_format}"
+        yield from fetch(self._server, path, sha256, target, file_format, progress)
+        return target
+
+    def load(
+        self, checkpoint: str | CheckpointView | None, runtime: Runtime, budget: Budget
+    ) -> Exchange[OnnxClassifier | TorchClassifier]:
+        if runtime not in get_args(Runtime):
+            raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
+        path = yield from self.download(checkpoint, None, "safetensors", None, budget)
+        # What only those need who load.
+        from zoo import checkpoint as checkpoints
+
+        loaded = checkpoints.load(path)
+        if runtime == "torch":
+            from zoo.module import TorchClassifier
+
+            return TorchClassifier(loaded)
+        from zoo.onnx_classifier import OnnxClassifier
+
+        return OnnxClassifier(loaded)
+
+    # --- predicting ------------------------------------------------------------------------------------
+
+    def predict(
+        self, images: Sequence[bytes], model: str | CheckpointView | None, top_k: int, budget: Budget
+    ) -> Exchange[list[list[Prediction]]]:
+        named = {} if model is None else {"model": model if isinstance(model, str) else model.id}
+        params = {**budget.given(), **named, "top_k": top_k}
+        predictions: list[list[Prediction]] = []
+        for batch in _batches(images):
+            try:
+                answer = yield from self._predict(batch, params)
+            except ImageError as error:
+                if len(batch) == len(images):
+                    raise
+                first, last = len(predictions) + 1, len(predictions) + len(batch)
+                raise ImageError(f"images {first} to {last} of {len(images)}: {error}") from error
+            predictions += answer.predictions
+        return predictions
+
+    def _predict(self, images: Sequence[bytes], params: dict[str, Any]) -> Exchange[_Answer]:
+        files = [("file", (f"{index}", image)) for index, image in enumerate(images)]
+
+        def request() -> httpx.Request:
+            built = self._server.build("POST", "/predict", params=params, files=files)
+            built.read()  # joins the form; httpx would write each piece of it on its own, six for one image
+            return built
+
+        response = yield from self._server.answer(request)
+        return self._server.parsed(_Answer, response)
+
+
+def _path(reference: str) -> str:
+    return f"/models/{quote(reference, safe='')}"
+
+
+def _batches(images: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """In order, each within what a server accepts; an image that is too large alone is for the server to refuse."""
+    batch: list[bytes] = []
+    for image in images:
+        if batch and (len(batch) == _MAX_IMAGES or sum(map(len, batch)) + len(image) > _MAX_BYTES):
+            yield batch
+            batch = []
+        batch.append(image)
+    if batch:
+        yield batch
