@@ -14,8 +14,8 @@ Against it stand, for N checkpoints and on the same images, batches, augmentatio
     `trainer.config.Ladder` offers them), up to the sizes of the zoo's checkpoints. `score` grows as the zoo's run did,
     which measures seconds and joules of growth on this machine.
 
-(a) and (b) warm up as the run does, keep its learning rate over the first half, let it fall linearly to 0 over the last
-half, and average the weights there as a branch does. The configuration is the named run's as it is today: what the
+(a) and (b) warm up as the run does, keep the learning rate of its branches over the first half, let it fall linearly to
+0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is today: what the
 zoo's run was told on its command line is not in a checkpoint.
 
 Of the N architectures, `--sizes` are trained, evenly chosen over log-parameters, the smallest and the largest among
@@ -107,7 +107,8 @@ def epoch_flops(entry: Entry) -> int:
 def baseline(entry: Entry, epochs: int, config: RunConfig, data: Data, device: torch.device) -> Trained:
     torch.manual_seed(config.seed)
     module = GraphModule(entry.descriptor.architecture.graph()).to(device)
-    rates = late_decay(config.learning_rate, epochs * num_steps(len(data.train), config), config.warmup_steps)
+    peak = config.branch_learning_rate or config.learning_rate
+    rates = late_decay(peak, epochs * num_steps(len(data.train), config), config.warmup_steps)
     return train(module, optim.make(module, config), config, data, entry.header.macs, rates, average_from=0.5)
 
 
