@@ -15,8 +15,6 @@ from zoo.local import LocalZoo
 from zoo.predictor import Prediction, Predictor
 from zoo.views import CheckpointDetail, CheckpointView
 
-_PAGE = 1000
-
 
 class Source(Protocol):
     def models(self, budget: Budget) -> list[CheckpointView]: ...
@@ -40,12 +38,7 @@ class LocalSource:
         self.zoo.sync()
 
     def models(self, budget: Budget) -> list[CheckpointView]:
-        page = self.zoo.catalog.page(budget, _PAGE)
-        rows = list(page.rows)
-        while page.next_cursor is not None:
-            page = self.zoo.catalog.page(budget, _PAGE, page.next_cursor)
-            rows += page.rows
-        return self.zoo.views(rows)
+        return self.zoo.views(self.zoo.rows(budget))
 
     def smallest(self, budget: Budget) -> CheckpointView:
         return self.zoo.view(self.zoo.smallest(budget))
