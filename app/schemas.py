@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from zoo.budget import Budget, Complexity
 from zoo.predictor import Prediction
@@ -41,6 +42,13 @@ class PredictQuery(Budget):
         None
     )
     top_k: TopK = 5
+    policy: Annotated[
+        Literal["smallest", "cascade"],
+        Field(
+            description="Who answers: the smallest checkpoint within the budget, or a cascade, which asks a small "
+            "checkpoint first and a larger one where it is unsure, and reaches min_acc with fewer MACs on average."
+        ),
+    ] = "smallest"
 
 
 class PredictParameters(BaseModel):
@@ -80,6 +88,14 @@ class TimingMs(BaseModel):
     forward: float
 
 
+_PREDICTED_BY: JsonDict = {
+    "id": "7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
+    "name": "cifar10-paper-s0-11360",
+    "params": 11360,
+    "accuracy": 0.8012,
+}
+
+
 class PredictAnswer(BaseModel):
     model: PredictedBy
     predictions: list[list[Prediction]] = Field(description="For each image its likeliest classes.")
@@ -89,14 +105,60 @@ class PredictAnswer(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "model": {
-                        "id": "7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
-                        "name": "cifar10-paper-s0-11360",
-                        "params": 11360,
-                        "accuracy": 0.8012,
-                    },
+                    "model": _PREDICTED_BY,
                     "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
                     "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
+                }
+            ]
+        }
+    )
+
+
+class CascadeStage(PredictedBy):
+    macs: int
+    threshold: float | None = Field(
+        description="Answers where the likeliest class leads the next by this much; the last stage always."
+    )
+
+
+class AnsweredBy(BaseModel):
+    id: str
+    params: int
+    margin: float = Field(description="The likeliest class's score less the next one's.")
+
+
+class UsedCascade(BaseModel):
+    """What was to be expected of the cascade, and what these images took."""
+
+    accuracy: float = Field(description="Test accuracy that the cascade should reach.")
+    expected_macs: float = Field(description="For an image on average, over the validation images.")
+    mean_macs: float = Field(description="For an image on average, over those of this request.")
+    stages: list[CascadeStage]
+    answered_by: list[AnsweredBy] = Field(description="For each image the stage whose predictions these are.")
+
+
+class CascadeAnswer(PredictAnswer):
+    """`model` is the last stage that was asked."""
+
+    cascade: UsedCascade
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": _PREDICTED_BY,
+                    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
+                    "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
+                    "cascade": {
+                        "accuracy": 0.79,
+                        "expected_macs": 1_620_000.5,
+                        "mean_macs": 832_832.0,
+                        "stages": [
+                            {**_PREDICTED_BY, "macs": 832_832, "threshold": 0.41},
+                            {**_PREDICTED_BY, "params": 46_274, "macs": 5_946_688, "threshold": None},
+                        ],
+                        "answered_by": [{"id": _PREDICTED_BY["id"], "params": 11360, "margin": 0.89}],
+                    },
                 }
             ]
         }

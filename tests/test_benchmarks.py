@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from zoo.checkpoint import read_header
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.families import secnn
 
@@ -57,6 +58,18 @@ def test_the_cost_of_a_baseline_is_that_of_its_full_schedule(tmp_path: Path, put
         row = next(line for line in rows if line.startswith(f"{num_params(architecture.graph()):,}"))
         assert f"{cost:.1%}" in row
     assert f"= {sum(costs):.2f}" in done.stdout
+
+
+def test_cascades_are_compared_with_checkpoints_alone(grown: Path) -> None:
+    done = run("cascade.py", "--zoo", grown, "--data", "digits")
+    assert done.returncode == 0, done.stderr
+    assert "digits: found on 30 validation images, tested on 359" in done.stdout
+    checkpoints = [read_header(path).descriptor for path in grown.rglob("*.safetensors")]
+    best = max(one.metrics.test.accuracy for one in checkpoints if one.metrics.test)
+    [last] = [line for line in done.stdout.splitlines() if line.strip().startswith(f"{best:.4f}")]
+    accuracies = [word for word in last.split() if word.startswith("0.")]
+    assert set(accuracies) == {f"{best:.4f}"}, "what a checkpoint states is what is measured"
+    assert "geometric mean of these" in done.stdout
 
 
 def test_reference_networks_have_their_published_sizes() -> None:

@@ -1,6 +1,6 @@
 """An index over checkpoint files, in SQLite: rows, and the queries that choose by budget.
 
-The files are the truth; this can be thrown away and rebuilt from them.
+The files are the truth; this can be thrown away and rebuilt from them, but for what `zoo.calibrated` keeps.
 
 "The smallest with accuracy of at least x" has no index that serves every x: with rows in order of size the
 query reads past all that are too inaccurate, in order of accuracy it sorts all that are accurate enough. But
@@ -33,8 +33,10 @@ from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Index, SQLModel, and_, create_engine, delete, or_, select
 from sqlmodel import desc as descending
 
-from zoo import pareto
+from zoo import calibrated, pareto
 from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
+from zoo.calibrated import Latency
+from zoo.cascade import Calibration
 from zoo.cost import MAX_COUNT
 from zoo.errors import NotFoundError
 
@@ -130,6 +132,7 @@ class Catalog:
 
     def __init__(self, path: Path | None, default_dataset: str | None = None) -> None:
         """`path` None keeps the catalog in memory."""
+        self.is_kept = path is not None
         self._engine = _engine(path)
         self._default_dataset = default_dataset
         try:
@@ -149,7 +152,7 @@ class Catalog:
             if found != SCHEMA_VERSION:
                 SQLModel.metadata.drop_all(connection, tables=[_ROWS, _FRONTS])
                 connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            SQLModel.metadata.create_all(connection, tables=[_ROWS, _FRONTS])
+            SQLModel.metadata.create_all(connection, tables=[_ROWS, _FRONTS, *calibrated.TABLES])
 
     def close(self) -> None:
         self._engine.dispose()
@@ -187,6 +190,26 @@ class Catalog:
                 connection.execute(insert(_ROWS), batch)
             _rebuild_fronts(connection)
 
+    def record_latencies(self, latencies: Iterable[Latency]) -> None:
+        """Rows show them from the next `follow_latencies` on."""
+        with self._writing() as connection:
+            calibrated.record_latencies(connection, latencies)
+
+    def follow_latencies(self, device: str) -> bool:
+        """Makes each row's latency that of this device, or NULL; True if that changed anything."""
+        with self._engine.connect() as connection:
+            if not calibrated.are_latencies_outdated(connection, device):
+                return False
+        with self._writing() as connection:
+            calibrated.update_latencies(connection, device)
+            _rebuild_fronts(connection)
+        return True
+
+    def record_calibration(self, calibration: Calibration) -> None:
+        """In place of the data set's cascades so far."""
+        with self._writing() as connection:
+            calibrated.record_calibration(connection, calibration)
+
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
@@ -197,6 +220,16 @@ class Catalog:
     def digests(self) -> set[str]:
         with self._engine.connect() as connection:
             return set(connection.scalars(select(_ROW.digest)))
+
+    def calibrations(self) -> list[Calibration]:
+        with self._engine.connect() as connection:
+            return calibrated.calibrations(connection)
+
+    def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
+        """Those of them that are known, by digest."""
+        with self._engine.connect() as connection:
+            found = {digest: _first(connection, _OF_DIGEST, digest=digest) for digest in digests}
+        return {digest: row for digest, row in found.items() if row is not None}
 
     def dataset_of(self, budget: Budget) -> str | None:
         """The data set that the budget is about: its own, else the default. None in an empty catalog."""
@@ -422,6 +455,7 @@ def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
 _CIFAR10 = select(_ROW.dataset).where(_ROW.dataset == "cifar10").limit(1).scalar_subquery()
 _NEWEST_DATASET = select(_ROW.dataset).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
 _DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
+_OF_DIGEST = select(_ROWS).where(_ROW.digest == bindparam("digest"))
 _NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name")).order_by(*_NEWEST_FIRST).limit(1)
 
 

@@ -23,10 +23,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from zoo import onnx_model
 from zoo.budget import ALL_DATASETS, Budget
+from zoo.calibrate import calibrate_cascades, measure_latencies
+from zoo.cascade import Calibration
+from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
+from zoo.device import device_name
 from zoo.download import FileFormat
 from zoo.errors import CheckpointError, ZooError
+from zoo.image_folder import name_of
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
@@ -47,6 +52,8 @@ zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
 zoo verify --zoo my-zoo --data cifar10.tar.gz
+
+zoo calibrate --zoo my-zoo
 """
 
 app = typer.Typer(
@@ -112,15 +119,14 @@ def list_(
     if as_json:
         _print_json([view.model_dump(mode="json") for view in views])
         return
-    table = Table("id", "name", "params", "MACs", "bytes", "accuracy", "95 % interval", box=None)
+    table = Table("id", "name", "params", "MACs", "bytes", "ms", "accuracy", "95 % interval", box=None)
     for view in views:
         interval = "–".join(f"{end:.3f}" for end in view.accuracy_ci95 or ())
         accuracy = "" if view.accuracy is None else f"{view.accuracy:.4f}"
-        table.add_row(
-            view.id[:12], view.name, f"{view.params:,}", f"{view.macs:,}", f"{view.bytes:,}", accuracy, interval
-        )
-    # Wide enough for a pipe, where rich would otherwise cut lines at 80.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        latency = "" if view.latency_ms is None else f"{view.latency_ms:.3f}"
+        costs = (f"{view.params:,}", f"{view.macs:,}", f"{view.bytes:,}", latency)
+        table.add_row(view.id[:12], view.name, *costs, accuracy, interval)
+    _print_table(table)
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
@@ -263,6 +269,88 @@ def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = 
         typer.echo(f"{count} checkpoints")
 
 
+@app.command(epilog="Examples: zoo calibrate --zoo my-zoo; zoo calibrate --zoo my-zoo --data cifar10.tar.gz")
+def calibrate(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Find cascades, with the validation images among these: a directory or .tar.gz of "
+            "{train,test}/<class>/<image>, or digits.",
+            metavar="PATH|NAME",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only this data set; with --data where the path does not name it.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Without --data: turns of ten images for each checkpoint.")] = 50,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long each checkpoint takes here, for --max-latency-ms; or, with --data, find cascades.
+
+    A cascade asks a small checkpoint first, and a larger one where it is
+    unsure: a server's policy=cascade, same accuracy for fewer MACs.
+    Give the directories that zoo-serve is given, in the same order; a running
+    server follows within a second. Latencies count on this machine only.
+    """
+    if url is not None or not zoo:
+        _fail("calibrate works on directories: give --zoo DIR, as to zoo-serve (a server follows within a second)")
+    local = LocalZoo(zoo)
+    local.sync()
+    if data is None:
+        _calibrate_latencies(local, dataset, rounds, as_json=as_json)
+    else:
+        name = dataset or ("digits" if data == "digits" else name_of(Path(data)))
+        found = calibrate_cascades(local, data, name, observe=lambda line: typer.echo(line, err=True))
+        _show_cascades(found, local.rows(Budget(dataset=name, min_acc=0.0)), as_json=as_json)
+
+
+def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
+    rows = zoo.rows(Budget(dataset=dataset or ALL_DATASETS))
+    if not rows:
+        _fail(f"no checkpoint of data set {dataset}" if dataset else "the zoo holds no checkpoint")
+    latencies = measure_latencies(zoo, [row.digest for row in rows], rounds)
+    if as_json:
+        _print_json([latency.model_dump() for latency in latencies])
+        return
+    typer.echo(f"{device_name()}; one image, {latencies[0].num_runs} runs each", err=True)
+    table = Table("id", "name", "params", "MACs", "median ms", "95 % within ms", box=None)
+    for row, latency in zip(rows, latencies, strict=True):
+        costs = (f"{row.params:,}", f"{row.macs:,}", f"{latency.median_ms:.3f}", f"{latency.p95_ms:.3f}")
+        table.add_row(row.digest[:12], row.name, *costs)
+    _print_table(table)
+
+
+def _show_cascades(calibration: Calibration, rows: list[CheckpointRow], *, as_json: bool) -> None:
+    """What each whole percent of accuracy costs: the cheapest checkpoint that reaches it, and the cheapest cascade."""
+    if as_json:
+        _print_json(calibration.model_dump())
+        return
+    cascades = calibration.cascades
+    typer.echo(
+        f"{len(cascades)} cascades of data set {calibration.dataset}, found on {calibration.num_images:,} "
+        "validation images",
+        err=True,
+    )
+    params = {row.digest: row.params for row in rows}
+    table = Table("accuracy", "MACs alone", "mean MACs", "saved", "parameters of the stages (threshold)", box=None)
+    for percent in range(101):
+        wanted = percent / 100
+        if not cascades[0].accuracy <= wanted <= cascades[-1].accuracy:
+            continue
+        best = next(cascade for cascade in cascades if cascade.accuracy >= wanted)
+        stages = " → ".join(
+            f"{params[stage.digest]:,}" + ("" if stage.threshold is None else f" ({stage.threshold:.2f})")
+            for stage in best.stages
+        )
+        # None where a cascade is better than the best checkpoint.
+        alone = min((row.macs for row in rows if (row.accuracy or 0.0) >= wanted), default=None)
+        compared = ("", "") if alone is None else (f"{alone:,}", f"{1 - best.macs / alone:.0%}")
+        table.add_row(f"{wanted:.2f}", compared[0], f"{best.macs:,.0f}", compared[1], stages)
+    _print_table(table)
+
+
 def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:
     """Whether the images are of the checkpoint's data set: the one asked for, or that of their own name."""
     name = images.name if dataset in (None, ALL_DATASETS) else dataset
@@ -337,6 +425,11 @@ def _budget(options: dict[str, Any]) -> Budget:
 def _option(item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
+
+
+def _print_table(table: Table) -> None:
+    """Wide enough for a pipe, where rich would otherwise cut lines at 80."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _print_json(value: object) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
+from zoo.cascade import Cascade
 from zoo.catalog import Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
+from zoo.device import device_name
 from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
@@ -22,6 +26,15 @@ log = logging.getLogger(__name__)
 
 # ONNX models kept; a few hundred kilobytes each.
 _MAX_ONNX = 64
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyCascade:
+    """`rows` are its stages' checkpoints, all of them in the catalog."""
+
+    cascade: Cascade
+    rows: tuple[CheckpointRow, ...]
 
 
 class LocalZoo:
@@ -39,6 +52,8 @@ class LocalZoo:
         self._refused: dict[Path, str] = {}
         # Files whose header was good and whose bytes were not, as they were when that was found.
         self._damaged: dict[Path, tuple[int, int]] = {}
+        # By data set, ascending in accuracy and in cost; as of the last sync.
+        self._cascades: dict[str, list[ReadyCascade]] = {}
         self._onnx = lru_cache(maxsize=_MAX_ONNX)(lambda digest: onnx_model.build(self.load(digest)))
 
     def close(self) -> None:
@@ -48,6 +63,8 @@ class LocalZoo:
 
     def sync(self) -> bool:
         """Adds what is new on disk to the catalog and takes out what is gone; True if anything changed.
+
+        Latencies become those measured on this device; cascades those whose checkpoints are all there.
 
         A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
         still being copied here.
@@ -60,7 +77,9 @@ class LocalZoo:
         new = list(self._read_rows(self._paths.keys() - known))
         if new:
             self.catalog.add(new)
-        return bool(gone or new)
+        measured = self.catalog.follow_latencies(device_name())
+        self._cascades = self._ready_cascades()
+        return bool(gone or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
@@ -69,6 +88,8 @@ class LocalZoo:
         self._paths = self._found()
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
+        self.catalog.follow_latencies(device_name())
+        self._cascades = self._ready_cascades()
         return len(rows)
 
     def _found(self) -> dict[str, Path]:
@@ -87,6 +108,18 @@ class LocalZoo:
                     self._refused[path] = str(error)
                     log.warning("left out of the catalog: %s", error)
 
+    def _ready_cascades(self) -> dict[str, list[ReadyCascade]]:
+        ready: dict[str, list[ReadyCascade]] = {}
+        for calibration in self.catalog.calibrations():
+            digests = {stage.digest for cascade in calibration.cascades for stage in cascade.stages}
+            rows = self.catalog.rows(digests)
+            ready[calibration.dataset] = [
+                ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
+                for cascade in calibration.cascades
+                if all(stage.digest in rows for stage in cascade.stages)
+            ]
+        return ready
+
     # --- choosing --------------------------------------------------------------------------------------
 
     def smallest(self, budget: Budget) -> CheckpointRow:
@@ -95,6 +128,28 @@ class LocalZoo:
         if row is None:
             raise self.nothing_meets(budget)
         return row
+
+    def cascade(self, min_acc: float, dataset: str | None = None) -> ReadyCascade:
+        """The one with the fewest mean MACs that reaches the accuracy; without `dataset`, of the default one.
+
+        Raises NoModelMeetsConstraintsError, and NotFoundError for a data set without cascades.
+        """
+        name = self.catalog.dataset_of(Budget(dataset=dataset))
+        found = self._cascades.get(name or "")
+        if not found:
+            raise NotFoundError(
+                f"data set {name} has no cascades: `zoo calibrate --zoo DIR --data PATH`, given the directories that "
+                "are served and the images that the checkpoints were trained on, finds some"
+            )
+        index = bisect_left(found, min_acc, key=lambda ready: ready.cascade.accuracy)
+        if index == len(found):
+            best = found[-1]
+            raise NoModelMeetsConstraintsError(
+                f"no cascade of data set {name} reaches accuracy {min_acc:g}; the best one promises "
+                f"{best.cascade.accuracy:.4f}: ask for less, or calibrate again if there are new checkpoints",
+                self.view(best.rows[-1]).model_dump(mode="json"),
+            )
+        return found[index]
 
     def nothing_meets(self, budget: Budget) -> NoModelMeetsConstraintsError:
         best = self.catalog.best_available(budget)
@@ -107,6 +162,15 @@ class LocalZoo:
             f"{accuracy}: ask for less, or allow more",
             self.view(best).model_dump(mode="json"),
         )
+
+    def rows(self, budget: Budget) -> list[CheckpointRow]:
+        """All eligible rows in order of size."""
+        page = self.catalog.page(budget, _PAGE)
+        rows = list(page.rows)
+        while page.next_cursor is not None:
+            page = self.catalog.page(budget, _PAGE, page.next_cursor)
+            rows += page.rows
+        return rows
 
     def view(self, row: CheckpointRow) -> CheckpointView:
         [view] = self.views([row])

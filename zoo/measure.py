@@ -1,10 +1,11 @@
-"""A checkpoint's test accuracy, measured once more: from its file and the test images, on ONNX Runtime."""
+"""A checkpoint's accuracy, measured once more: from its file and images it was not trained on, on ONNX Runtime."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,25 +13,31 @@ from PIL import Image
 
 from zoo import digits, image_folder
 from zoo.checkpoint import Checkpoint
+from zoo.descriptor import Dataset
 from zoo.errors import DataError
 from zoo.image_folder import Color, ImageFile, ImageFolder
 from zoo.images import Pixels
-from zoo.predictor import Predictor
+from zoo.predictor import Predictor, Scores
+from zoo.splits import Indices, stratified
 
 # Larger ones only take more memory: 4,000 images took the paper's start net 0.15 s at 100 and 0.18 s at 1,000.
 _BATCH = 100
 
 
 class HeldOutImages:
-    """The test images of a data set, decoded once for each form that networks take them in."""
+    """Test or validation images of a data set, decoded once for each form that networks take them in."""
 
-    def __init__(self, source: str) -> None:
-        """`source`: "digits", or a directory or .tar.gz of {train,test}/<class>/<image>. Raises DataError."""
+    def __init__(self, source: str, validation: Dataset | None = None) -> None:
+        """`source`: "digits", or a directory or .tar.gz of {train,test}/<class>/<image>.
+
+        With `validation` the images that checkpoints which say this of their data set were validated on, else the
+        test images. Raises DataError.
+        """
         folder = _digits() if source == "digits" else _folder(Path(source))
         self.name = folder.name
         self.classes = folder.classes
-        self.labels = folder.labels(folder.test)
-        self._files = folder.test
+        self._files = folder.test if validation is None else _validation(folder, validation)
+        self.labels = folder.labels(self._files)
         self._decoded: dict[tuple[Color, tuple[int, int]], Pixels] = {}
 
     def __len__(self) -> int:
@@ -67,24 +74,28 @@ class Measurement:
 
 def measure(checkpoint: Checkpoint, images: HeldOutImages) -> Measurement:
     """Top-1, without test-time augmentation. Raises DataError where the images are of other classes."""
-    descriptor = checkpoint.descriptor
-    if descriptor.classes != images.classes:
-        raise DataError(
-            f"{descriptor.name} tells apart {_some(descriptor.classes)}; the images are of {_some(images.classes)}"
-        )
-    predictor = Predictor(checkpoint)
-    height, width, _ = predictor.image_shape
-    pixels = images.pixels(descriptor.preprocessing.color, (height, width))
-    predicted = np.concatenate(
-        [predictor.logits(pixels[start : start + _BATCH]).argmax(1) for start in range(0, len(pixels), _BATCH)]
-    )
-    stated = descriptor.metrics.test
+    predicted = scores(checkpoint, images, "logits").argmax(1)
+    stated = checkpoint.descriptor.metrics.test
     return Measurement(
         correct=int((predicted == images.labels).sum()),
         total=len(images),
         stated=round(stated.accuracy * stated.n) if stated else None,
         stated_total=stated.n if stated else None,
     )
+
+
+def scores(checkpoint: Checkpoint, images: HeldOutImages, kind: Literal["logits", "probabilities"]) -> Scores:
+    """(images, classes). Raises DataError where the images are of other classes."""
+    descriptor = checkpoint.descriptor
+    if descriptor.classes != images.classes:
+        raise DataError(
+            f"{descriptor.name} tells apart {_some(descriptor.classes)}; the images are of {_some(images.classes)}"
+        )
+    predictor = Predictor(checkpoint)
+    run = predictor.logits if kind == "logits" else predictor.probabilities
+    height, width, _ = predictor.image_shape
+    pixels = images.pixels(descriptor.preprocessing.color, (height, width))
+    return np.concatenate([run(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)])
 
 
 def _some(classes: tuple[str, ...]) -> str:
@@ -100,11 +111,27 @@ def _folder(path: Path) -> ImageFolder:
     return image_folder.read(path)
 
 
+def _validation(folder: ImageFolder, dataset: Dataset) -> tuple[ImageFile, ...]:
+    """As the trainer carves them out of the training images, of which a run may take a part only."""
+    taken = dataset.num_train + dataset.num_validation
+    if taken > len(folder.train):
+        raise DataError(f"the checkpoints saw {taken} images for training, {folder.name} holds {len(folder.train)}")
+    files = folder.train
+    for count in (taken, dataset.num_validation):
+        if count < len(files):
+            chosen, _ = stratified(folder.labels(files), count)
+            files = tuple(files[index] for index in chosen)
+    return files
+
+
 def _digits() -> ImageFolder:
     pixels, labels = digits.images_and_labels()
-    _, test = digits.split(labels)
-    files = (_png(pixels[index], PurePosixPath(f"test/{labels[index]}/{index}.png")) for index in test)
-    return ImageFolder("digits", digits.CLASSES, train=(), test=tuple(files))
+
+    def files(split: str, indices: Indices) -> tuple[ImageFile, ...]:
+        return tuple(_png(pixels[index], PurePosixPath(f"{split}/{labels[index]}/{index}.png")) for index in indices)
+
+    train, test = digits.split(labels)
+    return ImageFolder("digits", digits.CLASSES, train=files("train", train), test=files("test", test))
 
 
 def _png(pixels: npt.NDArray[np.uint8], path: PurePosixPath) -> ImageFile:

@@ -18,8 +18,6 @@ from zoo.predictor import Predictor
 from zoo.storage import write_atomically
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
-_PAGE = 1000
-
 
 class Source(Protocol):
     def models(self, budget: Budget) -> list[CheckpointView]: ...
@@ -45,12 +43,7 @@ class LocalSource:
         self.zoo.sync()
 
     def models(self, budget: Budget) -> list[CheckpointView]:
-        page = self.zoo.catalog.page(budget, _PAGE)
-        rows = list(page.rows)
-        while page.next_cursor is not None:
-            page = self.zoo.catalog.page(budget, _PAGE, page.next_cursor)
-            rows += page.rows
-        return self.zoo.views(rows)
+        return self.zoo.views(self.zoo.rows(budget))
 
     def smallest(self, budget: Budget) -> CheckpointView:
         return self.zoo.view(self.zoo.smallest(budget))

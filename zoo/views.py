@@ -52,7 +52,9 @@ class CheckpointView(BaseModel):
     params: int
     macs: int
     bytes: int
-    latency_ms: float | None
+    latency_ms: float | None = Field(
+        description="Median for one image on this machine; null until `zoo calibrate` has measured it."
+    )
     accuracy: float | None = Field(description="Top-1 on the test split, from 0 to 1.")
     accuracy_n: int | None
     accuracy_ci95: tuple[float, float] | None = Field(description="Wilson interval of the accuracy.")

@@ -10,11 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
+from app import cascade
 from app.deps import Service, ServiceDep
 from app.errors import NoModelProblem, Problem, ProblemError
 from app.inference import QueueFullError
-from app.schemas import PredictAnswer, PredictBody, PredictedBy, PredictQuery, TimingMs
+from app.schemas import CascadeAnswer, PredictAnswer, PredictBody, PredictedBy, PredictQuery, TimingMs
 from zoo.catalog import CheckpointRow
+from zoo.local import ReadyCascade
 
 router = APIRouter(tags=["predict"])
 
@@ -51,12 +53,14 @@ _REQUEST_BODY: dict[str, Any] = {
         503: {"model": Problem, "description": "Too many predictions wait."},
     },
 )
-async def predict(query: Annotated[PredictQuery, Query()], request: Request, service: ServiceDep) -> PredictAnswer:
+async def predict(
+    query: Annotated[PredictQuery, Query()], request: Request, service: ServiceDep
+) -> PredictAnswer | CascadeAnswer:
     """Send one image as the body, several as multipart fields `file`, or base64 in JSON.
 
     Images are converted and resized as the checkpoint's descriptor says.
     """
-    row = _choose(query, service)
+    chosen = cascade.choose(query, service.zoo) if query.policy == "cascade" else _choose(query, service)
     images, top_k = await _read(request)
     if not 1 <= len(images) <= service.settings.max_images:
         raise ProblemError(
@@ -66,12 +70,14 @@ async def predict(query: Annotated[PredictQuery, Query()], request: Request, ser
             + ("" if images else ": in a form they are the fields named file"),
         )
     try:
-        answer = await service.inference.classify(row.digest, images, top_k or query.top_k)
+        if isinstance(chosen, ReadyCascade):
+            return await cascade.classify(chosen, service.inference, images, top_k or query.top_k)
+        answer = await service.inference.classify(chosen.digest, images, top_k or query.top_k)
     except QueueFullError:
         detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
         raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
     return PredictAnswer(
-        model=PredictedBy(id=row.digest, name=row.name, params=row.params, accuracy=row.accuracy),
+        model=PredictedBy(id=chosen.digest, name=chosen.name, params=chosen.params, accuracy=chosen.accuracy),
         predictions=answer.predictions,
         timing_ms=TimingMs(decode=answer.timing.decode, queue=answer.timing.queue, forward=answer.timing.forward),
     )

@@ -1,0 +1,69 @@
+"""policy=cascade: the first stage answers the images that it is sure of, the next those that are left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.errors import ProblemError
+from app.inference import Inference, Timing
+from app.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
+from zoo.budget import ALL_DATASETS
+from zoo.local import LocalZoo, ReadyCascade
+from zoo.predictor import Prediction
+
+
+def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
+    """Cascades were found for one question only: the fewest mean MACs that reach an accuracy."""
+    refused = sorted(query.bounds() - {"min_acc"}) + (["model"] if query.model else [])
+    if query.min_acc is None or query.dataset == ALL_DATASETS or refused:
+        came = f"; it does not take {', '.join(refused)}" if refused else ""
+        detail = f"policy=cascade takes min_acc, and the name of a data set if it is not the default one{came}"
+        raise ProblemError(422, "invalid-parameter", detail)
+    return zoo.cascade(query.min_acc, query.dataset)
+
+
+async def classify(chosen: ReadyCascade, inference: Inference, images: Sequence[bytes], top_k: int) -> CascadeAnswer:
+    """Raises as `Inference.classify` does."""
+    predictions: list[list[Prediction]] = [[] for _ in images]
+    answered_by: dict[int, AnsweredBy] = {}
+    timings: list[Timing] = []
+    macs = 0
+    for stage, row in zip(chosen.cascade.stages, chosen.rows, strict=True):
+        unsure = [index for index in range(len(images)) if index not in answered_by]
+        if not unsure:
+            break
+        asked = row
+        macs += row.macs * len(unsure)
+        answer = await inference.classify(row.digest, [images[index] for index in unsure], max(top_k, 2))
+        timings.append(answer.timing)
+        for index, ranked in zip(unsure, answer.predictions, strict=True):
+            margin = ranked[0].score - ranked[1].score
+            if stage.threshold is None or margin >= stage.threshold:
+                predictions[index] = ranked[:top_k]
+                answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=margin)
+    return CascadeAnswer(
+        model=PredictedBy(id=asked.digest, name=asked.name, params=asked.params, accuracy=asked.accuracy),
+        predictions=predictions,
+        timing_ms=TimingMs(
+            decode=round(sum(timing.decode for timing in timings), 3),
+            queue=round(sum(timing.queue for timing in timings), 3),
+            forward=round(sum(timing.forward for timing in timings), 3),
+        ),
+        cascade=UsedCascade(
+            accuracy=chosen.cascade.accuracy,
+            expected_macs=chosen.cascade.macs,
+            mean_macs=macs / len(images),
+            stages=[
+                CascadeStage(
+                    id=row.digest,
+                    name=row.name,
+                    params=row.params,
+                    accuracy=row.accuracy,
+                    macs=row.macs,
+                    threshold=stage.threshold,
+                )
+                for stage, row in zip(chosen.cascade.stages, chosen.rows, strict=True)
+            ],
+            answered_by=[answered_by[index] for index in range(len(images))],
+        ),
+    )
