@@ -7,7 +7,7 @@ ones first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class MuonAdamW(torch.optim.AdamW):
 
     def __init__(
         self,
-        matrices: list[Tensor],
+        matrices: Sequence[Tensor],
         others: list[dict[str, Any]],
         *,
         scale: float,
@@ -37,7 +37,7 @@ class MuonAdamW(torch.optim.AdamW):
         weight_decay: float,
         **adamw: Any,
     ) -> None:
-        own = {"params": matrices, "orthogonal": True, "scale": scale, "momentum": momentum}
+        own = {"params": list(matrices), "orthogonal": True, "scale": scale, "momentum": momentum}
         groups = [own | {"weight_decay": weight_decay}, *({**group, "orthogonal": False} for group in others)]
         super().__init__([group for group in groups if group["params"]], **adamw)
 
