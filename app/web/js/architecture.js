@@ -91,7 +91,7 @@ export function drawArchitecture(descriptor) {
   parts.push(caption(x, "head", `${classes.length} classes`));
 
   const text = described(descriptor, stages);
-  const figure = s("svg", { viewBox: `0 0 ${x + CAPTION} 190`, width: x + CAPTION, height: 190, role: "img", "aria-label": text, class: "arch" }, parts);
+  const figure = s("svg", { viewBox: `0 0 ${x + CAPTION} 190`, width: x + CAPTION, height: 190, preserveAspectRatio: "xMinYMid", role: "img", "aria-label": text, class: "arch" }, parts);
   return h(
     "figure",
     { class: "figure" },

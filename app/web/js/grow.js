@@ -134,7 +134,7 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     const at = records.indexOf(record);
     const before = records.slice(0, at).findLast((other) => other.event === "epoch")?.params;
     const after = records.slice(at).find((other) => other.event === "epoch" && other.branch_epoch === 0)?.params;
-    const best = Math.max(...candidates.map((candidate) => candidate.score));
+    const scores = candidates.filter((candidate) => chosen.includes(candidate.change)).map((candidate) => score(candidate.score));
     const head = ["Way to grow", "Parameters", "Score", "± one standard error"];
     const rows = [...candidates]
       .sort((a, b) => b.score - a.score)
@@ -152,7 +152,7 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
       "div",
       {},
       h("p", {}, h("strong", {}, `Grew: ${chosen.join("; ")}`)),
-      h("p", {}, after && `${count(before)} → ${count(after)} parameters. `, `Best score ${score(best)}, over the threshold of ${score(threshold)}.`),
+      h("p", {}, after && `${count(before)} → ${count(after)} parameters. `, `${scores.length === 1 ? "Score" : "Scores"} ${scores.join(", ")}; threshold ${score(threshold)}.`),
       h(
         "details",
         { open: opened.has(String(epoch)), "data-epoch": epoch },
