@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from zoo.errors import NotFoundError, ZooError
 
@@ -95,7 +95,7 @@ def _record(line: bytes, path: Path, end: int) -> Record:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+    if not isinstance(record, dict) or not str(record.get("event")).isidentifier():
         raise ZooError(f"the log of run {path.parent.name} holds no record in the line that ends at byte {end}")
     return record
 
@@ -103,7 +103,7 @@ def _record(line: bytes, path: Path, end: int) -> Record:
 def summary(path: Path) -> RunSummary:
     """Raises ZooError for a damaged log."""
     status = path.stat()
-    found = _summary(path, status.st_mtime_ns, status.st_size)
+    found = _summary(path, (status.st_mtime_ns, status.st_size))
     if found.status == "stopped" and _is_at_work(path):
         return found.model_copy(update={"status": "running"})
     return found
@@ -120,21 +120,26 @@ def _is_at_work(path: Path) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _summary(path: Path, mtime_ns: int, size: int) -> RunSummary:
-    """Kept while the file is what it was."""
+def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
+    """Kept while the file's stamp, its time in nanoseconds and its size, stays the same."""
     of: dict[str, list[Record]] = {}
     for entry in read(path).entries:
         of.setdefault(entry.record["event"], []).append(entry.record)
     checkpoints = of.get("checkpoint", [])
-    last_epoch = of.get("epoch", [{}])[-1]
-    return RunSummary(
-        name=path.parent.name,
-        status="finished" if "finished" in of else "stopped",
-        epoch=last_epoch.get("epoch", 0),
-        epochs=last_epoch.get("epochs", 0),
-        params=last_epoch.get("params", 0),
-        val_accuracy=max((record["val_accuracy"] for record in checkpoints), default=None),
-        num_checkpoints=len(checkpoints),
-        num_expansions=sum(len(record["chosen"]) for record in of.get("decision", [])),
-        updated_at=datetime.fromtimestamp(mtime_ns / 1e9, UTC),
-    )
+    try:
+        last_epoch = of["epoch"][-1] if "epoch" in of else {"epoch": 0, "epochs": 0, "params": 0}
+        return RunSummary(
+            name=path.parent.name,
+            status="finished" if "finished" in of else "stopped",
+            epoch=last_epoch["epoch"],
+            epochs=last_epoch["epochs"],
+            params=last_epoch["params"],
+            val_accuracy=max((record["val_accuracy"] for record in checkpoints), default=None),
+            num_checkpoints=len(checkpoints),
+            num_expansions=sum(len(record["chosen"]) for record in of.get("decision", [])),
+            updated_at=datetime.fromtimestamp(stamp[0] / 1e9, UTC),
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ZooError(
+            f"the log of run {path.parent.name} holds a record that is not as runs write it: {error}"
+        ) from error

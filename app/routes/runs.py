@@ -57,10 +57,11 @@ def list_runs(service: ServiceDep) -> Runs:
 def show_run(name: str, service: ServiceDep) -> RunDetail:
     """One run with every record of its log so far."""
     path = run_logs.path_of(service.settings.zoo, name)
-    part = _read(path, 0)
-    return RunDetail(
-        **run_logs.summary(path).model_dump(), records=[entry.record for entry in part.entries], end=part.end
-    )
+    try:
+        summary, part = run_logs.summary(path), run_logs.read(path)
+    except (ZooError, OSError) as error:
+        raise _damaged(error) from error
+    return RunDetail(**summary.model_dump(), records=[entry.record for entry in part.entries], end=part.end)
 
 
 @router.get(
@@ -81,7 +82,10 @@ async def follow_run(
     """
     path = await asyncio.to_thread(run_logs.path_of, service.settings.zoo, name)
     start = after if last_event_id is None else last_event_id
-    first = await asyncio.to_thread(_read, path, start)
+    try:
+        first = await asyncio.to_thread(run_logs.read, path, start)
+    except (ZooError, OSError) as error:
+        raise _damaged(error) from error
     return StreamingResponse(
         _events(path, start, first),
         media_type="text/event-stream",
@@ -89,11 +93,8 @@ async def follow_run(
     )
 
 
-def _read(path: Path, start: int) -> Part:
-    try:
-        return run_logs.read(path, start)
-    except (ZooError, OSError) as error:
-        raise ProblemError(503, "run-log-damaged", str(error), {"Retry-After": "1"}) from error
+def _damaged(error: Exception) -> ProblemError:
+    return ProblemError(503, "run-log-damaged", str(error), {"Retry-After": "1"})
 
 
 async def _events(path: Path, position: int, part: Part) -> AsyncIterator[str]:
@@ -109,4 +110,7 @@ async def _events(path: Path, position: int, part: Part) -> AsyncIterator[str]:
         if time.monotonic() > deadline:
             return
         await asyncio.sleep(_POLL_SECONDS)
-        part = await asyncio.to_thread(run_logs.read, path, position)
+        try:
+            part = await asyncio.to_thread(run_logs.read, path, position)
+        except (ZooError, OSError):
+            return  # Who asks again is told what is wrong.

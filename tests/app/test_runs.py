@@ -124,12 +124,19 @@ def test_an_unknown_run_is_named_with_those_there_are(client: httpx.Client) -> N
         assert answer.json()["detail"] == f"no run is named other: the zoo has {RUN}"
 
 
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (b"no json\n", "holds no record in the line that ends at byte 8"),
+        (b'{"event": "epoch", "epoch": 1}\n', "holds a record that is not as runs write it: 'epochs'"),
+    ],
+)
 def test_a_damaged_log_hides_no_other_run(
-    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, zoo_root: Path
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, zoo_root: Path, line: bytes, detail: str
 ) -> None:
-    log.write_bytes(b"no json\n")
+    log.write_bytes(line)
     client = client_of(tmp_path, zoo_root)
     assert [run["name"] for run in client.get("/runs").json()["items"]] == [RUN]
     answer = client.get("/runs/again-s0")
     assert answer.status_code == 503
-    assert answer.json()["detail"] == "the log of run again-s0 holds no record in the line that ends at byte 8"
+    assert answer.json()["detail"] == f"the log of run again-s0 {detail}"

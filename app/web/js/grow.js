@@ -177,10 +177,12 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     clearTimeout(waiting);
     Plotly.purge(plot);
   });
-  // Also a run that stopped may be resumed.
-  follow(`runs/${run.name}/events`, run.end, take, signal);
+  // Also a run that stopped may be resumed; one that is finished says no more.
+  const over = new AbortController();
+  if (run.status !== "finished") follow(`runs/${run.name}/events`, run.end, take, AbortSignal.any([signal, over.signal]));
 
   function take(event, record) {
+    if (event === "finished") over.abort();
     if (event === "restart") records = [];
     else records.push(record);
     run.status = "running";

@@ -91,12 +91,12 @@ setTheme(localStorage.getItem("zoo-theme") ?? "auto");
 
 const dialog = document.getElementById("token");
 let answer = null;
+dialog.addEventListener("cancel", (event) => event.preventDefault());
 
 /** Several requests may be refused at once: all wait for the one answer. */
 onTokenNeeded((detail) => {
   answer ??= new Promise((resolve) => {
     dialog.querySelector("#token-detail").textContent = detail;
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.querySelector("form").addEventListener(
       "submit",
       (event) => {

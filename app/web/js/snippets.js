@@ -23,11 +23,10 @@ export function snippetsOf(choice, id, format = "safetensors") {
       title: "Python",
       text: [
         ...(token() ? ["import os", ""] : []),
-        ...(budget ? ["from zoo.budget import Budget"] : []),
         "from zoo.client import ZooClient",
         "",
         `with ZooClient("${base()}"${token() ? ', token=os.environ["ZOO_TOKEN"]' : ""}) as zoo:`,
-        `    chosen = zoo.${budget ? `smallest(Budget(${keywords}))` : `show("${id.slice(0, 16)}")`}`,
+        `    chosen = zoo.${budget ? `smallest(${keywords})` : `show("${id.slice(0, 16)}")`}`,
         "    print(chosen.name, chosen.params, chosen.accuracy)",
       ].join("\n"),
     },
