@@ -62,7 +62,7 @@ def test_the_address_brings_back_the_choice(open_page: OpenPage, site: str) -> N
 def test_the_line_in_the_chart_can_be_dragged(open_page: OpenPage, site: str, goal: str, name: str) -> None:
     page = open_page(f"{site}/#/explore?dataset=cifar10")
     page.get_by_role("radio", name=goal).check()
-    page.wait_for_function("name => location.hash.includes(name)", arg=name)
+    wait_until(lambda: name in address(page))
     line = page.locator(".budget-line")
     box = line.bounding_box()
     before = budget(page, name)
