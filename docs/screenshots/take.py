@@ -3,7 +3,7 @@
     zoo-serve --zoo .zoo --zoo zoo/pretrained
     python docs/screenshots/take.py http://127.0.0.1:8000 --browser /usr/bin/chromium
 
-Colours are reduced to 64, which a page of paper and ink does not miss; fonts are those of this machine.
+Colours are reduced to 256, which a page of paper and ink does not miss; fonts are those of the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-DESK, PHONE = (1280, 900), (390, 844)
+DESK, PHONE = (1280, 1120), (390, 844)
 CHOICE = "dataset=cifar10&min_acc=0.75"
 SHOTS = [
     ("explore-light", f"#/explore?{CHOICE}", DESK, "light"),
@@ -38,7 +38,7 @@ def take(page: Page, name: str) -> None:
     page.wait_for_load_state("networkidle")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = HERE / f"{name}.png"
-    picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}  {path.stat().st_size:,} bytes")
 
 

@@ -28,7 +28,7 @@ export async function show(page, { zoo, choice, remember, signal }) {
   const control = budgetControl(change);
   const axes = h("select", { onchange: () => turn(axes.value) }, Object.entries(COMPLEXITIES).map(axisOption));
   const intervals = checkbox("Show 95 % intervals", false, draw);
-  const sure = checkbox("with 95 % confidence", choice.sure, () => change({ ...choice, sure: sure.input.checked, model: null }));
+  const sure = checkbox("With 95 % confidence", choice.sure, () => change({ ...choice, sure: sure.input.checked, model: null }));
 
   let front = [];
   let selected = null;

@@ -83,6 +83,9 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     ]);
     const expansions = of("decision").filter((record) => record.chosen.length > 0);
     const epochs = trunk.map((record) => record.epoch);
+    const params = trunk.map((record) => record.params);
+    // Wide enough to have a tick in it, also before the first expansion.
+    const sizes = trunk.length > 0 ? [Math.log10(Math.min(...params) / 1.6), Math.log10(Math.max(...params) * 1.6)] : [3, 4];
     const traces = [
       { x: epochs, y: trunk.map((record) => record.accuracy), mode: "lines", line: { color: palette.soft, width: 1, dash: "dot" }, hovertemplate: "epoch %{x}<br>%{y:.1%} training<extra></extra>" },
       { x: epochs, y: trunk.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1.5 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation<extra></extra>" },
@@ -94,13 +97,13 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
         marker: { size: 8, color: palette.ink },
         hovertemplate: checkpoints.map((record) => `${record.name}<br>${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test<extra></extra>`),
       },
-      { x: epochs, y: trunk.map((record) => record.params), yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
+      { x: epochs, y: params, yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
     ];
     const shown = layout(palette, {
       margin: { ...MARGIN, l: 64 },
-      xaxis: axis(palette, "Epoch of the trunk", { anchor: "y2", rangemode: "tozero", showgrid: false }),
+      xaxis: axis(palette, "Epoch of the trunk", { anchor: "y2", range: [0, (of("epoch").at(-1)?.epochs ?? 1) * 1.02], showgrid: false }),
       yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%" }),
-      yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
+      yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", range: sizes, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
       shapes: expansions.map(({ epoch }) => ({ type: "line", x0: epoch, x1: epoch, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
     });
     return Plotly.react(plot, traces, shown, CONFIG);
