@@ -64,8 +64,11 @@ export function latest(work) {
       return;
     }
     running = true;
-    await work(...given);
-    running = false;
+    try {
+      await work(...given);
+    } finally {
+      running = false;
+    }
     if (waiting) {
       const next = waiting;
       waiting = null;
