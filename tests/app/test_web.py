@@ -11,7 +11,7 @@ import httpx
 
 def files_of(page: str) -> list[str]:
     """What the page names to be loaded with it."""
-    return re.findall(r'(?:href|src)="(web/[^"]+)"', page)
+    return re.findall(r'(?:href|src|content)="(web/[^"]+)"', page)
 
 
 def test_the_page_is_asked_for_again_and_its_files_are_not(client: httpx.Client) -> None:

@@ -1,13 +1,16 @@
-// Plotly, loaded when the first chart is drawn, in the colours of the page.
+// Plotly, loaded for the views that draw charts, in the colours of the page.
 
 let loading = null;
 
 export function plotly() {
   loading ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = document.getElementById("plotly").href;
+    script.src = document.querySelector("meta[name=plotly]").content;
     script.addEventListener("load", () => resolve(window.Plotly));
-    script.addEventListener("error", () => reject(new Error("The chart library could not be loaded.")));
+    script.addEventListener("error", () => {
+      loading = null;
+      reject(new Error("The chart library could not be loaded."));
+    });
     document.head.append(script);
   });
   return loading;

@@ -37,7 +37,7 @@ export function drawClasses({ classes, metrics }) {
   );
 }
 
-export function change({ kind, block, channels_added: channels }) {
+function change({ kind, block, channels_added: channels }) {
   return kind === "deepen" ? `block ${block}: one more layer` : `block ${block}: ${plural(channels, "more channel")}`;
 }
 

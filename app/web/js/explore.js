@@ -2,6 +2,7 @@
 
 import { drawArchitecture } from "./architecture.js";
 import { budgetControl, rangeOf, usual } from "./budget.js";
+import { plotly } from "./chart.js";
 import { ask, inWords, latest, paramsOf } from "./choice.js";
 import { drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
 import { h, notice, scroller } from "./dom.js";
@@ -11,6 +12,7 @@ import { drawSnippets, snippetsOf } from "./snippets.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
 
 export const TITLE = "Explore";
+export const prepare = plotly;
 
 export async function show(page, { zoo, choice, remember, signal }) {
   const items = zoo.items.filter((item) => item.dataset === choice.dataset);

@@ -7,6 +7,7 @@ import { count, duration, percent, plural, score } from "./format.js";
 import { follow, get } from "./service.js";
 
 export const TITLE = "Grow";
+export const prepare = plotly;
 
 const REDRAW_MS = 250;
 

@@ -41,6 +41,7 @@ async function show() {
   document.title = `${view.TITLE} · Checkpoint zoo`;
   main.setAttribute("aria-busy", "true");
   try {
+    view.prepare?.().catch(() => {}); // The view waits for the same, and says what went wrong.
     const zoo = await loadZoo(signal);
     const choice = choiceOf(asked.params, zoo);
     listDatasets(zoo, choice.dataset);
