@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
 from app import errors
 from app.deps import Service
@@ -19,7 +18,7 @@ from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
-from app.routes import files, health, models, predict
+from app.routes import files, health, models, predict, runs, web
 from app.settings import Settings
 from zoo.budget import Budget
 from zoo.errors import ZooError
@@ -55,9 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, health):
+    for module in (files, models, predict, runs, health, web):
         app.include_router(module.router)
-    app.add_api_route("/", _index, include_in_schema=False)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
@@ -102,7 +100,3 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     response["content"]["application/problem+json"] = response["content"].pop("application/json")
     assert app.openapi_schema is not None
     return app.openapi_schema
-
-
-async def _index() -> RedirectResponse:
-    return RedirectResponse("/models")

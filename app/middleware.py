@@ -17,6 +17,8 @@ from app.metrics import Metrics
 log = logging.getLogger(__name__)
 
 PROBES = ("/livez", "/readyz", "/metrics")
+# A page cannot be opened with a header; it holds nothing of the zoo, and asks for the token itself.
+PAGE, PAGE_FILES = "/", "/web/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -59,14 +61,14 @@ class ObserveRequests:
 
 
 class RequireToken:
-    """With a token set, everything but a probe needs `Authorization: Bearer …`."""
+    """With a token set, everything but a probe and the page needs `Authorization: Bearer …`."""
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self.app = app
         self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.token is not None and scope["path"] not in PROBES:
+        if scope["type"] == "http" and self.token is not None and not _is_open(scope["path"]):
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.token.encode()):
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
@@ -76,6 +78,10 @@ class RequireToken:
                 await problem(401, "unauthorized", detail, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in (*PROBES, PAGE) or path.startswith(PAGE_FILES)
 
 
 class LimitBody:

@@ -1,0 +1,174 @@
+// One image, every size: who says what, how sure, and how fast.
+
+import { ask } from "./choice.js";
+import { h, notice } from "./dom.js";
+import { count, milliseconds, percent } from "./format.js";
+import { drawingPad, fromDrawing, fromFile, fromVideo } from "./picture.js";
+import { request } from "./service.js";
+import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
+
+export const TITLE = "Try";
+
+// Beyond this many sizes only those are asked that nothing smaller beats.
+const MAX_SIZES = 16;
+// Drawn for this page, by data set; file names below app/web/examples.
+const EXAMPLES = {
+  cifar10: ["airplane", "automobile", "frog", "ship", "truck"],
+  digits: ["zero", "one", "four", "seven"],
+};
+
+export async function show(page, { zoo, choice, signal }) {
+  const { dataset } = choice;
+  const all = zoo.items.filter((item) => item.dataset === dataset);
+  if (all.length === 0) return page.append(emptyZoo());
+  const items = all.length > MAX_SIZES ? await loadFront(dataset, "params", signal) : all;
+  const { descriptor } = await loadDetail(items[0].id, signal);
+  const chosen = choice.model || choice.value !== null ? await ask(choice, signal).catch(() => null) : null;
+
+  const preview = h("img", { alt: "The image that was sent", hidden: true });
+  const verdict = h("p", { class: "verdict", role: "status" });
+  const answers = h("ol", { class: "answers" });
+  const input = h("input", { type: "file", accept: "image/*", id: "file", class: "away", onchange: () => take(input.files[0]) });
+  const video = h("video", { muted: true, playsinline: true, autoplay: true });
+  const shoot = h("button", { type: "button", onclick: async () => send(await fromVideo(video)) }, "Take the picture");
+  const camera = h("div", { class: "camera", hidden: true }, video, shoot);
+
+  // --- where an image comes from -----------------------------------------------------------------------------
+
+  async function take(file) {
+    if (file) await send(await fromFile(file));
+    input.value = "";
+  }
+
+  async function openCamera() {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    } catch (error) {
+      verdict.replaceChildren(notice(new Error(`The camera cannot be used: ${error.message}`)));
+      return;
+    }
+    camera.hidden = false;
+    shoot.focus();
+  }
+
+  function closeCamera() {
+    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+    video.srcObject = null;
+    camera.hidden = true;
+  }
+
+  const drop = h(
+    "div",
+    { class: "drop" },
+    h("label", { for: "file", class: "button" }, "Choose an image"),
+    input,
+    // Without https only this machine itself may use its camera; phones then offer theirs beside the files.
+    navigator.mediaDevices && h("button", { type: "button", onclick: openCamera }, "Use the camera"),
+    h("p", { class: "quiet" }, "or drop one here, or paste it"),
+  );
+  drop.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    take(event.dataTransfer.files[0]);
+  });
+  document.addEventListener("paste", (event) => take(event.clipboardData.files[0]), { signal });
+  signal.addEventListener("abort", closeCamera);
+
+  function example(name) {
+    const url = new URL(`../examples/${dataset}-${name}.svg`, import.meta.url).href;
+    return h("button", { type: "button", class: "example", onclick: async () => send(await fromDrawing(url)) }, h("img", { src: url, alt: name, width: 64, height: 64 }));
+  }
+
+  // --- what the sizes say ------------------------------------------------------------------------------------
+
+  let sending = new AbortController();
+
+  async function send(picture) {
+    closeCamera();
+    sending.abort();
+    sending = new AbortController();
+    const current = AbortSignal.any([signal, sending.signal]);
+    URL.revokeObjectURL(preview.src);
+    preview.src = URL.createObjectURL(picture);
+    preview.hidden = false;
+    verdict.textContent = "Asking …";
+    const rows = items.map((item) => row(item));
+    answers.replaceChildren(...rows.map(({ element }) => element));
+    const labels = [];
+    try {
+      // One after the other: side by side they would take each other's time.
+      for (const { item, fill } of rows) labels.push(fill(await predict(item, picture, current)));
+      verdict.textContent = agreement(labels);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      answers.replaceChildren();
+      verdict.replaceChildren(notice(error));
+    }
+  }
+
+  async function predict(item, picture, current) {
+    const began = performance.now();
+    const options = { method: "POST", body: picture, headers: { "Content-Type": picture.type || "image/png" }, signal: current };
+    const answer = await (await request(`predict?${new URLSearchParams({ model: item.id, top_k: 3 })}`, options)).json();
+    return { ...answer, took: performance.now() - began };
+  }
+
+  function row(item) {
+    const answer = h("div", { class: "answer-labels" }, h("span", { class: "quiet" }, "…"));
+    const time = h("div", { class: "answer-time number" });
+    const isChosen = chosen?.id === item.id;
+    const element = h(
+      "li",
+      { class: isChosen ? "chosen" : "" },
+      h("div", { class: "answer-size" }, h("strong", {}, count(item.params)), h("span", { class: "quiet" }, ` parameters · ${percent(item.accuracy)}`), isChosen && h("div", {}, h("span", { class: "tag" }, "your choice"))),
+      answer,
+      time,
+    );
+    const fill = ({ predictions: [guesses], timing_ms: timing, took }) => {
+      answer.replaceChildren(...guesses.map(guess));
+      time.replaceChildren(h("span", { title: "in the network" }, milliseconds(timing.forward)), h("span", { class: "quiet" }, ` of ${milliseconds(took)}`));
+      return guesses[0].label;
+    };
+    return { item, element, fill };
+  }
+
+  function guess({ label, score }, rank) {
+    const text = rank === 0 ? h("strong", {}, label) : label;
+    return h("span", { class: "guess", "--share": score }, text, h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(score, 0)));
+  }
+
+  function agreement(labels) {
+    const last = labels.at(-1);
+    let first = labels.length - 1;
+    while (first > 0 && labels[first - 1] === last) first -= 1;
+    if (first === 0) return `Every size says ${last}.`;
+    if (first === labels.length - 1) return `Only the largest says ${last}.`;
+    return `From ${count(items[first].params)} parameters on, every size says ${last}.`;
+  }
+
+  page.append(
+    h("h1", {}, "One image, every size"),
+    h(
+      "div",
+      { class: "workbench try-bench" },
+      h("section", { "aria-label": "Answers" }, verdict, answers, h("p", { class: "quiet" }, "Times are those in the network, of the whole request.")),
+      h(
+        "section",
+        { class: "source", "aria-label": "Image" },
+        drop,
+        camera,
+        descriptor.preprocessing.color === "gray" && drawingPad(send),
+        EXAMPLES[dataset] && h("div", { class: "examples", role: "group", "aria-label": "Examples" }, EXAMPLES[dataset].map(example)),
+        h("figure", { class: "sent" }, preview),
+        h("p", { class: "quiet" }, `These networks look at ${descriptor.architecture.input_height}×${descriptor.architecture.input_width} pixels and know: ${descriptor.classes.join(", ")}.`),
+      ),
+    ),
+  );
+  verdict.textContent = "Give an image, and each of the sizes below answers.";
+  answers.replaceChildren(...items.map((item) => row(item).element));
+}

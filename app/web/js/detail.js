@@ -1,0 +1,86 @@
+// One checkpoint: its figures, its classes, where it comes from, what it cost.
+
+import { h, scroller } from "./dom.js";
+import { bytes, compact, count, duration, milliseconds, percent, plural, score } from "./format.js";
+
+export function drawReadout(words, item) {
+  const interval = item.accuracy_ci95;
+  return [
+    h("p", { class: "readout-ask" }, words),
+    h("p", { class: "readout-figure" }, h("strong", {}, count(item.params)), " parameters"),
+    h(
+      "dl",
+      { class: "facts" },
+      fact("Test accuracy", percent(item.accuracy, 2), interval && `95 %: ${(interval[0] * 100).toFixed(1)} – ${percent(interval[1])}`),
+      fact("Multiply-accumulates", count(item.macs), "for one image"),
+      fact("File", bytes(item.bytes), "safetensors"),
+      fact("Latency", milliseconds(item.latency_ms)),
+      fact("Checkpoint", h("code", {}, item.id.slice(0, 12)), item.name),
+    ),
+  ];
+}
+
+function fact(name, value, more) {
+  return [h("dt", {}, name), h("dd", {}, value, more && h("span", { class: "quiet" }, ` ${more}`))];
+}
+
+export function drawClasses({ classes, metrics }) {
+  const measured = metrics.test ?? metrics.validation;
+  const rows = classes.map((name, index) => ({ name, accuracy: measured.per_class[index] }));
+  rows.sort((a, b) => (b.accuracy ?? -1) - (a.accuracy ?? -1));
+  return h(
+    "ol",
+    { class: "classes" },
+    rows.map(({ name, accuracy }) =>
+      h("li", { "--share": accuracy ?? 0 }, h("span", {}, name), h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(accuracy))),
+    ),
+  );
+}
+
+function change({ kind, block, channels_added: channels }) {
+  return kind === "deepen" ? `block ${block}: one more layer` : `block ${block}: ${plural(channels, "more channel")}`;
+}
+
+export function drawLineage({ lineage }, parent) {
+  const { expansions } = lineage;
+  const head = ["Epoch", "Change", "Parameters", "Score", "Threshold"];
+  const rows = [...expansions].reverse().map((step) =>
+    h(
+      "tr",
+      {},
+      h("td", { class: "number" }, step.epoch),
+      h("td", {}, change(step)),
+      h("td", { class: "number" }, `${compact(step.params_before)} → ${compact(step.params_after)}`),
+      h("td", { class: "number" }, score(step.score)),
+      h("td", { class: "number" }, score(step.threshold)),
+    ),
+  );
+  return [
+    h(
+      "p",
+      {},
+      `Run ${lineage.run}, seed ${lineage.seed}: ${plural(lineage.num_expansions, "expansion")} until epoch ${lineage.epoch}`,
+      lineage.anneal_epochs > 0 && `, then ${plural(lineage.anneal_epochs, "epoch")} of annealing`,
+      lineage.distilled_from && `, taught by ${lineage.distilled_from.slice(0, 12)}`,
+      ".",
+      parent && [" It grew out of ", parent, "."],
+    ),
+    rows.length > 0 &&
+      scroller(
+        "Expansions, last first",
+        h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)),
+      ),
+    rows.length > 0 && h("p", { class: "quiet" }, "A change is made when its score clears the threshold; both are in the unit of the run's rule."),
+  ];
+}
+
+export function drawCost({ cost, dataset, preprocessing }) {
+  return h(
+    "dl",
+    { class: "facts" },
+    fact("Training", duration(cost.device_seconds), `${plural(cost.epochs, "epoch")} on ${cost.device}`),
+    fact("Arithmetic", `${compact(cost.training_flops)} FLOP`, "since the run began"),
+    fact("Images", `${count(dataset.num_train)} / ${count(dataset.num_validation)} / ${count(dataset.num_test)}`, "training / validation / test"),
+    fact("Preprocessing", `${preprocessing.color}, ${preprocessing.resize}`, "done by the service"),
+  );
+}

@@ -1,0 +1,157 @@
+// The chart of Explore: checkpoints, the front, the paper's points, and the budget as a line to drag.
+
+import { rangeOf, rounded } from "./budget.js";
+import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
+import { h } from "./dom.js";
+import { amount, COMPLEXITIES, count, percent } from "./format.js";
+import { PAPER } from "./paper.js";
+
+/**
+ * { element, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that is
+ * clicked, `drag(value)` with every move of the line.
+ */
+export async function frontier({ items, pick, drag, signal }) {
+  const Plotly = await plotly();
+  const plot = h("div", { class: "plot" });
+  const line = h("div", { class: "budget-line", "aria-hidden": "true" }, h("span"));
+  const shade = h("div", { class: "budget-shade", "aria-hidden": "true" });
+  const element = h("div", { class: "chart", role: "group", "aria-label": "Accuracy against size" }, shade, plot, line);
+  let drawn = null; // What `draw` was given last, with the ranges of both axes.
+  let choice = null;
+  let chosen = null;
+
+  async function draw({ x, front, withIntervals }) {
+    const palette = colors();
+    const measured = items.filter((item) => item.accuracy !== null && item[x] !== null);
+    const paper = items[0].dataset === "cifar10" && x === "params" ? PAPER : [];
+    const xs = [...measured.map((item) => item[x]), ...paper.map((point) => point.params)];
+    const ys = [...measured.map((item) => item.accuracy), ...paper.map((point) => point.accuracy)];
+    const xRange = [Math.log10(Math.min(...xs) * 0.8), Math.log10(Math.max(...xs) * 1.25)];
+    const highest = Math.max(...ys, rangeOf(items, x).accuracy[1]);
+    const yRange = [Math.min(...ys) - 0.02, Math.min(1.005, highest + 0.01)];
+    drawn = { x, front, withIntervals, xRange, yRange };
+    const shown = layout(palette, {
+      xaxis: axis(palette, COMPLEXITIES[x].axis, { type: "log", range: xRange, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
+      yaxis: axis(palette, "Test accuracy", { range: yRange, tickformat: ".0%" }),
+    });
+    const traces = [
+      frontTrace(front, x, palette),
+      paperTrace(paper, palette),
+      checkpointTrace(measured, x, withIntervals, palette),
+      { x: [], y: [], mode: "markers", marker: { size: 15, color: palette.accent }, hoverinfo: "skip" },
+    ];
+    await Plotly.react(plot, traces, shown, CONFIG);
+    mark(chosen);
+    if (choice) place(choice);
+  }
+
+  /** Lights up the chosen checkpoint; null for none. */
+  function mark(item) {
+    chosen = item;
+    const shown = item && item[drawn.x] !== null && item.accuracy !== null;
+    Plotly.restyle(plot, { x: [shown ? [item[drawn.x]] : []], y: [shown ? [item.accuracy] : []] }, [3]);
+  }
+
+  // --- the line --------------------------------------------------------------------------------------------
+
+  /** Pixels of the plot area within the chart. */
+  function area() {
+    const { clientWidth: width, clientHeight: height } = element;
+    return { left: MARGIN.l, top: MARGIN.t, width: width - MARGIN.l - MARGIN.r, height: height - MARGIN.t - MARGIN.b };
+  }
+
+  /** Puts the line where the budget is; one that was picked by hand has none. */
+  function place(next) {
+    choice = next;
+    line.hidden = shade.hidden = choice.model !== null;
+    if (line.hidden) return;
+    const { left, top, width, height } = area();
+    const byAccuracy = choice.goal === "accuracy";
+    const [low, high] = byAccuracy ? drawn.yRange : drawn.xRange;
+    const at = Math.min(1, Math.max(0, ((byAccuracy ? choice.value : Math.log10(choice.value)) - low) / (high - low)));
+    line.classList.toggle("upright", !byAccuracy);
+    line.firstChild.textContent = byAccuracy ? `≥ ${percent(choice.value)}` : `≤ ${COMPLEXITIES[choice.x].brief(choice.value)}`;
+    if (byAccuracy) {
+      const y = top + (1 - at) * height;
+      move(line, { left, top: y - 12, width, height: 24 });
+      move(shade, { left, top: y, width, height: top + height - y });
+    } else {
+      const x = left + at * width;
+      move(line, { left: x - 12, top, width: 24, height });
+      move(shade, { left: x, top, width: left + width - x, height });
+    }
+  }
+
+  line.addEventListener("pointerdown", (event) => line.setPointerCapture(event.pointerId));
+  line.addEventListener("pointermove", (event) => {
+    if (!line.hasPointerCapture(event.pointerId)) return;
+    const box = element.getBoundingClientRect();
+    const { left, top, width, height } = area();
+    const byAccuracy = choice.goal === "accuracy";
+    const at = byAccuracy ? 1 - (event.clientY - box.top - top) / height : (event.clientX - box.left - left) / width;
+    const [low, high] = byAccuracy ? drawn.yRange : drawn.xRange;
+    const reached = low + Math.min(1, Math.max(0, at)) * (high - low);
+    drag(rounded(choice.goal, byAccuracy ? Math.min(1, Math.max(0, reached)) : 10 ** reached));
+  });
+
+  /** The chart, once it stands in the page: Plotly measures its place. */
+  async function start(first) {
+    await draw(first);
+    plot.on("plotly_click", ({ points: [point] }) => point.customdata && pick(point.customdata));
+    const resized = new ResizeObserver(() => choice && place(choice));
+    resized.observe(element);
+    const forget = onTheme(() => draw(drawn));
+    signal.addEventListener("abort", () => {
+      forget();
+      resized.disconnect();
+      Plotly.purge(plot);
+    });
+  }
+
+  return { element, start, draw, place, mark };
+}
+
+function move(element, box) {
+  for (const [name, value] of Object.entries(box)) element.style[name] = `${value}px`;
+}
+
+function frontTrace(front, x, palette) {
+  return {
+    x: front.map((item) => item[x]),
+    y: front.map((item) => item.accuracy),
+    mode: "lines",
+    line: { shape: "hv", color: palette.ink, width: 1 },
+    hoverinfo: "skip",
+  };
+}
+
+function paperTrace(points, palette) {
+  return {
+    x: points.map((point) => point.params),
+    y: points.map((point) => point.accuracy),
+    mode: "markers",
+    marker: { symbol: "diamond-open", size: 8, color: palette.soft },
+    hovertemplate: points.map((point) => `SECNN paper, trial ${point.trial}<br>${count(point.params)} parameters, ${percent(point.accuracy)}<extra></extra>`),
+  };
+}
+
+function checkpointTrace(items, x, withIntervals, palette) {
+  return {
+    x: items.map((item) => item[x]),
+    y: items.map((item) => item.accuracy),
+    customdata: items.map((item) => item.id),
+    mode: "markers",
+    marker: { size: 8, color: palette.ink },
+    error_y: {
+      visible: withIntervals,
+      type: "data",
+      symmetric: false,
+      array: items.map((item) => item.accuracy_ci95[1] - item.accuracy),
+      arrayminus: items.map((item) => item.accuracy - item.accuracy_ci95[0]),
+      color: palette.soft,
+      thickness: 1,
+      width: 3,
+    },
+    hovertemplate: items.map((item) => `${item.name}<br>${amount(x, item[x])}, ${percent(item.accuracy, 2)}<extra></extra>`),
+  };
+}

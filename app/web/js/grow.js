@@ -1,0 +1,195 @@
+// How a run grew: accuracy and size over its epochs, and why each expansion was made. Live while it goes on.
+
+import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
+import { paramsOf } from "./choice.js";
+import { h, scroller } from "./dom.js";
+import { count, duration, percent, plural, score } from "./format.js";
+import { follow, get } from "./service.js";
+
+export const TITLE = "Grow";
+export const prepare = plotly;
+
+const REDRAW_MS = 250;
+
+export async function show(page, { zoo, choice, params, remember, signal }) {
+  const runs = (await get("runs", { signal })).items;
+  page.append(h("h1", {}, "How it grew"));
+  if (runs.length === 0) {
+    page.append(
+      h("p", {}, "No run has left a log beside these checkpoints. One that writes into the directory that is served shows up here, live:"),
+      h("pre", { tabindex: "0" }, h("code", {}, "zoo-train digits --data digits --zoo DIR")),
+    );
+    return;
+  }
+  const Plotly = await plotly();
+  const ofDataset = runs.find((run) => run.name.startsWith(`${choice.dataset}-`)) ?? runs[0];
+  const run = await get(`runs/${runs.find(({ name }) => name === params.get("run"))?.name ?? ofDataset.name}`, { signal });
+  params.set("run", run.name);
+  remember(params);
+
+  let records = run.records;
+  const plot = h("div", { class: "plot" });
+  const head = h("div", { class: "run-head" });
+  const story = h("ol", { class: "story", reversed: true });
+  const select = h("select", { onchange: () => (location.hash = `#/grow?${new URLSearchParams({ dataset: choice.dataset, run: select.value })}`) }, runs.map((item) => h("option", { value: item.name, selected: item.name === run.name }, `${item.name} (${item.status})`)));
+  const known = new Set(zoo.items.map((item) => item.id));
+
+  page.append(
+    h("div", { class: "toolbar" }, h("label", {}, "Run ", select)),
+    head,
+    h("div", { class: "chart tall", role: "group", "aria-label": "Accuracy and parameters over the epochs" }, plot),
+    h(
+      "p",
+      { class: "legend" },
+      h("span", {}, h("i", { class: "key front" }), "validation, trunk"),
+      h("span", {}, h("i", { class: "key soft" }), "training"),
+      h("span", {}, h("i", { class: "key dot" }), "checkpoint, annealed on a branch"),
+      h("span", {}, h("i", { class: "key step" }), "expansion"),
+    ),
+    h("section", {}, h("h2", {}, "Every step, last first"), story),
+  );
+
+  const of = (event) => records.filter((record) => record.event === event);
+
+  function drawHead() {
+    const last = of("epoch").at(-1);
+    const finished = of("finished").at(-1);
+    const expansions = of("decision").reduce((sum, record) => sum + record.chosen.length, 0);
+    const isLive = !finished && run.status === "running";
+    head.replaceChildren(
+      h("p", { role: "status" }, h("span", { class: `state ${isLive ? "live" : ""}` }, finished ? "finished" : run.status), last ? ` epoch ${last.epoch} of ${last.epochs}` : " nothing logged yet"),
+      h(
+        "dl",
+        { class: "figures" },
+        figure("parameters", last && count(last.params)),
+        figure("validation accuracy", percent(of("epoch").filter((record) => record.branch_epoch === 0).at(-1)?.val_accuracy)),
+        figure("expansions", count(expansions)),
+        figure("checkpoints", count(of("checkpoint").length)),
+        figure("training time", duration(finished?.device_seconds ?? of("epoch").reduce((sum, record) => sum + record.seconds, 0))),
+      ),
+    );
+  }
+
+  const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"));
+
+  function drawPlot() {
+    const palette = colors();
+    const trunk = of("epoch").filter((record) => record.branch_epoch === 0);
+    const at = new Map(trunk.map((record) => [record.epoch, record.val_accuracy]));
+    const checkpoints = of("checkpoint");
+    const lifts = checkpoints.flatMap((record) => [
+      [record.epoch, at.get(record.epoch) ?? record.val_accuracy],
+      [record.epoch, record.val_accuracy],
+      [null, null],
+    ]);
+    const expansions = of("decision").filter((record) => record.chosen.length > 0);
+    const epochs = trunk.map((record) => record.epoch);
+    const params = trunk.map((record) => record.params);
+    // Wide enough to have a tick in it, also before the first expansion.
+    const sizes = trunk.length > 0 ? [Math.log10(Math.min(...params) / 1.6), Math.log10(Math.max(...params) * 1.6)] : [3, 4];
+    const traces = [
+      { x: epochs, y: trunk.map((record) => record.accuracy), mode: "lines", line: { color: palette.soft, width: 1, dash: "dot" }, hovertemplate: "epoch %{x}<br>%{y:.1%} training<extra></extra>" },
+      { x: epochs, y: trunk.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1.5 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation<extra></extra>" },
+      { x: lifts.map(([x]) => x), y: lifts.map(([, y]) => y), mode: "lines", line: { color: palette.ink, width: 1 }, hoverinfo: "skip" },
+      {
+        x: checkpoints.map((record) => record.epoch),
+        y: checkpoints.map((record) => record.val_accuracy),
+        mode: "markers",
+        marker: { size: 8, color: palette.ink },
+        hovertemplate: checkpoints.map((record) => `${record.name}<br>${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test<extra></extra>`),
+      },
+      { x: epochs, y: params, yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
+    ];
+    const shown = layout(palette, {
+      margin: { ...MARGIN, l: 64 },
+      xaxis: axis(palette, "Epoch of the trunk", { anchor: "y2", range: [0, (of("epoch").at(-1)?.epochs ?? 1) * 1.02], showgrid: false }),
+      yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%" }),
+      yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", range: sizes, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
+      shapes: expansions.map(({ epoch }) => ({ type: "line", x0: epoch, x1: epoch, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
+    });
+    return Plotly.react(plot, traces, shown, CONFIG);
+  }
+
+  function drawStory() {
+    const opened = new Set([...story.querySelectorAll("details[open]")].map((element) => element.dataset.epoch));
+    const steps = records.filter((record) => ["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0));
+    story.replaceChildren(...steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened))));
+  }
+
+  function told(record, opened) {
+    switch (record.event) {
+      case "decision":
+        return [when(record), expansion(record, opened)];
+      case "checkpoint": {
+        const name = known.has(record.digest) ? h("a", { href: `#/explore?${paramsOf({ ...choice, model: record.digest })}` }, record.name) : record.name;
+        return [when(record), h("p", {}, "Saved ", name, `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
+      }
+      case "distilled":
+        return [when(record), h("p", {}, `${record.student} learned from ${record.teacher}: ${percent(record.val_accuracy_before)} → ${percent(record.val_accuracy)}${record.digest ? "" : ", no better, not saved"}`)];
+      default:
+        return [when(record), h("p", {}, `Finished: ${plural(record.num_expansions, "expansion")}, ${plural(record.checkpoints.length, "checkpoint")}, ${duration(record.device_seconds)}`)];
+    }
+  }
+
+  const when = ({ epoch }) => h("p", { class: "when number" }, epoch === undefined ? "" : `epoch ${epoch}`);
+
+  function expansion(record, opened) {
+    const { epoch, chosen, candidates, threshold } = record;
+    const at = records.indexOf(record);
+    const before = records.slice(0, at).findLast((other) => other.event === "epoch")?.params;
+    const after = records.slice(at).find((other) => other.event === "epoch" && other.branch_epoch === 0)?.params;
+    const scores = candidates.filter((candidate) => chosen.includes(candidate.change)).map((candidate) => score(candidate.score));
+    const head = ["Way to grow", "Parameters", "Score", "± one standard error"];
+    const rows = [...candidates]
+      .sort((a, b) => b.score - a.score)
+      .map((candidate) =>
+        h(
+          "tr",
+          { class: chosen.includes(candidate.change) ? "taken" : "" },
+          h("td", {}, candidate.change, chosen.includes(candidate.change) && h("span", { class: "tag" }, "taken")),
+          h("td", { class: "number" }, `+${count(candidate.params_added)}`),
+          h("td", { class: "number" }, score(candidate.score)),
+          h("td", { class: "number" }, candidate.standard_error === null ? "" : score(candidate.standard_error)),
+        ),
+      );
+    return h(
+      "div",
+      {},
+      h("p", {}, h("strong", {}, `Grew: ${chosen.join("; ")}`)),
+      h("p", {}, after && `${count(before)} → ${count(after)} parameters. `, `${scores.length === 1 ? "Score" : "Scores"} ${scores.join(", ")}; threshold ${score(threshold)}.`),
+      h(
+        "details",
+        { open: opened.has(String(epoch)), "data-epoch": epoch },
+        h("summary", {}, `${plural(candidates.length, "way")} to grow were scored`),
+        scroller(`Candidates in epoch ${epoch}`, h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
+      ),
+    );
+  }
+
+  let waiting = null;
+  function redraw() {
+    waiting = null;
+    drawHead();
+    drawPlot();
+    drawStory();
+  }
+
+  redraw();
+  const forget = onTheme(drawPlot);
+  signal.addEventListener("abort", () => {
+    forget();
+    clearTimeout(waiting);
+    Plotly.purge(plot);
+  });
+  // Also a run that stopped may be resumed; one that is finished says no more.
+  const over = new AbortController();
+  if (run.status !== "finished") follow(`runs/${run.name}/events`, run.end, take, AbortSignal.any([signal, over.signal]));
+
+  function take(event, record) {
+    if (event === "finished") over.abort();
+    if (event === "restart") records = [];
+    else records.push(record);
+    run.status = "running";
+    waiting ??= setTimeout(redraw, REDRAW_MS);
+  }
+}

@@ -1,0 +1,115 @@
+// The frame of the page: which view, which data set, light or dark, and the token.
+
+import * as attempt from "./attempt.js";
+import { choiceOf, paramsOf } from "./choice.js";
+import { h, notice } from "./dom.js";
+import * as download from "./download.js";
+import * as explore from "./explore.js";
+import * as grow from "./grow.js";
+import { onTokenNeeded } from "./service.js";
+import { loadZoo } from "./zoo.js";
+
+const VIEWS = { explore, try: attempt, grow, download };
+const main = document.getElementById("main");
+const datasets = document.getElementById("dataset");
+let leave = new AbortController();
+let params = new URLSearchParams();
+
+/** The address is #/view?choice: a link to it shows the same. */
+function address() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  return { name: path in VIEWS ? path : "explore", params: new URLSearchParams(query) };
+}
+
+/** A choice made in a view goes into the address, and along to the other views. */
+function remember(name, next) {
+  params = next;
+  history.replaceState(null, "", `#/${name}?${params}`);
+  for (const link of document.querySelectorAll("nav a")) link.href = `#/${link.dataset.view}?${params}`;
+}
+
+async function show() {
+  leave.abort();
+  leave = new AbortController();
+  const { signal } = leave;
+  const asked = address();
+  for (const link of document.querySelectorAll("nav a")) {
+    link.toggleAttribute("aria-current", link.dataset.view === asked.name);
+    if (link.dataset.view === asked.name) link.setAttribute("aria-current", "page");
+  }
+  const view = VIEWS[asked.name];
+  document.title = `${view.TITLE} · Checkpoint zoo`;
+  main.setAttribute("aria-busy", "true");
+  try {
+    view.prepare?.().catch(() => {}); // The view waits for the same, and says what went wrong.
+    const zoo = await loadZoo(signal);
+    const choice = choiceOf(asked.params, zoo);
+    listDatasets(zoo, choice.dataset);
+    const carried = paramsOf(choice);
+    if (asked.params.has("run")) carried.set("run", asked.params.get("run"));
+    remember(asked.name, carried);
+    const page = h("div", { class: `view ${asked.name}` });
+    main.replaceChildren(page);
+    await view.show(page, { zoo, choice, params: carried, remember: (next) => remember(asked.name, next), signal });
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    main.replaceChildren(notice(error, h("button", { type: "button", onclick: show }, "Try again")));
+  } finally {
+    if (!signal.aborted) main.removeAttribute("aria-busy");
+  }
+}
+
+function listDatasets(zoo, chosen) {
+  datasets.replaceChildren(...zoo.datasets.map((name) => h("option", { value: name, selected: name === chosen }, name)));
+  datasets.closest("label").hidden = zoo.datasets.length < 2;
+}
+
+datasets.addEventListener("change", () => {
+  location.hash = `#/${address().name}?${new URLSearchParams({ dataset: datasets.value })}`;
+});
+
+// --- light or dark -----------------------------------------------------------------------------------------
+
+const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
+const theme = document.getElementById("theme");
+
+function setTheme(name) {
+  localStorage.setItem("zoo-theme", name);
+  document.documentElement.dataset.theme = name;
+  theme.textContent = { auto: "◐", light: "○", dark: "●" }[name];
+  theme.setAttribute("aria-label", `Theme: ${THEMES[name]}`);
+  theme.title = `Theme: ${THEMES[name]}`;
+  document.dispatchEvent(new Event("themechange"));
+}
+
+theme.addEventListener("click", () => {
+  const names = Object.keys(THEMES);
+  setTheme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
+});
+setTheme(localStorage.getItem("zoo-theme") ?? "auto");
+
+// --- the token ---------------------------------------------------------------------------------------------
+
+const dialog = document.getElementById("token");
+let answer = null;
+dialog.addEventListener("cancel", (event) => event.preventDefault());
+
+/** Several requests may be refused at once: all wait for the one answer. */
+onTokenNeeded((detail) => {
+  answer ??= new Promise((resolve) => {
+    dialog.querySelector("#token-detail").textContent = detail;
+    dialog.querySelector("form").addEventListener(
+      "submit",
+      (event) => {
+        resolve(new FormData(event.target).get("token"));
+        answer = null;
+      },
+      { once: true },
+    );
+    dialog.showModal();
+  });
+  return answer;
+});
+
+addEventListener("hashchange", show);
+await show();

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+Event = tuple[str, str, dict[str, object]]
+
+RUN = "digits-digits-s0"
+
+
+@pytest.fixture(scope="session")
+def lines(zoo_root: Path) -> list[bytes]:
+    """What the run that grew the tests' zoo has logged."""
+    return (zoo_root / "runs" / RUN / "log.jsonl").read_bytes().splitlines(keepends=True)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "runs" / "again-s0" / "log.jsonl"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def events_of(response: httpx.Response) -> Iterator[Event]:
+    """(id, event, data) of each Server-Sent Event."""
+    fields: dict[str, str] = {}
+    for line in response.iter_lines():
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        else:
+            if "data" in fields:
+                yield fields["id"], fields["event"], json.loads(fields["data"])
+            fields = {}
+
+
+def test_a_run_that_is_over_is_summed_up(client: httpx.Client, lines: list[bytes]) -> None:
+    [run] = client.get("/runs").json()["items"]
+    records = [json.loads(line) for line in lines]
+    saved = [record for record in records if record["event"] == "checkpoint"]
+    assert run["name"] == RUN
+    assert run["status"] == "finished"
+    assert run["epoch"] == run["epochs"] == 10
+    assert run["num_checkpoints"] == client.get("/models").json()["count"] == len(saved)
+    assert run["num_expansions"] == records[-1]["num_expansions"] == 4
+    assert run["val_accuracy"] == max(record["val_accuracy"] for record in saved)
+    assert client.get(f"/runs/{RUN}").json()["records"] == records
+
+
+def test_a_run_is_running_while_a_process_holds_its_log(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(b"".join(lines[:3]))
+    client = client_of(tmp_path)
+    assert client.get("/runs/again-s0").json()["status"] == "stopped"
+    with log.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert client.get("/runs/again-s0").json()["status"] == "running"
+
+
+def test_a_line_that_is_being_written_is_left_for_later(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(lines[0] + lines[1][:20])
+    run = client_of(tmp_path).get("/runs/again-s0").json()
+    assert run["records"] == [json.loads(lines[0])]
+    assert run["end"] == len(lines[0])
+
+
+def test_what_is_logged_arrives_at_once(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(b"".join(lines[:2]))
+    client = client_of(tmp_path)
+    end = client.get("/runs/again-s0").json()["end"]
+    with client.stream("GET", "/runs/again-s0/events", params={"after": end}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        with log.open("ab") as file:
+            file.write(lines[2])
+        found, event, record = next(events_of(response))
+    assert (event, record) == (json.loads(lines[2])["event"], json.loads(lines[2]))
+    assert int(found) == sum(map(len, lines[:3]))
+
+
+def test_a_stream_goes_on_where_the_last_one_ended(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(b"".join(lines[:4]))
+    client = client_of(tmp_path)
+    with client.stream("GET", "/runs/again-s0/events") as response:
+        events = events_of(response)
+        last_id = [next(events) for _ in range(2)][-1][0]
+    with client.stream("GET", "/runs/again-s0/events", headers={"Last-Event-ID": last_id}) as response:
+        assert next(events_of(response))[2] == json.loads(lines[2])
+
+
+def test_a_resumed_run_starts_its_story_anew(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(b"".join(lines[:3]))
+    client = client_of(tmp_path)
+    end = client.get("/runs/again-s0").json()["end"]
+    with client.stream("GET", "/runs/again-s0/events", params={"after": end}) as response:
+        threading.Timer(0.3, log.write_bytes, [lines[0]]).start()
+        events = events_of(response)
+        assert [next(events)[1] for _ in range(2)] == ["restart", json.loads(lines[0])["event"]]
+
+
+def test_streams_end_by_themselves(client: httpx.Client, lines: list[bytes]) -> None:
+    with client.stream("GET", f"/runs/{RUN}/events", timeout=20) as response:
+        assert len(list(events_of(response))) == len(lines)
+
+
+def test_an_unknown_run_is_named_with_those_there_are(client: httpx.Client) -> None:
+    for path in ("/runs/other", "/runs/other/events"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == f"no run is named other: the zoo has {RUN}"
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        (b"no json\n", "holds no record in the line that ends at byte 8"),
+        (b'{"event": "epoch", "epoch": 1}\n', "holds a record that is not as runs write it: 'epochs'"),
+    ],
+)
+def test_a_damaged_log_hides_no_other_run(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, zoo_root: Path, line: bytes, detail: str
+) -> None:
+    log.write_bytes(line)
+    client = client_of(tmp_path, zoo_root)
+    assert [run["name"] for run in client.get("/runs").json()["items"]] == [RUN]
+    answer = client.get("/runs/again-s0")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == f"the log of run again-s0 {detail}"

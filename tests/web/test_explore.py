@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.conftest import BIN, ENVIRONMENT
+from tests.web.conftest import OpenPage, wait_until
+from zoo.checkpoint import digest_of
+
+
+def chosen_id(page: Page) -> str:
+    """The first digits of the digest that the page shows as chosen."""
+    return page.locator(".readout code").inner_text()
+
+
+def address(page: Page) -> str:
+    return page.evaluate("location.hash")
+
+
+def budget(page: Page, name: str) -> float:
+    found = re.search(rf"{name}=([\d.]+)", address(page))
+    assert found, address(page)
+    return float(found.group(1))
+
+
+def test_the_slider_chooses_what_the_service_chooses(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.7")
+    expect(page.locator(".readout-ask")).to_have_text("The smallest that reaches 70.0 %")
+    slider = page.get_by_role("slider", name="Test accuracy, at least")
+    slider.focus()
+    for _ in range(9):
+        slider.press("ArrowRight")
+    expect(page.locator(".readout-ask")).to_have_text("The smallest that reaches 74.5 %")
+    expect(slider).to_have_attribute("aria-valuetext", "74.5\u00a0%")
+    assert budget(page, "min_acc") == 0.745
+    smallest = httpx.get(f"{site}/models", params={"dataset": "cifar10", "min_acc": 0.745}).json()["selected"]
+    expect(page.locator(".readout code")).to_have_text(smallest["id"][:12])
+    expect(page.locator(".readout-figure strong")).to_have_text(f"{smallest['params']:,}")
+
+
+def test_the_address_brings_back_the_choice(open_page: OpenPage, site: str) -> None:
+    first = open_page(f"{site}/#/explore?dataset=cifar10&x=macs&min_acc=0.775&confidence=0.95")
+    wanted = httpx.get(f"{site}/models", params={"dataset": "cifar10", "min_acc": 0.775, "confidence": 0.95}).json()
+    expect(first.locator(".readout code")).to_have_text(wanted["selected"]["id"][:12])
+    assert address(first) == "#/explore?dataset=cifar10&min_acc=0.775&x=macs&confidence=0.95"
+    first.get_by_role("link", name="Download", exact=True).first.click()
+    expect(first.locator("h1")).to_have_text("Take it away")
+    expect(first.locator(".readout code")).to_have_text(wanted["selected"]["id"][:12])
+    first.go_back()
+    expect(first.locator("h1")).to_have_text("How small is good enough?")
+    expect(first.locator(".readout code")).to_have_text(wanted["selected"]["id"][:12])
+
+
+@pytest.mark.parametrize(("goal", "name"), [("Accurate enough", "min_acc"), ("Small enough", "max_params")])
+def test_the_line_in_the_chart_can_be_dragged(open_page: OpenPage, site: str, goal: str, name: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10")
+    page.get_by_role("radio", name=goal).check()
+    wait_until(lambda: name in address(page))
+    line = page.locator(".budget-line")
+    box = line.bounding_box()
+    before = budget(page, name)
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 60, y + 60, steps=5)
+    page.mouse.up()
+    after = budget(page, name)
+    assert after < before
+    params = {"dataset": "cifar10", name: after}
+    if name == "min_acc":
+        wanted = httpx.get(f"{site}/models", params=params).json()["selected"]
+    else:
+        wanted = httpx.get(f"{site}/models/pareto", params=params).json()["items"][-1]
+    expect(page.locator(".readout code")).to_have_text(wanted["id"][:12])
+
+
+def test_a_finger_drags_the_line_too(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?min_acc=0.75", has_touch=True, viewport={"width": 390, "height": 844})
+    box = page.locator(".budget-line").bounding_box()
+    assert box is not None
+    touch = page.context.new_cdp_session(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for kind, points in [
+        ("touchStart", [{"x": x, "y": y}]),
+        ("touchMove", [{"x": x, "y": y + 25}]),
+        ("touchMove", [{"x": x, "y": y + 50}]),
+        ("touchEnd", []),
+    ]:
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    wait_until(lambda: budget(page, "min_acc") < 0.75)
+    assert page.evaluate("scrollY") == 0
+
+
+def test_a_point_can_be_picked(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.7")
+    items = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()["items"]
+    page.get_by_text(f"All {len(items)} as a table").click()
+    page.get_by_role("link", name=items[-1]["name"]).click()
+    expect(page.locator(".readout-ask")).to_have_text("The checkpoint you picked")
+    expect(page.locator(".readout code")).to_have_text(items[-1]["id"][:12])
+    # The same by a click on the first point of the chart.
+    point = page.locator(".plot .trace.scatter").nth(2).locator(".point").first.bounding_box()
+    assert point is not None
+    page.mouse.move(point["x"] + 4, point["y"] + 4)
+    page.mouse.click(point["x"] + 4, point["y"] + 4)
+    expect(page.locator(".readout code")).to_have_text(items[0]["id"][:12])
+
+
+def test_where_nothing_is_good_enough_the_service_says_so(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.99")
+    problem = httpx.get(f"{site}/models", params={"dataset": "cifar10", "min_acc": 0.99}).json()
+    expect(page.get_by_role("alert")).to_contain_text(problem["detail"])
+    nearest = problem["best_available"]
+    page.get_by_role("button", name=f"Show {nearest['name']}").click()
+    expect(page.locator(".readout code")).to_have_text(nearest["id"][:12])
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: str) -> None:
+    """Both families: CIFAR-10's is blueprint, that of digits secnn."""
+    best = httpx.get(f"{site}/models", params={"dataset": dataset}).json()["items"][-1]["id"]
+    detail = httpx.get(f"{site}/models/{best}").json()
+    descriptor = detail["descriptor"]
+    architecture = descriptor["architecture"]
+    page = open_page(f"{site}/#/explore?dataset={dataset}&model={best}")
+    grown = page.locator(".arch .arch-grown title", has_text="grown in epoch")
+    expect(grown).to_have_count(sum(step["kind"] == "deepen" for step in descriptor["lineage"]["expansions"]))
+    if architecture["family"] == "secnn":
+        num_layers = sum(len(block["layers"]) for block in architecture["blocks"])
+    else:
+        num_layers = sum(stage["num_layers"] + 1 for stage in architecture["stages"])
+    expect(page.locator(".arch .arch-grown")).to_have_count(num_layers)
+    expect(page.locator(".classes li")).to_have_count(len(descriptor["classes"]))
+    expect(page.get_by_role("region", name="Expansions").locator("tbody tr")).to_have_count(
+        descriptor["lineage"]["num_expansions"]
+    )
+    parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
+    page.get_by_role("link", name=parent).last.click()
+    expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])
+
+
+@pytest.mark.parametrize("choice", ["min_acc=0.1", "max_bytes=20000", "min_acc=0.1&confidence=0.95"])
+def test_the_lines_make_the_choice_again(
+    open_page: OpenPage, site: str, choice: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = open_page(f"{site}/#/explore?dataset=digits&{choice}")
+    expect(page.locator(".readout code")).to_be_visible()
+    curl, line, program = page.locator(".snippet code").all_inner_texts()
+    chosen = chosen_id(page)
+
+    subprocess.run(shlex.split(curl), cwd=tmp_path, check=True, capture_output=True)
+    [file] = tmp_path.iterdir()
+    assert digest_of(file.read_bytes()).startswith(chosen)
+    file.unlink()
+
+    command, *words = shlex.split(line)
+    subprocess.run([BIN / command, *words], cwd=tmp_path, check=True, capture_output=True, env=ENVIRONMENT)
+    [file] = tmp_path.iterdir()
+    assert digest_of(file.read_bytes()).startswith(chosen)
+
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout.split()[:2] == [file.stem, file.stem.rsplit("-", 1)[1]]
+
+
+def test_lines_are_copied(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=digits&min_acc=0.1", permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy the line for curl").click()
+    expect(page.get_by_role("button", name="Copy the line for curl")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".snippet code").first.inner_text()
+
+
+def test_intervals_and_axes_on_demand(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.75")
+    points = page.locator(".plot .trace.scatter").nth(2)
+    expect(points.locator(".yerror")).to_have_count(0)
+    page.get_by_label("Show 95 % intervals").check()
+    count = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()["count"]
+    expect(points.locator(".yerror")).to_have_count(count)
+    paper = page.locator(".plot .trace.scatter").nth(1).locator(".point")
+    expect(paper).to_have_count(15)
+    page.get_by_label("Size measured in").select_option("bytes")
+    expect(page.locator(".plot .xtitle")).to_have_text("Bytes of the file")
+    expect(page.locator(".plot .trace.scatter .point")).to_have_count(count + 1)
+    assert "x=bytes" in address(page)

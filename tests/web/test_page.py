@@ -1,0 +1,117 @@
+"""What holds for every view: it can be read by all, on any screen, and asks for the token where one is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnxruntime
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.web.conftest import OpenPage, serve
+from zoo.checkpoint import digest_of
+
+VIEWS = ("explore", "try", "grow", "download")
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing_serious(open_page: OpenPage, site: str, view: str, scheme: str) -> None:
+    page = open_page(f"{site}/#/{view}?dataset=cifar10&min_acc=0.75", color_scheme=scheme)
+    if view == "try":
+        page.get_by_role("button", name="frog").click()
+        expect(page.get_by_role("status")).to_contain_text("says")
+    found = Axe().run(page).response["violations"]
+    serious = [
+        (rule["id"], [node["html"] for node in rule["nodes"]])
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_is_wider_than_a_phone(open_page: OpenPage, site: str, view: str) -> None:
+    page = open_page(f"{site}/#/{view}?dataset=cifar10&min_acc=0.75", viewport={"width": 360, "height": 740})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_views_are_reached_by_keyboard(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to the content")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Try")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("One image, every size")
+    expect(page.get_by_role("link", name="Try", exact=True)).to_have_attribute("aria-current", "page")
+
+
+def test_the_theme_is_switched_and_kept(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/", color_scheme="light")
+    background = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(background)
+    switch = page.get_by_role("button", name="Theme")
+    switch.click()
+    switch.click()
+    expect(switch).to_have_attribute("aria-label", "Theme: Dark")
+    dark = page.evaluate(background)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(background) == dark
+
+
+@pytest.mark.parametrize("title", ["Safetensors", "ONNX"])
+def test_the_chosen_size_is_downloaded(open_page: OpenPage, site: str, title: str, tmp_path: Path) -> None:
+    page = open_page(f"{site}/#/download?dataset=cifar10&min_acc=0.75")
+    chosen = httpx.get(f"{site}/models", params={"dataset": "cifar10", "min_acc": 0.75}).json()["selected"]
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Download {title}").click()
+    assert download.value.suggested_filename == f"{chosen['name']}.{title.lower()}"
+    path = tmp_path / "file"
+    download.value.save_as(path)
+    if title == "Safetensors":
+        assert digest_of(path.read_bytes()) == chosen["id"]
+    else:
+        session = onnxruntime.InferenceSession(path)
+        pixels = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+        [scores, *_] = session.run(None, {session.get_inputs()[0].name: pixels})
+        assert scores.shape == (1, 10)
+
+
+def test_a_zoo_with_a_token_asks_for_it_once(
+    open_page: OpenPage, serve_zoo: Callable[..., str], grown: Path, tmp_path: Path
+) -> None:
+    url = serve_zoo(grown, token=TOKEN)
+    page = open_page(f"{url}/#/download", ready=False)
+    dialog = page.get_by_role("dialog", name="This zoo needs a token")
+    expect(dialog).to_be_visible()
+    dialog.get_by_label("Token").fill("another-token-than-that")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("the token given is another one")
+    dialog.get_by_label("Token").fill(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Take it away")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download Safetensors").click()
+    download.value.save_as(tmp_path / "file")
+    assert digest_of((tmp_path / "file").read_bytes()).startswith(page.locator(".readout code").inner_text())
+    page.get_by_role("link", name="Grow").click()
+    expect(page.locator(".state")).to_have_text("finished")
+    page.reload()
+    expect(page.locator(".state")).to_have_text("finished")
+
+
+def test_a_server_that_is_gone_is_named_as_such(open_page: OpenPage, grown: Path) -> None:
+    with serve(grown) as url:
+        page = open_page(f"{url}/#/explore")
+    page.get_by_role("link", name="Try", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached")
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
