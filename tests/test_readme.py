@@ -60,12 +60,18 @@ def test_every_command_line_runs(
     assert done.stdout or list(desk.glob("digits-*.onnx"))
 
 
-def test_the_program_runs(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_runs(
+    url: str, desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(desk / "cache"))
     [program] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     program = program.replace("http://127.0.0.1:8000", url).replace("min_acc=0.8", "min_acc=0.01")
     names: dict[str, object] = {}
     exec(program, names)
     smallest = httpx.get(f"{url}/models").json()["selected"]
+    assert names["path"].read_bytes() == httpx.get(f"{url}/models/smallest/file?format=onnx").content  # type: ignore
+    assert len(names["answer"]) == 5  # type: ignore[arg-type]
     assert capsys.readouterr().out.split() == [smallest["name"], str(smallest["params"]), str(smallest["accuracy"])]
 
 
