@@ -101,7 +101,8 @@ def _distil_one(
     steps = num_steps(len(train), config)
     total = config.distil_epochs * steps
     # Up quickly and down slowly: the student comes from the end of an annealing.
-    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
+    peak = config.branch_learning_rate or config.learning_rate
+    rates = [peak * min((number + 1) / steps, 1 - number / total) for number in range(total)]
     for epoch in range(config.distil_epochs):
         torch.manual_seed(seed_of(config, epoch, f"dropout of distilling {student.digest}"))
         generator = torch.Generator().manual_seed(seed_of(config, epoch, f"distilling {student.digest}"))
