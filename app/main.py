@@ -15,6 +15,7 @@ from fastapi.responses import RedirectResponse
 
 from app import errors
 from app.deps import Service
+from app.downloads import Downloads, SendAgain
 from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
@@ -37,7 +38,9 @@ def create_app(settings: Settings) -> FastAPI:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
         predictors = PredictorCache(zoo.load, settings.max_predictors, metrics)
-        app.state.service = Service(settings, zoo, Inference(predictors, settings.max_queue, metrics), metrics)
+        inference = Inference(predictors, settings.max_queue, metrics)
+        downloads = Downloads(zoo, settings.max_file_cache_bytes)
+        app.state.service = Service(settings, zoo, inference, downloads, metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()
@@ -61,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(SendAgain)
     app.add_middleware(RequireToken, token=settings.token)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app

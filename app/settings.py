@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
     max_queue: Annotated[int, Field(ge=0, description="Predictions that may wait for a core.")] = 256
     max_predictors: Annotated[int, Field(ge=1, description="Networks kept loaded.")] = 32
+    max_file_cache_bytes: Annotated[
+        int, Field(ge=0, description="Memory for files asked for of late; those over an eighth of it are streamed.")
+    ] = 64 * 1024 * 1024
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0

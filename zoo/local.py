@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from zoo import onnx_model
@@ -19,9 +19,6 @@ from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
-
-# ONNX models kept; a few hundred kilobytes each.
-_MAX_ONNX = 64
 
 
 class LocalZoo:
@@ -39,7 +36,8 @@ class LocalZoo:
         self._refused: dict[Path, str] = {}
         # Files whose header was good and whose bytes were not, as they were when that was found.
         self._damaged: dict[Path, tuple[int, int]] = {}
-        self._onnx = lru_cache(maxsize=_MAX_ONNX)(lambda digest: onnx_model.build(self.load(digest)))
+        # Files read whole and found good, as they were then.
+        self._verified: dict[Path, tuple[int, int]] = {}
 
     def close(self) -> None:
         self.catalog.close()
@@ -152,13 +150,33 @@ class LocalZoo:
             raise
 
     def file(self, digest: str, file_format: str) -> bytes:
-        """The checkpoint as "safetensors" or "onnx". Raises CheckpointError where the bytes are not the digest's."""
+        """The checkpoint as "safetensors" or "onnx", or its descriptor as "json".
+
+        Raises CheckpointError where the bytes are not the digest's.
+        """
         if file_format == "onnx":
-            return self._onnx(digest)
+            return onnx_model.build(self.load(digest))
+        if file_format == "json":
+            return self.descriptor(digest).to_json().encode()
         data = self.path(digest).read_bytes()
         if digest_of(data) != digest:
             self.load(digest)
         return data
+
+    def verified_path(self, digest: str) -> Path:
+        """For a file too large to be held in memory; it is read through once, and again if it changes.
+
+        Raises CheckpointError where the bytes are not the digest's.
+        """
+        path = self.path(digest)
+        stamp = _stamp(path)
+        if self._verified.get(path) != stamp:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != digest:
+                self.load(digest)
+            self._verified[path] = stamp
+        return path
 
 
 def _stamp(path: Path) -> tuple[int, int]:
