@@ -52,17 +52,19 @@ class Downloads:
         self._num_bytes = 0
         self._urls: dict[tuple[str, bytes], _Known] = {}
 
-    def send(self, request: Request, download: Download) -> Response:
-        """The answer, which this URL will get for a moment without further questions.
-
-        Raises CheckpointError where the bytes on disk are not the digest's.
-        """
-        key = (download.digest, download.file_format)
+    def file(self, digest: str, file_format: str) -> File:
+        """Raises CheckpointError where the bytes on disk are not the digest's, NotFoundError where there are none."""
+        key = (digest, file_format)
         file = self._kept(key)
         if file is None:
             file = self._read(key)
             if not isinstance(file.content, Path):
                 self._keep(key, file)
+        return file
+
+    def send(self, request: Request, download: Download) -> Response:
+        """The answer, which this URL will get for a moment without further questions. Raises what `file` raises."""
+        file = self.file(download.digest, download.file_format)
         with self._lock:
             if len(self._urls) >= _MAX_URLS:
                 self._urls.clear()

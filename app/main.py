@@ -20,7 +20,7 @@ from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
-from app.routes import files, health, models, predict
+from app.routes import files, health, hub, models, predict
 from app.settings import Settings
 from zoo.budget import Budget
 from zoo.errors import ZooError
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, health):
+    for module in (files, models, predict, hub, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]

@@ -261,11 +261,14 @@ class Catalog:
             rows = _rows(connection, select(_ROWS).where(*_filters(budget, dataset), *known).order_by(*_BY_SIZE))
         return pareto.front(rows, cost=lambda row: getattr(row, x), value=lambda row: row.accuracy or 0.0)
 
-    def find(self, reference: str) -> CheckpointRow:
-        """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError."""
+    def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
+        """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError.
+
+        `dataset` is what computed aliases are about, the default one if None.
+        """
         with self._engine.connect() as connection:
             if reference in COMPUTED_ALIASES:
-                row = self._alias(connection, reference)
+                row = self._alias(connection, reference, dataset)
             elif set(reference) <= set("0123456789abcdef") and MIN_PREFIX <= len(reference) <= 64:
                 row = _by_prefix(connection, reference)
             else:
@@ -285,8 +288,8 @@ class Catalog:
             rows = {alias: self._alias(connection, alias) for alias in COMPUTED_ALIASES}
         return {alias: row.digest for alias, row in rows.items() if row is not None}
 
-    def _alias(self, connection: Connection, alias: str) -> CheckpointRow | None:
-        dataset = self._dataset_of(connection, Budget())
+    def _alias(self, connection: Connection, alias: str, dataset: str | None = None) -> CheckpointRow | None:
+        dataset = self._dataset_of(connection, Budget(dataset=dataset))
         if dataset is None:
             return None
         if alias == "best":

@@ -51,6 +51,7 @@ def test_openapi_describes_routes_with_examples(client: httpx.Client) -> None:
         "/models/file",
         "/models/{reference}",
         "/models/{reference}/file",
+        "/{namespace}/{name}/resolve/{revision}/{filename}",
         "/predict",
         "/livez",
         "/readyz",
