@@ -20,7 +20,7 @@ from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
-from app.routes import files, health, hub, models, predict
+from app.routes import files, health, hub, inference_protocol, models, predict
 from app.settings import Settings
 from zoo.budget import Budget
 from zoo.errors import ZooError
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, hub, health):
+    for module in (files, models, predict, inference_protocol, hub, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
@@ -100,7 +100,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's own description, but for the media type of errors, which it takes to be that of answers."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
-        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+        ours = (operations for path, operations in schema["paths"].items() if not path.startswith("/v2"))
+        for operation in (operation for operations in ours for operation in operations.values()):
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and "application/json" in response.get("content", {}):
                     response["content"]["application/problem+json"] = response["content"].pop("application/json")

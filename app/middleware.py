@@ -16,7 +16,7 @@ from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PROBES = ("/livez", "/readyz", "/metrics")
+PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from zoo import onnx_model
@@ -19,6 +20,9 @@ from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
+
+# Descriptors kept: a few kilobytes each.
+_MAX_DESCRIPTORS = 256
 
 
 class LocalZoo:
@@ -36,6 +40,9 @@ class LocalZoo:
         self._refused: dict[Path, str] = {}
         # Files whose header was good and whose bytes were not, as they were when that was found.
         self._damaged: dict[Path, tuple[int, int]] = {}
+        self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
+            lambda digest: read_header(self.path(digest)).descriptor
+        )
         # Files read whole and found good, as they were then.
         self._verified: dict[Path, tuple[int, int]] = {}
 
@@ -133,7 +140,7 @@ class LocalZoo:
         return path
 
     def descriptor(self, digest: str) -> Descriptor:
-        return read_header(self.path(digest)).descriptor
+        return self._descriptors(digest)
 
     def load(self, digest: str) -> Checkpoint:
         """Reads the whole file and checks it against its digest and its descriptor.
