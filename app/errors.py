@@ -13,7 +13,15 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from zoo.errors import CheckpointError, ImageError, NoModelMeetsConstraintsError, NotFoundError
+from zoo.errors import (
+    CheckpointError,
+    ConflictError,
+    GoneError,
+    ImageError,
+    NoModelMeetsConstraintsError,
+    NoSpaceError,
+    NotFoundError,
+)
 from zoo.views import CheckpointView
 
 
@@ -67,6 +75,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _ours)
     app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
     app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(GoneError, _gone)
+    app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(NoSpaceError, _no_space)
     app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -85,6 +96,18 @@ def _no_model(_: Request, error: Exception) -> JSONResponse:
 
 def _not_found(_: Request, error: Exception) -> JSONResponse:
     return problem(404, "not-found", str(error))
+
+
+def _gone(_: Request, error: Exception) -> JSONResponse:
+    return problem(410, "gone", str(error))
+
+
+def _conflict(_: Request, error: Exception) -> JSONResponse:
+    return problem(409, "conflict", str(error))
+
+
+def _no_space(_: Request, error: Exception) -> JSONResponse:
+    return problem(507, "no-space", f"{error}; nothing of it was kept")
 
 
 def _bad_image(_: Request, error: Exception) -> JSONResponse:

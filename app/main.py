@@ -20,7 +20,7 @@ from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
-from app.routes import files, health, hub, inference_protocol, models, predict
+from app.routes import files, health, hub, inference_protocol, models, predict, publish
 from app.settings import Settings
 from zoo.budget import Budget
 from zoo.errors import ZooError
@@ -58,14 +58,14 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, inference_protocol, hub, health):
+    for module in (files, models, predict, publish, inference_protocol, hub, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(SendAgain)
-    app.add_middleware(RequireToken, token=settings.token)
+    app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
 

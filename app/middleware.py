@@ -59,16 +59,18 @@ class ObserveRequests:
 
 
 class RequireToken:
-    """With a token set, everything but a probe needs `Authorization: Bearer …`."""
+    """With a token set, everything but a probe needs `Authorization: Bearer …`, with it or the one for publishing."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, publish_token: str | None = None) -> None:
         self.app = app
         self.token = token
+        self.accepted = [accepted.encode() for accepted in (token, publish_token) if accepted]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self.token is not None and scope["path"] not in PROBES:
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.token.encode()):
+            is_known = any(hmac.compare_digest(given.encode(), accepted) for accepted in self.accepted)
+            if scheme.lower() != "bearer" or not is_known:
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
                     ", and the token given is another one" if given else ""
                 )

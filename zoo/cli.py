@@ -27,6 +27,7 @@ from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
+from zoo.publish import garbage
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.storage import write_atomically
 from zoo.views import CheckpointView
@@ -45,6 +46,8 @@ zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
 zoo verify --zoo my-zoo --data cifar10.tar.gz
+
+zoo publish mine.safetensors --url http://127.0.0.1:8000
 """
 
 app = typer.Typer(
@@ -263,6 +266,46 @@ def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = 
         _print_json({"count": count})
     else:
         typer.echo(f"{count} checkpoints")
+
+
+@app.command(name="publish", epilog="Example: zoo publish mine.safetensors --url http://127.0.0.1:8000")
+def publish_(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoint files.", metavar="FILE…")],
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add checkpoints to a zoo, once they are found to be whole and valid."""
+    source = _source(zoo, url, token)
+    views = [source.publish(file.read_bytes()) for file in files]
+    if as_json:
+        _print_json([view.model_dump(mode="json") for view in views])
+    else:
+        for view in views:
+            typer.echo(f"{view.id}  {view.name}")
+
+
+@app.command(name="gc", epilog="Example: zoo gc --zoo my-zoo --dry-run")
+def collect_garbage(
+    zoo: ZooOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
+    source = _source(zoo, None, None)
+    assert isinstance(source, LocalSource)
+    found = list(garbage(source.zoo.roots, source.zoo.deleted))
+    for item in found:
+        if not dry_run:
+            item.path.unlink()
+        if not as_json:
+            typer.echo(f"{item.size_bytes:>12,}  {item.path}  {item.reason}")
+    if as_json:
+        _print_json([{"path": str(item.path), "bytes": item.size_bytes, "reason": item.reason} for item in found])
 
 
 def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:

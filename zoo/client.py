@@ -73,6 +73,12 @@ class ZooClient:
             raise RemoteError(f"{self._http.base_url} sent other bytes than those of {digest}")
         return data
 
+    def publish(self, data: bytes) -> CheckpointView:
+        """Uploads a checkpoint's file; one that the server has is left as it is. Needs the token for publishing."""
+        digest = digest_of(data)
+        self._request("PUT", f"/blobs/sha256:{digest}", content=data)
+        return CheckpointView.model_validate(self._json("POST", "/models", json={"digest": digest}))
+
     def predict(self, reference: str, images: Sequence[bytes], top_k: int = 5) -> list[list[Prediction]]:
         """For each image file its likeliest classes, likeliest first."""
         body = {

@@ -7,15 +7,25 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, reduce
+from operator import or_
 from pathlib import Path
 
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
-from zoo.catalog import Catalog, CheckpointRow
+from zoo.catalog import MIN_PREFIX, Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
-from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.errors import (
+    CheckpointError,
+    ConflictError,
+    GoneError,
+    NoModelMeetsConstraintsError,
+    NotFoundError,
+    ZooError,
+)
+from zoo.marks import Marks, MarksFile
 from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
@@ -33,8 +43,11 @@ class LocalZoo:
         for root in roots:
             if not root.is_dir():
                 raise ZooError(f"{root}: no such zoo directory")
+        self.roots = tuple(roots)
         self._directories = [Directory(root) for root in roots]
         self.catalog = Catalog(_catalog_path(roots), default_dataset)
+        self._marks_files = [MarksFile(root) for root in roots]
+        self._marks = Marks()
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
@@ -57,28 +70,35 @@ class LocalZoo:
         A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
         still being copied here.
         """
-        self._paths = self._found()
+        # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
         known = self.catalog.digests()
+        self._read_marks()
+        self._paths = self._found()
         gone = known - self._paths.keys()
         if gone:
             self.catalog.remove(gone)
         new = list(self._read_rows(self._paths.keys() - known))
         if new:
             self.catalog.add(new)
-        return bool(gone or new)
+        return self.catalog.deprecate(self._marks.deprecated) or bool(gone or new)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
         self._damaged.clear()
+        self._read_marks()
         self._paths = self._found()
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
         return len(rows)
 
+    def _read_marks(self) -> None:
+        self._marks = reduce(or_, (file.read() for file in self._marks_files))
+
     def _found(self) -> dict[str, Path]:
-        """Of a file in several directories, the one in the first."""
-        return {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
+        """Of a file in several directories, the one in the first. Without those that are marked as deleted."""
+        found = {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
+        return {digest: path for digest, path in found.items() if digest not in self._marks.deleted}
 
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
@@ -86,11 +106,53 @@ class LocalZoo:
             try:
                 if path in self._damaged and self._damaged[path] == _stamp(path):
                     continue
-                yield _row(digest, read_header(path))
+                yield _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
                     log.warning("left out of the catalog: %s", error)
+
+    # --- what is said of checkpoints -------------------------------------------------------------------
+
+    def mark(self, digest: str, *, aliases: list[str] | None = None, deprecated: bool | None = None) -> None:
+        """None leaves it as it is. Raises ConflictError where an alias is taken, OSError in a read-only directory."""
+
+        def change(marks: Marks) -> Marks:
+            if aliases is not None:
+                for alias in aliases:
+                    self._refuse_name(alias)
+                marks = marks.with_aliases(digest, aliases)
+            return marks if deprecated is None else marks.with_deprecated(digest, deprecated)
+
+        self._marks_files[0].change(change)
+        self._read_marks()
+        self.catalog.deprecate(self._marks.deprecated)
+
+    def _refuse_name(self, alias: str) -> None:
+        with suppress(NotFoundError):
+            row = self.catalog.find(alias)
+            if row.name == alias:
+                raise ConflictError(f"alias {alias} is the name of checkpoint {row.digest}: choose another")
+
+    @property
+    def deleted(self) -> frozenset[str]:
+        return self._marks.deleted
+
+    def delete(self, digest: str) -> None:
+        """Softly: the file stays until `zoo gc`, and adding the checkpoint again takes the mark away."""
+        self._marks_files[0].change(lambda marks: marks.with_deleted(digest))
+        self._read_marks()
+        self._paths.pop(digest, None)
+        self.catalog.remove([digest])
+
+    def admit(self, digest: str, path: Path) -> CheckpointRow:
+        """Adds the row of a checkpoint that has been put in place."""
+        self._marks_files[0].change(lambda marks: marks.without_deleted(digest))
+        self._read_marks()
+        row = _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
+        self._paths[digest] = path
+        self.catalog.add([row])
+        return row
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -113,17 +175,30 @@ class LocalZoo:
             self.view(best).model_dump(mode="json"),
         )
 
+    def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
+        """By digest, digest prefix, name or alias; computed aliases are about `dataset`, else the default one.
+
+        Raises NotFoundError; GoneError where it was deleted.
+        """
+        try:
+            return self.catalog.find(self._marks.aliases.get(reference, reference), dataset)
+        except NotFoundError as error:
+            deleted = [digest for digest in self._marks.deleted if digest.startswith(reference)]
+            if deleted and len(reference) >= MIN_PREFIX:
+                raise GoneError(f"checkpoint {deleted[0]} was deleted") from error
+            raise
+
     def view(self, row: CheckpointRow) -> CheckpointView:
         [view] = self.views([row])
         return view
 
     def views(self, rows: Iterable[CheckpointRow]) -> list[CheckpointView]:
-        aliases = self.catalog.aliases()
+        aliases = self.catalog.aliases() | self._marks.aliases
         return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
 
     def show(self, reference: str) -> CheckpointDetail:
         """By digest, digest prefix, name or alias. Raises NotFoundError."""
-        row = self.catalog.find(reference)
+        row = self.find(reference)
         return CheckpointDetail(**dict(self.view(row)), descriptor=self.descriptor(row.digest))
 
     # --- files -----------------------------------------------------------------------------------------
@@ -135,9 +210,13 @@ class LocalZoo:
     def path(self, digest: str) -> Path:
         """Raises NotFoundError where the file is gone."""
         path = self._paths.get(digest)
-        if path is None or not path.exists():
-            raise NotFoundError(f"the file of checkpoint {digest} is gone")
-        return path
+        if path is not None and path.exists():
+            return path
+        # Another process has added or moved it since this one looked.
+        for directory in self._directories:
+            with suppress(NotFoundError):
+                return directory.path(digest)
+        raise NotFoundError(f"the file of checkpoint {digest} is gone")
 
     def descriptor(self, digest: str) -> Descriptor:
         return self._descriptors(digest)
@@ -202,7 +281,7 @@ def _catalog_path(roots: Sequence[Path]) -> Path | None:
     return path if writable else None
 
 
-def _row(digest: str, header: Header) -> CheckpointRow:
+def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
     descriptor = header.descriptor
     test = descriptor.metrics.test
     return CheckpointRow(
@@ -219,6 +298,7 @@ def _row(digest: str, header: Header) -> CheckpointRow:
         classes=json.dumps(descriptor.classes, ensure_ascii=False),
         created_at=descriptor.created_at.isoformat(),
         parent=descriptor.lineage.parent,
+        deprecated=deprecated,
     )
 
 
@@ -243,6 +323,6 @@ def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
         created_at=row.created,
         parent=row.parent,
         aliases=tuple(aliases),
-        deprecated=False,
+        deprecated=row.deprecated,
         links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
     )

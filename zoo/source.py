@@ -13,6 +13,7 @@ from zoo.client import ZooClient
 from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, ZooError
 from zoo.local import LocalZoo
 from zoo.predictor import Prediction, Predictor
+from zoo.publish import Upload, publish
 from zoo.views import CheckpointDetail, CheckpointView
 
 _PAGE = 1000
@@ -28,6 +29,8 @@ class Source(Protocol):
     def file(self, digest: str, file_format: str) -> bytes: ...
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]: ...
+
+    def publish(self, data: bytes) -> CheckpointView: ...
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each checkpoint by digest: read whole and checked, or what is wrong with it."""
@@ -59,6 +62,15 @@ class LocalSource:
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         predictor = Predictor(self.zoo.load(digest))
         return predictor.top_k(predictor.probabilities(predictor.decode(images)), top_k)
+
+    def publish(self, data: bytes) -> CheckpointView:
+        """Into the first directory."""
+        root, digest = self.zoo.roots[0], checkpoint.digest_of(data)
+        with Upload(root) as upload:
+            upload.write(data)
+            upload.keep(digest)
+        row, _ = publish(self.zoo, root, digest)
+        return self.zoo.view(row)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Of all files, also those that the catalog leaves out."""

@@ -36,7 +36,7 @@ def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request,
 @router.get("/models/{reference}/file", responses=RESPONSES, response_class=Response)
 def file(reference: str, query: Annotated[FileQuery, Query()], request: Request, service: ServiceDep) -> Response:
     """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them. Also HEAD."""
-    row = service.zoo.catalog.find(reference)
+    row = service.zoo.find(reference)
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"
     return service.downloads.send(request, _download(service, row, query.format, immutable=immutable))

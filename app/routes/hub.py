@@ -101,8 +101,8 @@ def _checkpoint(service: Service, namespace: str, name: str, revision: str) -> C
         if "=" in revision:
             return service.zoo.smallest(_budget(name, revision))
         if revision == "main":
-            return catalog.find("best", name)
-        row = catalog.find(revision, name)
+            return service.zoo.find("best", name)
+        row = service.zoo.find(revision, name)
     except NoModelMeetsConstraintsError as error:
         raise _not_found(_NO_REVISION, str(error)) from error
     except NotFoundError as error:

@@ -119,9 +119,9 @@ async def infer(name: str, request: Request, service: ServiceDep, version: str |
 def _checkpoint(service: Service, name: str, version: str | None) -> CheckpointRow:
     """A version is the digest, or its first digits, of a checkpoint that has the model's name."""
     if version is None:
-        return service.zoo.catalog.find(name)
-    row = service.zoo.catalog.find(version)
-    if name != row.name and service.zoo.catalog.find(name) != row:
+        return service.zoo.find(name)
+    row = service.zoo.find(version)
+    if name != row.name and service.zoo.find(name) != row:
         raise NotFoundError(f"version {version} is of the model {row.name}, not of {name}")
     return row
 

@@ -53,6 +53,7 @@ def test_openapi_describes_routes_with_examples(client: httpx.Client) -> None:
         "/models/{reference}/file",
         "/{namespace}/{name}/resolve/{revision}/{filename}",
         "/predict",
+        "/blobs/sha256:{digest}",
         "/livez",
         "/readyz",
         "/metrics",
