@@ -36,6 +36,7 @@ def file_response(request: Request, file: File, headers: Mapping[str, str]) -> R
     all_headers = {"ETag": file.etag, "Accept-Ranges": "bytes", **headers}
     if _matches(request.headers.get("if-none-match"), file.etag):
         return Response(status_code=304, headers=all_headers)
+    all_headers.setdefault("Content-Type", "application/octet-stream")
     all_headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:"
     asked = request.headers.get("range")
     status, part = 200, slice(0, file.size_bytes)
@@ -50,12 +51,11 @@ def file_response(request: Request, file: File, headers: Mapping[str, str]) -> R
             status, part = 206, found
             all_headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{file.size_bytes}"
     all_headers["Content-Length"] = str(part.stop - part.start)
-    media_type = headers.get("Content-Type", "application/octet-stream")
     if request.method == "HEAD":
-        return Response(None, status, all_headers, media_type)
+        return Response(None, status, all_headers)
     if isinstance(file.content, Path):
-        return StreamingResponse(_chunks(file.content, part), status, all_headers, media_type)
-    return Response(memoryview(file.content)[part], status, all_headers, media_type)
+        return StreamingResponse(_chunks(file.content, part), status, all_headers)
+    return Response(memoryview(file.content)[part], status, all_headers)
 
 
 async def _chunks(path: Path, part: slice) -> AsyncIterator[bytes]:

@@ -142,7 +142,7 @@ class LocalZoo:
         """Softly: the file stays until `zoo gc`, and adding the checkpoint again takes the mark away."""
         self._marks_files[0].change(lambda marks: marks.with_deleted(digest))
         self._read_marks()
-        self._paths.pop(digest, None)
+        self._paths = {other: path for other, path in self._paths.items() if other != digest}
         self.catalog.remove([digest])
 
     def admit(self, digest: str, path: Path) -> CheckpointRow:
@@ -150,7 +150,7 @@ class LocalZoo:
         self._marks_files[0].change(lambda marks: marks.without_deleted(digest))
         self._read_marks()
         row = _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
-        self._paths[digest] = path
+        self._paths = {**self._paths, digest: path}
         self.catalog.add([row])
         return row
 

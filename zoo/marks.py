@@ -49,19 +49,23 @@ class Marks(BaseModel):
                     f"alias {alias} is that of checkpoint {self.aliases[alias]}: take it away there first"
                 )
         others = {alias: marked for alias, marked in self.aliases.items() if marked != digest}
-        return self.model_copy(update={"aliases": others | dict.fromkeys(aliases, digest)})
+        return self._changed(aliases=others | dict.fromkeys(aliases, digest))
 
     def with_deprecated(self, digest: str, deprecated: bool) -> Self:
         marked = self.deprecated | {digest} if deprecated else self.deprecated - {digest}
-        return self.model_copy(update={"deprecated": marked})
+        return self._changed(deprecated=marked)
 
     def with_deleted(self, digest: str) -> Self:
         """What else was said of it is forgotten."""
         rest = self.with_aliases(digest, []).with_deprecated(digest, False)
-        return rest.model_copy(update={"deleted": self.deleted | {digest}})
+        return rest._changed(deleted=self.deleted | {digest})
 
     def without_deleted(self, digest: str) -> Self:
-        return self.model_copy(update={"deleted": self.deleted - {digest}})
+        return self._changed(deleted=self.deleted - {digest})
+
+    def _changed(self, **fields: object) -> Self:
+        """Validated, as model_copy is not: what is written must be possible to read."""
+        return type(self).model_validate({**dict(self), **fields})
 
     def __or__(self, other: Marks) -> Marks:
         """Both; where an alias is in both, this one's."""

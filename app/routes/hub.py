@@ -49,6 +49,7 @@ def resolve(namespace: str, name: str, revision: str, filename: str, request: Re
         "X-Repo-Commit": commit,
         "X-Linked-Etag": file.etag,
         "X-Linked-Size": str(file.size_bytes),
+        "Content-Type": "application/json" if filename == "config.json" else "application/octet-stream",
     }
     return service.downloads.send(request, Download(row.digest, FORMATS[filename], headers))
 

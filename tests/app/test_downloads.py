@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.routing import Route
 
 from app.downloads import Download, Downloads
+from app.file_response import File, file_response
 from zoo.errors import CheckpointError
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
@@ -25,10 +28,31 @@ def zoo(tmp_path: Path) -> Iterator[LocalZoo]:
     zoo.close()
 
 
-def request(digest: str) -> Request:
+def request(digest: str, headers: dict[str, str] | None = None) -> Request:
+    raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     path = f"/models/{digest}/file"
     route = Route(path, endpoint=lambda: None)
-    return Request({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], "route": route})
+    return Request({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": raw, "route": route})
+
+
+@given(st.integers(1, 40), st.none() | st.integers(0, 50), st.none() | st.integers(0, 50))
+def test_every_range_is_the_slice_that_it_names(size: int, first: int | None, last: int | None) -> None:
+    data = bytes(range(size))
+    texts = ["" if end is None else str(end) for end in (first, last)]
+    asked = request("a" * 64, {"range": f"bytes={texts[0]}-{texts[1]}"})
+    response = file_response(asked, File("a" * 64, size, data), {})
+    if first is None:
+        wanted = data[max(0, size - last) :] if last is not None else data
+    else:
+        wanted = data[first:] if last is None else data[first : last + 1]
+    ignored = (first is None and last is None) or (first is not None and last is not None and last < first)
+    if ignored:
+        assert (response.status_code, bytes(response.body)) == (200, data)
+    elif wanted:
+        assert (response.status_code, bytes(response.body)) == (206, wanted)
+        assert response.headers["content-length"] == str(len(wanted))
+    else:
+        assert response.status_code == 416
 
 
 def test_the_files_in_memory_are_the_last_ones_asked_for(tmp_path: Path, put: Put, zoo: LocalZoo) -> None:

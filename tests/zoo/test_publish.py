@@ -102,6 +102,8 @@ def test_an_alias_has_one_checkpoint() -> None:
     with pytest.raises(ConflictError, match="alias v1 is that of checkpoint aaaa"):
         marks.with_aliases("b" * 64, ["v1"])
     assert marks.with_aliases("a" * 64, ["v1"]).aliases == {"v1": "a" * 64}
+    with pytest.raises(ValueError, match="String should match pattern"):
+        marks.with_aliases("a" * 64, ["Not An Alias"])
 
 
 MARKER = """
