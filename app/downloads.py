@@ -16,8 +16,10 @@ from app.file_response import File, file_response
 from zoo.checkpoint import digest_of
 from zoo.local import LocalZoo
 
-# For so long a URL stands for what it stood for: the service may be as late in following its zoo.
-_FRESH_SECONDS = 1.0
+# For so long a URL stands for what it stood for: together a second, which the service may be late in following its
+# zoo. In the latter part one request looks the URL up again, and the others need not wait for it.
+_FRESH_SECONDS = 0.9
+_LOOKUP_SECONDS = 0.1
 _MAX_URLS = 4096
 # A file may take this part of the memory for files; a larger one is streamed from disk.
 _LARGEST_PART = 8
@@ -32,13 +34,14 @@ class Download:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """What a URL stood for until `until`, and the route that found it out, which metrics name."""
+    """What a URL stood for at the time `since`, and the route that found it out, which metrics name."""
 
-    until: float
+    since: float
     download: Download
     route: BaseRoute
+    is_looked_up: bool = False
 
 
 class Downloads:
@@ -68,14 +71,19 @@ class Downloads:
         with self._lock:
             if len(self._urls) >= _MAX_URLS:
                 self._urls.clear()
-            known = _Known(time.monotonic() + _FRESH_SECONDS, download, request.scope["route"])
-            self._urls[_url(request.scope)] = known
+            self._urls[_url(request.scope)] = _Known(time.monotonic(), download, request.scope["route"])
         return file_response(request, file, download.headers)
 
     def send_again(self, scope: Scope) -> Response | None:
         """None unless this URL was answered a moment ago, from memory."""
         known = self._urls.get(_url(scope))
-        if known is None or known.until < time.monotonic():
+        if known is None:
+            return None
+        age = time.monotonic() - known.since
+        if age > _FRESH_SECONDS + _LOOKUP_SECONDS:
+            return None
+        if age > _FRESH_SECONDS and not known.is_looked_up:
+            known.is_looked_up = True
             return None
         file = self._kept((known.download.digest, known.download.file_format))
         if file is None:
