@@ -55,7 +55,7 @@ def file_response(request: Request, file: File, headers: Mapping[str, str]) -> R
         return Response(None, status, all_headers)
     if isinstance(file.content, Path):
         return StreamingResponse(_chunks(file.content, part), status, all_headers)
-    return Response(memoryview(file.content)[part], status, all_headers)
+    return Response(file.content[part], status, all_headers)
 
 
 async def _chunks(path: Path, part: slice) -> AsyncIterator[bytes]:

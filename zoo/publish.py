@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,11 +27,13 @@ from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint, decode
 from zoo.cost import num_params
 from zoo.errors import CheckpointError, NoSpaceError, NotFoundError
+from zoo.graph import output_shapes
 from zoo.local import LocalZoo
 from zoo.storage import Directory, locked, move_into_place
 
 _INCOMING = ".incoming"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_ACTIVATION_BYTES = 256 * 1024 * 1024
 # What a writer that was killed leaves behind.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.safetensors\.[0-9a-f]{16}\.tmp")
 # An upload may still be going on, or its checkpoint be about to be published.
@@ -107,12 +110,22 @@ def _publish(zoo: LocalZoo, blob: Path, target: Path, digest: str) -> tuple[Chec
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """What the file says of its size must be so; that its tensors are those of its architecture is known."""
+    """What the file says of its size must be so, and a server must be able to run it.
+
+    That its tensors are those of its architecture is known.
+    """
     expansions = checkpoint.descriptor.lineage.expansions
-    params = num_params(checkpoint.descriptor.architecture.graph())
+    graph = checkpoint.descriptor.architecture.graph()
+    params = num_params(graph)
     if expansions and expansions[-1].params_after != params:
         raise CheckpointError(
             f"the network has {params} parameters, its last expansion says {expansions[-1].params_after}"
+        )
+    # Few weights can go with a large image: 4096 × 4096 pixels are possible.
+    largest = 4 * max(prod(shape) for shape in output_shapes(graph).values())
+    if largest > _MAX_ACTIVATION_BYTES:
+        raise CheckpointError(
+            f"one layer's output takes {largest:,} bytes for an image, at most {_MAX_ACTIVATION_BYTES:,} are run"
         )
 
 

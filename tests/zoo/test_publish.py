@@ -12,6 +12,7 @@ import pytest
 
 from zoo.checkpoint import Checkpoint, digest_of, encode
 from zoo.errors import CheckpointError, ConflictError, ZooError
+from zoo.families import secnn
 from zoo.local import LocalZoo
 from zoo.marks import Marks, MarksFile
 from zoo.publish import Upload, publish
@@ -121,6 +122,20 @@ def test_two_processes_do_not_undo_each_others_marks(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", MARKER, tmp_path, str(first)]) for first in (0, 50)]
     assert [process.wait() for process in processes] == [0, 0]
     assert MarksFile(tmp_path).read().deprecated == {f"{number:064x}" for number in range(100)}
+
+
+def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
+    architecture = secnn.start(input_shape=(1, 4096, 4096), num_classes=3, channels=8, num_blocks=2, head="average")
+    data = encode(make_checkpoint(architecture))
+    assert len(data) < 20_000
+    zoo = LocalZoo([tmp_path])
+    with Upload(tmp_path) as upload:
+        upload.write(data)
+        upload.keep(digest_of(data))
+    with pytest.raises(CheckpointError, match="one layer's output takes 536,870,912 bytes for an image, at most"):
+        publish(zoo, tmp_path, digest_of(data))
+    assert files(tmp_path) == set()
+    zoo.close()
 
 
 def test_a_file_is_never_replaced_by_what_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
