@@ -49,7 +49,7 @@ class Upload:
         self._sha256 = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        with _no_space_is_ours():
+        with no_space_is_ours():
             self._folder.mkdir(exist_ok=True)
             self._file = self._path.open("xb")
         return self
@@ -64,7 +64,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Raises NoSpaceError."""
         self._sha256.update(data)
-        with _no_space_is_ours():
+        with no_space_is_ours():
             self._file.write(data)
 
     def keep(self, digest: str) -> None:
@@ -72,7 +72,7 @@ class Upload:
         found = self._sha256.hexdigest()
         if found != digest:
             raise CheckpointError(f"the bytes have SHA-256 {found}, not {digest}: another file, or damaged on the way")
-        with _no_space_is_ours():
+        with no_space_is_ours():
             self._file.flush()
             os.fsync(self._file.fileno())
             move_into_place(self._path, self._folder / digest)
@@ -100,7 +100,7 @@ def _publish(zoo: LocalZoo, blob: Path, target: Path, digest: str) -> tuple[Chec
         raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
     try:
         _check(decode(source.read_bytes(), digest))
-        with _no_space_is_ours():
+        with no_space_is_ours():
             move_into_place(source, target)
             return zoo.admit(digest, target), True
     except BaseException:
@@ -130,7 +130,8 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 @contextmanager
-def _no_space_is_ours() -> Iterator[None]:
+def no_space_is_ours() -> Iterator[None]:
+    """A full disk or quota becomes NoSpaceError."""
     try:
         yield
     except OSError as error:

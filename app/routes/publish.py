@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from app.deps import ServiceDep
 from app.errors import Problem, ProblemError
 from app.schemas import Changes, Published
 from zoo.errors import CheckpointError
-from zoo.publish import Upload, publish
+from zoo.publish import Upload, no_space_is_ours, publish
 from zoo.views import CheckpointView
 
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
@@ -100,8 +101,11 @@ def delete_model(reference: str, service: ServiceDep) -> None:
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
-        yield
+        with no_space_is_ours():
+            yield
     except CheckpointError as error:
         raise ProblemError(422, "not-a-checkpoint", str(error)) from error
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise ProblemError(403, "read-only", f"this zoo cannot be written to: {error}") from error
