@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
 from app.settings import Settings
@@ -20,8 +21,17 @@ class Service:
     settings: Settings
     zoo: LocalZoo
     inference: Inference
+    downloads: Downloads
     metrics: Metrics
     ready: bool = False
+
+    def cache_control(self, *, immutable: bool) -> str:
+        """Who may keep a file for how long. no-transform: proxies must not compress what is named by its bytes."""
+        if not immutable:
+            return "no-cache, no-transform"
+        # What needs a token must not reach others by way of a shared cache.
+        whose = "public" if self.settings.token is None else "private"
+        return f"{whose}, max-age=31536000, immutable, no-transform"
 
 
 def service_of(request: Request) -> Service:

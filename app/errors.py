@@ -1,7 +1,8 @@
-"""Errors as RFC 9457 problem+json: what went wrong, and what to change."""
+"""Errors as RFC 9457 problem+json: what went wrong, and what to change. Below /v2, as the protocol there has them."""
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import Any
 
@@ -10,8 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from zoo.errors import CheckpointError, ImageError, NoModelMeetsConstraintsError, NotFoundError
+from zoo.errors import (
+    CheckpointError,
+    ConflictError,
+    GoneError,
+    ImageError,
+    NoModelMeetsConstraintsError,
+    NoSpaceError,
+    NotFoundError,
+)
 from zoo.views import CheckpointView
 
 
@@ -20,6 +30,10 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What to change.")
+
+
+class ProtocolError(BaseModel):
+    error: str = Field(description="What to change.")
 
 
 class NoModelProblem(Problem):
@@ -36,17 +50,34 @@ class ProblemError(Exception):
         self.headers = headers
 
 
+class ProblemResponse(JSONResponse):
+    """Which of the two forms it has is decided as it is sent."""
+
+    media_type = "application/problem+json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if f"{scope['path']}/".startswith("/v2/"):
+            headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
+            body = {"error": json.loads(bytes(self.body))["detail"]}
+            await JSONResponse(body, self.status_code, headers)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def problem(
     status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
     body = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extensions}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return ProblemResponse(body, status, headers)
 
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _ours)
     app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
     app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(GoneError, _gone)
+    app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(NoSpaceError, _no_space)
     app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -65,6 +96,18 @@ def _no_model(_: Request, error: Exception) -> JSONResponse:
 
 def _not_found(_: Request, error: Exception) -> JSONResponse:
     return problem(404, "not-found", str(error))
+
+
+def _gone(_: Request, error: Exception) -> JSONResponse:
+    return problem(410, "gone", str(error))
+
+
+def _conflict(_: Request, error: Exception) -> JSONResponse:
+    return problem(409, "conflict", str(error))
+
+
+def _no_space(_: Request, error: Exception) -> JSONResponse:
+    return problem(507, "no-space", f"{error}; nothing of it was kept")
 
 
 def _bad_image(_: Request, error: Exception) -> JSONResponse:

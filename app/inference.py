@@ -85,6 +85,15 @@ class Inference:
         self._metrics = metrics
         self._turn = asyncio.Semaphore(os.cpu_count() or 1)
 
+    async def probabilities(self, digest: str, pixels: np.ndarray) -> tuple[np.ndarray, Timing]:
+        """uint8 (batch, height, width, channels) -> (batch, classes). Raises QueueFullError at once."""
+        if self._turn.locked() and self._num_waiting >= self._max_queue:
+            raise QueueFullError
+        started = time.perf_counter()
+        predictor = await asyncio.to_thread(self._predictors.get, digest)
+        scores = await asyncio.to_thread(predictor.probabilities, pixels)
+        return scores, Timing(decode=0.0, queue=0.0, forward=round((time.perf_counter() - started) * 1000, 3))
+
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
         """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
         if self._turn.locked() and self._num_waiting >= self._max_queue:

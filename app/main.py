@@ -14,11 +14,12 @@ from fastapi import FastAPI
 
 from app import errors
 from app.deps import Service
+from app.downloads import Downloads, SendAgain
 from app.errors import Problem
 from app.inference import Inference, PredictorCache
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
-from app.routes import files, health, models, predict, runs, web
+from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
 from zoo.budget import Budget
 from zoo.errors import ZooError
@@ -36,7 +37,9 @@ def create_app(settings: Settings) -> FastAPI:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
         predictors = PredictorCache(zoo.load, settings.max_predictors, metrics)
-        app.state.service = Service(settings, zoo, Inference(predictors, settings.max_queue, metrics), metrics)
+        inference = Inference(predictors, settings.max_queue, metrics)
+        downloads = Downloads(zoo, settings.max_file_cache_bytes)
+        app.state.service = Service(settings, zoo, inference, downloads, metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()
@@ -54,12 +57,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, runs, health, web):
+    for module in (files, models, predict, publish, inference_protocol, hub, runs, health, web):
         app.include_router(module.router)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequireToken, token=settings.token)
+    app.add_middleware(SendAgain)
+    app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
 
@@ -94,7 +98,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's own description, but for the media type of errors, which it takes to be that of answers."""
     if app.openapi_schema is None:
         schema = FastAPI.openapi(app)
-        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+        ours = (operations for path, operations in schema["paths"].items() if not path.startswith("/v2"))
+        for operation in (operation for operations in ours for operation in operations.values()):
             for status, response in operation["responses"].items():
                 if int(status) >= 400 and "application/json" in response.get("content", {}):
                     response["content"]["application/problem+json"] = response["content"].pop("application/json")

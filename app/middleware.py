@@ -16,7 +16,7 @@ from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PROBES = ("/livez", "/readyz", "/metrics")
+PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 # A page cannot be opened with a header; it holds nothing of the zoo, and asks for the token itself.
 PAGE, PAGE_FILES = "/", "/web/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -61,16 +61,18 @@ class ObserveRequests:
 
 
 class RequireToken:
-    """With a token set, everything but a probe and the page needs `Authorization: Bearer …`."""
+    """With a token set, all but probes and the page need `Authorization: Bearer …`: it, or the one for publishing."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, publish_token: str | None = None) -> None:
         self.app = app
         self.token = token
+        self.accepted = [accepted.encode() for accepted in (token, publish_token) if accepted]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self.token is not None and not _is_open(scope["path"]):
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.token.encode()):
+            is_known = any(hmac.compare_digest(given.encode(), accepted) for accepted in self.accepted)
+            if scheme.lower() != "bearer" or not is_known:
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
                     ", and the token given is another one" if given else ""
                 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
 from zoo.budget import Budget, Complexity
+from zoo.marks import Alias
 from zoo.predictor import Prediction
 from zoo.views import CheckpointView
 
@@ -64,6 +65,32 @@ class PredictBody(BaseModel):
 
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several.")
     parameters: PredictParameters = PredictParameters()
+
+
+class Published(BaseModel):
+    """A checkpoint whose bytes were uploaded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: Annotated[
+        str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$", description="SHA-256 of the file; sha256: before it is fine.")
+    ]
+
+    @field_validator("digest")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        return value.removeprefix("sha256:")
+
+
+class Changes(BaseModel):
+    """What is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    aliases: Annotated[
+        list[Alias] | None, Field(max_length=32, description="Its own aliases; those it had and are not here go.")
+    ] = None
+    deprecated: bool | None = None
 
 
 class Pareto(BaseModel):

@@ -23,10 +23,17 @@ class Settings(BaseSettings):
     token: Annotated[
         str | None, Field(min_length=16, description="Bearer token that every request but a probe must carry.")
     ] = None
+    publish_token: Annotated[
+        str | None,
+        Field(min_length=16, description="Bearer token that may also publish, change and delete; without it none may."),
+    ] = None
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
     max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
     max_queue: Annotated[int, Field(ge=0, description="Predictions that may wait for a core.")] = 256
     max_predictors: Annotated[int, Field(ge=1, description="Networks kept loaded.")] = 32
+    max_file_cache_bytes: Annotated[
+        int, Field(ge=0, description="Memory for files asked for of late; those over an eighth of it are streamed.")
+    ] = 64 * 1024 * 1024
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0
@@ -36,6 +43,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         """ZOO_ZOO=a:b, as in PATH."""
         return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _tokens_differ(self) -> Self:
+        if self.token is not None and self.token == self.publish_token:
+            raise ValueError("ZOO_TOKEN and ZOO_PUBLISH_TOKEN are the same: who may read could publish")
+        return self
 
     @model_validator(mode="after")
     def _token_where_others_reach(self) -> Self:

@@ -15,8 +15,8 @@ Against it stand, for N checkpoints and on the same images, batches, augmentatio
     which measures seconds and joules of growth on this machine.
 
 (a) and (b) warm up as the run does, keep the learning rate of its branches over the first half, let it fall linearly to
-0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is today: what the
-zoo's run was told on its command line is not in a checkpoint.
+0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is
+today: what the zoo's run was told on its command line is not in a checkpoint.
 
 Of the N architectures, `--sizes` are trained, evenly chosen over log-parameters, the smallest and the largest among
 them. FLOPs of all N are exact; their seconds follow from the seconds per multiply-accumulate measured for the chosen

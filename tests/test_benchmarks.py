@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from zoo.checkpoint import read_header
 from zoo.cost import num_macs, num_params, training_flops
@@ -81,3 +84,12 @@ def test_reference_networks_have_their_published_sizes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=BENCHMARKS)
     assert done.stdout.split() == ["18663", "60647", "35463", "115751", "170855", "78186", "12501632"], done.stderr
+
+
+@pytest.mark.skipif(not (shutil.which("wrk") and shutil.which("nginx")), reason="needs wrk and nginx")
+def test_downloads_are_measured_side_by_side() -> None:
+    done = run("downloads.py", "--seconds", 1, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    rows = {line[:16].strip(): line[16:].split() for line in done.stdout.splitlines() if line[:3].islower()}
+    assert list(rows) == ["zoo", "nginx", "zoo, 304"]
+    assert all(float(cell.replace(",", "")) > 0 for row in rows.values() for cell in row)

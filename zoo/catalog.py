@@ -15,7 +15,7 @@ import base64
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 import pydantic
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, false, func, literal, text, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, false, func, literal, text, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
@@ -41,7 +41,7 @@ from zoo.cost import MAX_COUNT
 from zoo.errors import NotFoundError
 
 # Changes whenever the tables do; a catalog of another version is rebuilt from the files.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
@@ -63,6 +63,8 @@ class CheckpointRow(SQLModel):
     # Text like 2026-11-21T02:00:00+00:00, which sorts as time does: SQLite has no type for it.
     created_at: str
     parent: str | None = None
+    # Found by whatever names it, but chosen by no budget and no computed alias.
+    deprecated: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
     @property
     def created(self) -> datetime:
@@ -175,6 +177,18 @@ class Catalog:
         with self._writing() as connection:
             connection.execute(delete(CheckpointTable).where(_ROW.digest == bindparam("gone")), gone)
             _rebuild_fronts(connection)
+
+    def deprecate(self, digests: Collection[str]) -> bool:
+        """These rows, as far as they are there, and no others; True if that changed any."""
+        with self._engine.connect() as connection:
+            before = set(connection.scalars(select(_ROW.digest).where(_ROW.deprecated)))
+            known = connection.scalars(select(_ROW.digest).where(_ROW.digest.in_(digests)))
+            if before == set(known):
+                return False
+        with self._writing() as connection:
+            connection.execute(update(_ROWS).values(deprecated=_ROW.digest.in_(digests)))
+            _rebuild_fronts(connection)
+        return True
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
         """Throws all rows away and takes these, in one transaction."""
@@ -294,11 +308,14 @@ class Catalog:
             rows = _rows(connection, select(_ROWS).where(*_filters(budget, dataset), *known).order_by(*_BY_SIZE))
         return pareto.front(rows, cost=lambda row: getattr(row, x), value=lambda row: row.accuracy or 0.0)
 
-    def find(self, reference: str) -> CheckpointRow:
-        """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError."""
+    def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
+        """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError.
+
+        `dataset` is what computed aliases are about, the default one if None.
+        """
         with self._engine.connect() as connection:
             if reference in COMPUTED_ALIASES:
-                row = self._alias(connection, reference)
+                row = self._alias(connection, reference, dataset)
             elif set(reference) <= set("0123456789abcdef") and MIN_PREFIX <= len(reference) <= 64:
                 row = _by_prefix(connection, reference)
             else:
@@ -318,8 +335,8 @@ class Catalog:
             rows = {alias: self._alias(connection, alias) for alias in COMPUTED_ALIASES}
         return {alias: row.digest for alias, row in rows.items() if row is not None}
 
-    def _alias(self, connection: Connection, alias: str) -> CheckpointRow | None:
-        dataset = self._dataset_of(connection, Budget())
+    def _alias(self, connection: Connection, alias: str, dataset: str | None = None) -> CheckpointRow | None:
+        dataset = self._dataset_of(connection, Budget(dataset=dataset))
         if dataset is None:
             return None
         if alias == "best":
@@ -391,7 +408,7 @@ def _most_accurate(connection: Connection, budget: Budget, dataset: str) -> Chec
 def _extend_front(connection: Connection, dataset: str, cost: str, gain: str, row: CheckpointRow) -> None:
     """Adds a step for a new row, if no row before it reaches as far, and takes out the steps it outdoes."""
     size, value = getattr(row, cost), getattr(row, gain)
-    if size is None or value is None:
+    if size is None or value is None or row.deprecated:
         return
     accuracy = _NO_ACCURACY if row.accuracy is None else row.accuracy
     staircase = {"dataset": dataset, "cost": cost, "gain": gain, "reach": _SIGNS[gain] * value}
@@ -417,7 +434,7 @@ def _rebuild_fronts(connection: Connection) -> None:
             columns = [value.label(name) for name, value in zip(names, values, strict=True)]
             before = func.max(reach).over(partition_by=partition, order_by=order, rows=(None, -1))
             columns.append(before.label("before"))
-            known = select(*columns).where(size.is_not(None), reach.is_not(None)).subquery()
+            known = select(*columns).where(~_ROW.deprecated, size.is_not(None), reach.is_not(None)).subquery()
             steps = select(*(known.c[name] for name in names))
             steps = steps.where(or_(known.c.before.is_(None), known.c.reach > known.c.before))
             connection.execute(insert(_FRONTS).from_select(names, steps))
@@ -432,7 +449,7 @@ def _in(dataset: str) -> list[ColumnElement[bool]]:
 
 def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
     """NULL compares as unknown, which is not true: an unknown value meets no bound."""
-    conditions = _in(dataset)
+    conditions = [~_ROW.deprecated, *_in(dataset)]
     if budget.min_acc is not None:
         conditions.append(_ROW.accuracy >= budget.min_acc)
     if budget.confidence is not None and budget.min_acc is not None:
@@ -462,7 +479,7 @@ _NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name")).order_by(*
 @cache
 def _newest(*, everywhere: bool) -> Any:
     conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
-    return select(_ROWS).where(*conditions).order_by(*_NEWEST_FIRST).limit(1)
+    return select(_ROWS).where(~_ROW.deprecated, *conditions).order_by(*_NEWEST_FIRST).limit(1)
 
 
 def _first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:

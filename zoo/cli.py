@@ -35,6 +35,7 @@ from zoo.image_folder import name_of
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
+from zoo.publish import garbage
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.views import CheckpointView
 
@@ -54,6 +55,7 @@ zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 zoo verify --zoo my-zoo --data cifar10.tar.gz
 
 zoo calibrate --zoo my-zoo
+zoo publish mine.safetensors --url http://127.0.0.1:8000
 """
 
 app = typer.Typer(
@@ -349,6 +351,46 @@ def _show_cascades(calibration: Calibration, rows: list[CheckpointRow], *, as_js
         compared = ("", "") if alone is None else (f"{alone:,}", f"{1 - best.macs / alone:.0%}")
         table.add_row(f"{wanted:.2f}", compared[0], f"{best.macs:,.0f}", compared[1], stages)
     _print_table(table)
+
+
+@app.command(name="publish", epilog="Example: zoo publish mine.safetensors --url http://127.0.0.1:8000")
+def publish_(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoint files.", metavar="FILE…")],
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add checkpoints to a zoo, once they are found to be whole and valid."""
+    source = _source(zoo, url, token)
+    views = [source.publish(file.read_bytes()) for file in files]
+    if as_json:
+        _print_json([view.model_dump(mode="json") for view in views])
+    else:
+        for view in views:
+            typer.echo(f"{view.id}  {view.name}")
+
+
+@app.command(name="gc", epilog="Example: zoo gc --zoo my-zoo --dry-run")
+def collect_garbage(
+    zoo: ZooOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
+    source = _source(zoo, None, None)
+    assert isinstance(source, LocalSource)
+    found = list(garbage(source.zoo.roots, source.zoo.deleted))
+    for item in found:
+        if not dry_run:
+            item.path.unlink()
+        if not as_json:
+            typer.echo(f"{item.size_bytes:>12,}  {item.path}  {item.reason}")
+    if as_json:
+        _print_json([{"path": str(item.path), "bytes": item.size_bytes, "reason": item.reason} for item in found])
 
 
 def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:

@@ -154,6 +154,10 @@ class ZooClient:
         answers = self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
 
+    def publish(self, data: bytes) -> CheckpointView:
+        """Adds a checkpoint, given as the bytes of its file; the server checks it. Needs a token for publishing."""
+        return self._run(self._zoo.publish(data))
+
     def _run(self, exchange: Exchange[Result]) -> Result:
         with closing(exchange):
             try:
@@ -278,6 +282,9 @@ class AsyncZooClient:
         files = [encoded(image) for image in listed(images)]
         answers = await self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
+
+    async def publish(self, data: bytes) -> CheckpointView:
+        return await self._run(self._zoo.publish(data))
 
     async def _run(self, exchange: Exchange[Result]) -> Result:
         with closing(exchange):

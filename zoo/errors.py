@@ -7,7 +7,10 @@
     ├── DataError              a data set that cannot be read or split
     ├── RunError               a training run that cannot start or go on
     ├── RemoteError            a zoo server that answered with a problem
+    ├── ConflictError          a name that is taken
+    ├── NoSpaceError           a checkpoint that there is no room for
     └── NotFoundError          no checkpoint of that name, digest or alias
+        ├── GoneError          there was one, and it was deleted
         └── NoModelMeetsConstraintsError   none within the budget; carries the nearest one
 
 Messages name the thing, what was expected and what was found. They are translated once, at the
@@ -51,7 +54,19 @@ class RemoteError(ZooError):
         self.status = status
 
 
+class ConflictError(ZooError):
+    pass
+
+
+class NoSpaceError(ZooError):
+    pass
+
+
 class NotFoundError(ZooError):
+    pass
+
+
+class GoneError(NotFoundError):
     pass
 
 

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from pathlib import Path
 
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
 from zoo.cascade import Cascade
-from zoo.catalog import Catalog, CheckpointRow
+from zoo.catalog import MIN_PREFIX, Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
 from zoo.device import device_name
-from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.errors import (
+    CheckpointError,
+    ConflictError,
+    GoneError,
+    NoModelMeetsConstraintsError,
+    NotFoundError,
+    ZooError,
+)
+from zoo.marks import Marks, MarksFile
 from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
 
-# ONNX models kept; a few hundred kilobytes each.
-_MAX_ONNX = 64
+# Descriptors kept: a few kilobytes each.
+_MAX_DESCRIPTORS = 256
 _PAGE = 1000
 
 
@@ -45,8 +56,11 @@ class LocalZoo:
         for root in roots:
             if not root.is_dir():
                 raise ZooError(f"{root}: no such zoo directory")
+        self.roots = tuple(roots)
         self._directories = [Directory(root) for root in roots]
         self.catalog = Catalog(_catalog_path(roots), default_dataset)
+        self._marks_files = [MarksFile(root) for root in roots]
+        self._marks = Marks()
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
@@ -54,7 +68,11 @@ class LocalZoo:
         self._damaged: dict[Path, tuple[int, int]] = {}
         # By data set, ascending in accuracy and in cost; as of the last sync.
         self._cascades: dict[str, list[ReadyCascade]] = {}
-        self._onnx = lru_cache(maxsize=_MAX_ONNX)(lambda digest: onnx_model.build(self.load(digest)))
+        self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
+            lambda digest: read_header(self.path(digest)).descriptor
+        )
+        # Files read whole and found good, as they were then.
+        self._verified: dict[Path, tuple[int, int]] = {}
 
     def close(self) -> None:
         self.catalog.close()
@@ -69,8 +87,10 @@ class LocalZoo:
         A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
         still being copied here.
         """
-        self._paths = self._found()
+        # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
         known = self.catalog.digests()
+        self._read_marks()
+        self._paths = self._found()
         gone = known - self._paths.keys()
         if gone:
             self.catalog.remove(gone)
@@ -78,13 +98,15 @@ class LocalZoo:
         if new:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
+        changed = self.catalog.deprecate(self._marks.deprecated)
         self._cascades = self._ready_cascades()
-        return bool(gone or new or measured)
+        return changed or bool(gone or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
         self._damaged.clear()
+        self._read_marks()
         self._paths = self._found()
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
@@ -92,9 +114,13 @@ class LocalZoo:
         self._cascades = self._ready_cascades()
         return len(rows)
 
+    def _read_marks(self) -> None:
+        self._marks = reduce(or_, (file.read() for file in self._marks_files))
+
     def _found(self) -> dict[str, Path]:
-        """Of a file in several directories, the one in the first."""
-        return {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
+        """Of a file in several directories, the one in the first. Without those that are marked as deleted."""
+        found = {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
+        return {digest: path for digest, path in found.items() if digest not in self._marks.deleted}
 
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
@@ -102,7 +128,7 @@ class LocalZoo:
             try:
                 if path in self._damaged and self._damaged[path] == _stamp(path):
                     continue
-                yield _row(digest, read_header(path))
+                yield _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
@@ -116,9 +142,51 @@ class LocalZoo:
             ready[calibration.dataset] = [
                 ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
                 for cascade in calibration.cascades
-                if all(stage.digest in rows for stage in cascade.stages)
+                if all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)
             ]
         return ready
+
+    # --- what is said of checkpoints -------------------------------------------------------------------
+
+    def mark(self, digest: str, *, aliases: list[str] | None = None, deprecated: bool | None = None) -> None:
+        """None leaves it as it is. Raises ConflictError where an alias is taken, OSError in a read-only directory."""
+
+        def change(marks: Marks) -> Marks:
+            if aliases is not None:
+                for alias in aliases:
+                    self._refuse_name(alias)
+                marks = marks.with_aliases(digest, aliases)
+            return marks if deprecated is None else marks.with_deprecated(digest, deprecated)
+
+        self._marks_files[0].change(change)
+        self._read_marks()
+        self.catalog.deprecate(self._marks.deprecated)
+
+    def _refuse_name(self, alias: str) -> None:
+        with suppress(NotFoundError):
+            row = self.catalog.find(alias)
+            if row.name == alias:
+                raise ConflictError(f"alias {alias} is the name of checkpoint {row.digest}: choose another")
+
+    @property
+    def deleted(self) -> frozenset[str]:
+        return self._marks.deleted
+
+    def delete(self, digest: str) -> None:
+        """Softly: the file stays until `zoo gc`, and adding the checkpoint again takes the mark away."""
+        self._marks_files[0].change(lambda marks: marks.with_deleted(digest))
+        self._read_marks()
+        self._paths = {other: path for other, path in self._paths.items() if other != digest}
+        self.catalog.remove([digest])
+
+    def admit(self, digest: str, path: Path) -> CheckpointRow:
+        """Adds the row of a checkpoint that has been put in place."""
+        self._marks_files[0].change(lambda marks: marks.without_deleted(digest))
+        self._read_marks()
+        row = _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
+        self._paths = {**self._paths, digest: path}
+        self.catalog.add([row])
+        return row
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -172,17 +240,30 @@ class LocalZoo:
             rows += page.rows
         return rows
 
+    def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
+        """By digest, digest prefix, name or alias; computed aliases are about `dataset`, else the default one.
+
+        Raises NotFoundError; GoneError where it was deleted.
+        """
+        try:
+            return self.catalog.find(self._marks.aliases.get(reference, reference), dataset)
+        except NotFoundError as error:
+            deleted = [digest for digest in self._marks.deleted if digest.startswith(reference)]
+            if deleted and len(reference) >= MIN_PREFIX:
+                raise GoneError(f"checkpoint {deleted[0]} was deleted") from error
+            raise
+
     def view(self, row: CheckpointRow) -> CheckpointView:
         [view] = self.views([row])
         return view
 
     def views(self, rows: Iterable[CheckpointRow]) -> list[CheckpointView]:
-        aliases = self.catalog.aliases()
+        aliases = self.catalog.aliases() | self._marks.aliases
         return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
 
     def show(self, reference: str) -> CheckpointDetail:
         """By digest, digest prefix, name or alias. Raises NotFoundError."""
-        row = self.catalog.find(reference)
+        row = self.find(reference)
         return CheckpointDetail(**dict(self.view(row)), descriptor=self.descriptor(row.digest))
 
     # --- files -----------------------------------------------------------------------------------------
@@ -194,12 +275,16 @@ class LocalZoo:
     def path(self, digest: str) -> Path:
         """Raises NotFoundError where the file is gone."""
         path = self._paths.get(digest)
-        if path is None or not path.exists():
-            raise NotFoundError(f"the file of checkpoint {digest} is gone")
-        return path
+        if path is not None and path.exists():
+            return path
+        # Another process has added or moved it since this one looked.
+        for directory in self._directories:
+            with suppress(NotFoundError):
+                return directory.path(digest)
+        raise NotFoundError(f"the file of checkpoint {digest} is gone")
 
     def descriptor(self, digest: str) -> Descriptor:
-        return read_header(self.path(digest)).descriptor
+        return self._descriptors(digest)
 
     def load(self, digest: str) -> Checkpoint:
         """Reads the whole file and checks it against its digest and its descriptor.
@@ -216,13 +301,33 @@ class LocalZoo:
             raise
 
     def file(self, digest: str, file_format: str) -> bytes:
-        """The checkpoint as "safetensors" or "onnx". Raises CheckpointError where the bytes are not the digest's."""
+        """The checkpoint as "safetensors" or "onnx", or its descriptor as "json".
+
+        Raises CheckpointError where the bytes are not the digest's.
+        """
         if file_format == "onnx":
-            return self._onnx(digest)
+            return onnx_model.build(self.load(digest))
+        if file_format == "json":
+            return self.descriptor(digest).to_json().encode()
         data = self.path(digest).read_bytes()
         if digest_of(data) != digest:
             self.load(digest)
         return data
+
+    def verified_path(self, digest: str) -> Path:
+        """For a file too large to be held in memory; it is read through once, and again if it changes.
+
+        Raises CheckpointError where the bytes are not the digest's.
+        """
+        path = self.path(digest)
+        stamp = _stamp(path)
+        if self._verified.get(path) != stamp:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != digest:
+                self.load(digest)
+            self._verified[path] = stamp
+        return path
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -241,7 +346,7 @@ def _catalog_path(roots: Sequence[Path]) -> Path | None:
     return path if writable else None
 
 
-def _row(digest: str, header: Header) -> CheckpointRow:
+def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
     descriptor = header.descriptor
     test = descriptor.metrics.test
     return CheckpointRow(
@@ -258,6 +363,7 @@ def _row(digest: str, header: Header) -> CheckpointRow:
         classes=json.dumps(descriptor.classes, ensure_ascii=False),
         created_at=descriptor.created_at.isoformat(),
         parent=descriptor.lineage.parent,
+        deprecated=deprecated,
     )
 
 
@@ -282,6 +388,6 @@ def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
         created_at=row.created,
         parent=row.parent,
         aliases=tuple(aliases),
-        deprecated=False,
+        deprecated=row.deprecated,
         links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
@@ -101,9 +102,9 @@ class Questions:
             raise ZooError(f"file_format is one of {', '.join(get_args(FileFormat))}, not {file_format!r}")
         digest = yield from self._digest(checkpoint, budget)
         path = f"{_path(digest)}/file"
-        sha256 = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))
-        target = to or (self._cache or user_cache("files")) / f"{sha256}.{file_format}"
-        yield from fetch(self._server, path, sha256, target, file_format, progress)
+        of_file = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))
+        target = to or (self._cache or user_cache("files")) / f"{of_file}.{file_format}"
+        yield from fetch(self._server, path, of_file, target, file_format, progress)
         return target
 
     def load(
@@ -123,6 +124,14 @@ class Questions:
         from zoo.onnx_classifier import OnnxClassifier
 
         return OnnxClassifier(loaded)
+
+    def publish(self, data: bytes) -> Exchange[CheckpointView]:
+        digest = sha256(data).hexdigest()
+        yield from self._server.answer(lambda: self._server.build("PUT", f"/blobs/sha256:{digest}", content=data))
+        response = yield from self._server.answer(
+            lambda: self._server.build("POST", "/models", json={"digest": digest})
+        )
+        return self._server.parsed(CheckpointView, response)
 
     # --- predicting ------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from zoo.download import FileFormat, Progress
 from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
 from zoo.predictor import Predictor
+from zoo.publish import Upload, publish
 from zoo.storage import write_atomically
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
@@ -31,6 +32,8 @@ class Source(Protocol):
         ...
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]: ...
+
+    def publish(self, data: bytes) -> CheckpointView: ...
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each checkpoint by digest: read whole and checked, or what is wrong with it."""
@@ -60,6 +63,15 @@ class LocalSource:
         predictor = Predictor(self.zoo.load(digest))
         return predictor.top_k(predictor.probabilities(predictor.decode(images)), top_k)
 
+    def publish(self, data: bytes) -> CheckpointView:
+        """Into the first directory."""
+        root, digest = self.zoo.roots[0], checkpoint.digest_of(data)
+        with Upload(root) as upload:
+            upload.write(data)
+            upload.keep(digest)
+        row, _ = publish(self.zoo, root, digest)
+        return self.zoo.view(row)
+
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Of all files, also those that the catalog leaves out."""
         for digest, path in sorted(self.zoo.paths().items()):
@@ -87,6 +99,9 @@ class RemoteSource:
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         return self.zoo.predict(images, digest, top_k=top_k)
+
+    def publish(self, data: bytes) -> CheckpointView:
+        return self.zoo.publish(data)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """As the server sends them now: not from a cache."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.checkpoint import digest_of
@@ -27,10 +29,14 @@ class Directory:
         `scratch`, on the same file system, is where a write that is killed leaves its temporary file.
         """
         digest = digest_of(data)
-        path = self.root / "checkpoints" / f"{digest}{_SUFFIX}"
+        path = self.usual_path(digest)
         if not path.exists():
             write_atomically(path, data, scratch)
         return digest
+
+    def usual_path(self, digest: str) -> Path:
+        """Where `put` puts it."""
+        return self.root / "checkpoints" / f"{digest}{_SUFFIX}"
 
     def paths(self) -> Iterator[tuple[str, Path]]:
         """(digest, path) of every checkpoint, wherever below the root it lies."""
@@ -40,7 +46,7 @@ class Directory:
 
     def path(self, digest: str) -> Path:
         """Raises NotFoundError."""
-        usual = self.root / "checkpoints" / f"{digest}{_SUFFIX}"
+        usual = self.usual_path(digest)
         if usual.exists():
             return usual
         for found, path in self.paths():
@@ -58,12 +64,29 @@ def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> No
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """On one file system; a power cut afterwards does not undo it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One thread at a time, of all processes that ask for it."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)

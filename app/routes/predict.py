@@ -88,7 +88,7 @@ def _choose(query: PredictQuery, service: Service) -> CheckpointRow:
         return service.zoo.smallest(query)
     if query.is_bounded():
         raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
-    return service.zoo.catalog.find(query.model)
+    return service.zoo.find(query.model)
 
 
 async def _read(request: Request) -> tuple[list[bytes], int | None]:

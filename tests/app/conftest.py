@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +65,12 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Settings], AbstractContextManager[httpx.Client]]:
+    """For fixtures of a wider scope than `client_of`."""
+    return serving
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -9,7 +13,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from app.settings import Settings
 from zoo.storage import Directory
+
+
+@pytest.fixture(scope="module", params=[64 * 1024 * 1024, 0], ids=["from memory", "streamed from disk"])
+def client(
+    request: pytest.FixtureRequest, zoo_root: Path, served: Callable[[Settings], AbstractContextManager[httpx.Client]]
+) -> Iterator[httpx.Client]:
+    with served(Settings(zoo=(zoo_root,), max_file_cache_bytes=request.param)) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +141,43 @@ def test_unknown_formats_are_refused(client: httpx.Client) -> None:
     response = client.get("/models/best/file", params={"format": "pickle"})
     assert response.status_code == 422
     assert "'safetensors' or 'onnx'" in response.json()["detail"]
+
+
+def test_the_second_answer_of_a_moment_is_the_first(client: httpx.Client, file: tuple[str, bytes]) -> None:
+    digest, data = file
+    wanted = [
+        ({}, 200, data),
+        ({"Range": "bytes=5-9"}, 206, data[5:10]),
+        ({"If-None-Match": f'"{digest}"'}, 304, b""),
+        ({"Range": "bytes=-0"}, 416, None),
+    ]
+    for length, (headers, status, content) in enumerate(wanted, start=50):  # URLs that no other test asks for
+        answers = [client.get(f"/models/{digest[:length]}/file", headers=headers | {"X-Request-Id": "x"}) for _ in "12"]
+        assert [answer.status_code for answer in answers] == [status, status]
+        assert answers[0].content == answers[1].content
+        assert content is None or answers[0].content == content
+        assert {name for name, value in answers[0].headers.items() ^ answers[1].headers.items()} <= {"date"}
+
+
+def test_what_a_url_stands_for_follows_the_zoo(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path
+) -> None:
+    for _, path in Directory(zoo_root).paths():
+        shutil.copy(path, tmp_path)
+    client = client_of(tmp_path, rescan_seconds=0.05)
+    smallest = client.get("/models/smallest/file").headers["x-checkpoint-id"]
+    (tmp_path / f"{smallest}.safetensors").unlink()
+    deadline = time.monotonic() + 10
+    while client.get("/models/smallest/file").headers["x-checkpoint-id"] == smallest:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert client.get(f"/models/{smallest}/file").status_code == 404
+
+
+def test_with_a_token_only_the_client_itself_may_keep_a_file(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, file: tuple[str, bytes]
+) -> None:
+    client = client_of(zoo_root, token="a-token-of-some-length")
+    response = client.get(f"/models/{file[0]}/file", headers={"Authorization": "Bearer a-token-of-some-length"})
+    assert response.headers["cache-control"].startswith("private, ")
+    assert client.get(f"/models/{file[0]}/file").status_code == 401

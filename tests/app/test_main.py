@@ -51,13 +51,23 @@ def test_openapi_describes_routes_with_examples(client: httpx.Client) -> None:
         "/models/file",
         "/models/{reference}",
         "/models/{reference}/file",
+        "/{namespace}/{name}/resolve/{revision}/{filename}",
         "/predict",
         "/runs",
         "/runs/{name}",
         "/runs/{name}/events",
+        "/blobs/sha256:{digest}",
         "/livez",
         "/readyz",
         "/metrics",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        *(
+            f"/v2/models/{{name}}{version}{what}"
+            for version in ("", "/versions/{version}")
+            for what in ("", "/ready", "/infer")
+        ),
     }
     parameters = {item["name"]: item["schema"] for item in paths["/models"]["get"]["parameters"]}
     assert "examples" in str(parameters["min_acc"])
@@ -78,11 +88,12 @@ def test_serving_loads_no_torch() -> None:
 
 def test_openapi_declares_problems_as_they_are_sent(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
-    for path in described["paths"].values():
-        for operation in path.values():
+    for path, operations in described["paths"].items():
+        media_type = "application/json" if path.startswith("/v2") else "application/problem+json"
+        for operation in operations.values():
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
-                    assert list(response["content"]) == ["application/problem+json"]
+                    assert list(response["content"]) == [media_type]
     schemas = described["components"]["schemas"]
     for name in ("CheckpointView", "Selection", "PredictAnswer"):
         assert schemas[name]["examples"]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from zoo.budget import wilson_interval
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_macs, num_params
+from zoo.storage import Directory
 
 
 def size(checkpoint: Checkpoint) -> int:
@@ -89,6 +93,25 @@ def test_pages_put_together_are_the_list(client: httpx.Client, checkpoints: dict
         response = client.get(response.links["next"]["url"])
         found += [item["id"] for item in response.json()["items"]]
     assert found == by_size(checkpoints)
+
+
+def test_pages_keep_the_filters_and_outlive_what_changes(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path
+) -> None:
+    for _, path in Directory(zoo_root).paths():
+        shutil.copy(path, tmp_path)
+    client = client_of(tmp_path, publish_token="a-token-for-publishing", rescan_seconds=0)
+    client.headers["Authorization"] = "Bearer a-token-for-publishing"
+    everything = [item["id"] for item in client.get("/models").json()["items"]]
+    page = client.get("/models", params={"limit": 2, "dataset": "*", "min_acc": 0})
+    for deleted in (everything[1], everything[3]):  # the row that the cursor stands on, and one to come
+        assert client.delete(f"/models/{deleted}").status_code == 204
+    following = client.get(page.links["next"]["url"])
+    assert [item["id"] for item in following.json()["items"]] == [everything[2], everything[4]]
+    assert following.json()["count"] == 3
+    assert following.request.url.params["min_acc"] == "0"
+    assert following.request.url.params["dataset"] == "*"
+    assert "next" not in following.links
 
 
 def test_nothing_good_enough_names_the_nearest(client: httpx.Client) -> None:

@@ -27,6 +27,11 @@ def test_a_short_token_is_refused(tmp_path: Path) -> None:
         Settings(zoo=(tmp_path,), token="short")
 
 
+def test_who_may_read_may_not_publish(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ZOO_TOKEN and ZOO_PUBLISH_TOKEN are the same"):
+        Settings(zoo=(tmp_path,), token="x" * 16, publish_token="x" * 16)
+
+
 def test_directories_come_from_the_environment_as_in_path(tmp_path: Path) -> None:
     code = "from app.settings import Settings; print(*Settings().zoo, Settings().max_images)"
     environment = {"ZOO_ZOO": f"{tmp_path}/a:{tmp_path}/b", "ZOO_MAX_IMAGES": "7"}

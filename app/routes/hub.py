@@ -1,0 +1,127 @@
+"""What huggingface_hub asks of a server: `hf_hub_download("zoo/cifar10", "model.safetensors", endpoint=…)` works.
+
+A data set is a repository of the one namespace `zoo`, and a checkpoint a commit of it. A commit's name is the first
+40 digits of the digest: clients take that for Git's, and so never ask again for what they have of it. A revision is
+
+    main                            the most accurate checkpoint
+    a digest, its prefix, a name, an alias
+    min_acc=0.8&max_params=20000    the smallest checkpoint within a budget
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from app.deps import Service, ServiceDep
+from app.downloads import Download
+from app.errors import ProblemError
+from app.routes.files import RESPONSES
+from zoo.budget import ALL_DATASETS, Budget
+from zoo.catalog import CheckpointRow
+from zoo.errors import NoModelMeetsConstraintsError, NotFoundError
+
+router = APIRouter(tags=["files"])
+
+NAMESPACE = "zoo"
+FORMATS = {"model.safetensors": "safetensors", "model.onnx": "onnx", "config.json": "json"}
+_COMMIT_DIGITS = 40
+# What huggingface_hub tells its user, by the header X-Error-Code.
+_NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "EntryNotFound"
+
+
+@router.head("/{namespace}/{name}/resolve/{revision}/{filename}", include_in_schema=False)
+@router.get("/{namespace}/{name}/resolve/{revision}/{filename}", responses=RESPONSES, response_class=Response)
+def resolve(namespace: str, name: str, revision: str, filename: str, request: Request, service: ServiceDep) -> Response:
+    """A file as huggingface_hub asks for it: of `zoo/<data set>`, at a checkpoint or a budget. Also HEAD."""
+    row = _checkpoint(service, namespace, name, revision)
+    commit = row.digest[:_COMMIT_DIGITS]
+    if filename not in FORMATS:
+        raise _not_found(_NO_FILE, f"no file {filename!r}: there are {', '.join(FORMATS)}", {"X-Repo-Commit": commit})
+    file = service.downloads.file(row.digest, FORMATS[filename])
+    headers = {
+        "Cache-Control": service.cache_control(immutable=revision == row.digest and filename == "model.safetensors"),
+        "Content-Disposition": f'inline; filename="{filename}"',
+        "X-Checkpoint-Id": row.digest,
+        "X-Repo-Commit": commit,
+        "X-Linked-Etag": file.etag,
+        "X-Linked-Size": str(file.size_bytes),
+        "Content-Type": "application/json" if filename == "config.json" else "application/octet-stream",
+    }
+    return service.downloads.send(request, Download(row.digest, FORMATS[filename], headers))
+
+
+@router.get("/api/models/{namespace}/{name}", include_in_schema=False)
+@router.get("/api/models/{namespace}/{name}/revision/{revision}", include_in_schema=False)
+def model_info(
+    namespace: str, name: str, service: ServiceDep, revision: str = "main", blobs: bool = False
+) -> dict[str, Any]:
+    """For `HfApi.model_info`."""
+    row = _checkpoint(service, namespace, name, revision)
+    siblings = [
+        {"rfilename": entry["path"], **({"size": entry["size"]} if blobs else {})} for entry in _files(service, row)
+    ]
+    created_at = row.created.strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # the one form that the library reads
+    return {
+        "id": f"{namespace}/{name}",
+        "author": namespace,
+        "sha": row.digest[:_COMMIT_DIGITS],
+        "createdAt": created_at,
+        "lastModified": created_at,
+        "private": service.settings.token is not None,
+        "pipeline_tag": "image-classification",
+        "library_name": "checkpoint-zoo",
+        "tags": ["image-classification", f"dataset:{row.dataset}", row.family],
+        "safetensors": {"parameters": {"F32": row.params}, "total": row.params},
+        "siblings": siblings,
+    }
+
+
+@router.get("/api/models/{namespace}/{name}/tree/{revision}", include_in_schema=False)
+def tree(namespace: str, name: str, revision: str, service: ServiceDep) -> list[dict[str, Any]]:
+    """For `snapshot_download`."""
+    return _files(service, _checkpoint(service, namespace, name, revision))
+
+
+def _files(service: Service, row: CheckpointRow) -> list[dict[str, Any]]:
+    files = {name: service.downloads.file(row.digest, file_format) for name, file_format in FORMATS.items()}
+    return [
+        {"type": "file", "path": name, "size": file.size_bytes, "oid": file.sha256[:_COMMIT_DIGITS]}
+        for name, file in files.items()
+    ]
+
+
+def _checkpoint(service: Service, namespace: str, name: str, revision: str) -> CheckpointRow:
+    catalog = service.zoo.catalog
+    if namespace != NAMESPACE or name == ALL_DATASETS or not catalog.count(Budget(dataset=name)):
+        raise _not_found(_NO_REPOSITORY, f"no repository {namespace}/{name}: they are named {NAMESPACE}/<data set>")
+    try:
+        if "=" in revision:
+            return service.zoo.smallest(_budget(name, revision))
+        if revision == "main":
+            return service.zoo.find("best", name)
+        row = service.zoo.find(revision, name)
+    except NoModelMeetsConstraintsError as error:
+        raise _not_found(_NO_REVISION, str(error)) from error
+    except NotFoundError as error:
+        raise _not_found(_NO_REVISION, f"{error}; or main, or a budget like min_acc=0.8") from error
+    if row.dataset != name:
+        raise _not_found(
+            _NO_REVISION, f"checkpoint {row.name} is of {NAMESPACE}/{row.dataset}, not of {NAMESPACE}/{name}"
+        )
+    return row
+
+
+def _budget(dataset: str, text: str) -> Budget:
+    try:
+        return Budget(**{**dict(parse_qsl(text, keep_blank_values=True)), "dataset": dataset})
+    except ValidationError as error:
+        messages = (item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise ProblemError(422, "invalid-parameter", f"revision {text!r}: {'; '.join(messages)}") from error
+
+
+def _not_found(code: str, detail: str, headers: dict[str, str] | None = None) -> ProblemError:
+    return ProblemError(404, "not-found", detail, {"X-Error-Code": code, **(headers or {})})

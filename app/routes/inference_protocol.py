@@ -1,0 +1,173 @@
+"""The Open Inference Protocol, which the clients of Triton and KServe speak.
+
+A model is any way to name a checkpoint, its version the digest. Input `images` is either pixels as the network takes
+them, UINT8 (n, height, width, channels), or whole image files of any size, BYTES (n). Outputs are `scores`, FP32
+(n, classes), and `labels`, BYTES (n): the likeliest class.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app import tensors
+from app.deps import Service, ServiceDep
+from app.errors import ProblemError, ProtocolError
+from app.inference import QueueFullError
+from app.routes.health import ready
+from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestOutput, TensorError
+from zoo.catalog import CheckpointRow
+from zoo.errors import NotFoundError
+
+router = APIRouter(
+    prefix="/v2",
+    tags=["open inference protocol"],
+    responses={status: {"model": ProtocolError} for status in (400, 401, 404, 413, 422, 503)},
+)
+
+INPUT = "images"
+_OUTPUTS = ("scores", "labels")
+_EXAMPLE = {"inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}]}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"type": "object", "required": ["inputs"]}, "example": _EXAMPLE},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+Scores = npt.NDArray[np.float32]
+
+
+@router.get("")
+async def server_metadata() -> dict[str, Any]:
+    """Name, version and extensions of this server."""
+    extensions = ["binary_tensor_data", "classification"]
+    return {"name": "checkpoint-zoo", "version": version("checkpoint-zoo"), "extensions": extensions}
+
+
+@router.get("/health/live")
+async def server_live() -> dict[str, bool]:
+    """The process answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+def server_ready(service: ServiceDep) -> dict[str, bool]:
+    """As /readyz: 503 until the default checkpoint has answered once."""
+    ready(service)
+    return {"ready": True}
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{version}")
+def model_metadata(name: str, service: ServiceDep, version: str | None = None) -> dict[str, Any]:
+    """Inputs and outputs of a checkpoint."""
+    row = _checkpoint(service, name, version)
+    architecture = service.zoo.descriptor(row.digest).architecture
+    pixels = [-1, architecture.input_height, architecture.input_width, architecture.input_channels]
+    return {
+        "name": name,
+        "versions": [row.digest],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": pixels}],
+        "outputs": [
+            {"name": "scores", "datatype": "FP32", "shape": [-1, architecture.num_classes]},
+            {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+        ],
+    }
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{version}/ready")
+def model_ready(name: str, service: ServiceDep, version: str | None = None) -> dict[str, Any]:
+    """Any checkpoint of the zoo is: it is loaded by the first request that needs it."""
+    _checkpoint(service, name, version)
+    return {"name": name, "ready": True}
+
+
+@router.post("/models/{name}/infer", openapi_extra={"requestBody": _REQUEST_BODY})
+@router.post("/models/{name}/versions/{version}/infer", openapi_extra={"requestBody": _REQUEST_BODY})
+async def infer(name: str, request: Request, service: ServiceDep, version: str | None = None) -> Response:
+    """Classify pixels (UINT8) or image files (BYTES; base64 in JSON)."""
+    row = await run_in_threadpool(_checkpoint, service, name, version)
+    if encoding := request.headers.get("content-encoding"):
+        raise ProblemError(415, "unsupported-media-type", f"Content-Encoding {encoding}: send the body as it is")
+    body = await request.body()
+    try:
+        asked, chunks = await run_in_threadpool(tensors.read, body, request.headers.get(LENGTH_HEADER))
+        outputs = _wanted(asked)
+        scores = await _scores(service, row, asked, chunks)
+    except TensorError as error:
+        raise ProblemError(400, "bad-tensor", str(error)) from error
+    except QueueFullError:
+        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
+        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
+    labels = np.array(json.loads(row.classes), dtype=object)
+    answer = {"model_name": name, "model_version": row.digest} | ({} if asked.id is None else {"id": asked.id})
+    content, length = tensors.write(answer, [_output(output, asked, scores, labels) for output in outputs])
+    if length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, headers={LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+
+
+def _checkpoint(service: Service, name: str, version: str | None) -> CheckpointRow:
+    """A version is the digest, or its first digits, of a checkpoint that has the model's name."""
+    if version is None:
+        return service.zoo.find(name)
+    row = service.zoo.find(version)
+    if name != row.name and service.zoo.find(name) != row:
+        raise NotFoundError(f"version {version} is of the model {row.name}, not of {name}")
+    return row
+
+
+def _wanted(asked: InferRequest) -> list[RequestOutput]:
+    """All outputs where the request names none."""
+    unknown = [output.name for output in asked.outputs if output.name not in _OUTPUTS]
+    if unknown:
+        raise TensorError(f"no output {', '.join(unknown)}: there are {', '.join(_OUTPUTS)}")
+    return asked.outputs or [RequestOutput(name=name) for name in _OUTPUTS]
+
+
+async def _scores(service: Service, row: CheckpointRow, asked: InferRequest, chunks: list[bytes | None]) -> Scores:
+    if [tensor.name for tensor in asked.inputs] != [INPUT]:
+        names = ", ".join(tensor.name for tensor in asked.inputs) or "none"
+        raise TensorError(f"there is one input, {INPUT}; came: {names}")
+    [tensor], [data] = asked.inputs, chunks
+    num_images = tensor.shape[0] if tensor.shape else 0
+    if not 1 <= num_images <= service.settings.max_images:
+        raise TensorError(f"a request takes 1 to {service.settings.max_images} images, its shape is {tensor.shape}")
+    architecture = service.zoo.descriptor(row.digest).architecture
+    if tensor.datatype == "BYTES":
+        files = await run_in_threadpool(tensors.as_files, tensor, data)
+        answer = await service.inference.classify(row.digest, files, architecture.num_classes)
+        scores = np.empty((len(files), architecture.num_classes), dtype=np.float32)
+        for line, predictions in zip(scores, answer.predictions, strict=True):
+            line[[prediction.index for prediction in predictions]] = [prediction.score for prediction in predictions]
+        return scores
+    shape = [num_images, architecture.input_height, architecture.input_width, architecture.input_channels]
+    if tensor.datatype != "UINT8" or tensor.shape != shape:
+        raise TensorError(
+            f"input {INPUT} is UINT8 {[-1, *shape[1:]]} or BYTES [-1], came: {tensor.datatype} {tensor.shape}"
+        )
+    pixels = await run_in_threadpool(tensors.as_pixels, tensor, data)
+    scores, _ = await service.inference.probabilities(row.digest, pixels)
+    return scores
+
+
+def _output(wanted: RequestOutput, asked: InferRequest, scores: Scores, labels: npt.NDArray[Any]) -> Output:
+    parameters = wanted.parameters
+    binary = asked.parameters.binary_data_output if parameters.binary_data is None else parameters.binary_data
+    if wanted.name == "labels":
+        return Output("labels", "BYTES", labels[scores.argmax(axis=1)], binary)
+    if not parameters.classification:
+        return Output("scores", "FP32", scores, binary)
+    # Triton's form of the k likeliest: "score:index:label", likeliest first.
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : parameters.classification]
+    texts = [[f"{line[i]:f}:{i}:{labels[i]}" for i in order] for line, order in zip(scores, best, strict=True)]
+    return Output("scores", "BYTES", np.array(texts, dtype=object), binary)

@@ -1,0 +1,163 @@
+"""Tensors as the Open Inference Protocol carries them: as JSON, or (an extension) as bytes behind the JSON.
+
+    {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [12, 9, …]}]}
+    {"inputs": [{…, "parameters": {"binary_data_size": 3072}}]}<3072 bytes>
+
+In bytes, numbers are little endian, and an element of BYTES is its length in 4 bytes and then itself. In JSON an
+element of BYTES is a string: base64 in what we read, since an image file is no text, and text in what we write.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
+
+MAX_DIMENSION = 2**31
+LENGTH_HEADER = "Inference-Header-Content-Length"
+
+
+class TensorError(Exception):
+    """A request that cannot be read; the message says what was expected and what came."""
+
+
+class InputParameters(BaseModel):
+    binary_data_size: Annotated[int, Field(ge=0)] | None = None
+
+
+class RequestInput(BaseModel):
+    name: str
+    datatype: str
+    shape: list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]]
+    parameters: InputParameters = InputParameters()
+    data: list[Any] | None = None
+
+
+class OutputParameters(BaseModel):
+    binary_data: bool | None = None
+    classification: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class RequestOutput(BaseModel):
+    name: str
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(BaseModel):
+    binary_data_output: bool = False
+
+
+class InferRequest(BaseModel):
+    """What clients send beyond this is for other servers: it is left alone."""
+
+    id: str | None = None
+    inputs: list[RequestInput]
+    outputs: list[RequestOutput] = []
+    parameters: RequestParameters = RequestParameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    name: str
+    datatype: Literal["FP32", "BYTES"]
+    values: npt.NDArray[Any]  # of text, where the datatype is BYTES
+    binary: bool
+
+
+def read(body: bytes, header_length: str | None) -> tuple[InferRequest, list[bytes | None]]:
+    """The request, and for each input its bytes if it has some. Raises TensorError."""
+    if header_length is None:
+        length = len(body)
+    elif header_length.isdigit() and int(header_length) <= len(body):
+        length = int(header_length)
+    else:
+        raise TensorError(f"{LENGTH_HEADER} is {header_length}, the body has {len(body)} bytes")
+    try:
+        request = InferRequest.model_validate_json(body[:length])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise TensorError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+    chunks: list[bytes | None] = []
+    for tensor in request.inputs:
+        size = tensor.parameters.binary_data_size
+        if (size is None) == (tensor.data is None):
+            raise TensorError(f"input {tensor.name}: give either data or the parameter binary_data_size")
+        chunks.append(None if size is None else body[length : length + size])
+        length += size or 0
+    if length != len(body):
+        raise TensorError(f"the inputs promise a body of {length} bytes, it has {len(body)}")
+    return request, chunks
+
+
+def as_pixels(tensor: RequestInput, data: bytes | None) -> npt.NDArray[np.uint8]:
+    """The values of an input of datatype UINT8. Raises TensorError."""
+    count = prod(tensor.shape)
+    if data is not None:
+        values = np.frombuffer(data, dtype=np.uint8)
+    else:
+        try:
+            values = np.asarray(tensor.data).reshape(-1)
+        except ValueError:
+            raise TensorError(f"input {tensor.name}: data is nested unevenly") from None
+        if values.size and (values.dtype.kind != "i" or values.min() < 0 or values.max() > 255):
+            raise TensorError(f"input {tensor.name}: UINT8 holds whole numbers from 0 to 255")
+    if values.size != count:
+        raise TensorError(f"input {tensor.name}: shape {tensor.shape} has {count} values, {values.size} came")
+    return values.astype(np.uint8, copy=False).reshape(tensor.shape)
+
+
+def as_files(tensor: RequestInput, data: bytes | None) -> list[bytes]:
+    """The elements of an input of datatype BYTES. Raises TensorError."""
+    files = _elements(tensor.name, data) if data is not None else _from_base64(tensor)
+    if prod(tensor.shape) != len(files):
+        raise TensorError(
+            f"input {tensor.name}: shape {tensor.shape} has {prod(tensor.shape)} files, {len(files)} came"
+        )
+    return files
+
+
+def _elements(name: str, data: bytes) -> list[bytes]:
+    elements, place = [], 0
+    while place < len(data):
+        start = place + 4
+        place = start + int.from_bytes(data[place:start], "little")
+        if place > len(data):
+            raise TensorError(f"input {name}: an element ends at byte {place}, there are {len(data)}")
+        elements.append(data[start:place])
+    return elements
+
+
+def _from_base64(tensor: RequestInput) -> list[bytes]:
+    try:
+        return [base64.b64decode(text, validate=True) for text in np.asarray(tensor.data, dtype=object).reshape(-1)]
+    except (ValueError, TypeError) as error:
+        raise TensorError(f"input {tensor.name}: BYTES in JSON are the base64 of an image file: {error}") from error
+
+
+def write(answer: dict[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON where bytes follow."""
+    described, chunks = [], []
+    for output in outputs:
+        entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.values.shape)}
+        if output.binary:
+            chunks.append(_to_bytes(output))
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            entry["data"] = output.values.reshape(-1).tolist()
+        described.append(entry)
+    header = json.dumps({**answer, "outputs": described}, ensure_ascii=False).encode()
+    return b"".join([header, *chunks]), len(header) if chunks else None
+
+
+def _to_bytes(output: Output) -> bytes:
+    if output.datatype == "FP32":
+        return output.values.astype("<f4").tobytes()
+    texts = [str(text).encode() for text in output.values.reshape(-1)]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)

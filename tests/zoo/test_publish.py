@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.errors import CheckpointError, ConflictError, ZooError
+from zoo.families import secnn
+from zoo.local import LocalZoo
+from zoo.marks import Marks, MarksFile
+from zoo.publish import Upload, publish
+from zoo.storage import Directory
+
+Make = Callable[..., Checkpoint]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def files(root: Path) -> set[str]:
+    return {path.name for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite")}
+
+
+def test_a_person_publishes_into_a_directory(tmp_path: Path, make_checkpoint: Make, command: Command) -> None:
+    zoo, file = tmp_path / "zoo", tmp_path / "mine.safetensors"
+    zoo.mkdir()
+    file.write_bytes(encode(make_checkpoint()))
+    digest = digest_of(file.read_bytes())
+    done = command("zoo", "publish", file, "--zoo", zoo)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [digest, "shapes-test-s0-164"]
+    assert files(zoo) == {f"{digest}.safetensors"}
+    file.write_bytes(file.read_bytes()[:-1])
+    refused = command("zoo", "publish", file, "--zoo", zoo)
+    assert refused.returncode == 1
+    assert "the header promises" in refused.stderr
+    assert files(zoo) == {f"{digest}.safetensors"}
+
+
+def test_gc_sweeps_what_is_deleted_and_what_was_left(tmp_path: Path, put: Callable[..., str], command: Command) -> None:
+    kept, deleted = put(tmp_path, seed=1), put(tmp_path, seed=2)
+    zoo = LocalZoo([tmp_path])
+    zoo.sync()
+    zoo.delete(deleted)
+    zoo.close()
+    incoming = tmp_path / ".incoming"
+    incoming.mkdir()
+    unfinished = tmp_path / "checkpoints" / f".{kept}.safetensors.{'0' * 16}.tmp"
+    names = [incoming / ("a" * 64), incoming / "old.tmp", unfinished]
+    for path in [*names, incoming / "new.tmp", tmp_path / ".someone-elses.tmp"]:
+        path.write_bytes(b"12345")
+        if path.name != "new.tmp":
+            os.utime(path, (time.time() - 90_000,) * 2)
+    before = files(tmp_path)
+
+    listed = json.loads(command("zoo", "gc", "--zoo", tmp_path, "--dry-run", "--json").stdout)
+    assert {Path(item["path"]).name for item in listed} == {*(path.name for path in names), f"{deleted}.safetensors"}
+    assert files(tmp_path) == before
+    done = command("zoo", "gc", "--zoo", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+    assert files(tmp_path) == {f"{kept}.safetensors", "new.tmp", ".someone-elses.tmp", "marks.json"}
+    assert command("zoo", "gc", "--zoo", tmp_path).stdout == ""
+    shown = command("zoo", "show", deleted, "--zoo", tmp_path)
+    assert f"checkpoint {deleted} was deleted" in shown.stderr
+
+
+def test_marks_survive_a_reindex_and_are_those_of_the_directory(
+    tmp_path: Path, put: Callable[..., str], command: Command
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    digest, deprecated, deleted = (put(one, seed=seed) for seed in range(3))
+    put(other, seed=9)
+    zoo = LocalZoo([one])
+    zoo.sync()
+    zoo.mark(digest, aliases=["stable"])
+    zoo.mark(deprecated, deprecated=True)
+    zoo.delete(deleted)
+    zoo.close()
+    assert command("zoo", "reindex", "--zoo", one).stdout == "2 checkpoints\n"
+    for roots in ([one], [one, other], [other, one]):
+        options = [word for root in roots for word in ("--zoo", root)]
+        assert json.loads(command("zoo", "show", "stable", "--json", *options).stdout)["id"] == digest
+        listed = [item["id"] for item in json.loads(command("zoo", "list", "--json", *options).stdout)]
+        assert digest in listed
+        assert not {deprecated, deleted} & set(listed)
+
+
+def test_marks_that_cannot_be_read_are_no_guess(tmp_path: Path) -> None:
+    (tmp_path / "marks.json").write_text('{"aliases": {"stable": "not a digest"}}')
+    with pytest.raises(ZooError, match=r"marks\.json: aliases\.stable: String should match pattern"):
+        LocalZoo([tmp_path]).sync()
+
+
+def test_an_alias_has_one_checkpoint() -> None:
+    marks = Marks().with_aliases("a" * 64, ["stable", "v1"])
+    assert marks.aliases == {"stable": "a" * 64, "v1": "a" * 64}
+    with pytest.raises(ConflictError, match="alias v1 is that of checkpoint aaaa"):
+        marks.with_aliases("b" * 64, ["v1"])
+    assert marks.with_aliases("a" * 64, ["v1"]).aliases == {"v1": "a" * 64}
+    with pytest.raises(ValueError, match="String should match pattern"):
+        marks.with_aliases("a" * 64, ["Not An Alias"])
+
+
+MARKER = """
+import sys
+from pathlib import Path
+from zoo.marks import MarksFile
+
+root, first = Path(sys.argv[1]), int(sys.argv[2])
+for number in range(first, first + 50):
+    MarksFile(root).change(lambda marks: marks.with_deprecated(f"{number:064x}", True))
+"""
+
+
+def test_two_processes_do_not_undo_each_others_marks(tmp_path: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", MARKER, tmp_path, str(first)]) for first in (0, 50)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert MarksFile(tmp_path).read().deprecated == {f"{number:064x}" for number in range(100)}
+
+
+def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
+    architecture = secnn.start(input_shape=(1, 4096, 4096), num_classes=3, channels=8, num_blocks=2, head="average")
+    data = encode(make_checkpoint(architecture))
+    assert len(data) < 20_000
+    zoo = LocalZoo([tmp_path])
+    with Upload(tmp_path) as upload:
+        upload.write(data)
+        upload.keep(digest_of(data))
+    with pytest.raises(CheckpointError, match="one layer's output takes 536,870,912 bytes for an image, at most"):
+        publish(zoo, tmp_path, digest_of(data))
+    assert files(tmp_path) == set()
+    zoo.close()
+
+
+def test_a_file_is_never_replaced_by_what_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
+    zoo = LocalZoo([tmp_path])
+    data = encode(make_checkpoint())[:-4]
+    with Upload(tmp_path) as upload:
+        upload.write(data)
+        upload.keep(digest_of(data))
+    with pytest.raises(CheckpointError, match="the header promises"):
+        publish(zoo, tmp_path, digest_of(data))
+    assert files(tmp_path) == set()
+    assert dict(Directory(tmp_path).paths()) == {}
+    zoo.close()
