@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.choices import Choices
 from app.inference import Inference
 from app.metrics import Metrics
 from app.settings import Settings
@@ -19,6 +20,7 @@ class Service:
 
     settings: Settings
     zoo: LocalZoo
+    choices: Choices
     inference: Inference
     metrics: Metrics
     ready: bool = False

@@ -14,9 +14,10 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from app import errors
+from app.choices import Choices
 from app.deps import Service
 from app.errors import Problem
-from app.inference import Inference, PredictorCache
+from app.inference import Inference
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
 from app.routes import files, health, models, predict
@@ -36,13 +37,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
-        predictors = PredictorCache(zoo.load, settings.max_predictors, metrics)
-        app.state.service = Service(settings, zoo, Inference(predictors, settings.max_queue, metrics), metrics)
+        inference = Inference(zoo.load, settings.max_loaded_bytes, settings.max_queue, metrics)
+        app.state.service = Service(settings, zoo, Choices(zoo), inference, metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
+        inference.close()
         zoo.close()
 
     app = FastAPI(
@@ -54,14 +56,16 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.router.routes.append(predict.route)  # first: the busiest
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, health):
+    for module in (files, models, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequireToken, token=settings.token)
+    if settings.token is not None:
+        app.add_middleware(RequireToken, token=settings.token)
     app.add_middleware(ObserveRequests, metrics=metrics)
     return app
 
@@ -70,7 +74,7 @@ async def _follow(service: Service) -> None:
     """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
     while True:
         if not service.ready:
-            await asyncio.to_thread(_warm, service)
+            await _warm(service)
         if not service.settings.rescan_seconds:
             return
         await asyncio.sleep(service.settings.rescan_seconds)
@@ -80,12 +84,12 @@ async def _follow(service: Service) -> None:
             log.exception("the zoo's directories could not be looked through; trying again")
 
 
-def _warm(service: Service) -> None:
-    row = service.zoo.catalog.smallest(Budget())
+async def _warm(service: Service) -> None:
+    row = await asyncio.to_thread(service.zoo.catalog.smallest, Budget())
     if row is None:
         return
     try:
-        service.inference.warm(row.digest)
+        await service.inference.warm(row.digest)
     except (ZooError, OSError):
         log.exception("the default checkpoint could not be loaded")
         return

@@ -8,16 +8,28 @@ import re
 import secrets
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.errors import problem
 from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
+access_log = logging.getLogger("app.access")
 
 PROBES = ("/livez", "/readyz", "/metrics")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# nginx's number for a client that went away before its answer.
+CLIENT_GONE = 499
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Empty where there is none. Starlette's Headers take longer to make than to read."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value
+    return b""
 
 
 class ObserveRequests:
@@ -31,8 +43,9 @@ class ObserveRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        given = header(scope, b"x-request-id")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        logs.request_id.set(request_id.decode())
         started = time.perf_counter()
         status = 0
 
@@ -40,35 +53,40 @@ class ObserveRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
         try:
             await self.app(scope, receive, observed_send)
+        except ClientDisconnect:
+            status = status or CLIENT_GONE
         except Exception:
-            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            log.exception("request %s failed: %s %s", request_id.decode(), scope["method"], scope["path"])
             if status:
                 raise
-            detail = f"the server failed; its log says more under request {request_id}"
+            detail = f"the server failed; its log says more under request {request_id.decode()}"
             await problem(500, "internal-error", detail)(scope, receive, observed_send)
         finally:
             # The route's template, not the path: a label for each checkpoint would grow without bound.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(scope["method"], route, status).inc()
-            self.metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metrics.answered(scope["method"], route, status, seconds)
+            if access_log.isEnabledFor(logging.INFO):
+                facts = {"status": status, "duration_ms": round(seconds * 1000, 3)}
+                access_log.info("%s %s", scope["method"], scope["path"], extra=facts)
 
 
 class RequireToken:
-    """With a token set, everything but a probe needs `Authorization: Bearer …`."""
+    """Everything but a probe needs `Authorization: Bearer …`."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
-        self.token = token
+        self.token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.token is not None and scope["path"] not in PROBES:
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.token.encode()):
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            scheme, _, given = header(scope, b"authorization").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given, self.token):
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
                     ", and the token given is another one" if given else ""
                 )
@@ -89,15 +107,9 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = problem(
-            413,
-            "body-too-large",
-            f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images",
-            {"Connection": "close"},
-        )
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = header(scope, b"content-length")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await refusal(scope, receive, send)
+            await self._refuse(scope, receive, send)
             return
         received, answered = 0, False
 
@@ -119,7 +131,11 @@ class LimitBody:
         except _BodyTooLargeError:
             if answered:
                 raise
-            await refusal(scope, receive, send)
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images"
+        await problem(413, "body-too-large", detail, {"Connection": "close"})(scope, receive, send)
 
 
 class _BodyTooLargeError(Exception):
