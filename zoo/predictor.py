@@ -79,12 +79,11 @@ class Predictor:
 
     def ranked(self, probabilities: Scores, k: int) -> list[list[dict[str, Any]]]:
         """As `top_k`, ready to be JSON: checking each class of each answer would take longer than the network."""
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(probabilities, order, axis=1)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k].tolist()
         classes = self.descriptor.classes
         return [
-            [{"label": classes[i], "score": score, "index": i} for i, score in zip(*row, strict=True)]
-            for row in zip(order.tolist(), best.tolist(), strict=True)
+            [{"label": classes[i], "score": row[i], "index": i} for i in best]
+            for row, best in zip(probabilities.tolist(), order, strict=True)
         ]
 
 
