@@ -175,9 +175,7 @@ class Inference:
 
     def _evict(self) -> None:
         """Until the loaded networks fit; the last one stays, however large. Who still uses one keeps it to the end."""
-        sizes = {
-            digest: task.result().predictor.size_bytes for digest, task in self._networks.items() if task.done()
-        }
+        sizes = {digest: task.result().predictor.size_bytes for digest, task in self._networks.items() if task.done()}
         total = sum(sizes.values())
         for digest in list(sizes)[:-1]:
             if total <= self._max_loaded_bytes:

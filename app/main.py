@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -26,12 +26,16 @@ from zoo.budget import Budget
 from zoo.errors import ZooError
 from zoo.local import LocalZoo
 
+if TYPE_CHECKING:  # of an extra
+    from app.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere."""
     metrics = Metrics()
+    tracing = _tracing() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
             await follower
         inference.close()
         zoo.close()
+        if tracing is not None:
+            tracing.close()
 
     app = FastAPI(
         title="Checkpoint zoo",
@@ -66,8 +72,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     if settings.token is not None:
         app.add_middleware(RequireToken, token=settings.token)
-    app.add_middleware(ObserveRequests, metrics=metrics)
+    app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)
     return app
+
+
+def _tracing() -> Tracing:
+    try:
+        from app.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise ZooError(f"ZOO_TRACES needs the extra otel ({error}): pip install 'checkpoint-zoo[otel]'") from error
+    return Tracing()
 
 
 async def _follow(service: Service) -> None:

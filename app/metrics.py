@@ -31,7 +31,11 @@ class Metrics:
             "zoo_predicted_images", "Images classified, by checkpoint.", ["checkpoint"], registry=registry
         )
         stages = Histogram(
-            "zoo_predict_stage_seconds", "Time of a prediction's stages.", ["stage"], buckets=_SECONDS, registry=registry
+            "zoo_predict_stage_seconds",
+            "Time of a prediction's stages.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._stages = [stages.labels(stage) for stage in ("decode", "queue", "forward")]
         self.batch_images = Histogram(
@@ -44,9 +48,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.loaded = Gauge(
-            "zoo_loaded_predictors", "Networks loaded.", registry=registry, multiprocess_mode="livesum"
-        )
+        self.loaded = Gauge("zoo_loaded_predictors", "Networks loaded.", registry=registry, multiprocess_mode="livesum")
         self.loaded_bytes = Gauge(
             "zoo_loaded_bytes", "Memory that loaded networks take.", registry=registry, multiprocess_mode="livesum"
         )

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import logs
 from app.errors import problem
 from app.metrics import Metrics
+
+if TYPE_CHECKING:  # of an extra
+    from app.tracing import Tracing
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")
@@ -35,9 +39,10 @@ def header(scope: Scope, name: bytes) -> bytes:
 class ObserveRequests:
     """Outermost: gives the answer its X-Request-Id, counts it, and turns a crash into a problem+json 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +79,10 @@ class ObserveRequests:
             if access_log.isEnabledFor(logging.INFO):
                 facts = {"status": status, "duration_ms": round(seconds * 1000, 3)}
                 access_log.info("%s %s", scope["method"], scope["path"], extra=facts)
+            if self.tracing is not None:
+                ended_ns = time.time_ns()
+                started_ns = ended_ns - int(seconds * 1e9)
+                self.tracing.answered(scope, route, status, request_id.decode(), started_ns, ended_ns)
 
 
 class RequireToken:
