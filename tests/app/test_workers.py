@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -159,7 +160,7 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
     spans: list[Span] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                 spans.extend(span for scope in resource.scope_spans for span in scope.spans)
@@ -195,6 +196,6 @@ def test_spans_of_a_prediction_and_its_stages_are_sent(serve: Callable[..., Serv
     assert {item.key: item.value.string_value for item in request.attributes}["request.id"] == "mine-2"
     stages = [ours[name] for name in ("decode", "queue", "forward")]
     assert {span.parent_span_id for span in stages} == {request.span_id}
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in pairwise(stages):
         assert before.start_time_unix_nano <= before.end_time_unix_nano == after.start_time_unix_nano
     assert stages[-1].end_time_unix_nano <= request.end_time_unix_nano

@@ -1,4 +1,4 @@
-"""Pillow, through zoo.images, is the reference: what is decoded quickly has its numbers, what is unusual is left to it."""
+"""zoo.images is the reference: what is decoded quickly has its numbers, what is unusual is left to it."""
 
 from __future__ import annotations
 
