@@ -114,6 +114,7 @@ def nearest(zoo: Path, params: int) -> tuple[str, Path]:
 
 def servers_of(kind: str, digest: str, path: Path, options: argparse.Namespace) -> Iterator[Server]:
     own = [sys.executable, str(HERE / "predict_servers.py"), kind, "{port}", str(path)]
+    rival = [str(HERE / f"predict_{kind}.py"), "{port}", str(path)]
     if kind == "ours":
         for workers in (1, 2):
             command = [str(Path(sys.executable).parent / "zoo-serve"), "--zoo", str(options.zoo), "--port", "{port}"]
@@ -126,13 +127,12 @@ def servers_of(kind: str, digest: str, path: Path, options: argparse.Namespace) 
     elif kind == "litserve":
         for size, timeout in LITSERVE_SETTINGS:
             python = installed("litserve", options.venvs)
-            script = str(HERE / "predict_litserve.py")
-            yield Server(f"LitServe, batch {size}, {timeout} s", [python, script, *own[2:], size, timeout])
+            yield Server(f"LitServe, batch {size}, {timeout} s", [python, *rival, size, timeout])
     elif kind == "mlserver":
         for size, timeout in MLSERVER_SETTINGS:
             python = installed("mlserver", options.venvs)
             name = f"MLServer, batch {size}, {timeout} s"
-            yield Server(name, [python, *own[1:], size, timeout], "/v2/models/net/infer", "inference_protocol.lua")
+            yield Server(name, [python, *rival, size, timeout], "/v2/models/net/infer", "inference_protocol.lua")
     else:
         sys.exit(f"--only {kind}: expected ours, ceiling, fastapi, litserve or mlserver")
 

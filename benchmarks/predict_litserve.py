@@ -1,6 +1,6 @@
 """LitServe, for benchmarks/predict.py. In a file of its own, because its workers import what they run by name.
 
-python benchmarks/predict_litserve.py litserve 8001 zoo/…/<digest>.safetensors 16 0.002
+python benchmarks/predict_litserve.py 8001 zoo/…/<digest>.safetensors 16 0.002
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    _, port, path, max_batch_size, batch_timeout = sys.argv[1:]
+    port, path, max_batch_size, batch_timeout = sys.argv[1:]
     api = Api(Path(path), int(max_batch_size), float(batch_timeout))
     server = litserve.LitServer(api, accelerator="cpu")
     server.run(port=int(port), num_api_servers=1, generate_client_file=False, log_level="error")

@@ -7,9 +7,7 @@ All but `ceiling` answer with eager PyTorch, as their own examples do, one threa
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,43 +78,6 @@ def ceiling(port: int, path: Path) -> None:
     typer.run(main)
 
 
-def mlserver(port: int, path: Path, max_batch_size: str, batch_timeout: str) -> None:
-    """Its images come as base64 in the Open Inference Protocol's JSON: it takes no forms."""
-    import asyncio
-
-    from mlserver import MLModel, MLServer, ModelSettings, Settings
-    from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
-
-    class Model(MLModel):
-        async def load(self) -> bool:
-            self.classifier = TorchClassifier(path)
-            return True
-
-        async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-            texts = payload.inputs[0].data.root
-            scores = self.classifier.probabilities([self.classifier.decode(base64.b64decode(text)) for text in texts])
-            answers = [json.dumps(self.classifier.top_5(row)) for row in scores]
-            output = ResponseOutput(name="answer", shape=[len(answers), 1], datatype="BYTES", data=answers)
-            return InferenceResponse(model_name=self.name, outputs=[output])
-
-    async def run() -> None:
-        settings = Settings(
-            http_port=port,
-            grpc_port=port + 1000,
-            metrics_port=port + 2000,
-            parallel_workers=0,
-            debug=False,
-            max_batch_size=int(max_batch_size),
-        )
-        server = MLServer(settings)
-        model = ModelSettings(
-            name="net", implementation=Model, max_batch_size=int(max_batch_size), max_batch_time=float(batch_timeout)
-        )
-        await server.start([model])
-
-    asyncio.run(run())
-
-
 if __name__ == "__main__":
-    kind, port, path, *options = sys.argv[1:]
-    globals()[kind](int(port), Path(path), *options)
+    kind, port, path = sys.argv[1:]
+    {"fastapi": fastapi, "ceiling": ceiling}[kind](int(port), Path(path))
