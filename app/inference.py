@@ -23,8 +23,9 @@ from zoo.checkpoint import Checkpoint
 from zoo.errors import ImageError
 from zoo.predictor import Prediction, Predictor, Scores
 
-# About 1 ms by either codec.
+# About 1 ms each, by either codec.
 _MAX_PIXELS_ON_LOOP = 65_536
+_MAX_FILES_ON_LOOP = 32
 # More than there are cores: the system divides the cores among checkpoints, so that none waits for another's queue.
 _NUM_THREADS = 32
 
@@ -70,7 +71,7 @@ class _Network:
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
-        if quick_images.num_pixels(images) <= _MAX_PIXELS_ON_LOOP:
+        if len(images) <= _MAX_FILES_ON_LOOP and quick_images.num_pixels(images) <= _MAX_PIXELS_ON_LOOP:
             return self.predictor.decode(images)
         async with self._decoding:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self.predictor.decode, images)

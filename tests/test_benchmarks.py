@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.families import secnn
@@ -68,3 +71,11 @@ def test_reference_networks_have_their_published_sizes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=BENCHMARKS)
     assert done.stdout.split() == ["18663", "60647", "35463", "115751", "170855", "78186", "12501632"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="the load generator is missing: apt-get install wrk")
+def test_predictions_are_counted_against_their_ceiling(tmp_path: Path, put: Callable[..., str]) -> None:
+    put(tmp_path, secnn.start(input_shape=(3, 32, 32), num_classes=3, channels=4))
+    done = run("predict.py", tmp_path, "--rounds", 1, "--seconds", 1, "--only", "ours", "ceiling")
+    assert done.returncode == 0, done.stderr
+    assert "at 16: this, 1 worker / this, no forward pass = " in done.stdout
