@@ -91,6 +91,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: apt-get install wrk")
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of `finally`, which ends the servers
     digest, path = nearest(options.zoo, options.params)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, Python {sys.version.split()[0]}")
     print(", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "onnxruntime", "torch")))
