@@ -48,7 +48,6 @@ class _Forward:
     scores: Scores
     started: float
     seconds: float
-    cpu_seconds: float
 
 
 class Batcher:
@@ -64,7 +63,7 @@ class Batcher:
         self._is_on_thread = False
         blank = np.zeros((1, *predictor.image_shape), np.uint8)
         self._forward(blank)
-        self._cpu_seconds_per_image = self._forward(blank).cpu_seconds
+        self._seconds_per_image = self._forward(blank).seconds
 
     @property
     def waits(self) -> bool:
@@ -88,7 +87,7 @@ class Batcher:
             return
         pixels = jobs[0].pixels if len(jobs) == 1 else np.concatenate([job.pixels for job in jobs])
         loop = asyncio.get_running_loop()
-        if len(pixels) * self._cpu_seconds_per_image > _MAX_SECONDS_ON_LOOP:
+        if len(pixels) * self._seconds_per_image > _MAX_SECONDS_ON_LOOP:
             self._is_on_thread = True
             running = loop.run_in_executor(self._threads, self._forward, pixels)
             running.add_done_callback(partial(self._finish, jobs))
@@ -115,14 +114,13 @@ class Batcher:
         return jobs
 
     def _forward(self, pixels: Pixels) -> _Forward:
-        # CPU time, because on a busy machine the other one says more about the machine.
-        started, cpu_started = time.perf_counter(), time.thread_time()
+        started = time.perf_counter()
         parts = [
             self.predictor.probabilities(pixels[start : start + MAX_BATCH_IMAGES])
             for start in range(0, len(pixels), MAX_BATCH_IMAGES)
         ]
         scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return _Forward(scores, started, time.perf_counter() - started, time.thread_time() - cpu_started)
+        return _Forward(scores, started, time.perf_counter() - started)
 
     def _finish(self, jobs: Sequence[_Job], ran: asyncio.Future[_Forward]) -> None:
         self._is_on_thread = False
@@ -139,7 +137,9 @@ class Batcher:
     def _hand_out(self, jobs: Sequence[_Job], forward: _Forward) -> None:
         num_images = len(forward.scores)
         self._metrics.batch_images.observe(num_images)
-        self._cpu_seconds_per_image += (forward.cpu_seconds / num_images - self._cpu_seconds_per_image) / 8
+        measured = forward.seconds / num_images
+        # Down at once, up slowly: a busy machine makes a batch look longer than it is, nothing makes it look shorter.
+        self._seconds_per_image = min(measured, self._seconds_per_image + (measured - self._seconds_per_image) / 32)
         start = 0
         for job in jobs:
             stop = start + len(job.pixels)

@@ -41,11 +41,17 @@ class Worker:
         """Until SIGTERM or Ctrl-C; what is under way then is answered."""
         # Here, so that the process which only watches over workers takes a third of the memory of one.
         import uvicorn
+        from prometheus_client import values
 
         from app.main import create_app
         from app.one_write import OneWriteProtocol
 
         self.configure_logs()
+        if listener is not None:
+            # As told in prometheus_client's documentation of other process models: by default each metric asks the
+            # system for the process's number whenever it counts, a dozen times in a prediction.
+            pid = os.getpid()
+            values.ValueClass = values.MultiProcessValue(lambda: pid)
         try:
             app = create_app(self.settings)
         except ZooError as error:
