@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
+
+from app.logs import LogFormat
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -16,6 +16,8 @@ EPILOG = """
 zoo-serve --zoo my-zoo
 
 zoo-serve --zoo my-zoo --zoo zoo/pretrained --port 8080
+
+zoo-serve --zoo my-zoo --workers 4 --log-format json --access-log
 
 ZOO_TOKEN=a-long-secret-token zoo-serve --zoo my-zoo --host 0.0.0.0
 
@@ -36,25 +38,34 @@ command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich
 
 
 @command.command(epilog=EPILOG)
-def serve(
+def main(
     zoo: Annotated[
         list[Path],
         typer.Option(help="Zoo directory; give it again to serve several as one.", metavar="DIR", envvar="ZOO_ZOO"),
     ],
     host: Annotated[str, typer.Option(help="Other than loopback needs ZOO_TOKEN.", envvar="ZOO_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, envvar="ZOO_PORT")] = 8000,
-    log_level: Annotated[LogLevel, typer.Option()] = LogLevel.info,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that answer; one for each core is the most of use.", envvar="ZOO_WORKERS"),
+    ] = 1,
+    log_level: Annotated[LogLevel, typer.Option(envvar="ZOO_LOG_LEVEL")] = LogLevel.info,
+    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = (
+        LogFormat.text
+    ),
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log each request.", envvar="ZOO_ACCESS_LOG")
+    ] = False,
 ) -> None:
     """Serve the checkpoints of a zoo: choose by budget, predict, download.
 
     Further settings are environment variables, ZOO_TOKEN and ZOO_DEFAULT_DATASET among them; see the README.
     """
-    import uvicorn
+    from pydantic import ValidationError
 
-    from app.main import create_app
     from app.settings import Settings
+    from app.workers import Worker, serve
 
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     for root in zoo:
         if not root.is_dir():
             _fail(f"--zoo {root}: no such directory")
@@ -62,10 +73,13 @@ def serve(
         settings = Settings(zoo=tuple(zoo), host=host, port=port)
     except ValidationError as error:
         _fail("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors()))
-    uvicorn.run(create_app(settings), host=host, port=port, log_level=log_level, access_log=False)
+    try:
+        serve(Worker(settings, log_level, log_format, access_log), workers)
+    except OSError as error:
+        _fail(f"--host {host} --port {port}: {error}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     typer.echo(f"zoo-serve: {message}", err=True)
     raise typer.Exit(1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import Any
 
 from app.errors import ProblemError
 from app.inference import Inference, Timing
@@ -22,8 +24,10 @@ def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
     return zoo.cascade(query.min_acc, query.dataset)
 
 
-async def classify(chosen: ReadyCascade, inference: Inference, images: Sequence[bytes], top_k: int) -> CascadeAnswer:
-    """Raises as `Inference.classify` does."""
+async def classify(
+    chosen: ReadyCascade, inference: Inference, images: Sequence[bytes], top_k: int
+) -> tuple[Timing, dict[str, Any]]:
+    """The sum of the stages' timings, and a CascadeAnswer ready to be JSON. Raises as `Inference.classify` does."""
     predictions: list[list[Prediction]] = [[] for _ in images]
     answered_by: dict[int, AnsweredBy] = {}
     timings: list[Timing] = []
@@ -34,21 +38,18 @@ async def classify(chosen: ReadyCascade, inference: Inference, images: Sequence[
             break
         asked = row
         macs += row.macs * len(unsure)
-        answer = await inference.classify(row.digest, [images[index] for index in unsure], max(top_k, 2))
-        timings.append(answer.timing)
-        for index, ranked in zip(unsure, answer.predictions, strict=True):
+        found = await inference.classify(row.digest, [images[index] for index in unsure], max(top_k, 2))
+        timings.append(found.timing)
+        for index, ranked in zip(unsure, found.predictions, strict=True):
             margin = ranked[0].score - ranked[1].score
             if stage.threshold is None or margin >= stage.threshold:
                 predictions[index] = ranked[:top_k]
                 answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=margin)
-    return CascadeAnswer(
+    timing = Timing(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))
+    answer = CascadeAnswer(
         model=PredictedBy(id=asked.digest, name=asked.name, params=asked.params, accuracy=asked.accuracy),
         predictions=predictions,
-        timing_ms=TimingMs(
-            decode=round(sum(timing.decode for timing in timings), 3),
-            queue=round(sum(timing.queue for timing in timings), 3),
-            forward=round(sum(timing.forward for timing in timings), 3),
-        ),
+        timing_ms=TimingMs(**asdict(timing)),
         cascade=UsedCascade(
             accuracy=chosen.cascade.accuracy,
             expected_macs=chosen.cascade.macs,
@@ -67,3 +68,4 @@ async def classify(chosen: ReadyCascade, inference: Inference, images: Sequence[
             answered_by=[answered_by[index] for index in range(len(images))],
         ),
     )
+    return timing, answer.model_dump()

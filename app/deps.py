@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.choices import Choices
 from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
@@ -20,6 +21,7 @@ class Service:
 
     settings: Settings
     zoo: LocalZoo
+    choices: Choices
     inference: Inference
     downloads: Downloads
     metrics: Metrics

@@ -1,21 +1,33 @@
-"""From image bytes to labels: networks loaded once and kept, a bound on how many run at a time."""
+"""From image bytes to scores: networks loaded once and kept, each with a queue of its own.
+
+What takes long (large or unusual images, long batches, loading) runs on threads; what takes less than the way to a
+thread and back runs on the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
+from app.batcher import Batcher, Pixels
 from app.metrics import Metrics
+from zoo import quick_images
 from zoo.checkpoint import Checkpoint
-from zoo.predictor import Prediction, Predictor
+from zoo.errors import ImageError
+from zoo.predictor import Prediction, Predictor, Scores
+
+# About 1 ms each, by either codec.
+_MAX_PIXELS_ON_LOOP = 65_536
+_MAX_FILES_ON_LOOP = 32
+# More than there are cores: the system divides the cores among checkpoints, so that none waits for another's queue.
+_NUM_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,106 +41,147 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One list of predictions for each image, in their order."""
+    """One row of scores for each image, in their order."""
 
-    predictions: list[list[Prediction]]
+    scores: Scores
     timing: Timing
+    predictor: Predictor
+    top_k: int
 
+    @property
+    def predictions(self) -> list[list[Prediction]]:
+        return self.predictor.top_k(self.scores, self.top_k)
 
-class PredictorCache:
-    """Predictors by digest; the least recently used goes first. Each is loaded once, however many ask at a time."""
-
-    def __init__(self, load: Callable[[str], Checkpoint], max_predictors: int, metrics: Metrics) -> None:
-        self._load = load
-        self._max_predictors = max_predictors
-        self._metrics = metrics
-        self._lock = threading.Lock()
-        self._futures: OrderedDict[str, Future[Predictor]] = OrderedDict()
-
-    def get(self, digest: str) -> Predictor:
-        """Blocks while the network is loaded. Raises what loading raises, and forgets the failure."""
-        with self._lock:
-            future = self._futures.get(digest)
-            mine = future is None
-            if future is None:
-                future = self._futures[digest] = Future()
-            self._futures.move_to_end(digest)
-        if mine:
-            self._fill(future, digest)
-        return future.result()
-
-    def _fill(self, future: Future[Predictor], digest: str) -> None:
-        try:
-            future.set_result(Predictor(self._load(digest)))
-        except BaseException as error:
-            with self._lock:
-                self._futures.pop(digest, None)
-            future.set_exception(error)
-            return
-        with self._lock:
-            while len(self._futures) > self._max_predictors:
-                self._futures.popitem(last=False)
-            self._metrics.loaded.set(len(self._futures))
+    def ranked(self) -> list[list[dict[str, Any]]]:
+        """`predictions`, ready to be JSON."""
+        return self.predictor.ranked(self.scores, self.top_k)
 
 
 class QueueFullError(Exception):
     pass
 
 
+class _Network:
+    """A loaded network, its batches, and the few threads on which its images are decoded."""
+
+    def __init__(self, predictor: Predictor, threads: ThreadPoolExecutor, metrics: Metrics) -> None:
+        self.predictor = predictor
+        self.batcher = Batcher(predictor, threads, metrics)
+        self._threads = threads
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def decode(self, images: Sequence[bytes]) -> Pixels:
+        if len(images) <= _MAX_FILES_ON_LOOP and quick_images.num_pixels(images) <= _MAX_PIXELS_ON_LOOP:
+            return self.predictor.decode(images)
+        async with self._decoding:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self.predictor.decode, images)
+
+
 class Inference:
-    """Runs predictions on threads, at most one for each core; `max_queue` more wait their turn."""
+    """Belongs to one event loop. At most `max_queue` predictions of a checkpoint wait for one that is under way."""
 
-    def __init__(self, predictors: PredictorCache, max_queue: int, metrics: Metrics) -> None:
-        self._predictors = predictors
+    def __init__(
+        self, load: Callable[[str], Checkpoint], max_loaded_bytes: int, max_queue: int, metrics: Metrics
+    ) -> None:
+        self._load = load
+        self._max_loaded_bytes = max_loaded_bytes
         self._max_queue = max_queue
-        self._num_waiting = 0
         self._metrics = metrics
-        self._turn = asyncio.Semaphore(os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="inference")
+        # The least recently used first; those that are being loaded too, so that each is loaded once.
+        self._networks: OrderedDict[str, asyncio.Task[_Network]] = OrderedDict()
+        self._under_way: Counter[str] = Counter()
 
-    async def probabilities(self, digest: str, pixels: np.ndarray) -> tuple[np.ndarray, Timing]:
-        """uint8 (batch, height, width, channels) -> (batch, classes). Raises QueueFullError at once."""
-        if self._turn.locked() and self._num_waiting >= self._max_queue:
-            raise QueueFullError
-        started = time.perf_counter()
-        predictor = await asyncio.to_thread(self._predictors.get, digest)
-        scores = await asyncio.to_thread(predictor.probabilities, pixels)
-        return scores, Timing(decode=0.0, queue=0.0, forward=round((time.perf_counter() - started) * 1000, 3))
+    def close(self) -> None:
+        self._threads.shutdown()
 
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
         """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
-        if self._turn.locked() and self._num_waiting >= self._max_queue:
-            raise QueueFullError
-        arrived = time.perf_counter()
-        self._num_waiting += 1
-        try:
-            await self._turn.acquire()
-        finally:
-            self._num_waiting -= 1
-        try:
-            waited = time.perf_counter() - arrived
-            answer = await asyncio.to_thread(self._run, digest, images, top_k, waited)
-        finally:
-            self._turn.release()
-        self._metrics.images.labels(digest[:12]).inc(len(images))
-        for stage in ("decode", "queue", "forward"):
-            self._metrics.stage_seconds.labels(stage).observe(getattr(answer.timing, stage) / 1000)
-        return answer
+        with self._admitted(digest):
+            network = await self._network(digest)
+            started = time.perf_counter()
+            pixels = await network.decode(images)
+            decode_seconds = time.perf_counter() - started
+            scores, timing = await self._run(digest, network, pixels, decode_seconds)
+        return Answer(scores, timing, network.predictor, top_k)
 
-    def _run(self, digest: str, images: Sequence[bytes], top_k: int, waited: float) -> Answer:
-        predictor = self._predictors.get(digest)
-        started = time.perf_counter()
-        pixels = predictor.decode(images)
-        decoded = time.perf_counter()
-        predictions = predictor.top_k(predictor.probabilities(pixels), top_k)
-        forward = time.perf_counter() - decoded
+    async def probabilities(self, digest: str, pixels: Pixels) -> tuple[Scores, Timing]:
+        """uint8 (n, height, width, channels) -> (n, classes). Raises ImageError where the pixels do not fit."""
+        with self._admitted(digest):
+            network = await self._network(digest)
+            wanted = network.predictor.image_shape
+            if pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[1:] != wanted or not len(pixels):
+                raise ImageError(
+                    f"the network takes uint8 images of shape (n, {', '.join(map(str, wanted))}), "
+                    f"the image came as {pixels.dtype} {pixels.shape}"
+                )
+            return await self._run(digest, network, pixels, 0.0)
+
+    async def _run(
+        self, digest: str, network: _Network, pixels: Pixels, decode_seconds: float
+    ) -> tuple[Scores, Timing]:
+        batched = await network.batcher.probabilities(pixels)
         timing = Timing(
-            decode=round((decoded - started) * 1000, 3),
-            queue=round(waited * 1000, 3),
-            forward=round(forward * 1000, 3),
+            decode=round(decode_seconds * 1000, 3),
+            queue=round(batched.queue_seconds * 1000, 3),
+            forward=round(batched.forward_seconds * 1000, 3),
         )
-        return Answer(predictions, timing)
+        self._metrics.predicted(digest, len(pixels), timing.decode, timing.queue, timing.forward)
+        return batched.scores, timing
 
-    def warm(self, digest: str) -> None:
-        """Loads the network and runs it once, on a black image."""
-        predictor = self._predictors.get(digest)
-        predictor.probabilities(np.zeros((1, *predictor.image_shape), dtype=np.uint8))
+    async def warm(self, digest: str) -> None:
+        """Loads the network, which runs it too."""
+        await self._network(digest)
+
+    def may_wait(self, digest: str) -> bool:
+        """Whether a prediction may have to wait long enough for its client to go away meanwhile."""
+        task = self._networks.get(digest)
+        return task is None or not task.done() or task.result().batcher.waits
+
+    @contextmanager
+    def _admitted(self, digest: str) -> Iterator[None]:
+        if self._under_way[digest] > self._max_queue:
+            raise QueueFullError
+        self._under_way[digest] += 1
+        self._metrics.under_way.inc()
+        try:
+            yield
+        finally:
+            self._metrics.under_way.dec()
+            self._under_way[digest] -= 1
+            if not self._under_way[digest]:
+                del self._under_way[digest]
+
+    async def _network(self, digest: str) -> _Network:
+        """Raises what loading raises, and forgets the failure."""
+        task = self._networks.get(digest)
+        if task is None:
+            task = self._networks[digest] = asyncio.create_task(self._loaded(digest))
+        self._networks.move_to_end(digest)
+        if task.done():
+            return task.result()
+        return await asyncio.shield(task)  # whoever gives up does so for itself
+
+    async def _loaded(self, digest: str) -> _Network:
+        try:
+            network = await asyncio.get_running_loop().run_in_executor(self._threads, self._build, digest)
+        except BaseException:
+            del self._networks[digest]
+            raise
+        asyncio.get_running_loop().call_soon(self._evict)
+        return network
+
+    def _build(self, digest: str) -> _Network:
+        return _Network(Predictor(self._load(digest)), self._threads, self._metrics)
+
+    def _evict(self) -> None:
+        """Until the loaded networks fit; the last one stays, however large. Who still uses one keeps it to the end."""
+        sizes = {digest: task.result().predictor.size_bytes for digest, task in self._networks.items() if task.done()}
+        total = sum(sizes.values())
+        for digest in list(sizes)[:-1]:
+            if total <= self._max_loaded_bytes:
+                break
+            del self._networks[digest]
+            total -= sizes.pop(digest)
+        self._metrics.loaded.set(len(sizes))
+        self._metrics.loaded_bytes.set(total)

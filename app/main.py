@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
 from app import errors
+from app.choices import Choices
 from app.deps import Service
 from app.downloads import Downloads, SendAgain
 from app.errors import Problem
-from app.inference import Inference, PredictorCache
+from app.inference import Inference
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
@@ -25,27 +26,33 @@ from zoo.budget import Budget
 from zoo.errors import ZooError
 from zoo.local import LocalZoo
 
+if TYPE_CHECKING:  # of an extra
+    from app.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere."""
     metrics = Metrics()
+    tracing = _tracing() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
-        predictors = PredictorCache(zoo.load, settings.max_predictors, metrics)
-        inference = Inference(predictors, settings.max_queue, metrics)
+        inference = Inference(zoo.load, settings.max_loaded_bytes, settings.max_queue, metrics)
         downloads = Downloads(zoo, settings.max_file_cache_bytes)
-        app.state.service = Service(settings, zoo, inference, downloads, metrics)
+        app.state.service = Service(settings, zoo, Choices(zoo), inference, downloads, metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
+        inference.close()
         zoo.close()
+        if tracing is not None:
+            tracing.close()
 
     app = FastAPI(
         title="Checkpoint zoo",
@@ -56,23 +63,33 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.router.routes.append(predict.route)  # first: the busiest
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, predict, publish, inference_protocol, hub, runs, health, web):
+    for module in (files, models, publish, inference_protocol, hub, runs, health, web):
         app.include_router(module.router)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(SendAgain)
-    app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
-    app.add_middleware(ObserveRequests, metrics=metrics)
+    if settings.token is not None:
+        app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
+    app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)
     return app
+
+
+def _tracing() -> Tracing:
+    try:
+        from app.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise ZooError(f"ZOO_TRACES needs the extra otel ({error}): pip install 'checkpoint-zoo[otel]'") from error
+    return Tracing()
 
 
 async def _follow(service: Service) -> None:
     """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
     while True:
         if not service.ready:
-            await asyncio.to_thread(_warm, service)
+            await _warm(service)
         if not service.settings.rescan_seconds:
             return
         await asyncio.sleep(service.settings.rescan_seconds)
@@ -82,12 +99,12 @@ async def _follow(service: Service) -> None:
             log.exception("the zoo's directories could not be looked through; trying again")
 
 
-def _warm(service: Service) -> None:
-    row = service.zoo.catalog.smallest(Budget())
+async def _warm(service: Service) -> None:
+    row = await asyncio.to_thread(service.zoo.catalog.smallest, Budget())
     if row is None:
         return
     try:
-        service.inference.warm(row.digest)
+        await service.inference.warm(row.digest)
     except (ZooError, OSError):
         log.exception("the default checkpoint could not be loaded")
         return

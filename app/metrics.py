@@ -1,28 +1,87 @@
-"""Prometheus metrics. A registry of its own for each app, so that several can live in one process."""
+"""Prometheus metrics. A registry of its own for each app, so that several can live in one process.
+
+With several workers, prometheus_client keeps the values in files below PROMETHEUS_MULTIPROC_DIR (`zoo-serve` sets it
+for its workers), and whichever worker is asked adds up those of all.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import os
+from functools import cache
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("zoo_requests", "HTTP requests.", ["method", "route", "status"], registry=self.registry)
-        self.request_seconds = Histogram(
-            "zoo_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=self.registry
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter("zoo_requests", "HTTP requests.", ["method", "route", "status"], registry=registry)
+        self._request_seconds = Histogram(
+            "zoo_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.images = Counter(
-            "zoo_predicted_images", "Images classified, by checkpoint.", ["checkpoint"], registry=self.registry
+        self._chosen = Counter(
+            "zoo_predictions", "Predictions answered, by the checkpoint chosen.", ["checkpoint"], registry=registry
         )
-        self.stage_seconds = Histogram(
+        self._images = Counter(
+            "zoo_predicted_images", "Images classified, by checkpoint.", ["checkpoint"], registry=registry
+        )
+        stages = Histogram(
             "zoo_predict_stage_seconds",
             "Time of a prediction's stages.",
             ["stage"],
             buckets=_SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
-        self.checkpoints = Gauge("zoo_checkpoints", "Checkpoints in the catalog.", registry=self.registry)
-        self.loaded = Gauge("zoo_loaded_predictors", "Networks loaded.", registry=self.registry)
+        self._stages = [stages.labels(stage) for stage in ("decode", "queue", "forward")]
+        self.batch_images = Histogram(
+            "zoo_batch_images", "Images that went through a network together.", buckets=_IMAGES, registry=registry
+        )
+        # Sums over the workers that live; each of them sees all the checkpoints.
+        self.under_way = Gauge(
+            "zoo_predictions_under_way",
+            "Predictions being decoded, waiting or running.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.loaded = Gauge("zoo_loaded_predictors", "Networks loaded.", registry=registry, multiprocess_mode="livesum")
+        self.loaded_bytes = Gauge(
+            "zoo_loaded_bytes", "Memory that loaded networks take.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.checkpoints = Gauge(
+            "zoo_checkpoints", "Checkpoints in the catalog.", registry=registry, multiprocess_mode="livemostrecent"
+        )
+        # `labels` takes longer than what it finds takes to count.
+        self._request_child = cache(self._requests.labels)
+        self._seconds_child = cache(self._request_seconds.labels)
+        self._chosen_child = cache(self._chosen.labels)
+        self._images_child = cache(self._images.labels)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._request_child(method, route, status).inc()
+        self._seconds_child(route).observe(seconds)
+
+    def predicted(self, digest: str, num_images: int, *stage_ms: float) -> None:
+        """`stage_ms` are those of decode, queue and forward."""
+        checkpoint = digest[:12]
+        self._chosen_child(checkpoint).inc()
+        self._images_child(checkpoint).inc(num_images)
+        for stage, duration_ms in zip(self._stages, stage_ms, strict=True):
+            stage.observe(duration_ms / 1000)
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format, of all workers together."""
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if directory is None:
+            return generate_latest(self._registry)
+        for path in Path(directory).glob("gauge_live*.db"):
+            pid = path.stem.rpartition("_")[2]
+            if not Path(f"/proc/{pid}").exists():
+                mark_process_dead(int(pid), directory)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, directory)
+        return generate_latest(registry)

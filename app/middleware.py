@@ -7,34 +7,52 @@ import logging
 import re
 import secrets
 import time
+from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.errors import problem
 from app.metrics import Metrics
 
+if TYPE_CHECKING:  # of an extra
+    from app.tracing import Tracing
+
 log = logging.getLogger(__name__)
+access_log = logging.getLogger("app.access")
 
 PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 # A page cannot be opened with a header; it holds nothing of the zoo, and asks for the token itself.
 PAGE, PAGE_FILES = "/", "/web/"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# nginx's number for a client that went away before its answer.
+CLIENT_GONE = 499
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Empty where there is none. Starlette's Headers take longer to make than to read."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value
+    return b""
 
 
 class ObserveRequests:
     """Outermost: gives the answer its X-Request-Id, counts it, and turns a crash into a problem+json 500."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        given = header(scope, b"x-request-id")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        logs.request_id.set(request_id.decode())
         started = time.perf_counter()
         status = 0
 
@@ -42,37 +60,45 @@ class ObserveRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
         try:
             await self.app(scope, receive, observed_send)
+        except ClientDisconnect:
+            status = status or CLIENT_GONE
         except Exception:
-            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            log.exception("request %s failed: %s %s", request_id.decode(), scope["method"], scope["path"])
             if status:
                 raise
-            detail = f"the server failed; its log says more under request {request_id}"
+            detail = f"the server failed; its log says more under request {request_id.decode()}"
             await problem(500, "internal-error", detail)(scope, receive, observed_send)
         finally:
             # The route's template, not the path: a label for each checkpoint would grow without bound.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.metrics.requests.labels(scope["method"], route, status).inc()
-            self.metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.metrics.answered(scope["method"], route, status, seconds)
+            if access_log.isEnabledFor(logging.INFO):
+                facts = {"status": status, "duration_ms": round(seconds * 1000, 3)}
+                access_log.info("%s %s", scope["method"], scope["path"], extra=facts)
+            if self.tracing is not None:
+                ended_ns = time.time_ns()
+                started_ns = ended_ns - int(seconds * 1e9)
+                self.tracing.answered(scope, route, status, request_id.decode(), started_ns, ended_ns)
 
 
 class RequireToken:
-    """With a token set, all but probes and the page need `Authorization: Bearer …`: it, or the one for publishing."""
+    """All but probes and the page need `Authorization: Bearer …`: the token, or the one for publishing."""
 
-    def __init__(self, app: ASGIApp, token: str | None, publish_token: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, token: str, publish_token: str | None) -> None:
         self.app = app
-        self.token = token
         self.accepted = [accepted.encode() for accepted in (token, publish_token) if accepted]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.token is not None and not _is_open(scope["path"]):
-            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-            is_known = any(hmac.compare_digest(given.encode(), accepted) for accepted in self.accepted)
-            if scheme.lower() != "bearer" or not is_known:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
+            scheme, _, given = header(scope, b"authorization").partition(b" ")
+            is_known = any(hmac.compare_digest(given, accepted) for accepted in self.accepted)
+            if scheme.lower() != b"bearer" or not is_known:
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
                     ", and the token given is another one" if given else ""
                 )
@@ -97,15 +123,9 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = problem(
-            413,
-            "body-too-large",
-            f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images",
-            {"Connection": "close"},
-        )
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = header(scope, b"content-length")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await refusal(scope, receive, send)
+            await self._refuse(scope, receive, send)
             return
         received, answered = 0, False
 
@@ -127,7 +147,12 @@ class LimitBody:
         except _BodyTooLargeError:
             if answered:
                 raise
-            await refusal(scope, receive, send)
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images, or raise "
+            "ZOO_MAX_BODY_BYTES"
+        await problem(413, "body-too-large", detail, {"Connection": "close"})(scope, receive, send)
 
 
 class _BodyTooLargeError(Exception):

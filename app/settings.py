@@ -29,11 +29,12 @@ class Settings(BaseSettings):
     ] = None
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
     max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
-    max_queue: Annotated[int, Field(ge=0, description="Predictions that may wait for a core.")] = 256
-    max_predictors: Annotated[int, Field(ge=1, description="Networks kept loaded.")] = 32
+    max_queue: Annotated[int, Field(ge=0, description="Predictions of one checkpoint that may wait.")] = 256
+    max_loaded_bytes: Annotated[int, Field(ge=1, description="Memory for networks kept loaded.")] = 256 * 1024 * 1024
     max_file_cache_bytes: Annotated[
         int, Field(ge=0, description="Memory for files asked for of late; those over an eighth of it are streamed.")
     ] = 64 * 1024 * 1024
+    traces: Annotated[bool, Field(description="Send OpenTelemetry spans; needs the extra otel.")] = False
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0

@@ -29,7 +29,7 @@ def main(zoo: str) -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "onnxruntime", "sqlmodel"))
     print(f"{date.today()}, Python {platform.python_version()}, {platform.machine()}, {packages}")
     results = [first_answer(zoo) for _ in range(RUNS)]
-    for unit, values in zip(("s to the first prediction", "MiB resident"), zip(*results, strict=True), strict=True):
+    for unit, values in zip(("s to the first prediction", "MB resident"), zip(*results, strict=True), strict=True):
         print(f"{unit}: median {statistics.median(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
 
 
@@ -58,7 +58,7 @@ def first_answer(zoo: str) -> tuple[float, float]:
             response.raise_for_status()
             status = Path(f"/proc/{server.pid}/status").read_text()
             resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-            return elapsed, int(resident.split()[1]) / 1024
+            return elapsed, int(resident.split()[1]) * 1024 / 1e6
     finally:
         server.terminate()
         server.wait()

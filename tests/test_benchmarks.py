@@ -93,3 +93,11 @@ def test_downloads_are_measured_side_by_side() -> None:
     rows = {line[:16].strip(): line[16:].split() for line in done.stdout.splitlines() if line[:3].islower()}
     assert list(rows) == ["zoo", "nginx", "zoo, 304"]
     assert all(float(cell.replace(",", "")) > 0 for row in rows.values() for cell in row)
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="the load generator is missing: apt-get install wrk")
+def test_predictions_are_counted_against_their_ceiling(tmp_path: Path, put: Callable[..., str]) -> None:
+    put(tmp_path, secnn.start(input_shape=(3, 32, 32), num_classes=3, channels=4))
+    done = run("predict.py", tmp_path, "--rounds", 1, "--seconds", 1, "--only", "ours", "ceiling")
+    assert done.returncode == 0, done.stderr
+    assert "at 16: this, 1 worker / this, no forward pass = " in done.stdout

@@ -43,9 +43,14 @@ def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | N
             raise ImageError("the image is damaged: it has colour numbers and no palette")
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
-        converted = _convert(upright, _MODES[color])
-        if size is not None and (converted.height, converted.width) != size:
-            converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        return fit(upright, color, size)
+
+
+def fit(image: Image.Image, color: Literal["rgb", "gray"], size: tuple[int, int] | None) -> Pixels:
+    """uint8 (height, width, channels)"""
+    converted = _convert(image, _MODES[color])
+    if size is not None and (converted.height, converted.width) != size:
+        converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(converted, dtype=np.uint8)
     return pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
 

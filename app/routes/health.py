@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -48,4 +48,4 @@ def _not_ready(detail: str) -> ProblemError:
 def metrics(service: ServiceDep) -> Response:
     """Prometheus text format."""
     service.metrics.checkpoints.set(service.zoo.catalog.count(Budget(dataset=ALL_DATASETS)))
-    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

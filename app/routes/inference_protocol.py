@@ -146,10 +146,7 @@ async def _scores(service: Service, row: CheckpointRow, asked: InferRequest, chu
     if tensor.datatype == "BYTES":
         files = await run_in_threadpool(tensors.as_files, tensor, data)
         answer = await service.inference.classify(row.digest, files, architecture.num_classes)
-        scores = np.empty((len(files), architecture.num_classes), dtype=np.float32)
-        for line, predictions in zip(scores, answer.predictions, strict=True):
-            line[[prediction.index for prediction in predictions]] = [prediction.score for prediction in predictions]
-        return scores
+        return answer.scores
     shape = [num_images, architecture.input_height, architecture.input_width, architecture.input_channels]
     if tensor.datatype != "UINT8" or tensor.shape != shape:
         raise TensorError(

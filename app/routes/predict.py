@@ -1,49 +1,109 @@
-"""Classifying images with the smallest checkpoint within a budget, or with one that is named."""
+"""Classifying images with the smallest checkpoint within a budget, or with one that is named.
+
+FastAPI describes this route and does not run it: its request, its dependencies and its checks of the answer would take
+as long as all the rest together (benchmarks/predict.py).
+"""
 
 from __future__ import annotations
 
-import base64
-from typing import Annotated, Any
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+import orjson
+from fastapi import Query
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from app import cascade
-from app.deps import Service, ServiceDep
+from app import bodies, cascade
+from app.choices import Choice
+from app.deps import Service
 from app.errors import NoModelProblem, Problem, ProblemError
-from app.inference import QueueFullError
-from app.schemas import CascadeAnswer, PredictAnswer, PredictBody, PredictedBy, PredictQuery, TimingMs
-from zoo.catalog import CheckpointRow
-from zoo.local import ReadyCascade
+from app.inference import QueueFullError, Timing
+from app.schemas import CascadeAnswer, PredictAnswer, PredictQuery
 
-router = APIRouter(tags=["predict"])
-
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_REQUEST_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["file"],
-                "properties": {"file": {"type": "array", "items": _BINARY["schema"]}},
-            }
-        },
-        **dict.fromkeys(IMAGE_TYPES, _BINARY),
-        "application/json": {
-            "schema": PredictBody.model_json_schema(),
-            "example": {"inputs": ["iVBORw0KGgo…"], "parameters": {"top_k": 5}},
-        },
-    },
-}
+Result = TypeVar("Result")
 
 
-@router.post(
+async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | CascadeAnswer:
+    """Send one image as the body, several as multipart fields `file`, or base64 in JSON.
+
+    Images are converted and resized as the checkpoint's descriptor says.
+    """
+    raise AssertionError(f"{query}: described here, answered by answer()")
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    service: Service = scope["app"].state.service
+    choice = await service.choices.choose(scope["query_string"])
+    images, top_k = await bodies.read(scope, receive)
+    _check_number(images, service.settings.max_images)
+    work = _work(service, choice, images, top_k or choice.query.top_k)
+    try:
+        # To watch a client costs a task; who is answered in this turn of the loop needs no watching.
+        watched = service.inference.may_wait(choice.digest)
+        timing, content = await (_unless_gone(work, receive) if watched else work)
+    except QueueFullError:
+        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
+        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
+    scope["predicted"] = timing, time.time_ns()
+    body = orjson.dumps(content)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _work(service: Service, choice: Choice, images: list[bytes], top_k: int) -> tuple[Timing, dict[str, Any]]:
+    """How long it took, and the answer's content."""
+    if choice.cascade is not None:
+        return await cascade.classify(choice.cascade, service.inference, images, top_k)
+    found = await service.inference.classify(choice.digest, images, top_k)
+    return found.timing, {"model": choice.model, "predictions": found.ranked(), "timing_ms": found.timing}
+
+
+def _check_number(images: list[bytes], max_images: int) -> None:
+    if not 1 <= len(images) <= max_images:
+        raise ProblemError(
+            422,
+            "invalid-parameter",
+            f"a prediction takes 1 to {max_images} images, {len(images)} came"
+            + ("" if images else ": in a form they are the fields named file"),
+        )
+
+
+async def _unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result:
+    """Cancels the work, and raises ClientDisconnect, when the client goes away first."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _BareRoute(APIRoute):
+    """In the description as any other; a request goes to `answer` as it is."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        super().__init__(path, predict, **options)
+        self.app = answer
+
+
+route = _BareRoute(
     "/predict",
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    methods=["POST"],
+    tags=["predict"],
+    openapi_extra={"requestBody": bodies.DESCRIPTION},
     responses={
         400: {"model": Problem, "description": "Not a whole image, or over 16 megapixels."},
         404: {"model": NoModelProblem},
@@ -53,76 +113,3 @@ _REQUEST_BODY: dict[str, Any] = {
         503: {"model": Problem, "description": "Too many predictions wait."},
     },
 )
-async def predict(
-    query: Annotated[PredictQuery, Query()], request: Request, service: ServiceDep
-) -> PredictAnswer | CascadeAnswer:
-    """Send one image as the body, several as multipart fields `file`, or base64 in JSON.
-
-    Images are converted and resized as the checkpoint's descriptor says.
-    """
-    chosen = cascade.choose(query, service.zoo) if query.policy == "cascade" else _choose(query, service)
-    images, top_k = await _read(request)
-    if not 1 <= len(images) <= service.settings.max_images:
-        raise ProblemError(
-            422,
-            "invalid-parameter",
-            f"a prediction takes 1 to {service.settings.max_images} images, {len(images)} came"
-            + ("" if images else ": in a form they are the fields named file"),
-        )
-    try:
-        if isinstance(chosen, ReadyCascade):
-            return await cascade.classify(chosen, service.inference, images, top_k or query.top_k)
-        answer = await service.inference.classify(chosen.digest, images, top_k or query.top_k)
-    except QueueFullError:
-        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
-        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
-    return PredictAnswer(
-        model=PredictedBy(id=chosen.digest, name=chosen.name, params=chosen.params, accuracy=chosen.accuracy),
-        predictions=answer.predictions,
-        timing_ms=TimingMs(decode=answer.timing.decode, queue=answer.timing.queue, forward=answer.timing.forward),
-    )
-
-
-def _choose(query: PredictQuery, service: Service) -> CheckpointRow:
-    if query.model is None:
-        return service.zoo.smallest(query)
-    if query.is_bounded():
-        raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
-    return service.zoo.find(query.model)
-
-
-async def _read(request: Request) -> tuple[list[bytes], int | None]:
-    """The image files of a body in any of its three forms, and the top_k that a JSON body asks for."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type in IMAGE_TYPES:
-        return [await request.body()], None
-    if media_type == "multipart/form-data":
-        async with request.form() as form:
-            fields = form.getlist("file")
-            return [await field.read() for field in fields if isinstance(field, UploadFile)], None
-    if media_type == "application/json":
-        return _read_json(await request.body())
-    raise ProblemError(
-        415,
-        "unsupported-media-type",
-        f"Content-Type {media_type or 'missing'}: send multipart/form-data with fields named file, one of "
-        f"{', '.join(IMAGE_TYPES)} as the whole body, or application/json",
-        {"Accept-Post": ", ".join(("multipart/form-data", *IMAGE_TYPES, "application/json"))},
-    )
-
-
-def _read_json(data: bytes) -> tuple[list[bytes], int | None]:
-    try:
-        body = PredictBody.model_validate_json(data)
-    except ValidationError as error:
-        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_input=False)]
-        raise RequestValidationError(errors) from error
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    images = []
-    for index, text in enumerate(texts):
-        try:
-            images.append(base64.b64decode("".join(text.split()), validate=True))
-        except ValueError as error:
-            detail = f"inputs[{index}] is not base64 of an image file: {error}"
-            raise ProblemError(422, "invalid-parameter", detail) from error
-    return images, body.parameters.top_k

@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from app.main import create_app
+from app.one_write import OneWriteProtocol
 from app.settings import Settings
 from trainer import data, runs
 from trainer.config import GainRule
@@ -52,7 +53,7 @@ def checkpoints(zoo_root: Path) -> dict[str, Checkpoint]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A real server on a free port, and a client of it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error", http=OneWriteProtocol))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

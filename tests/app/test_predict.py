@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
+import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +18,10 @@ from PIL import Image
 
 from trainer.data import Data
 from trainer.loop import predict
-from zoo.checkpoint import Checkpoint
+from zoo.checkpoint import Checkpoint, read_header
+from zoo.families import secnn
 from zoo.module import module_of
+from zoo.storage import Directory
 
 
 def test_every_checkpoint_answers_as_in_training(
@@ -210,4 +215,74 @@ def test_many_at_once_get_the_answers_they_get_alone(client: httpx.Client, digit
     alone = [ask(data)["predictions"] for data in digit_files]
     with ThreadPoolExecutor(16) as pool:
         together = [answer["predictions"] for answer in pool.map(ask, digit_files)]
-    assert together == alone
+    for one, other in zip(alone, together, strict=True):
+        assert [item["index"] for item in other[0]] == [item["index"] for item in one[0]]
+        wanted = [item["score"] for item in one[0]]
+        assert [item["score"] for item in other[0]] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_choice_follows_the_catalog_within_a_second(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path, digit_files: list[bytes]
+) -> None:
+    smallest, *others = sorted(Directory(zoo_root).paths(), key=lambda item: read_header(item[1]).params)
+    for _, path in others:
+        shutil.copy(path, tmp_path)
+    client = client_of(tmp_path, rescan_seconds=0.1)
+
+    def chosen() -> str:
+        answer = client.post("/predict", content=digit_files[0], headers={"Content-Type": "image/png"})
+        return answer.json()["model"]["id"]
+
+    assert chosen() == others[0][0]
+    shutil.copy(smallest[1], tmp_path)
+    deadline = time.monotonic() + 1
+    while chosen() != smallest[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_client_that_goes_away_leaves_the_queue(
+    client_of: Callable[..., httpx.Client], put: Callable[..., str], tmp_path: Path, digit_files: list[bytes]
+) -> None:
+    put(tmp_path, secnn.start(input_shape=(3, 128, 128), num_classes=5, channels=96))
+    client = client_of(tmp_path)
+    image = digit_files[0]
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
+    assert client.post("/predict", content=image, headers={"Content-Type": "image/png"}).status_code == 200
+    waiting = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(20)]
+    for connection in waiting:
+        connection.sendall(head.encode() + image)
+    for connection in waiting:
+        connection.close()
+    gone = 'zoo_requests_total{method="POST",route="/predict",status="499"}'
+    deadline = time.monotonic() + 10
+    while gone not in client.get("/metrics").text:
+        assert time.monotonic() < deadline, client.get("/metrics").text
+    assert client.post("/predict", content=image, headers={"Content-Type": "image/png"}).status_code == 200
+
+
+def test_a_request_id_and_a_token_hold_on_this_route_too(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, digit_files: list[bytes]
+) -> None:
+    client = client_of(zoo_root, token="a-token-of-some-length")
+    headers = {"Content-Type": "image/png", "X-Request-Id": "mine"}
+    refused = client.post("/predict", content=digit_files[0], headers=headers)
+    assert refused.status_code == 401
+    headers["Authorization"] = "Bearer a-token-of-some-length"
+    for query, status in (("", 200), ("?min_acc=80", 422), ("?min_acc=1", 404), ("?other=1", 422)):
+        response = client.post(f"/predict{query}", content=digit_files[0], headers=headers)
+        assert response.status_code == status, response.text
+        assert response.headers["x-request-id"] == "mine"
+    assert (
+        client.post("/predict?min_acc=80", headers=headers).json()["detail"].startswith("min_acc: accuracy is a frac")
+    )
+
+
+def test_small_and_large_answers_arrive_whole_on_one_connection(client: httpx.Client, digit_files: list[bytes]) -> None:
+    """Head and body leave in one write only where they are small."""
+    files = [("file", ("a.png", data)) for data in digit_files]
+    for _ in range(3):
+        assert len(client.post("/predict?top_k=10", files=files * 3).json()["predictions"]) == 120
+        assert client.post("/predict", files=files[:1]).status_code == 200
+        assert client.head("/models/smallest/file").content == b""
+        assert client.get("/models").json()["count"] == 5

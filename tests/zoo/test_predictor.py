@@ -57,6 +57,20 @@ def test_files_become_the_pixels_that_the_network_takes(predictor: Predictor) ->
     assert (pixels[1] == images.decode(png(other_size), "rgb", (9, 12))).all()
 
 
+def test_each_kind_of_file_becomes_the_same_pixels_as_by_pillow(make_checkpoint: MakeCheckpoint) -> None:
+    """Of the network's size and of another, in gray and in colour, ordinary or not."""
+    for channels, color in ((3, "rgb"), (1, "gray")):
+        predictor = Predictor(make_checkpoint(secnn.start(input_shape=(channels, 9, 12), num_classes=2, channels=4)))
+        for size in ((9, 12), (40, 30)):
+            image = Image.fromarray(random_images(1, *size)[0])
+            for mode in ("RGB", "L", "RGBA", "P"):
+                for kind in ("PNG", "WEBP") if mode in ("RGBA", "P") else ("PNG", "JPEG", "WEBP"):
+                    buffer = io.BytesIO()
+                    image.convert(mode).save(buffer, kind)
+                    [pixels] = predictor.decode([buffer.getvalue()])
+                    assert (pixels == images.decode(buffer.getvalue(), color, (9, 12))).all()
+
+
 def test_gray_networks_see_colour_images_in_gray(make_checkpoint: MakeCheckpoint) -> None:
     pixels = Predictor(make_checkpoint()).decode([png(random_images(1, 8, 8)[0])])
     assert pixels.shape == (1, 8, 8, 1)

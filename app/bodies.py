@@ -1,0 +1,123 @@
+"""The image files in the body of a prediction: the body itself, a form's fields, or base64 in JSON."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope
+
+from app.errors import ProblemError
+from app.schemas import PredictBody
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+DESCRIPTION: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "array", "items": _BINARY["schema"]}},
+            }
+        },
+        **dict.fromkeys(IMAGE_TYPES, _BINARY),
+        "application/json": {
+            "schema": PredictBody.model_json_schema(),
+            "example": {"inputs": ["iVBORw0KGgo…"], "parameters": {"top_k": 5}},
+        },
+    },
+}
+
+# What curl, browsers and the usual libraries send for one file. Anything else is left to the parser.
+_BOUNDARY = re.compile(rb"multipart/form-data; boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
+_HEAD = re.compile(
+    rb'\r\nContent-Disposition: form-data; name="file"; filename="[^"\\\x00-\x1f\x7f-\xff]*"'
+    rb"\r\n(?:Content-Type: [ -~]*\r\n)?\r\n"
+)
+
+
+async def read(scope: Scope, receive: Receive) -> tuple[list[bytes], int | None]:
+    """The image files, and the top_k that a JSON body asks for."""
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    media_type = content_type.partition(b";")[0].strip().lower().decode("latin-1")
+    if media_type in IMAGE_TYPES:
+        return [await _whole(receive)], None
+    if media_type == "multipart/form-data":
+        body = await _whole(receive)
+        image = only_file(content_type, body)
+        return [image] if image is not None else await _parse_form(scope, body), None
+    if media_type == "application/json":
+        return _parse_json(await _whole(receive))
+    raise ProblemError(
+        415,
+        "unsupported-media-type",
+        f"Content-Type {media_type or 'missing'}: send multipart/form-data with fields named file, one of "
+        f"{', '.join(IMAGE_TYPES)} as the whole body, or application/json",
+        {"Accept-Post": ", ".join(("multipart/form-data", *IMAGE_TYPES, "application/json"))},
+    )
+
+
+def only_file(content_type: bytes, body: bytes) -> bytes | None:
+    """The content of a form's only part, a file named `file`; None for every form that is not plainly that.
+
+    The parser takes 100 µs for such a form, a third of a whole prediction; this takes 2.
+    """
+    boundary = _BOUNDARY.fullmatch(content_type)
+    if boundary is None:
+        return None
+    delimiter = b"--" + boundary[1]
+    head = _HEAD.match(body, len(delimiter))
+    if not body.startswith(delimiter) or head is None:
+        return None
+    end = body.find(b"\r\n" + delimiter, head.end() - 2)
+    return body[head.end() : end] if end >= head.end() and body[end:] in _ends(delimiter) else None
+
+
+def _ends(delimiter: bytes) -> tuple[bytes, bytes]:
+    return b"\r\n" + delimiter + b"--\r\n", b"\r\n" + delimiter + b"--"
+
+
+async def _whole(receive: Receive) -> bytes:
+    message = await receive()
+    if not message.get("more_body") and message["type"] == "http.request":
+        return message.get("body", b"")
+    parts = []
+    while message["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+    raise ClientDisconnect
+
+
+async def _parse_form(scope: Scope, body: bytes) -> list[bytes]:
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async with Request(scope, replay).form() as form:
+        return [await field.read() for field in form.getlist("file") if isinstance(field, UploadFile)]
+
+
+def _parse_json(data: bytes) -> tuple[list[bytes], int | None]:
+    try:
+        body = PredictBody.model_validate_json(data)
+    except ValidationError as error:
+        errors = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_input=False)]
+        raise RequestValidationError(errors) from error
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    images = []
+    for index, text in enumerate(texts):
+        try:
+            images.append(base64.b64decode("".join(text.split()), validate=True))
+        except ValueError as error:
+            detail = f"inputs[{index}] is not base64 of an image file: {error}"
+            raise ProblemError(422, "invalid-parameter", detail) from error
+    return images, body.parameters.top_k

@@ -1,0 +1,71 @@
+"""Which checkpoint a prediction's query chooses, remembered for as long as the catalog may go unread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
+
+from app import cascade
+from app.errors import ProblemError
+from app.schemas import PredictQuery
+from zoo.catalog import CheckpointRow
+from zoo.local import LocalZoo, ReadyCascade
+
+# A change in the catalog is followed within a second; the directories are looked through once in a second.
+_MAX_AGE_SECONDS = 0.5
+# Queries are the clients' to make up.
+_MAX_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`digest` is of the checkpoint that is asked first; with a cascade `model` is for its answer to say."""
+
+    query: PredictQuery
+    digest: str
+    model: dict[str, Any]  # as the answer shows it
+    cascade: ReadyCascade | None = None
+
+
+class Choices:
+    """Belongs to one event loop; the catalog is asked on a thread, once for all who ask the same at a time."""
+
+    def __init__(self, zoo: LocalZoo) -> None:
+        self._zoo = zoo
+        self._remembered: dict[bytes, tuple[float, asyncio.Future[Choice]]] = {}
+
+    async def choose(self, query_string: bytes) -> Choice:
+        """Raises RequestValidationError, ProblemError, and NotFoundError where there is none to choose."""
+        since, choice = self._remembered.get(query_string, (0.0, None))
+        if choice is None or time.monotonic() - since > _MAX_AGE_SECONDS:
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            choice = asyncio.ensure_future(asyncio.to_thread(self._look_up, query_string))
+            self._remembered[query_string] = time.monotonic(), choice
+        return choice.result() if choice.done() else await asyncio.shield(choice)
+
+    def _look_up(self, query_string: bytes) -> Choice:
+        try:
+            query = PredictQuery.model_validate(dict(QueryParams(query_string)))
+        except ValidationError as error:
+            errors = [{**item, "loc": ("query", *item["loc"])} for item in error.errors()]
+            raise RequestValidationError(errors) from error
+        if query.policy == "cascade":
+            chosen = cascade.choose(query, self._zoo)
+            return Choice(query, chosen.rows[0].digest, {}, chosen)
+        row = self._row(query)
+        model = {"id": row.digest, "name": row.name, "params": row.params, "accuracy": row.accuracy}
+        return Choice(query, row.digest, model)
+
+    def _row(self, query: PredictQuery) -> CheckpointRow:
+        if query.model is None:
+            return self._zoo.smallest(query)
+        if query.is_bounded():
+            raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
+        return self._zoo.find(query.model)
