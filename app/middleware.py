@@ -150,8 +150,10 @@ class LimitBody:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images, or raise "
+        detail = (
+            f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images, or raise "
             "ZOO_MAX_BODY_BYTES"
+        )
         await problem(413, "body-too-large", detail, {"Connection": "close"})(scope, receive, send)
 
 
