@@ -20,8 +20,10 @@ from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
 
-# New processes, not copies: threads of the parent's libraries do not survive a fork.
-_CONTEXT = multiprocessing.get_context("spawn")
+# Copies of a process that has loaded what they need and done nothing yet: they share most of its memory. (Copies of
+# this one would lose threads that libraries have started in it.)
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["app.preloaded"])
 _BACKLOG = 2048
 _STARTUP_FAILURE = 3
 _DRAIN_SECONDS = 10
