@@ -3,7 +3,7 @@
     python benchmarks/train_step.py > benchmarks/results/train_step-$(date +%F).txt
     python benchmarks/train_step.py --data cifar10.tar.gz --images 10240 --device cuda
 
-`plain`: a float32 eager loop, torch's own optimiser, PIL images through RandomCrop(32, padding=4),
+`plain`: a float32 eager loop, torch's own Adam or AdamW, PIL images through RandomCrop(32, padding=4),
 RandomHorizontalFlip, ToTensor and Normalize in a DataLoader, with 0 and with 2 workers; the faster of the two is the
 baseline. `ours`: trainer.loop.train_epoch with trainer.step.TrainingStep: pixels on the device, mixed precision,
 channels last, compiled; a captured graph on a GPU. Both shift by up to 4 pixels, mirror, and update the same network
@@ -99,7 +99,7 @@ class _Images(Dataset):
 def plain(subject: Subject, split: Split, preprocessing: Preprocessing, device: torch.device, workers: int) -> Epoch:
     torch.manual_seed(SEED)
     config, module = subject.config, GraphModule(subject.graph).to(device)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     optimizer = kind(
         module.parameters(),
         lr=config.learning_rate,
