@@ -1,16 +1,16 @@
-# Two commands: `make run` sets up, grows a small zoo and serves it; `make test` checks everything.
+# Two commands: `make run` sets up, grows a small zoo, measures it and serves it; `make test` checks everything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 GROWN := .zoo/.grown
-SHIPPED := $(wildcard zoo/pretrained)
+SERVED := --zoo .zoo $(addprefix --zoo ,$(wildcard zoo/pretrained))
 
 .PHONY: run test clean
 
 run: $(INSTALLED) $(GROWN)
-	$(BIN)/zoo-serve --zoo .zoo $(addprefix --zoo ,$(SHIPPED)) --port $(PORT)
+	$(BIN)/zoo-serve $(SERVED) --port $(PORT)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -27,6 +27,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 # --resume: a growth that was interrupted goes on where it stopped.
 $(GROWN): | $(INSTALLED)
 	$(BIN)/zoo-train digits --data digits --zoo .zoo --resume
+	$(BIN)/zoo calibrate $(SERVED) --rounds 20
+	$(BIN)/zoo calibrate $(SERVED) --data digits
 	touch $@
 
 clean:

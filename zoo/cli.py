@@ -303,9 +303,13 @@ def calibrate(
     if data is None:
         _calibrate_latencies(local, dataset, rounds, as_json=as_json)
     else:
-        name = dataset or ("digits" if data == "digits" else name_of(Path(data)))
-        found = calibrate_cascades(local, data, name, observe=lambda line: typer.echo(line, err=True))
-        _show_cascades(found, local.rows(Budget(dataset=name, min_acc=0.0)), as_json=as_json)
+        found = _find_cascades(local, data, dataset)
+        _show_cascades(found, local.rows(Budget(dataset=found.dataset, min_acc=0.0)), as_json=as_json)
+
+
+def _find_cascades(zoo: LocalZoo, data: str, dataset: str | None) -> Calibration:
+    name = dataset or ("digits" if data == "digits" else name_of(Path(data)))
+    return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True))
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
@@ -362,11 +366,21 @@ def publish_(
         str | None,
         typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Then find cascades with these images, as calibrate --data does.", metavar="PATH|NAME"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add checkpoints to a zoo, once they are found to be whole and valid."""
     source = _source(zoo, url, token)
+    if data is not None and not isinstance(source, LocalSource):
+        _fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
     views = [source.publish(file.read_bytes()) for file in files]
+    if data is not None:
+        assert isinstance(source, LocalSource)
+        for dataset in sorted({view.dataset for view in views}):
+            _find_cascades(source.zoo, data, dataset)
     if as_json:
         _print_json([view.model_dump(mode="json") for view in views])
     else:

@@ -29,7 +29,7 @@ from zoo.download import FileFormat, Progress
 from zoo.errors import RemoteError
 from zoo.exchange import Exchange, Result, Send, Server, Wait
 from zoo.image_input import Image, Images, encoded, is_one, listed
-from zoo.questions import Questions, Runtime
+from zoo.questions import Policy, Questions, Runtime
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
 if TYPE_CHECKING:
@@ -130,12 +130,24 @@ class ZooClient:
 
     @overload  # a path is a sequence too: the first that fits counts
     def predict(  # type: ignore[overload-overlap]
-        self, images: Image, model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+        self,
+        images: Image,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "smallest",
+        **bounds: Unpack[Bounds],
     ) -> list[Prediction]: ...
 
     @overload
     def predict(
-        self, images: Sequence[Image], model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+        self,
+        images: Sequence[Image],
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "smallest",
+        **bounds: Unpack[Bounds],
     ) -> list[list[Prediction]]: ...
 
     def predict(
@@ -144,14 +156,16 @@ class ZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
+        policy: Policy = "smallest",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction] | list[list[Prediction]]:
         """What the server sees on one image, its likeliest classes first; or on each of a list.
 
-        An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. Raises ImageError.
+        An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. With the policy
+        "cascade" the smallest network is asked first, a larger one where it is unsure. Raises ImageError.
         """
         files = [encoded(image) for image in listed(images)]
-        answers = self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
+        answers = self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
 
     def publish(self, data: bytes) -> CheckpointView:
@@ -263,12 +277,24 @@ class AsyncZooClient:
 
     @overload
     async def predict(  # type: ignore[overload-overlap]
-        self, images: Image, model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+        self,
+        images: Image,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "smallest",
+        **bounds: Unpack[Bounds],
     ) -> list[Prediction]: ...
 
     @overload
     async def predict(
-        self, images: Sequence[Image], model: Reference | None = None, *, top_k: int = 5, **bounds: Unpack[Bounds]
+        self,
+        images: Sequence[Image],
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "smallest",
+        **bounds: Unpack[Bounds],
     ) -> list[list[Prediction]]: ...
 
     async def predict(
@@ -277,10 +303,11 @@ class AsyncZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
+        policy: Policy = "smallest",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction] | list[list[Prediction]]:
         files = [encoded(image) for image in listed(images)]
-        answers = await self._run(self._zoo.predict(files, model, top_k, Budget(**bounds)))
+        answers = await self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
 
     async def publish(self, data: bytes) -> CheckpointView:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zoo.onnx_classifier import OnnxClassifier
 
 Runtime = Literal["onnx", "torch"]
+Policy = Literal["smallest", "cascade"]
 
 _PAGE = 200
 # Half of what a server accepts by default.
@@ -136,10 +137,15 @@ class Questions:
     # --- predicting ------------------------------------------------------------------------------------
 
     def predict(
-        self, images: Sequence[bytes], model: str | CheckpointView | None, top_k: int, budget: Budget
+        self,
+        images: Sequence[bytes],
+        model: str | CheckpointView | None,
+        top_k: int,
+        policy: Policy,
+        budget: Budget,
     ) -> Exchange[list[list[Prediction]]]:
         named = {} if model is None else {"model": model if isinstance(model, str) else model.id}
-        params = {**budget.given(), **named, "top_k": top_k}
+        params = {**budget.given(), **named, "top_k": top_k, "policy": policy}
         predictions: list[list[Prediction]] = []
         for batch in _batches(images):
             try:

@@ -12,6 +12,7 @@ import pytest
 
 from zoo.calibrate import measure_latencies
 from zoo.cascade import Calibration, Cascade, Stage
+from zoo.client import ZooClient
 from zoo.local import LocalZoo
 
 ClientOf = Callable[..., httpx.Client]
@@ -91,6 +92,10 @@ def test_each_image_goes_as_far_as_it_must(client_of: ClientOf, root: Path, digi
     assert [stage["macs"] for stage in used["stages"]] == [view["macs"] for view, _ in stages]
     assert answer["model"] == {key: large[key] for key in ("id", "name", "params", "accuracy")}
     assert len(answer["predictions"][0]) == 3
+
+    with ZooClient(str(client.base_url)) as zoo:
+        labels = [first.label for first, *_ in zoo.predict(digit_files, min_acc=0.5, policy="cascade")]
+    assert labels == [first["label"] for first, *_ in answer["predictions"]]
 
     sure_image = next(index for index, view in enumerate(wanted) if view is small)
     one = ask(client, [digit_files[sure_image]], policy="cascade", min_acc=0.5, top_k=1).json()

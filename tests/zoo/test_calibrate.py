@@ -283,6 +283,23 @@ def test_the_command_measures_then_finds_cascades(command: Command, grown: Path,
     assert "saved" in command("zoo", "calibrate", "--zoo", zoo, "--data", "digits").stdout
 
 
+def test_cascades_are_found_as_a_checkpoint_is_published(command: Command, grown: Path, tmp_path: Path) -> None:
+    file = next((grown / "checkpoints").glob("*.safetensors"))
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    done = command("zoo", "publish", file, "--zoo", zoo, "--data", "digits")
+    assert done.returncode == 0, done.stderr
+    local = LocalZoo([zoo])
+    local.sync()
+    [row] = local.rows(ALL)
+    assert row.accuracy is not None
+    assert [row.digest] == [stage.digest for stage in local.cascade(row.accuracy, "digits").cascade.stages]
+    local.close()
+    refused = command("zoo", "publish", file, "--url", "http://127.0.0.1:9", "--data", "digits")
+    assert refused.returncode == 1
+    assert "--data finds cascades in directories: give --zoo DIR" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "dataset", "message"),
     [
