@@ -35,7 +35,10 @@ def take(page: Page, name: str) -> None:
         page.get_by_role("button", name="ship").click()
         page.get_by_text("every size says").or_(page.get_by_text("Every size says")).wait_for()
         page.evaluate("document.activeElement.blur()")
-    page.wait_for_load_state("networkidle")
+    if name.startswith("grow"):
+        page.wait_for_timeout(2_000)  # a run that may go on is listened to all the time
+    else:
+        page.wait_for_load_state("networkidle")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = HERE / f"{name}.png"
     picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
