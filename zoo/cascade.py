@@ -152,7 +152,7 @@ class _Search:
             return
         unsure = 1 - early.answers
         for index in range(self._next(early), len(self._macs) - 1):
-            macs = early.macs + float(unsure.mean()) * self._macs[index]
+            macs = early.macs + float(unsure.mean(dtype=np.float64)) * self._macs[index]
             for threshold, sure in self._sure[index]:
                 answers = unsure * sure
                 yield from self._continued(
@@ -167,12 +167,12 @@ class _Search:
     def _ended(self, early: _Early) -> list[_Found]:
         """With each costlier candidate as the last stage."""
         rest = slice(self._next(early), None)
-        macs = early.macs + (1 - float(early.answers.mean())) * self._macs[rest]
+        macs = early.macs + (1 - float(early.answers.mean(dtype=np.float64))) * self._macs[rest]
         accuracy = self._accuracy[rest]
         if early.stages:
             # Of the images answered early: those right now, right with the last stage alone, and right in both.
-            now, alone = early.correct.sum(), self._correct[rest] @ early.answers
-            both = self._correct[rest] @ early.correct
+            now, alone = float(early.correct.sum()), (self._correct[rest] @ early.answers).astype(np.float64)
+            both = (self._correct[rest] @ early.correct).astype(np.float64)
             n = len(early.answers) + 1
             gain = (now - alone - 1) / n
             variance = (now + alone - 2 * both + 1) / n - gain**2

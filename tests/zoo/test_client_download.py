@@ -213,6 +213,7 @@ def test_whatever_happens_the_bytes_are_right_or_there_are_none(
             else:
                 assert sha256(target) == best.id
                 target.unlink()
+    with ZooClient(server.url) as zoo:
         assert sha256(zoo.download(best, target)) == best.id
     assert names(tmp_path) == ["best.safetensors"]
     target.unlink()
