@@ -31,8 +31,8 @@ def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
     plain = {"params": vectors, "weight_decay": 0.0}
     if config.optimizer == "adamw":
         return torch.optim.AdamW([{"params": kernels, "weight_decay": config.weight_decay}, plain], **options)
-    matrices = [kernel for kernel in kernels if kernel.ndim == 4 and kernel.shape[2:] == (1, 1)]
-    others = [kernel for kernel in kernels if not any(kernel is matrix for matrix in matrices)]
+    matrices = [kernel for kernel in kernels if _is_pointwise(kernel)]
+    others = [kernel for kernel in kernels if not _is_pointwise(kernel)]
     return MuonAdamW(
         matrices,
         [{"params": others, "weight_decay": config.weight_decay}, plain],
@@ -41,6 +41,10 @@ def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
         weight_decay=config.weight_decay,
         **options,
     )
+
+
+def _is_pointwise(kernel: Tensor) -> bool:
+    return kernel.ndim == 4 and kernel.shape[2:] == (1, 1)
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
