@@ -27,7 +27,8 @@ CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+# Of a module, not the session: Playwright has an event loop running until it ends, and tests elsewhere need their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
