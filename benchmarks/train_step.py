@@ -7,7 +7,8 @@
 RandomHorizontalFlip, ToTensor and Normalize in a DataLoader, with 0 and with 2 workers; the faster of the two is the
 baseline. `ours`: trainer.loop.train_epoch with trainer.step.TrainingStep: pixels on the device, mixed precision,
 channels last, compiled; a captured graph on a GPU. Both shift by up to 4 pixels, mirror, and update the same network
-with the same batch size. Epochs take turns, after one of each that is not counted (it compiles, and starts workers).
+with the same batch size. Epochs take turns, after one of each that is not counted (it compiles, and starts workers);
+each way has a process of its own, since `ours` sets the C library's allocator as the trainer does on a CPU.
 
 On a GPU, `of bandwidth` is what the step moves at least, over what a copy within the GPU's memory moves in that time:
 each operation with i input and o output elements an image moves 3 i + 2 o of them (forward it reads i and writes o;
@@ -21,8 +22,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from statistics import mean
 
 import torch
@@ -34,6 +38,7 @@ from torchvision import transforms
 
 from trainer import data as datasets
 from trainer import optim
+from trainer.allocator import keep_freed_memory
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Split
 from trainer.loop import train_epoch
@@ -140,6 +145,8 @@ def ours(subject: Subject, split: Split, preprocessing: Preprocessing, device: t
         module, optim.make(module, subject.config), subject.config, preprocessing, compiled=subject.config.compile
     )
     resident = split.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     generator = torch.Generator().manual_seed(SEED)
 
     def epoch() -> None:
@@ -148,7 +155,38 @@ def ours(subject: Subject, split: Split, preprocessing: Preprocessing, device: t
     return epoch
 
 
-def seconds(epoch: Epoch, device: torch.device) -> float:
+class Way:
+    """A way of training, in a process of its own."""
+
+    def __init__(self, make: Callable[..., Epoch], *arguments: object) -> None:
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_train, args=(theirs, make, arguments))
+        self._process.start()
+        # The child holds its end alone: it ends when ours is closed, and we see when it dies.
+        theirs.close()
+
+    def epoch(self) -> float:
+        """Trains one; its seconds."""
+        self._connection.send(None)
+        taken: float = self._connection.recv()
+        return taken
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join()
+
+
+def _train(connection: Connection, make: Callable[..., Epoch], arguments: tuple[object, ...]) -> None:
+    device = next(argument for argument in arguments if isinstance(argument, torch.device))
+    epoch = make(*arguments)
+    with suppress(EOFError):
+        while True:
+            connection.recv()
+            connection.send(seconds(epoch, device))
+
+
+def seconds(epoch: Callable[[], object], device: torch.device) -> float:
     synchronize(device)
     started = time.perf_counter()
     epoch()
@@ -177,14 +215,17 @@ def measure(
     subject: Subject, split: Split, preprocessing: Preprocessing, device: torch.device, repeats: int
 ) -> dict[str, list[float]]:
     """Seconds of each epoch by its way of training."""
-    ways = {f"plain, {workers} workers": plain(subject, split, preprocessing, device, workers) for workers in (0, 2)}
-    ways["ours"] = ours(subject, split, preprocessing, device)
-    first = {name: seconds(epoch, device) for name, epoch in ways.items()}
+    same = (subject, split, preprocessing, device)
+    ways = {f"plain, {workers} workers": Way(plain, *same, workers) for workers in (0, 2)}
+    ways["ours"] = Way(ours, *same)
+    first = {name: way.epoch() for name, way in ways.items()}
     print(f"    first epochs, not counted: {', '.join(f'{name} {took:.2f} s' for name, took in first.items())}")
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        for name, epoch in ways.items():
-            taken[name].append(seconds(epoch, device))
+        for name, way in ways.items():
+            taken[name].append(way.epoch())
+    for way in ways.values():
+        way.close()
     return taken
 
 

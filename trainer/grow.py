@@ -26,6 +26,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
+from trainer.allocator import keep_freed_memory
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Grown, num_score_samples, propose
@@ -70,6 +71,7 @@ def grow(
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
+        keep_freed_memory()
     directory.mkdir(parents=True, exist_ok=True)
     # Processes that do not write have a log that nobody reads.
     with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
