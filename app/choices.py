@@ -50,6 +50,10 @@ class Choices:
             self._remembered[query_string] = time.monotonic(), choice
         return choice.result() if choice.done() else await asyncio.shield(choice)
 
+    def forget(self) -> None:
+        """From any thread."""
+        self._remembered.clear()
+
     def _look_up(self, query_string: bytes) -> Choice:
         try:
             query = PredictQuery.model_validate(dict(QueryParams(query_string)))

@@ -11,6 +11,7 @@ from app.choices import Choices
 from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
+from app.recent import Recent
 from app.settings import Settings
 from zoo.local import LocalZoo
 
@@ -24,8 +25,14 @@ class Service:
     choices: Choices
     inference: Inference
     downloads: Downloads
+    recent: Recent
     metrics: Metrics
     ready: bool = False
+
+    def forget(self) -> None:
+        """After a change of the zoo: what is remembered may be out of date."""
+        self.choices.forget()
+        self.recent.forget()
 
     def cache_control(self, *, immutable: bool) -> str:
         """Who may keep a file for how long. no-transform: proxies must not compress what is named by its bytes."""

@@ -89,9 +89,12 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
     return problem(error.status, error.kind, str(error), error.headers)
 
 
-def _no_model(_: Request, error: Exception) -> JSONResponse:
+def _no_model(request: Request, error: Exception) -> JSONResponse:
+    """Remembered as a choice is: whoever waits for a better checkpoint asks again and again."""
     assert isinstance(error, NoModelMeetsConstraintsError)
-    return problem(404, "no-model-meets-constraints", str(error), best_available=error.best_available)
+    response = problem(404, "no-model-meets-constraints", str(error), best_available=error.best_available)
+    request.app.state.service.recent.remember(request.scope, lambda _: response, len(response.body))
+    return response
 
 
 def _not_found(_: Request, error: Exception) -> JSONResponse:

@@ -15,11 +15,12 @@ from fastapi import FastAPI
 from app import errors
 from app.choices import Choices
 from app.deps import Service
-from app.downloads import Downloads, SendAgain
+from app.downloads import Downloads
 from app.errors import Problem
 from app.inference import Inference
 from app.metrics import Metrics
 from app.middleware import LimitBody, ObserveRequests, RequireToken
+from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
 from zoo.budget import Budget
@@ -42,8 +43,9 @@ def create_app(settings: Settings) -> FastAPI:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
         zoo.sync()
         inference = Inference(zoo.load, settings.max_loaded_bytes, settings.max_queue, metrics)
-        downloads = Downloads(zoo, settings.max_file_cache_bytes)
-        app.state.service = Service(settings, zoo, Choices(zoo), inference, downloads, metrics)
+        recent = Recent()
+        downloads = Downloads(zoo, settings.max_file_cache_bytes, recent)
+        app.state.service = Service(settings, zoo, Choices(zoo), inference, downloads, recent, metrics)
         follower = asyncio.create_task(_follow(app.state.service))
         yield
         follower.cancel()
@@ -70,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(SendAgain)
+    app.add_middleware(AnswerAgain)
     if settings.token is not None:
         app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
     app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)
@@ -94,7 +96,8 @@ async def _follow(service: Service) -> None:
             return
         await asyncio.sleep(service.settings.rescan_seconds)
         try:
-            await asyncio.to_thread(service.zoo.sync)
+            if await asyncio.to_thread(service.zoo.sync):
+                service.forget()
         except Exception:  # whatever it is, the next look may go better, and must not be the last
             log.exception("the zoo's directories could not be looked through; trying again")
 

@@ -80,7 +80,9 @@ class LocalZoo:
     # --- the index -------------------------------------------------------------------------------------
 
     def sync(self) -> bool:
-        """Adds what is new on disk to the catalog and takes out what is gone; True if anything changed.
+        """Adds what is new on disk to the catalog and takes out what is gone.
+
+        True if anything changed since this process last looked: files, marks, cascades, or rows by its own doing.
 
         Latencies become those measured on this device; cascades those whose checkpoints are all there.
 
@@ -89,6 +91,7 @@ class LocalZoo:
         """
         # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
         known = self.catalog.digests()
+        before = self._marks, self._paths.keys(), self._cascades
         self._read_marks()
         self._paths = self._found()
         gone = known - self._paths.keys()
@@ -98,9 +101,10 @@ class LocalZoo:
         if new:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
-        changed = self.catalog.deprecate(self._marks.deprecated)
+        deprecated = self.catalog.deprecate(self._marks.deprecated)
         self._cascades = self._ready_cascades()
-        return changed or bool(gone or new or measured)
+        changed = before != (self._marks, self._paths.keys(), self._cascades)
+        return changed or deprecated or bool(gone or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""

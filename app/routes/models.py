@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.deps import ServiceDep
 from app.errors import NoModelProblem, Problem, ProblemError
+from app.recent import RememberedRoute
 from app.schemas import ListQuery, Pareto, ParetoQuery
 from zoo.views import CheckpointDetail, Selection
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=RememberedRoute)
 
 
 @router.get("/models", responses={404: {"model": NoModelProblem}, 422: {"model": Problem}})

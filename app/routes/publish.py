@@ -72,7 +72,7 @@ def post_model(body: Published, response: Response, service: ServiceDep) -> Chec
     """Checks uploaded bytes and adds the checkpoint that they are. One that is there already is answered with 200."""
     with _refusals():
         row, is_new = publish(service.zoo, service.zoo.roots[0], body.digest)
-    service.downloads.forget_urls()
+    service.forget()
     view = service.zoo.view(row)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = view.links.self
@@ -85,7 +85,7 @@ def patch_model(reference: str, changes: Changes, service: ServiceDep) -> Checkp
     digest = service.zoo.find(reference).digest
     with _refusals():
         service.zoo.mark(digest, aliases=changes.aliases, deprecated=changes.deprecated)
-    service.downloads.forget_urls()
+    service.forget()
     return service.zoo.view(service.zoo.find(digest))
 
 
@@ -95,7 +95,7 @@ def delete_model(reference: str, service: ServiceDep) -> None:
     digest = service.zoo.find(reference).digest
     with _refusals():
         service.zoo.delete(digest)
-    service.downloads.forget_urls()
+    service.forget()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from app.downloads import Download, Downloads
 from app.file_response import File, file_response
+from app.recent import Recent
 from zoo.errors import CheckpointError
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
@@ -59,10 +60,13 @@ def test_the_files_in_memory_are_the_last_ones_asked_for(tmp_path: Path, put: Pu
     digests = [put(tmp_path, seed=seed) for seed in range(10)]
     zoo.sync()
     size = zoo.path(digests[0]).stat().st_size
-    downloads = Downloads(zoo, max_bytes=8 * size + 7)
+    recent = Recent()
+    downloads = Downloads(zoo, 8 * size + 7, recent)
     for digest in digests:
-        downloads.send(request(digest), Download(digest, "safetensors", {}))
-    kept = [digest for digest in digests if downloads.send_again(request(digest).scope) is not None]
+        asked = request(digest)
+        assert recent.answer(asked.scope) is None
+        downloads.send(asked, Download(digest, "safetensors", {}))
+    kept = [digest for digest in digests if recent.answer(request(digest).scope) is not None]
     assert kept == digests[2:]
 
 
@@ -73,7 +77,7 @@ def test_a_large_file_is_never_in_memory_whole(
     zoo.sync()
     size = zoo.path(digest).stat().st_size
     assert size > 4_000_000
-    downloads = Downloads(zoo, max_bytes=size)
+    downloads = Downloads(zoo, size, Recent())
     tracemalloc.start()
     try:
         response = downloads.send(request(digest), Download(digest, "safetensors", {}))

@@ -64,7 +64,9 @@ def test_another_process_sees_what_was_synced(tmp_path: Path, put: Put, opened: 
     digest = put(tmp_path)
     assert one.sync()
     assert digests(other) == [digest]
-    assert not other.sync(), "its row is there already"
+    assert other.sync(), "the row is there already, the file is new to this one"
+    assert not other.sync()
+    assert digests(other) == [digest]
     assert other.load(digest).descriptor.dataset.name == "shapes"
 
 
