@@ -7,15 +7,13 @@ this file too says everything about itself.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from zoo import graph as ops
+from zoo import onnx_format
 from zoo.checkpoint import Checkpoint
 from zoo.graph import INPUT, Graph, Node
+from zoo.onnx_format import FLOAT, UINT8, Attribute
 
 # Opset 17 with IR 8 is read by every ONNX Runtime since 1.12 (2022), on devices too.
 _OPSET = 17
@@ -32,32 +30,27 @@ def build(checkpoint: Checkpoint) -> bytes:
     std = np.asarray(descriptor.preprocessing.std, dtype=np.float32).reshape(1, channels, 1, 1)
     initializers |= {"pixel_range": np.array([255], dtype=np.float32), "mean": mean, "std": std}
     nodes = [
-        helper.make_node("Transpose", ["images"], ["channels_first"], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["channels_first"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["pixels", "pixel_range"], ["unit"]),
-        helper.make_node("Sub", ["unit", "mean"], ["centered"]),
-        helper.make_node("Div", ["centered", "std"], [INPUT]),
+        onnx_format.node("Transpose", ["images"], "channels_first", perm=[0, 3, 1, 2]),
+        onnx_format.node("Cast", ["channels_first"], "pixels", to=FLOAT),
+        onnx_format.node("Div", ["pixels", "pixel_range"], "unit"),
+        onnx_format.node("Sub", ["unit", "mean"], "centered"),
+        onnx_format.node("Div", ["centered", "std"], INPUT),
         *_body(graph),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        onnx_format.node("Softmax", ["logits"], "probabilities", axis=1),
     ]
-    classes: list[str | int | None] = ["batch", descriptor.architecture.num_classes]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            descriptor.name,
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", height, width, channels])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, classes) for name in ("logits", "probabilities")],
-            [numpy_helper.from_array(array, name) for name, array in initializers.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="checkpoint-zoo",
+    classes: list[int | str] = ["batch", descriptor.architecture.num_classes]
+    written = onnx_format.graph(
+        descriptor.name,
+        nodes,
+        [onnx_format.tensor(name, array) for name, array in initializers.items()],
+        [onnx_format.value("images", UINT8, ["batch", height, width, channels])],
+        [onnx_format.value(name, FLOAT, classes) for name in ("logits", "probabilities")],
     )
-    helper.set_model_props(model, {"descriptor": descriptor.to_json()})
-    return model.SerializeToString(deterministic=True)
+    properties = {"descriptor": descriptor.to_json()}
+    return onnx_format.model(written, _OPSET, _IR_VERSION, "checkpoint-zoo", properties)
 
 
-def _body(graph: Graph) -> list[onnx.NodeProto]:
+def _body(graph: Graph) -> list[bytes]:
     """One ONNX node for each of ours, but for dropout, which does nothing here, and SiLU, which takes two."""
     nodes = []
     renamed = {graph.output: "logits"}
@@ -69,17 +62,17 @@ def _body(graph: Graph) -> list[onnx.NodeProto]:
         output = renamed.setdefault(node.name, node.name)
         if isinstance(node.op, ops.SiLU):
             gate = f"{node.name}.gate"
-            nodes.append(helper.make_node("Sigmoid", inputs, [gate], name=gate))
-            nodes.append(helper.make_node("Mul", [*inputs, gate], [output], name=node.name))
+            nodes.append(onnx_format.node("Sigmoid", inputs, gate, gate))
+            nodes.append(onnx_format.node("Mul", [*inputs, gate], output, node.name))
             continue
         nodes.append(_node(node, inputs, output))
     return nodes
 
 
-def _node(node: Node, inputs: list[str], output: str) -> onnx.NodeProto:
-    def make(kind: str, *tensors: str, **attributes: Any) -> onnx.NodeProto:
+def _node(node: Node, inputs: list[str], output: str) -> bytes:
+    def make(kind: str, *tensors: str, **attributes: Attribute) -> bytes:
         names = [*inputs, *(f"{node.name}.{tensor}" for tensor in tensors)]
-        return helper.make_node(kind, names, [output], name=node.name, **attributes)
+        return onnx_format.node(kind, names, output, node.name, **attributes)
 
     match node.op:
         case ops.Conv2d(kernel_size=size, bias=bias, groups=groups):
