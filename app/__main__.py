@@ -74,7 +74,8 @@ def main(
     except ValidationError as error:
         _fail("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors()))
     try:
-        serve(Worker(settings, log_level, log_format, access_log), workers)
+        # log_level.value: `python -m app` makes LogLevel a class of __main__, which workers have another one of.
+        serve(Worker(settings, log_level.value, log_format, access_log), workers)
     except OSError as error:
         _fail(f"--host {host} --port {port}: {error}")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from app import errors
+from app import errors, memory
 from app.choices import Choices
 from app.deps import Service
 from app.downloads import Downloads
@@ -100,6 +100,7 @@ async def _follow(service: Service) -> None:
                 service.forget()
         except Exception:  # whatever it is, the next look may go better, and must not be the last
             log.exception("the zoo's directories could not be looked through; trying again")
+        await asyncio.to_thread(memory.give_back)
 
 
 async def _warm(service: Service) -> None:

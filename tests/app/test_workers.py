@@ -50,9 +50,9 @@ class Server:
 def serve(zoo_root: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def start(*options: object, **environment: str) -> Server:
+    def start(*options: object, program: tuple[object, ...] = (ZOO_SERVE,), **environment: str) -> Server:
         log = tmp_path / f"log-{len(servers)}"
-        command = [ZOO_SERVE, "--zoo", zoo_root, "--port", "0", *map(str, options)]
+        command = [*program, "--zoo", zoo_root, "--port", "0", *map(str, options)]
         with log.open("w") as stderr:
             process = subprocess.Popen(
                 command, stderr=stderr, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -89,6 +89,11 @@ def test_two_workers_answer_as_one_and_their_metrics_add_up(
         assert samples(server, "zoo_checkpoints") == 5
         assert samples(server, "zoo_predictions_under_way") == 0
         assert samples(server, "zoo_loaded_predictors") == 2
+
+
+def test_workers_start_under_the_module_s_name_too(serve: Callable[..., Server]) -> None:
+    server = serve("--workers", 2, program=(sys.executable, "-m", "app"))
+    server.wait_for("Application startup complete", count=2)
 
 
 def test_a_worker_that_dies_is_replaced(serve: Callable[..., Server], digit_files: list[bytes]) -> None:
