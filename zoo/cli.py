@@ -52,6 +52,8 @@ zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
 
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
+zoo predict frog.png --zoo my-zoo --min-acc 0.8 --policy cascade
+
 zoo verify --zoo my-zoo --data cifar10.tar.gz
 
 zoo calibrate --zoo my-zoo
@@ -66,6 +68,11 @@ app = typer.Typer(
 class Format(StrEnum):
     safetensors = "safetensors"
     onnx = "onnx"
+
+
+class Policy(StrEnum):
+    smallest = "smallest"
+    cascade = "cascade"
 
 
 ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
@@ -190,26 +197,47 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
     model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
+    policy: Annotated[
+        Policy, typer.Option(help="cascade: a small checkpoint first, a larger one where it is unsure.")
+    ] = Policy.smallest,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images with the smallest checkpoint within a budget, or with the one named."""
+    """Classify images with the smallest checkpoint within a budget, or with the one named.
+
+    With --policy cascade, which takes --min-acc alone: small checkpoints first,
+    for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
+    """
     source = _source(zoo, url, token)
-    view = _choose(source, model, budget)
+    if policy is Policy.cascade:
+        _refuse_more_than_accuracy(model, budget)
+    view = None if policy is Policy.cascade else _choose(source, model, budget)
     try:
         files = [image.read_bytes() for image in images]
     except OSError as error:
         _fail(f"{error.filename} cannot be read: {error.strerror}")
-    predictions = source.predict(view.id, files, top_k)
+    if view is None:
+        predictions = source.predict_by_cascade(budget, files, top_k)
+        facts: dict[str, Any] = {"policy": policy.value}
+        who = f"a cascade with accuracy {budget.min_acc} or more"
+    else:
+        predictions = source.predict(view.id, files, top_k)
+        facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
+        who = f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}"
     if as_json:
-        chosen = {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}
-        _print_json({"model": chosen, "predictions": [[item.model_dump() for item in row] for row in predictions]})
+        _print_json({**facts, "predictions": [[item.model_dump() for item in row] for row in predictions]})
         return
-    typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}", err=True)
+    typer.echo(who, err=True)
     for image, row in zip(images, predictions, strict=True):
         typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
+
+
+def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
+    """Cascades were found for one question only."""
+    if model is not None or budget.bounds() != {"min_acc"} or budget.dataset == ALL_DATASETS:
+        _fail("--policy cascade takes --min-acc, and --dataset if it is not the default one; nothing else")
 
 
 @app.command(epilog="Example: zoo verify --zoo my-zoo --data cifar10.tar.gz")

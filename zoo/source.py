@@ -33,6 +33,10 @@ class Source(Protocol):
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]: ...
 
+    def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
+        """`budget` is a least accuracy, perhaps of a data set."""
+        ...
+
     def publish(self, data: bytes) -> CheckpointView: ...
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
@@ -62,6 +66,21 @@ class LocalSource:
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         predictor = Predictor(self.zoo.load(digest))
         return predictor.top_k(predictor.probabilities(predictor.decode(images)), top_k)
+
+    def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
+        assert budget.min_acc is not None
+        chosen = self.zoo.cascade(budget.min_acc, budget.dataset)
+        predictions: list[list[Prediction]] = [[] for _ in images]
+        unsure = list(range(len(images)))
+        for stage in chosen.cascade.stages:
+            ranked = self.predict(stage.digest, [images[index] for index in unsure], max(top_k, 2))
+            margins = {index: row[0].score - row[1].score for index, row in zip(unsure, ranked, strict=True)}
+            for index, row in zip(unsure, ranked, strict=True):
+                predictions[index] = row[:top_k]
+            unsure = [index for index in unsure if margins[index] < (stage.threshold or 0.0)]
+            if not unsure:
+                break
+        return predictions
 
     def publish(self, data: bytes) -> CheckpointView:
         """Into the first directory."""
@@ -99,6 +118,9 @@ class RemoteSource:
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         return self.zoo.predict(images, digest, top_k=top_k)
+
+    def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
+        return self.zoo.predict(images, top_k=top_k, policy="cascade", **budget.given())
 
     def publish(self, data: bytes) -> CheckpointView:
         return self.zoo.publish(data)

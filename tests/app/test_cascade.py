@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -102,6 +103,42 @@ def test_each_image_goes_as_far_as_it_must(client_of: ClientOf, root: Path, digi
     assert one["model"]["id"] == small["id"]
     assert one["cascade"]["mean_macs"] == small["macs"]
     assert one["predictions"] == [answer["predictions"][sure_image][:1]]
+
+
+def test_the_command_line_asks_cascades_near_and_far(
+    client_of: ClientOf, root: Path, digit_files: list[bytes], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    client = client_of(root)
+    small, *_, large = by_size(client)
+    alone = ask(client, digit_files, model=small["id"]).json()["predictions"]
+    median = float(np.median(margins(alone)))
+    stages = (Stage(digest=small["id"], threshold=median), Stage(digest=large["id"], threshold=None))
+    record(root, Cascade(stages=stages, accuracy=0.5, macs=1234.5))
+    client = client_of(root)
+    images = [tmp_path / f"{index}.png" for index in range(len(digit_files))]
+    for path, data in zip(images, digit_files, strict=True):
+        path.write_bytes(data)
+    served = ask(client, digit_files, policy="cascade", min_acc=0.5, top_k=1).json()
+    assert len({by["id"] for by in served["cascade"]["answered_by"]}) == 2
+
+    for where in (("--zoo", root), ("--url", client.base_url)):
+        policy = ("--policy", "cascade", *where)
+        done = command("zoo", "predict", *images, "--min-acc", 0.5, "--top-k", 1, "--json", *policy)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert answer["policy"] == "cascade"
+        for [mine], [theirs] in zip(answer["predictions"], served["predictions"], strict=True):
+            assert mine["label"] == theirs["label"]
+            assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        plain = command("zoo", "predict", images[0], "--min-acc", 0.5, "--top-k", 1, *policy)
+        assert plain.stdout.split()[1] == served["predictions"][0][0]["label"]
+        assert plain.stderr == "a cascade with accuracy 0.5 or more\n"
+        for options in ((), ("--model", "best"), ("--min-acc", 0.5, "--max-params", 9000)):
+            refused = command("zoo", "predict", images[0], *options, *policy)
+            assert refused.returncode == 1
+            assert refused.stderr.startswith("zoo: --policy cascade takes --min-acc, and --dataset if")
+        too_much = command("zoo", "predict", images[0], "--min-acc", 0.9, *policy)
+        assert "no cascade of data set digits reaches accuracy 0.9" in too_much.stderr
 
 
 def test_without_the_policy_nothing_changes(client: httpx.Client, digit_files: list[bytes]) -> None:
