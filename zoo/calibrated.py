@@ -8,6 +8,7 @@ that was copied to another machine brings the figures of the old one along, and 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -71,7 +72,13 @@ def record_calibration(connection: Connection, calibration: Calibration) -> None
 
 def calibrations(connection: Connection) -> list[Calibration]:
     texts = connection.scalars(select(_CALIBRATIONS.c.calibration).order_by(_CALIBRATIONS.c.dataset))
-    return [Calibration.model_validate_json(found) for found in texts]
+    return [_parsed(found) for found in texts]
+
+
+@lru_cache(maxsize=16)
+def _parsed(calibration: str) -> Calibration:
+    """A server reads them each second, and they are the same for days."""
+    return Calibration.model_validate_json(calibration)
 
 
 def _upsert(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
-from zoo.cascade import Cascade
+from zoo.cascade import Calibration, Cascade
 from zoo.catalog import MIN_PREFIX, Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
@@ -66,8 +66,9 @@ class LocalZoo:
         self._refused: dict[Path, str] = {}
         # Files whose header was good and whose bytes were not, as they were when that was found.
         self._damaged: dict[Path, tuple[int, int]] = {}
-        # By data set, ascending in accuracy and in cost; as of the last sync.
+        # By data set, ascending in accuracy and in cost; as of the last sync, and what they were made of.
         self._cascades: dict[str, list[ReadyCascade]] = {}
+        self._cascades_of: tuple[list[Calibration], set[str], frozenset[str]] | None = None
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
             lambda digest: read_header(self.path(digest)).descriptor
         )
@@ -91,7 +92,7 @@ class LocalZoo:
         """
         # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
         known = self.catalog.digests()
-        before = self._marks, self._paths.keys(), self._cascades
+        before = self._marks, self._paths.keys()
         self._read_marks()
         self._paths = self._found()
         gone = known - self._paths.keys()
@@ -102,9 +103,9 @@ class LocalZoo:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
         deprecated = self.catalog.deprecate(self._marks.deprecated)
-        self._cascades = self._ready_cascades()
-        changed = before != (self._marks, self._paths.keys(), self._cascades)
-        return changed or deprecated or bool(gone or new or measured)
+        calibrated = self._follow_calibrations(known - gone | {row.digest for row in new})
+        changed = before != (self._marks, self._paths.keys())
+        return changed or deprecated or calibrated or bool(gone or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
@@ -115,7 +116,7 @@ class LocalZoo:
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
         self.catalog.follow_latencies(device_name())
-        self._cascades = self._ready_cascades()
+        self._follow_calibrations({row.digest for row in rows})
         return len(rows)
 
     def _read_marks(self) -> None:
@@ -138,9 +139,18 @@ class LocalZoo:
                     self._refused[path] = str(error)
                     log.warning("left out of the catalog: %s", error)
 
-    def _ready_cascades(self) -> dict[str, list[ReadyCascade]]:
+    def _follow_calibrations(self, digests: set[str]) -> bool:
+        """`digests` are the catalog's. True if that changed the cascades."""
+        found = self.catalog.calibrations(), digests, self._marks.deprecated
+        if found == self._cascades_of:
+            return False
+        before, self._cascades = self._cascades, self._ready_cascades(found[0])
+        self._cascades_of = found
+        return before != self._cascades
+
+    def _ready_cascades(self, calibrations: Iterable[Calibration]) -> dict[str, list[ReadyCascade]]:
         ready: dict[str, list[ReadyCascade]] = {}
-        for calibration in self.catalog.calibrations():
+        for calibration in calibrations:
             digests = {stage.digest for cascade in calibration.cascades for stage in cascade.stages}
             rows = self.catalog.rows(digests)
             ready[calibration.dataset] = [
@@ -219,7 +229,7 @@ class LocalZoo:
             raise NoModelMeetsConstraintsError(
                 f"no cascade of data set {name} reaches accuracy {min_acc:g}; the best one promises "
                 f"{best.cascade.accuracy:.4f}: ask for less, or calibrate again if there are new checkpoints",
-                self.view(best.rows[-1]).model_dump(mode="json"),
+                self.view(self.find(best.rows[-1].digest)).model_dump(mode="json"),
             )
         return found[index]
 
