@@ -124,7 +124,7 @@ def _paper(axes: Axes) -> Line2D:
         corner = max(params for params, _ in points), max(accuracy for _, accuracy in points)
         text = axes.annotate(label, corner, (0, 7), textcoords="offset points", ha="center", color=_PAPER_COLOR)
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    name = "the paper's trials: at 70 %, at 80 %, their best"
+    name = "the paper's trials: 70 %, 80 %, best"
     return Line2D([], [], color=_PAPER_COLOR, linestyle="", marker="x", label=name)
 
 
