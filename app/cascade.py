@@ -42,7 +42,7 @@ async def classify(
         timings.append(found.timing)
         for index, ranked in zip(unsure, found.predictions, strict=True):
             margin = ranked[0].score - ranked[1].score
-            if stage.threshold is None or margin >= stage.threshold:
+            if stage.answers(margin):
                 predictions[index] = ranked[:top_k]
                 answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=margin)
     timing = Timing(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from app import errors, memory
+from app import errors
 from app.choices import Choices
 from app.deps import Service
 from app.downloads import Downloads
@@ -23,6 +23,7 @@ from app.middleware import LimitBody, ObserveRequests, RequireToken
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
+from zoo import glibc
 from zoo.budget import Budget
 from zoo.errors import ZooError
 from zoo.local import LocalZoo
@@ -100,7 +101,7 @@ async def _follow(service: Service) -> None:
                 service.forget()
         except Exception:  # whatever it is, the next look may go better, and must not be the last
             log.exception("the zoo's directories could not be looked through; trying again")
-        await asyncio.to_thread(memory.give_back)
+        await asyncio.to_thread(glibc.give_back)
 
 
 async def _warm(service: Service) -> None:

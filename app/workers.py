@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
 
-from app import logs, memory
+from app import logs
 from app.logs import LogFormat
 from app.settings import Settings
+from zoo import glibc
 from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Worker:
         from app.main import create_app
         from app.one_write import OneWriteProtocol
 
-        memory.share_arena()
+        glibc.share_arena()
         self.configure_logs()
         if listener is not None:
             # As told in prometheus_client's documentation of other process models: by default each metric asks the

@@ -38,12 +38,12 @@ from torchvision import transforms
 
 from trainer import data as datasets
 from trainer import optim
-from trainer.allocator import keep_freed_memory
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Split
 from trainer.loop import train_epoch
 from trainer.runs import grow, paper
 from trainer.step import TrainingStep, has_bfloat16
+from zoo import glibc
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Preprocessing
 from zoo.families import blueprint, secnn
@@ -146,7 +146,7 @@ def ours(subject: Subject, split: Split, preprocessing: Preprocessing, device: t
     )
     resident = split.to(device)
     if device.type == "cpu":
-        keep_freed_memory()
+        glibc.keep_freed_memory()
     generator = torch.Generator().manual_seed(SEED)
 
     def epoch() -> None:

@@ -26,7 +26,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.allocator import keep_freed_memory
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Grown, num_score_samples, propose
@@ -36,6 +35,7 @@ from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, Finis
 from trainer.seeds import seed_of
 from trainer.state import RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile
+from zoo import glibc
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics
@@ -71,7 +71,7 @@ def grow(
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
-        keep_freed_memory()
+        glibc.keep_freed_memory()
     directory.mkdir(parents=True, exist_ok=True)
     # Processes that do not write have a log that nobody reads.
     with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:

@@ -44,6 +44,9 @@ class Stage(BaseModel):
     digest: str
     threshold: float | None
 
+    def answers(self, margin: float) -> bool:
+        return self.threshold is None or margin >= self.threshold
+
 
 class Cascade(BaseModel):
     """`accuracy` is what it should reach on the test split, `macs` what an image costs on average."""

@@ -70,17 +70,16 @@ class LocalSource:
     def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         assert budget.min_acc is not None
         chosen = self.zoo.cascade(budget.min_acc, budget.dataset)
-        predictions: list[list[Prediction]] = [[] for _ in images]
-        unsure = list(range(len(images)))
+        answered: dict[int, list[Prediction]] = {}
         for stage in chosen.cascade.stages:
-            ranked = self.predict(stage.digest, [images[index] for index in unsure], max(top_k, 2))
-            margins = {index: row[0].score - row[1].score for index, row in zip(unsure, ranked, strict=True)}
-            for index, row in zip(unsure, ranked, strict=True):
-                predictions[index] = row[:top_k]
-            unsure = [index for index in unsure if margins[index] < (stage.threshold or 0.0)]
+            unsure = [index for index in range(len(images)) if index not in answered]
             if not unsure:
                 break
-        return predictions
+            found = self.predict(stage.digest, [images[index] for index in unsure], max(top_k, 2))
+            for index, ranked in zip(unsure, found, strict=True):
+                if stage.answers(ranked[0].score - ranked[1].score):
+                    answered[index] = ranked[:top_k]
+        return [answered[index] for index in range(len(images))]
 
     def publish(self, data: bytes) -> CheckpointView:
         """Into the first directory."""
