@@ -153,10 +153,12 @@ class RunConfig:
     max_shift: int = 0
     # Smaller networks than this have them shifted in proportion less: they have nothing to overfit with.
     full_shift_params: int = 1
-    # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged, while the
-    # trunk goes on from before. A branch has this many epochs for each of the trunk's since the last growth, and at
-    # least one. 0: the checkpoint is the trunk itself.
+    # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
+    # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is
+    # the trunk itself.
     anneal_share: float = 0.0
+    # After a branch the trunk goes on from where it was before, or from the branch's end: then no epoch is thrown away.
+    continue_from: Literal["trunk", "branch"] = "trunk"
     # A branch rises to this rate in `warmup_steps` before it falls. None: it falls from the trunk's.
     branch_learning_rate: float | None = None
     # Of the exponential moving average of a branch's weights, per step.

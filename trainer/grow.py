@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.growth import Grown, num_score_samples, propose
+from trainer.growth import Grown, Proposal, num_score_samples, propose
 from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
@@ -148,6 +148,7 @@ class _Run:
         self.log = log
         self.observe = observe
         self._step: TrainingStep | None = None
+        self._goes_on_annealed = config.anneal_share > 0 and config.continue_from == "branch"
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
         self.data_record = {
@@ -252,10 +253,13 @@ class _Run:
     def _branch_epochs(self, state: RunState) -> int:
         if not self.config.anneal_share:
             return 0
-        return max(1, round(self.config.anneal_share * (state.epoch - state.last_growth_epoch)))
+        return max(1, round(self.config.anneal_share * (state.epoch - state.checkpoint_epoch)))
 
     def anneal(self, state: RunState) -> tuple[GraphModule, Accuracy]:
-        """A branch off the trunk: the learning rate ends at 0, the weights are averaged. The trunk is put back."""
+        """A branch off the trunk: the learning rate ends at 0, the weights are averaged.
+
+        The trunk goes on as the run's `continue_from` says.
+        """
         config, step = self.config, self.step_of(state)
         trunk = step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer)
@@ -275,14 +279,17 @@ class _Run:
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, branch_epoch=index + 1)
-        step.restore(trunk)
+        if self._goes_on_annealed:
+            state.module.load_state_dict(averaged.state_dict())
+        else:
+            step.restore(trunk)
         optim.set_learning_rate(step.optimizer, learning_rate)
         return averaged, validation
 
     def finish(self, state: RunState) -> None:
         """The last checkpoint, unless an expansion took the last of the time: then it is the one before that.
 
-        The saved state stays as it was before: the run can still be made longer.
+        The saved state does not count it: the run can still be made longer.
         """
         if state.epoch > state.checkpoint_epoch:
             self.save_checkpoint(state)
@@ -299,33 +306,50 @@ class _Run:
     def consider_growth(self, state: RunState) -> None:
         """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""
         self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
-        count = num_score_samples(state, self.config)
-        if not count:
+        if not num_score_samples(state, self.config):
             return
+        if not self._goes_on_annealed:
+            proposal, seconds = self._propose(state)
+            if proposal.grown is not None:
+                self.save_checkpoint(state)
+        else:
+            # A branch that is finished has been decided on.
+            if state.finished_branch is None:
+                proposal, seconds = self._propose(state)
+                self._book(state, proposal, seconds, anneals=proposal.grown is not None)
+                if proposal.grown is None:
+                    return
+            self.save_checkpoint(state)
+            proposal, seconds = self._propose(state, is_time=True)
+        self._book(state, proposal, seconds)
+        if proposal.grown is not None:
+            self._take_over(state, proposal.grown)
+            self.save(state)
+
+    def _propose(self, state: RunState, *, is_time: bool = False) -> tuple[Proposal, float]:
+        """What to add, and the seconds that scoring took."""
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth"))
-        sample = self._score_sample(generator, count)
+        sample = self._score_sample(generator, num_score_samples(state, self.config))
         images = normalize(sample.images, self.data.preprocessing)
-        proposal = propose(state, self.config, images, sample.labels, generator)
-        grown, seconds = proposal.grown, time.perf_counter() - started
-        if grown is not None:
-            self.save_checkpoint(state)
-            started = time.perf_counter()
-            self._take_over(state, grown)
-            seconds += time.perf_counter() - started
+        proposal = propose(state, self.config, images, sample.labels, generator, is_time=is_time)
+        return proposal, time.perf_counter() - started
+
+    def _book(self, state: RunState, proposal: Proposal, seconds: float, *, anneals: bool = False) -> None:
+        """Books a decision's cost and reports it; with `anneals`, what is proposed is not made yet."""
         state.training_flops += proposal.flops
         state.device_seconds += seconds
+        changes = proposal.grown.changes if proposal.grown is not None and not anneals else ()
         self.record(
             DecisionRecord(
                 epoch=state.epoch,
                 threshold=proposal.threshold,
                 candidates=proposal.scores,
-                chosen=tuple(map(str, grown.changes)) if grown else (),
+                chosen=tuple(map(str, changes)),
                 seconds=seconds,
+                anneals=anneals,
             )
         )
-        if grown is not None:
-            self.save(state)
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
         """Training images, not augmented, drawn anew for each decision."""

@@ -58,11 +58,16 @@ def propose(
     images: Float[Tensor, "n channels height width"],
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
+    *,
+    is_time: bool = False,
 ) -> Proposal:
-    """Scores the ways to grow on (normalised) training images; the state is left alone."""
+    """Scores the ways to grow on (normalised) training images; the state is left alone.
+
+    Where it is known that the time to grow has come, a ladder's threshold is 0.
+    """
     if isinstance(config.expansion, Expansion):
         return _propose_change(state, config, config.expansion, images, labels, generator)
-    return _propose_climb(state, config, config.expansion, images, labels, generator)
+    return _propose_climb(state, config, config.expansion, images, labels, generator, is_time=is_time)
 
 
 def _propose_change(
@@ -82,7 +87,14 @@ def _changed(state: RunState, chosen: Candidate, threshold: float, *, exact: boo
 
 
 def _propose_climb(
-    state: RunState, config: RunConfig, ladder: Ladder, images: Tensor, labels: Tensor, generator: torch.Generator
+    state: RunState,
+    config: RunConfig,
+    ladder: Ladder,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    *,
+    is_time: bool,
 ) -> Proposal:
     rung = _next_rung(state, ladder, config.epochs)
     assert rung is not None
@@ -92,7 +104,7 @@ def _propose_climb(
         ladder,
         rung.size,
         config.limits,
-        ladder.threshold * rung.share_left,
+        0.0 if is_time else ladder.threshold * rung.share_left,
         images,
         labels,
         generator,

@@ -34,7 +34,8 @@ class CandidateScore:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """`chosen` is empty where no candidate cleared the threshold."""
+    """`chosen` is empty where no candidate cleared the threshold, and where the run anneals first: the candidates are
+    then scored anew at the end of the branch."""
 
     event: ClassVar[str] = "decision"
     epoch: int
@@ -42,6 +43,7 @@ class DecisionRecord:
     candidates: tuple[CandidateScore, ...]
     chosen: tuple[str, ...]
     seconds: float
+    anneals: bool = False
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def grow() -> RunConfig:
         max_shift=4,
         full_shift_params=40_000,
         anneal_share=2.5,
+        continue_from="branch",
         mixed_precision=True,
         compile=True,
     )

@@ -27,6 +27,8 @@ from trainer.runs import digits, paper
 from zoo.checkpoint import load as load_checkpoint
 from zoo.cost import num_params
 from zoo.errors import RunError
+from zoo.families.blueprint import BlueprintArchitecture
+from zoo.module import GraphModule, module_of, normalize
 from zoo.predictor import Predictor
 from zoo.storage import Directory
 
@@ -518,15 +520,69 @@ def test_branches_leave_the_trunk_alone(tmp_path: Path, ladder_run: RunConfig, d
     assert not np.array_equal(annealed.tensors[name], raw.tensors[name])
 
 
-def test_a_ladder_interrupted_anywhere_goes_on_exactly(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs
+@pytest.mark.parametrize("continue_from", ["trunk", "branch"])
+def test_a_grown_network_computes_what_the_one_it_goes_on_from_did(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, continue_from: Any
 ) -> None:
+    """After a branch that is its checkpoint, or the trunk, which computes something else."""
+    config = replace(ladder_run, continue_from=continue_from)
+
+    def stop_after_growth(record: Record) -> None:
+        if isinstance(record, EpochRecord) and record.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, data, tmp_path, observe=stop_after_growth)
+    [state] = tmp_path.glob("runs/*/state.pt")
+    saved = torch.load(state, weights_only=True)
+    grown = GraphModule(BlueprintArchitecture.model_validate_json(saved["architecture"]).graph())
+    grown.load_state_dict(saved["module"])
+    checkpoint = load_checkpoint(Directory(tmp_path).path(saved["checkpoints"][0]))
+    annealed = module_of(checkpoint)
+    images = normalize(data.test.images, data.preprocessing)
+    with torch.no_grad():
+        difference = (grown.eval()(images) - annealed(images)).abs().max()
+    assert grown.graph != annealed.graph
+    assert (difference.item() < 1e-4) is (continue_from == "branch")
+
+
+def test_a_run_that_goes_on_from_its_branches_decides_before_and_after_them(
+    ladder_run: RunConfig, uninterrupted: Runs
+) -> None:
+    """Before: whether it is time. After: what to add, to the network that the branch has become."""
+    _, digests, records = uninterrupted(replace(ladder_run, continue_from="branch"))
+    told = [
+        (record.event, record.epoch, getattr(record, "anneals", None), bool(getattr(record, "chosen", ())))
+        for record in records
+        if not isinstance(record, EpochRecord)
+    ]
+    assert told == [
+        ("decision", 1, False, False),
+        ("decision", 2, True, False),
+        ("checkpoint", 2, None, False),
+        ("decision", 2, False, True),
+        ("decision", 3, False, False),
+        ("decision", 4, True, False),
+        ("checkpoint", 4, None, False),
+        ("decision", 4, False, True),
+        ("checkpoint", 6, None, False),
+        ("finished", 6, None, False),
+    ]
+    assert len(digests) == 3
+    assert len(epochs_of(records, branches=True)) == 6
+
+
+@pytest.mark.parametrize("continue_from", ["trunk", "branch"])
+def test_a_ladder_interrupted_anywhere_goes_on_exactly(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs, continue_from: Any
+) -> None:
+    ladder_run = replace(ladder_run, continue_from=continue_from)
     zoo, digests, records = uninterrupted(ladder_run)
     expected = story(zoo, digests)
     # Up to what follows the first climb, and the end.
     kinds = [type(record) for record in records]
     first_climb = kinds.index(CheckpointRecord)
-    for at in (*range(first_climb, first_climb + 4), len(records) - 1, len(records)):
+    for at in (*range(first_climb - 1, first_climb + 4), len(records) - 1, len(records)):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
             run(ladder_run, data, zoo, observe=Interrupt(at))
