@@ -113,6 +113,7 @@ async def _warm(service: Service) -> None:
     except (ZooError, OSError):
         log.exception("the default checkpoint could not be loaded")
         return
+    glibc.drop_code()
     service.ready = True
 
 

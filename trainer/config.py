@@ -27,8 +27,8 @@ class StartNet:
 class BlueprintStart:
     """The start of a run of blueprint separable networks: channels and layers of each stage."""
 
-    channels: tuple[int, ...] = (16, 16, 16, 24)
-    num_layers: tuple[int, ...] = (1, 1, 1, 1)
+    channels: tuple[int, ...] = (16, 24, 24)
+    num_layers: tuple[int, ...] = (1, 1, 1)
     # Larger images are pooled in the stem until the larger side is at most one and a half times this.
     max_side: int = 32
 

@@ -50,6 +50,24 @@ glibc.give_back()
 print(busy - before, resident() - before)
 """
 
+_DROPS_CODE = """
+import re
+from pathlib import Path
+import numpy as np
+import onnxruntime
+from zoo import glibc
+
+def of_files():
+    found = dict(re.findall(r"^(Rss|Anonymous): +([0-9]+) kB", Path("/proc/self/smaps_rollup").read_text(), re.M))
+    return int(found["Rss"]) - int(found["Anonymous"])
+
+square = np.arange(9.0).reshape(3, 3) @ np.arange(9.0).reshape(3, 3)
+before = of_files()
+glibc.drop_code()
+assert (np.arange(9.0).reshape(3, 3) @ np.arange(9.0).reshape(3, 3) == square).all()
+print((before - of_files()) // 1000)
+"""
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
 
@@ -69,3 +87,9 @@ def test_what_threads_have_freed_goes_back_to_the_system() -> None:
     kept, after = map(int, re.findall(r"-?\d+", done.stdout))
     assert kept >= 15
     assert after <= 5
+
+
+def test_code_that_ran_once_is_dropped_and_comes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _DROPS_CODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 8
