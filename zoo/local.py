@@ -14,6 +14,8 @@ from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from zoo import onnx_model
 from zoo.budget import Budget, wilson_interval
 from zoo.cascade import Calibration, Cascade
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 # Descriptors kept: a few kilobytes each.
 _MAX_DESCRIPTORS = 256
 _PAGE = 1000
+# Where a directory brings cascades along, as `zoo calibrate --data … --json` prints them.
+_BROUGHT_ALONG = ("cascades.json", "*/cascades.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class LocalZoo:
         # By data set, ascending in accuracy and in cost; as of the last sync, and what they were made of.
         self._cascades: dict[str, list[ReadyCascade]] = {}
         self._cascades_of: tuple[list[Calibration], set[str], frozenset[str]] | None = None
+        # What such a file held, as it was then.
+        self._brought: dict[Path, tuple[tuple[int, int], Calibration]] = {}
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
             lambda digest: read_header(self.path(digest)).descriptor
         )
@@ -141,7 +147,8 @@ class LocalZoo:
 
     def _follow_calibrations(self, digests: set[str]) -> bool:
         """`digests` are the catalog's. True if that changed the cascades."""
-        found = self.catalog.calibrations(), digests, self._marks.deprecated
+        # Cascades found here come last: they count where there are some.
+        found = [*self._brought_along(), *self.catalog.calibrations()], digests, self._marks.deprecated
         if found == self._cascades_of:
             return False
         before, self._cascades = self._cascades, self._ready_cascades(found[0])
@@ -153,12 +160,29 @@ class LocalZoo:
         for calibration in calibrations:
             digests = {stage.digest for cascade in calibration.cascades for stage in cascade.stages}
             rows = self.catalog.rows(digests)
-            ready[calibration.dataset] = [
+            found = [
                 ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
                 for cascade in calibration.cascades
                 if all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)
             ]
+            if found:
+                ready[calibration.dataset] = found
         return ready
+
+    def _brought_along(self) -> Iterable[Calibration]:
+        """What came with the directories, that of the first one last."""
+        paths = [path for root in reversed(self.roots) for name in _BROUGHT_ALONG for path in root.glob(name)]
+        for path in paths:
+            try:
+                stamp = _stamp(path)
+                if path not in self._brought or self._brought[path][0] != stamp:
+                    self._brought[path] = stamp, Calibration.model_validate_json(path.read_bytes())
+            except (ValidationError, OSError) as error:
+                if self._refused.get(path) != str(error):
+                    self._refused[path] = str(error)
+                    log.warning("cascades left out: %s: %s", path, error)
+            else:
+                yield self._brought[path][1]
 
     # --- what is said of checkpoints -------------------------------------------------------------------
 

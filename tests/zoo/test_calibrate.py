@@ -251,6 +251,42 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
     assert zoo.cascade(0.51).cascade.macs == 180
 
 
+@pytest.mark.parametrize("place", ["cascades.json", "shapes/cascades.json"])
+def test_cascades_that_a_directory_brings_along(
+    tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo], place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Count until some are found here; a file that is none is told of once, and taken as soon as it is mended."""
+    zoo = opened(tmp_path)
+    brought = tmp_path / place
+    brought.parent.mkdir(exist_ok=True)
+    brought.write_text('{"dataset": "shapes"')
+    for _ in range(2):
+        assert not zoo.sync()
+    [warning] = caplog.messages
+    assert warning.startswith(f"cascades left out: {brought}: ")
+    brought.write_text(calibration_of(three).model_dump_json())
+    assert zoo.sync()
+    assert not zoo.sync()
+    assert zoo.cascade(0.51).cascade.macs == 150
+
+    found = calibration_of(three)
+    zoo.catalog.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
+    zoo.sync()
+    assert zoo.cascade(0.5).cascade.macs == 100
+    with pytest.raises(NoModelMeetsConstraintsError):
+        zoo.cascade(0.51)
+    # Found for checkpoints that are no longer there: those that came along count again.
+    gone = [stage.model_copy(update={"digest": "0" * 64}) for stage in found.cascades[0].stages]
+    stale = found.cascades[0].model_copy(update={"stages": tuple(gone)})
+    zoo.catalog.record_calibration(found.model_copy(update={"cascades": (stale,)}))
+    zoo.sync()
+    assert zoo.cascade(0.51).cascade.macs == 150
+    brought.unlink()
+    assert zoo.sync()
+    with pytest.raises(NotFoundError):
+        zoo.cascade(0.51)
+
+
 @pytest.mark.parametrize("limit", [None, 300])
 def test_validation_images_are_those_of_training(limit: int | None) -> None:
     wanted = data.load("digits", limit_train=limit)
