@@ -1,18 +1,20 @@
 """What each part of the `grow` recipe is worth: the run with the part taken out, next to the run.
 
     python benchmarks/ablations.py --data cifar10.tar.gz --seeds 3
-    python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 10000 --epochs 12 --sizes 5000 7000 10000
+    python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 8000 --epochs 8 --sizes 6000 10000 16000
 
 inexact      what is added begins as in a fresh network, so that the logits change
 random       what to add is drawn by chance
 gradient     what to add is ranked by the squared norm of its gradient (GradMax's criterion)
 uniform      every stage grows in turn
 kfac         scored with a Kronecker-factored Fisher, at half the threshold (its gains are about half as large)
+trunk        the trunk goes on from where it was before a branch, whose epochs serve its checkpoint alone
 no branches  checkpoints are the trunk itself, which trains for as many epochs as trunk and branches did
 distilled    a last pass of as many epochs as the trunk had; "trained on" is the same pass without a teacher
 
-Prints validation accuracy by size, its mean over the sizes, and the difference to the run as it is, over seeds. Each
-run climbs to the same sizes; a column is the checkpoint that the run has in that place.
+Prints accuracy by size, its mean over the sizes, and the difference to the run as it is, over seeds: on the validation
+images, or with --limit-train on up to 20,000 of the training images that are left out, which tell smaller differences.
+Each run climbs to the same sizes; a column is the checkpoint that the run has in that place.
 """
 
 from __future__ import annotations
@@ -25,19 +27,24 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import torch
 from machine import chosen_device, describe, spread
 
 from trainer import data as datasets
 from trainer.config import Ladder, RunConfig
-from trainer.data import Data
+from trainer.data import Data, Split
 from trainer.distil import distil
 from trainer.grow import grow
+from trainer.loop import evaluate
+from trainer.records import DistilledRecord, Record
 from trainer.runs import RUNS
-from zoo.checkpoint import read_header
-from zoo.descriptor import Descriptor
+from zoo.checkpoint import load
 from zoo.errors import ZooError
+from zoo.module import module_of
 from zoo.storage import Directory
+
+MAX_HELD_OUT = 20_000
 
 Change = Callable[[RunConfig], RunConfig]
 
@@ -66,39 +73,41 @@ VARIANTS: dict[str, Change] = {
     "gradient": ladder(choose="gradient"),
     "uniform": ladder(choose="uniform"),
     "kfac": kfac,
+    "trunk": lambda config: replace(config, continue_from="trunk"),
     "no branches": no_branches,
     "distilled": lambda config: replace(config, distil_epochs=config.epochs),
     "trained on": lambda config: replace(config, distil_epochs=config.epochs, distil_weight=0.0),
 }
 
 
-def accuracies(config: RunConfig, data: Data, device: torch.device) -> list[float]:
-    """Validation accuracy of each checkpoint of a run, by size; of the distilled one where there is one."""
+def accuracies(config: RunConfig, data: Data, held_out: Split, device: torch.device) -> list[float]:
+    """On `held_out`, of each checkpoint of a run, by size; of the distilled one where there is one."""
     with tempfile.TemporaryDirectory() as folder:
         zoo = Path(folder)
         digests = grow(config, data, zoo, device, resume=False, observe=[].append)
         if config.distil_epochs:
-            # Also the ones that got worse: what is kept is chosen by these accuracies.
-            records: list[object] = []
+            records: list[Record] = []
             list(distil(config, data, zoo, digests, device, records.append))
-            after = {record.student: record.val_accuracy for record in records}
-        else:
-            after = {}
-        return [after.get(digest, _descriptor(zoo, digest).metrics.validation.accuracy) for digest in digests]
+            better = {record.student: record.digest for record in records if isinstance(record, DistilledRecord)}
+            digests = tuple(better.get(digest) or digest for digest in digests)
+        modules = [module_of(load(Directory(zoo).path(digest))).to(device) for digest in digests]
+        images = held_out.to(device)
+        return [evaluate(module, images, data.preprocessing, len(data.classes)).accuracy for module in modules]
 
 
-def _descriptor(zoo: Path, digest: str) -> Descriptor:
-    return read_header(Directory(zoo).path(digest)).descriptor
+def limited(data: Data, num_train: int | None) -> tuple[Data, Split]:
+    """The data with fewer training images, and what to compare on."""
+    if num_train is None:
+        return data, data.validation
+    order = np.random.default_rng(0).permutation(len(data.train))
+    rest = order[num_train : num_train + MAX_HELD_OUT]
+    return replace(data, train=data.train.take(order[:num_train])), data.train.take(rest)
 
 
 def report(found: dict[str, list[list[float]]], sizes: tuple[int, ...]) -> None:
     columns = ["start", *(f"≤ {size:,}" for size in sizes)]
     width = max(map(len, VARIANTS))
-    print(
-        f"\n{'validation accuracy, %':{width + 12}}"
-        + "".join(f"{column:>15}" for column in columns)
-        + "           mean"
-    )
+    print(f"\n{'accuracy, %':{width + 12}}" + "".join(f"{column:>15}" for column in columns) + "           mean")
     base = [mean(run) for run in found["as it is"]] if "as it is" in found else []
     for name, runs in found.items():
         places = range(min(map(len, runs)))
@@ -124,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = chosen_device(arguments.device)
     try:
-        data = datasets.load(arguments.data, limit_train=arguments.limit_train)
+        data, held_out = limited(datasets.load(arguments.data), arguments.limit_train)
     except ZooError as error:
         sys.exit(f"ablations: {error}")
     config = RUNS["grow"]()
@@ -135,12 +144,12 @@ def main() -> None:
     print(describe(device))
     print(
         f"{data.name}: {len(data.train):,} training images, {config.epochs} epochs of the trunk, "
-        f"seeds 0 to {arguments.seeds - 1}"
+        f"seeds 0 to {arguments.seeds - 1}; compared on {len(held_out):,} images"
     )
     found: dict[str, list[list[float]]] = {}
     for seed in range(arguments.seeds):
         for name in arguments.variants:
-            run = accuracies(VARIANTS[name](replace(config, seed=seed)), data, device)
+            run = accuracies(VARIANTS[name](replace(config, seed=seed)), data, held_out, device)
             found.setdefault(name, []).append(run)
             print(f"seed {seed}  {name}: " + " ".join(f"{100 * accuracy:.2f}" for accuracy in run), flush=True)
     report(found, config.expansion.sizes)

@@ -298,8 +298,8 @@ def test_the_default_run_starts_below_its_first_size() -> None:
     assert isinstance(run.start, BlueprintStart)
     assert isinstance(run.expansion, Ladder)
     start = blueprint.start(input_shape=(3, 32, 32), num_classes=10, **vars(run.start))
-    assert num_params(start.graph()) == 3_858
-    assert next_size(run.expansion, 3_858) == run.expansion.sizes[0] == 5_000
+    assert num_params(start.graph()) == 3_882
+    assert next_size(run.expansion, 3_882) == run.expansion.sizes[0] == 5_000
 
 
 # --- ablations ------------------------------------------------------------------------------------------------
