@@ -7,8 +7,8 @@
 A growth run costs what its last checkpoint's descriptor says: training, scoring, annealing on branches, distillation.
 Against it stand, for N checkpoints and on the same images, batches, augmentation, optimiser and precision:
 
-(a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint, those of the
-    trunk before it and of its own branch (`lineage.epoch + lineage.anneal_epochs`).
+(a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint: all that the run
+    had by then, or, where the run goes on from its trunk, those of the trunk and of the checkpoint's own branch.
 (b) shared budget: the same, for as many epochs as 1/N of the growth run's training FLOPs pay for.
 (c), (d) --controls: the growth run again with random and with uniform choices of what to grow (as far as
     `trainer.config.Ladder` offers them), up to the sizes of the zoo's checkpoints. `score` grows as the zoo's run did,
@@ -89,9 +89,9 @@ def chosen(entries: Sequence[Entry], count: int) -> list[Entry]:
     return [entries[index] for index in sorted(indices)]
 
 
-def full_epochs(entry: Entry) -> int:
+def full_epochs(entry: Entry, config: RunConfig) -> int:
     lineage = entry.descriptor.lineage
-    return lineage.epoch + lineage.anneal_epochs
+    return entry.descriptor.cost.epochs if config.continue_from == "branch" else lineage.epoch + lineage.anneal_epochs
 
 
 def shared_epochs(entry: Entry, trial: Trial) -> int:
@@ -117,7 +117,7 @@ def compare(
 ) -> list[Compared]:
     compared = []
     for entry in chosen(trial.entries, sizes):
-        epochs = {"full": full_epochs(entry), "share": shared_epochs(entry, trial)}
+        epochs = {"full": full_epochs(entry, config), "share": shared_epochs(entry, trial)}
         trained = {
             name: [
                 baseline(entry, max(1, round(epochs_scale * count)), replace(config, seed=seed), data, device)
@@ -161,13 +161,13 @@ def print_hypervolumes(compared: Sequence[Compared]) -> None:
     print()
 
 
-def print_costs(trial: Trial, compared: Sequence[Compared], device: torch.device) -> None:
+def print_costs(trial: Trial, compared: Sequence[Compared], config: RunConfig, device: torch.device) -> None:
     growth = cost_of(trial)
     params, per_mac = [one.entry.params for one in compared], [one.seconds_per_mac for one in compared]
     flops = seconds = 0.0
     for entry in trial.entries:
-        flops += full_epochs(entry) * epoch_flops(entry)
-        images = full_epochs(entry) * entry.descriptor.dataset.num_train
+        flops += full_epochs(entry, config) * epoch_flops(entry)
+        images = full_epochs(entry, config) * entry.descriptor.dataset.num_train
         seconds += images * entry.header.macs * float(np.interp(entry.params, params, per_mac))
     print(f"\nall {len(trial.entries)} architectures, (a) full schedule each, against the growth run:")
     print(f"    training FLOPs   {flops:.3g} / {growth.training_flops:.3g} = {flops / growth.training_flops:.2f}")
@@ -281,7 +281,7 @@ def main() -> None:
     print(_header())
     compared = compare(trial, config, data, device, options.sizes, options.seeds, options.epochs_scale)
     print_hypervolumes(compared)
-    print_costs(trial, compared, device)
+    print_costs(trial, compared, config, device)
     trunk = max(entry.descriptor.lineage.epoch for entry in trial.entries)
     for choose in options.controls:
         control(choose, trial, config, data, device, max(1, round(options.epochs_scale * trunk)), options.seeds)

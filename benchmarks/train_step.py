@@ -70,7 +70,7 @@ def subjects() -> list[Subject]:
     start = secnn.start(input_shape=IMAGE, num_classes=10, **vars(StartNet())).graph()
     small, larger = (
         blueprint.start(input_shape=IMAGE, num_classes=10, **vars(net)).graph()
-        for net in (BlueprintStart(), BlueprintStart(channels=(16, 24, 40, 56), num_layers=(1, 2, 3, 2)))
+        for net in (BlueprintStart(), BlueprintStart(channels=(16, 32, 64), num_layers=(2, 3, 4)))
     )
     return [
         Subject("paper's start", replace(paper(), mixed_precision=True, compile=True, max_shift=4), start),
