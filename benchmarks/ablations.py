@@ -13,7 +13,7 @@ no branches  checkpoints are the trunk itself, which trains for as many epochs a
 distilled    a last pass of as many epochs as the trunk had; "trained on" is the same pass without a teacher
 
 Prints accuracy by size, its mean over the sizes, and the difference to the run as it is, over seeds: on the validation
-images, or with --limit-train on up to 20,000 of the training images that are left out, which tell smaller differences.
+images, or with --limit-train on up to 10,000 of the training images that are left out, which tell smaller differences.
 Each run climbs to the same sizes; a column is the checkpoint that the run has in that place.
 """
 
@@ -44,7 +44,7 @@ from zoo.errors import ZooError
 from zoo.module import module_of
 from zoo.storage import Directory
 
-MAX_HELD_OUT = 20_000
+MAX_HELD_OUT = 10_000
 
 Change = Callable[[RunConfig], RunConfig]
 
@@ -96,12 +96,13 @@ def accuracies(config: RunConfig, data: Data, held_out: Split, device: torch.dev
 
 
 def limited(data: Data, num_train: int | None) -> tuple[Data, Split]:
-    """The data with fewer training images, and what to compare on."""
+    """The data with fewer training images, and as many fewer for validation, and what to compare on."""
     if num_train is None:
         return data, data.validation
     order = np.random.default_rng(0).permutation(len(data.train))
-    rest = order[num_train : num_train + MAX_HELD_OUT]
-    return replace(data, train=data.train.take(order[:num_train])), data.train.take(rest)
+    train, rest = (data.train.take(part) for part in (order[:num_train], order[num_train:][:MAX_HELD_OUT]))
+    few = np.arange(round(len(data.validation) * num_train / len(data.train)))
+    return replace(data, train=train, validation=data.validation.take(few)), rest
 
 
 def report(found: dict[str, list[list[float]]], sizes: tuple[int, ...]) -> None:

@@ -28,12 +28,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.growth import Grown, Proposal, num_score_samples, propose
+from trainer.growth import Grown, Proposal, applied, num_score_samples, propose
 from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
 from trainer.seeds import seed_of
-from trainer.state import RunState, load, plateau, save
+from trainer.state import Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile
 from zoo import glibc
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
@@ -45,6 +45,9 @@ from zoo.module import GraphModule, normalize
 from zoo.storage import Directory
 
 Observer = Callable[[Record], None]
+
+# Training images whose gradients say with which second moments new parameters begin.
+_MOMENT_SAMPLES = 512
 
 
 def run_directory(zoo: Path, config: RunConfig, data_name: str) -> Path:
@@ -312,44 +315,54 @@ class _Run:
             proposal, seconds = self._propose(state)
             if proposal.grown is not None:
                 self.save_checkpoint(state)
-        else:
-            # A branch that is finished has been decided on.
-            if state.finished_branch is None:
-                proposal, seconds = self._propose(state)
-                self._book(state, proposal, seconds, anneals=proposal.grown is not None)
-                if proposal.grown is None:
-                    return
-            self.save_checkpoint(state)
-            proposal, seconds = self._propose(state, is_time=True)
-        self._book(state, proposal, seconds)
-        if proposal.grown is not None:
-            self._take_over(state, proposal.grown)
-            self.save(state)
+            self._book(state, proposal, seconds)
+            if proposal.grown is not None:
+                self._take_over(state, proposal.grown)
+                self.save(state)
+            return
+        # At the end of a branch gradients are near 0, and scores are noise: the trunk's decide.
+        if state.decided is None:
+            proposal, seconds = self._propose(state)
+            self._book(state, proposal, seconds)
+            if proposal.grown is None:
+                return
+            state.decided = Decided(proposal.grown.architecture, proposal.grown.steps)
+        self.save_checkpoint(state)
+        self._grow_as_decided(state)
+        self.save(state)
 
-    def _propose(self, state: RunState, *, is_time: bool = False) -> tuple[Proposal, float]:
+    def _propose(self, state: RunState) -> tuple[Proposal, float]:
         """What to add, and the seconds that scoring took."""
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth"))
         sample = self._score_sample(generator, num_score_samples(state, self.config))
         images = normalize(sample.images, self.data.preprocessing)
-        proposal = propose(state, self.config, images, sample.labels, generator, is_time=is_time)
+        proposal = propose(state, self.config, images, sample.labels, generator)
         return proposal, time.perf_counter() - started
 
-    def _book(self, state: RunState, proposal: Proposal, seconds: float, *, anneals: bool = False) -> None:
-        """Books a decision's cost and reports it; with `anneals`, what is proposed is not made yet."""
+    def _book(self, state: RunState, proposal: Proposal, seconds: float) -> None:
+        """Books a decision's cost and reports it."""
         state.training_flops += proposal.flops
         state.device_seconds += seconds
-        changes = proposal.grown.changes if proposal.grown is not None and not anneals else ()
         self.record(
             DecisionRecord(
                 epoch=state.epoch,
                 threshold=proposal.threshold,
                 candidates=proposal.scores,
-                chosen=tuple(map(str, changes)),
+                chosen=tuple(map(str, proposal.changes)),
                 seconds=seconds,
-                anneals=anneals,
             )
         )
+
+    def _grow_as_decided(self, state: RunState) -> None:
+        assert state.decided is not None
+        generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth as decided"))
+        sample = self._score_sample(generator, _MOMENT_SAMPLES)
+        images = normalize(sample.images, self.data.preprocessing)
+        expansion = self.config.expansion
+        module, moments = applied(state.decided, state.module, expansion, images, sample.labels, generator)
+        self._take_over(state, Grown(state.decided.architecture, module, moments, state.decided.steps))
+        state.decided = None
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
         """Training images, not augmented, drawn anew for each decision."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from trainer.candidates import Candidate, decide
 from trainer.config import Expansion, Ladder, RunConfig
-from trainer.expand import Change
+from trainer.expand import Change, Initialization, expand
 from trainer.ladder import climb, deadlines, next_size
 from trainer.records import CandidateScore
-from trainer.scores.fisher import GradientMoments
-from trainer.state import RunState
+from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
+from trainer.state import Decided, RunState
 from zoo.cost import num_params
 from zoo.descriptor import Architecture, ExpansionStep
 from zoo.module import GraphModule
@@ -29,17 +29,33 @@ class Grown:
     module: GraphModule
     moments: GradientMoments
     steps: tuple[ExpansionStep, ...]
-    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """`grown` is None where no candidate cleared the threshold; `flops` is what scoring took."""
+    """`grown`, the network after `changes`, is None where no candidate cleared the threshold; `flops` is what scoring
+    took."""
 
     threshold: float
     scores: tuple[CandidateScore, ...]
     flops: int
     grown: Grown | None
+    changes: tuple[Change, ...]
+
+
+def applied(
+    decided: Decided,
+    module: GraphModule,
+    expansion: Expansion | Ladder,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+    generator: torch.Generator,
+) -> tuple[GraphModule, GradientMoments]:
+    """What was decided for a network, done to what it has become since; on (normalised) training images."""
+    noise = None if isinstance(expansion, Ladder) else expansion.noise_std
+    calibration = images[: expansion.calibration_samples]
+    new = expand(module, decided.architecture.graph(), Initialization(expansion.exact, noise), calibration, generator)
+    return new, gradient_moments(with_statistics_of(new, images), images, labels)
 
 
 def num_score_samples(state: RunState, config: RunConfig) -> int:
@@ -58,43 +74,32 @@ def propose(
     images: Float[Tensor, "n channels height width"],
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
-    *,
-    is_time: bool = False,
 ) -> Proposal:
-    """Scores the ways to grow on (normalised) training images; the state is left alone.
-
-    Where it is known that the time to grow has come, a ladder's threshold is 0.
-    """
+    """Scores the ways to grow on (normalised) training images; the state is left alone."""
     if isinstance(config.expansion, Expansion):
         return _propose_change(state, config, config.expansion, images, labels, generator)
-    return _propose_climb(state, config, config.expansion, images, labels, generator, is_time=is_time)
+    return _propose_climb(state, config, config.expansion, images, labels, generator)
 
 
 def _propose_change(
     state: RunState, config: RunConfig, expansion: Expansion, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Proposal:
     decision = decide(state.architecture, state.module, expansion, images, labels, generator, config.limits)
-    grown = None
+    grown, changes = None, tuple[Change, ...]()
     if decision.chosen is not None:
         grown = _changed(state, decision.chosen, decision.threshold, exact=expansion.exact)
-    return Proposal(decision.threshold, decision.scores, decision.flops, grown)
+        changes = (decision.chosen.change,)
+    return Proposal(decision.threshold, decision.scores, decision.flops, grown, changes)
 
 
 def _changed(state: RunState, chosen: Candidate, threshold: float, *, exact: bool) -> Grown:
     sizes = (num_params(state.module.graph), num_params(chosen.module.graph))
     step = _step(state.epoch, chosen.change, sizes, chosen.score, threshold, exact=exact)
-    return Grown(chosen.architecture, chosen.module, chosen.moments, (step,), (chosen.change,))
+    return Grown(chosen.architecture, chosen.module, chosen.moments, (step,))
 
 
 def _propose_climb(
-    state: RunState,
-    config: RunConfig,
-    ladder: Ladder,
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    *,
-    is_time: bool,
+    state: RunState, config: RunConfig, ladder: Ladder, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Proposal:
     rung = _next_rung(state, ladder, config.epochs)
     assert rung is not None
@@ -104,7 +109,7 @@ def _propose_climb(
         ladder,
         rung.size,
         config.limits,
-        0.0 if is_time else ladder.threshold * rung.share_left,
+        ladder.threshold * rung.share_left,
         images,
         labels,
         generator,
@@ -122,9 +127,9 @@ def _propose_climb(
             )
             for taken in climbed.taken
         )
-        changes = tuple(taken.scored.change for taken in climbed.taken)
-        grown = Grown(climbed.architecture, climbed.module, climbed.moments, steps, changes)
-    return Proposal(climbed.threshold, climbed.scores, climbed.flops, grown)
+        grown = Grown(climbed.architecture, climbed.module, climbed.moments, steps)
+    changes = tuple(taken.scored.change for taken in climbed.taken)
+    return Proposal(climbed.threshold, climbed.scores, climbed.flops, grown, changes)
 
 
 # A share of the epochs is this many times as long as the time between two looks at the candidates: scoring them costs

@@ -34,8 +34,7 @@ class CandidateScore:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """`chosen` is empty where no candidate cleared the threshold, and where the run anneals first: the candidates are
-    then scored anew at the end of the branch."""
+    """`chosen` is empty where no candidate cleared the threshold."""
 
     event: ClassVar[str] = "decision"
     epoch: int
@@ -43,7 +42,6 @@ class DecisionRecord:
     candidates: tuple[CandidateScore, ...]
     chosen: tuple[str, ...]
     seconds: float
-    anneals: bool = False
 
 
 @dataclass(frozen=True)

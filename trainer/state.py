@@ -20,9 +20,17 @@ from zoo.module import GraphModule
 from zoo.storage import write_atomically
 
 # Changes whenever the contents of the file do.
-_VERSION = 3
+_VERSION = 4
 
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The network to grow into, and the steps to it."""
+
+    architecture: Architecture
+    steps: tuple[ExpansionStep, ...]
 
 
 @dataclass
@@ -41,6 +49,8 @@ class RunState:
     checkpoint_epoch: int = 0
     # The content of a checkpoint of this epoch: there before its file is, see `grow`.
     finished_branch: bytes | None = None
+    # How to grow once a branch, from which the run goes on, is finished.
+    decided: Decided | None = None
     device_seconds: float = 0.0
     training_flops: int = 0
     saved_at: datetime | None = None
@@ -81,6 +91,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "checkpoints": list(state.checkpoints),
             "checkpoint_epoch": state.checkpoint_epoch,
             "finished_branch": state.finished_branch,
+            "decided": _saved_decision(state.decided),
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
@@ -125,12 +136,27 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         checkpoints=tuple(saved["checkpoints"]),
         checkpoint_epoch=saved["checkpoint_epoch"],
         finished_branch=saved["finished_branch"],
+        decided=_decision(saved["decided"]),
         device_seconds=saved["device_seconds"],
         training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),
         device=saved["device"],
         log_bytes=saved["log_bytes"],
     )
+
+
+def _saved_decision(decided: Decided | None) -> dict[str, Any] | None:
+    if decided is None:
+        return None
+    steps = [step.model_dump_json() for step in decided.steps]
+    return {"architecture": decided.architecture.model_dump_json(), "steps": steps}
+
+
+def _decision(saved: dict[str, Any] | None) -> Decided | None:
+    if saved is None:
+        return None
+    steps = tuple(ExpansionStep.model_validate_json(step) for step in saved["steps"])
+    return Decided(_ARCHITECTURE.validate_json(saved["architecture"]), steps)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
