@@ -356,6 +356,7 @@ class _Run:
 
     def _grow_as_decided(self, state: RunState) -> None:
         assert state.decided is not None
+        started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth as decided"))
         sample = self._score_sample(generator, _MOMENT_SAMPLES)
         images = normalize(sample.images, self.data.preprocessing)
@@ -363,6 +364,8 @@ class _Run:
         module, moments = applied(state.decided, state.module, expansion, images, sample.labels, generator)
         self._take_over(state, Grown(state.decided.architecture, module, moments, state.decided.steps))
         state.decided = None
+        state.training_flops += training_flops(num_macs(module.graph), len(sample))
+        state.device_seconds += time.perf_counter() - started
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
         """Training images, not augmented, drawn anew for each decision."""
