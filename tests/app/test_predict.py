@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import shutil
@@ -7,7 +8,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app import middleware
 from trainer.data import Data
 from trainer.loop import predict
 from zoo.checkpoint import Checkpoint, read_header
@@ -181,6 +183,46 @@ def test_bodies_over_the_limit_are_413(client_of: Callable[..., httpx.Client], z
         assert response.headers["content-type"] == "application/problem+json"
         assert "at most 1000 bytes" in response.json()["detail"]
     assert client.post("/predict", content=b"x" * 1000, headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize("form", ["declared", "chunked"])
+def test_who_reads_only_after_sending_sees_the_413(client: httpx.Client, form: str) -> None:
+    """httpx.AsyncClient does, and a body this large does not fit into the system's buffers."""
+    num_bytes = 40_000_000
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(0, num_bytes, 1_000_000):
+            yield bytes(1_000_000)
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=client.base_url) as asynchronous:
+            content = bytes(num_bytes) if form == "declared" else chunks()
+            return await asynchronous.post("/predict", content=content, headers={"Content-Type": "image/png"})
+
+    response = asyncio.run(post())
+    assert response.status_code == 413
+    assert "at most 33554432 bytes" in response.json()["detail"]
+
+
+def test_what_is_refused_is_not_read_for_ever(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from who sends on and on, nor from who stops and stays."""
+    monkeypatch.setattr(middleware, "_MAX_DRAINED_BYTES", 1_000_000)
+    monkeypatch.setattr(middleware, "_MAX_DRAIN_SECONDS", 0.3)
+    url = client_of(zoo_root, max_body_bytes=1000).base_url
+    head = f"POST /predict HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/png\r\nContent-Length: 999999999\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as silent:
+        silent.sendall(head.encode())
+        answer = b""
+        while piece := silent.recv(4096):
+            answer += piece
+        assert b" 413 " in answer
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as endless:
+        endless.sendall(head.encode())
+        with pytest.raises(OSError, match="reset|[Bb]roken"):
+            for _ in range(1000):
+                endless.sendall(bytes(100_000))
 
 
 def test_too_many_images_are_422(

@@ -166,6 +166,12 @@ def test_a_token_is_sent(ask: Ask, serve: Ask, small_zoo: Path) -> None:
     assert caught.value.status == 401
 
 
+def test_more_than_the_server_takes(ask: Ask, server: Any) -> None:
+    with pytest.raises(RemoteError, match="refused: a request body may have at most 33554432 bytes") as caught:
+        ask(server.url, "predict", b"0" * 40_000_000)
+    assert caught.value.status == 413
+
+
 def test_nobody_there(ask: Ask) -> None:
     with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1 cannot be reached: ") as caught:
         ask("http://127.0.0.1:1", "smallest")
