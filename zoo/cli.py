@@ -150,7 +150,7 @@ def show(
 ) -> None:
     """Show the smallest checkpoint within a budget, or the one named, with its whole descriptor."""
     source = _source(zoo, url, token)
-    detail = source.show(_choose(source, reference, budget).id).model_dump(mode="json")
+    detail = source.show(_choose(source, reference, budget).id, None).model_dump(mode="json")
     if as_json:
         _print_json(detail)
         return
@@ -496,7 +496,7 @@ def _choose(source: Source, reference: str | None, budget: Budget) -> Checkpoint
         return source.smallest(budget)
     if budget.is_bounded():
         _fail(f"{reference} names one checkpoint: give it or a budget, not both")
-    return source.show(reference)
+    return source.show(reference, budget.dataset)
 
 
 def _budget(options: dict[str, Any]) -> Budget:

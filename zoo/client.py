@@ -88,9 +88,12 @@ class ZooClient:
         """Those that no other beats in both accuracy and `x`, ascending."""
         return self._run(self._zoo.pareto(x, Budget(**bounds)))
 
-    def show(self, reference: str) -> CheckpointDetail:
-        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
-        return self._run(self._zoo.show(reference))
+    def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias.
+
+        `dataset`: whose "best" it is; beside a name, the data set that the checkpoint must be of.
+        """
+        return self._run(self._zoo.show(reference, dataset))
 
     def download(
         self,
@@ -246,8 +249,8 @@ class AsyncZooClient:
     async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
         return await self._run(self._zoo.pareto(x, Budget(**bounds)))
 
-    async def show(self, reference: str) -> CheckpointDetail:
-        return await self._run(self._zoo.show(reference))
+    async def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        return await self._run(self._zoo.show(reference, dataset))
 
     async def download(
         self,
