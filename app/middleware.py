@@ -29,8 +29,8 @@ PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"
 PAGE, PAGE_FILES = "/", "/web/"
 # nginx's number for a client that went away before its answer.
 CLIENT_GONE = 499
-# Of a body that is refused, so much is read and thrown away: many clients look for an answer only when they have sent all
-# of it, and closing a connection on which bytes still come takes the answer away from them.
+# So much of a refused body is read and thrown away: many clients look for an answer only when all of it is sent, and
+# closing a connection on which bytes still come takes the answer away from them.
 _MAX_DRAINED_BYTES = 128 * 1024 * 1024
 _MAX_DRAIN_SECONDS = 10
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
