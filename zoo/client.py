@@ -349,9 +349,12 @@ class AsyncZooClient:
 def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float) -> Http:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return kind(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=True)
+        parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise RemoteError(f"{url}: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise RemoteError(f"{url} cannot be reached: it is no http:// or https:// URL, like http://127.0.0.1:8000")
+    return kind(base_url=parsed, headers=headers, timeout=timeout_s, follow_redirects=True)
 
 
 def _path(given: AnyPath | None) -> Path | None:

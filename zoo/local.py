@@ -280,7 +280,8 @@ class LocalZoo:
         names = self.catalog.datasets()
         if dataset in (None, ALL_DATASETS) or not names:
             return "the zoo holds no checkpoint"
-        return f"the zoo holds no checkpoint of data set {dataset}: there are {', '.join(names)}"
+        are = "is" if len(names) == 1 else "are"
+        return f"the zoo holds no checkpoint of data set {dataset}: there {are} {', '.join(names)}"
 
     def _what_there_is(self, budget: Budget, nearest: CheckpointRow) -> str:
         """Why nothing meets the budget, where that is not a matter of more or less; else the nearest checkpoint."""

@@ -192,7 +192,7 @@ def test_nobody_there(ask: Ask) -> None:
     with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1 cannot be reached: ") as caught:
         ask("http://127.0.0.1:1", "smallest")
     assert caught.value.status is None
-    with pytest.raises(RemoteError, match="localhost:8000 cannot be reached: Request URL has an unsupported protocol"):
+    with pytest.raises(RemoteError, match="localhost:8000 cannot be reached: it is no http:// or https:// URL"):
         ask("localhost:8000", "smallest")
 
 
