@@ -145,15 +145,18 @@ class LimitBody:
             return message
 
         async def watched_send(message: Message) -> None:
+            """FastAPI makes a 400 of whatever goes wrong while it reads a JSON body: that is kept back."""
             nonlocal answered
-            answered = True
-            await send(message)
+            if answered or received <= self.max_bytes:
+                answered = True
+                await send(message)
 
         try:
             await self.app(scope, limited_receive, watched_send)
         except _BodyTooLargeError:
             if answered:
                 raise
+        if received > self.max_bytes and not answered:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -328,6 +328,8 @@ def test_a_body_over_the_limit_is_refused(
 
     for content in (b"x" * 1001, chunks()):
         assert client.put(f"/blobs/sha256:{'a' * 64}", content=content).status_code == 413
+    as_json = {"Content-Type": "application/json"}
+    assert client.post("/models", content=chunks(), headers=as_json).status_code == 413
     assert leftovers(tmp_path) == []
 
 
