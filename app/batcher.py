@@ -75,6 +75,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         job = _Job(pixels, time.perf_counter(), loop.create_future())
         self._waiting.append(job)
+        self._metrics.waiting.inc()
         if not self._is_scheduled:
             self._is_scheduled = True
             loop.call_soon(self._next)
@@ -103,6 +104,7 @@ class Batcher:
         """Whole jobs, in order, as long as they fit into one batch; a job that is larger is a batch of its own."""
         jobs: list[_Job] = []
         num_images = 0
+        num_before = len(self._waiting)
         while self._waiting:
             if self._waiting[0].done.cancelled():
                 self._waiting.popleft()
@@ -111,6 +113,8 @@ class Batcher:
             if jobs and num_images > MAX_BATCH_IMAGES:
                 break
             jobs.append(self._waiting.popleft())
+        if num_before:
+            self._metrics.waiting.dec(num_before - len(self._waiting))
         return jobs
 
     def _forward(self, pixels: Pixels) -> _Forward:

@@ -7,12 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from app import cascade
-from app.errors import ProblemError
+from app.errors import ProblemError, invalid_query, repeated
 from app.schemas import PredictQuery
 from zoo.catalog import CheckpointRow
 from zoo.local import LocalZoo, ReadyCascade
@@ -55,11 +54,13 @@ class Choices:
         self._remembered.clear()
 
     def _look_up(self, query_string: bytes) -> Choice:
+        params = QueryParams(query_string)
+        if errors := repeated(params.multi_items()):
+            raise invalid_query(errors)
         try:
-            query = PredictQuery.model_validate(dict(QueryParams(query_string)))
+            query = PredictQuery.model_validate(dict(params))
         except ValidationError as error:
-            errors = [{**item, "loc": ("query", *item["loc"])} for item in error.errors()]
-            raise RequestValidationError(errors) from error
+            raise invalid_query(error.errors()) from error
         if query.policy == "cascade":
             chosen = cascade.choose(query, self._zoo)
             return Choice(query, chosen.rows[0].digest, {}, chosen)
@@ -72,4 +73,4 @@ class Choices:
             return self._zoo.smallest(query)
         if query.is_bounded():
             raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
-        return self._zoo.find(query.model)
+        return self._zoo.find(query.model, query.dataset)

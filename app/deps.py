@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from app.choices import Choices
 from app.downloads import Downloads
+from app.errors import invalid_query, repeated
 from app.inference import Inference
 from app.metrics import Metrics
 from app.recent import Recent
@@ -46,6 +47,11 @@ class Service:
 def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+async def parameters_given_once(request: Request) -> None:
+    if errors := repeated(request.query_params.multi_items()):
+        raise invalid_query(errors)
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]

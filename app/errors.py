@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -125,17 +127,45 @@ def _damaged(_: Request, error: Exception) -> JSONResponse:
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     """One line for each parameter: where, what was expected, what came."""
     assert isinstance(error, RequestValidationError)
-    lines, fields = [], []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"][1:])
-        message = item["msg"].removeprefix("Value error, ")
-        given = item.get("input")
-        came = f" (got {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else ""
-        if item["type"] == "extra_forbidden":
-            message, came = "not a parameter of this route", ""
-        lines.append(f"{place}: {message}{came}" if place else f"{message}{came}")
-        fields.append({"parameter": place, "message": message})
-    return problem(422, "invalid-parameter", "; ".join(lines), errors=fields)
+    found = [_explained(item) for item in error.errors()]
+    fields = [{**({"parameter": place} if place else {}), "message": message} for place, message, _ in found]
+    return problem(422, "invalid-parameter", _joined(found), errors=fields)
+
+
+def explain(errors: Iterable[Any]) -> str:
+    """Of pydantic's errors, in one line."""
+    return _joined([_explained({**item, "loc": ("query", *item["loc"])}) for item in errors])
+
+
+def repeated(items: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """In the form of pydantic's errors: a parameter given twice would else count once, in silence."""
+    times = Counter(name for name, _ in items)
+    return [
+        {"type": "value_error", "loc": (name,), "msg": f"given {count} times: give it once"}
+        for name, count in times.items()
+        if count > 1
+    ]
+
+
+def invalid_query(errors: Iterable[Any]) -> RequestValidationError:
+    return RequestValidationError([{**item, "loc": ("query", *item["loc"])} for item in errors])
+
+
+def _explained(item: Any) -> tuple[str, str, str]:
+    """Where, what was expected, and what came. Where it is about several parameters together, the place is empty."""
+    place = ".".join(str(part) for part in item["loc"][1:])
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    came = f" (got {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else ""
+    if item["type"] == "extra_forbidden":
+        return place, "not a parameter of this route", ""
+    if item["type"] == "json_invalid":  # whose place is where in the text
+        return "body", f"JSON was expected: {item['ctx']['error']}", ""
+    return place or ("body" if item["loc"][:1] == ("body",) else ""), message, came
+
+
+def _joined(found: Iterable[tuple[str, str, str]]) -> str:
+    return "; ".join(f"{place}: {message}{came}" if place else f"{message}{came}" for place, message, came in found)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

@@ -68,13 +68,18 @@ class _Network:
         self.predictor = predictor
         self.batcher = Batcher(predictor, threads, metrics)
         self._threads = threads
+        self._waiting = metrics.waiting
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
         if len(images) <= _MAX_FILES_ON_LOOP and quick_images.num_pixels(images) <= _MAX_PIXELS_ON_LOOP:
             return self.predictor.decode(images)
-        async with self._decoding:
+        with self._waiting.track_inprogress():
+            await self._decoding.acquire()
+        try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self.predictor.decode, images)
+        finally:
+            self._decoding.release()
 
 
 class Inference:
@@ -160,7 +165,8 @@ class Inference:
         self._networks.move_to_end(digest)
         if task.done():
             return task.result()
-        return await asyncio.shield(task)  # whoever gives up does so for itself
+        with self._metrics.waiting.track_inprogress():
+            return await asyncio.shield(task)  # whoever gives up does so for itself
 
     async def _loaded(self, digest: str) -> _Network:
         try:

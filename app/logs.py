@@ -10,6 +10,8 @@ from enum import StrEnum
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+# For programs that read JSON; the message of such a record has them in words.
+_IN_MESSAGE = ("method", "path")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -31,7 +33,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
+        facts = "".join(f" {name}={value}" for name, value in _facts(record).items() if name not in _IN_MESSAGE)
         return super().formatMessage(record) + facts
 
 

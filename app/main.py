@@ -10,11 +10,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app import errors
 from app.choices import Choices
-from app.deps import Service
+from app.deps import Service, parameters_given_once
 from app.downloads import Downloads
 from app.errors import Problem
 from app.inference import Inference
@@ -68,7 +68,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.router.routes.append(predict.route)  # first: the busiest
     # files before models: /models/file must not be read as the model named "file".
-    for module in (files, models, publish, inference_protocol, hub, runs, health, web):
+    for module in (files, models, publish, runs):
+        app.include_router(module.router, dependencies=[Depends(parameters_given_once)])
+    for module in (inference_protocol, hub, health, web):
         app.include_router(module.router)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     errors.install(app)

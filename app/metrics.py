@@ -10,7 +10,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -19,6 +19,8 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 class Metrics:
     def __init__(self) -> None:
+        # Times of creation cannot be added up over workers, and one worker should say no more than several.
+        disable_created_metrics()
         registry = self._registry = CollectorRegistry()
         self._requests = Counter("zoo_requests", "HTTP requests.", ["method", "route", "status"], registry=registry)
         self._request_seconds = Histogram(
@@ -45,6 +47,12 @@ class Metrics:
         self.under_way = Gauge(
             "zoo_predictions_under_way",
             "Predictions being decoded, waiting or running.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.waiting = Gauge(
+            "zoo_predictions_waiting",
+            "Predictions waiting for a network to be loaded, for a decoder, or for their batch to run.",
             registry=registry,
             multiprocess_mode="livesum",
         )

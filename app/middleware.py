@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -27,6 +29,10 @@ PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"
 PAGE, PAGE_FILES = "/", "/web/"
 # nginx's number for a client that went away before its answer.
 CLIENT_GONE = 499
+# So much of a refused body is read and thrown away: many clients look for an answer only when all of it is sent, and
+# closing a connection on which bytes still come takes the answer away from them.
+_MAX_DRAINED_BYTES = 128 * 1024 * 1024
+_MAX_DRAIN_SECONDS = 10
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -79,7 +85,8 @@ class ObserveRequests:
             seconds = time.perf_counter() - started
             self.metrics.answered(scope["method"], route, status, seconds)
             if access_log.isEnabledFor(logging.INFO):
-                facts = {"status": status, "duration_ms": round(seconds * 1000, 3)}
+                asked = {"method": scope["method"], "path": scope["path"]}
+                facts = {**asked, "status": status, "duration_ms": round(seconds * 1000, 3)}
                 access_log.info("%s %s", scope["method"], scope["path"], extra=facts)
             if self.tracing is not None:
                 ended_ns = time.time_ns()
@@ -138,15 +145,18 @@ class LimitBody:
             return message
 
         async def watched_send(message: Message) -> None:
+            """FastAPI makes a 400 of whatever goes wrong while it reads a JSON body: that is kept back."""
             nonlocal answered
-            answered = True
-            await send(message)
+            if answered or received <= self.max_bytes:
+                answered = True
+                await send(message)
 
         try:
             await self.app(scope, limited_receive, watched_send)
         except _BodyTooLargeError:
             if answered:
                 raise
+        if received > self.max_bytes and not answered:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,7 +164,27 @@ class LimitBody:
             f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images, or raise "
             "ZOO_MAX_BODY_BYTES"
         )
-        await problem(413, "body-too-large", detail, {"Connection": "close"})(scope, receive, send)
+        refusal = problem(413, "body-too-large", detail, {"Connection": "close"})
+
+        async def unfinished_send(message: Message) -> None:
+            """Whoever reads while it sends has the whole answer at once, and may stop."""
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "more_body": True} if is_body else message)
+
+        await refusal(scope, receive, unfinished_send)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MAX_DRAIN_SECONDS):
+                await _drain(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _drain(receive: Receive) -> None:
+    num_bytes = 0
+    while num_bytes <= _MAX_DRAINED_BYTES:
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 class _BodyTooLargeError(Exception):

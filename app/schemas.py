@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -26,12 +27,32 @@ class ParetoQuery(Budget):
     x: Annotated[Complexity, Field(description="The complexity that accuracy is weighed against.")] = "params"
 
 
+class NoQuery(BaseModel):
+    """For routes without parameters: one that is misspelt would else be passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ReferenceQuery(BaseModel):
+    """Beside a name in the path."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: Annotated[
+        str | None, Field(description="Data set that aliases are about, and that the checkpoint must be of.")
+    ] = None
+
+
 class FileQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Annotated[FileFormat, Field(description="ONNX takes uint8 (batch, height, width, channels).")] = (
         "safetensors"
     )
+
+
+class ReferenceFileQuery(ReferenceQuery, FileQuery):
+    pass
 
 
 class BudgetFileQuery(Budget, FileQuery):
@@ -65,6 +86,16 @@ class PredictBody(BaseModel):
 
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several.")
     parameters: PredictParameters = PredictParameters()
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        """In one sentence, where pydantic has one for each form that it might have been."""
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                found = reprlib.repr(text)
+                raise ValueError(f"the base64 text of an image file was expected, or a list of such texts, not {found}")
+        return value
 
 
 class Published(BaseModel):

@@ -74,6 +74,40 @@ def test_list_show_and_get(zoo: Ask, grown: Path, tmp_path: Path) -> None:
     assert onnxruntime.InferenceSession(onnx).get_inputs()[0].shape == ["batch", 8, 8, 1]
 
 
+def test_show_says_what_matters_on_a_line_each(zoo: Ask) -> None:
+    best = json.loads(zoo("show", "best", "--json").stdout)
+    shown = {line[:13].strip(): line[15:] for line in zoo("show", "best").stdout.splitlines()}
+    assert shown["id"] == best["id"]
+    assert shown["params"] == f"{best['params']:,}"
+    assert shown["accuracy"] == f"{best['accuracy']:.4f} of 359 test images"
+    assert shown["classes"] == "10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    expansions = best["descriptor"]["lineage"]["expansions"]
+    assert shown["expansions"].startswith(
+        f"{len(expansions)}, from {expansions[0]['params_before']:,} params; the last"
+    )
+    assert max(map(len, shown.values())) < 100
+    assert zoo("show", "best", "--dataset", "digits").stdout == zoo("show", "best").stdout
+
+
+def test_a_list_of_nothing_names_the_nearest(zoo: Ask) -> None:
+    best = json.loads(zoo("show", "best", "--json").stdout)
+    for options, stdout in (((), ""), (("--json",), "[]\n")):
+        done = zoo("list", "--min-acc", "0.999", *options)
+        assert (done.returncode, done.stdout) == (1, stdout)
+        assert done.stderr.startswith("zoo: no checkpoint of data set digits meets min_acc=0.999; the nearest has")
+        assert best["name"] in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_what_is_no_image_is_named(zoo: Ask, images: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    for files in ([bad], [*images, bad]):
+        done = zoo("predict", *files)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"zoo: {bad}: 8 bytes that are no PNG, JPEG or WebP image\n"
+
+
 def test_predict_with_a_budget_or_a_name(zoo: Ask, images: list[Path]) -> None:
     answer = json.loads(zoo("predict", *images, "--model", "best", "--top-k", 1, "--json").stdout)
     plain = zoo("predict", *images, "--model", "best", "--top-k", 1).stdout.splitlines()
@@ -142,6 +176,10 @@ def test_reindex_gives_the_same_list(command: Ask, grown: Path) -> None:
         (("get", "--min-acc", "1"), "zoo: no checkpoint of data set digits meets min_acc=1.0; the nearest has"),
         (("show", "nothing"), "zoo: no checkpoint 'nothing': expected a digest"),
         (("show", "../metrics"), "zoo: no "),
+        (
+            ("show", "best", "--dataset", "mnist"),
+            "zoo: the zoo holds no checkpoint of data set mnist: there is digits",
+        ),
         (("get", "best", "--min-acc", "0.1"), "zoo: best names one checkpoint: give it or a budget, not both"),
         (("predict", "/no/such.png"), "zoo: /no/such.png cannot be read: No such file or directory"),
     ],
@@ -159,6 +197,10 @@ def test_where_the_zoo_is_must_be_said_once(command: Ask, grown: Path) -> None:
         assert "give either --zoo DIR or --url URL" in command("zoo", "list", *where).stderr
     nobody = command("zoo", "list", "--url", "http://127.0.0.1:1")
     assert "cannot be reached" in nobody.stderr
+    for url in ("foo", "localhost:8000", "ftp://127.0.0.1", "http://"):
+        done = command("zoo", "list", "--url", url)
+        assert done.stderr.startswith(f"zoo: {url} cannot be reached: it is no http:// or https:// URL, like http")
+        assert done.returncode == 1
     assert "no such zoo directory" in command("zoo", "list", "--zoo", "/nowhere").stderr
     assert "no such directory" in command("zoo-serve", "--zoo", "/nowhere").stderr
 

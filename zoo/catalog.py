@@ -292,6 +292,25 @@ class Catalog:
             query = select(func.count()).select_from(_ROWS).where(*_filters(budget, dataset))
             return connection.execute(query).scalar_one()
 
+    def datasets(self) -> list[str]:
+        """Those of which there is something to choose."""
+        query = select(_FRONT.dataset).where(_FRONT.dataset != ALL_DATASETS).distinct().order_by(_FRONT.dataset)
+        with self._engine.connect() as connection:
+            return list(connection.scalars(query))
+
+    def families(self, budget: Budget) -> list[str]:
+        """Those of the budget's data set."""
+        with self._engine.connect() as connection:
+            conditions = _filters(Budget(), self._dataset_of(connection, budget) or "")
+            query = select(_ROW.family).where(*conditions).distinct().order_by(_ROW.family)
+            return list(connection.scalars(query))
+
+    def is_measured(self, budget: Budget) -> bool:
+        """Whether any latency is known in the budget's data set."""
+        with self._engine.connect() as connection:
+            values = {"dataset": self._dataset_of(connection, budget), "cost": "params", "gain": "latency_ms"}
+            return connection.execute(select(_FRONT.digest).where(_STAIRCASE).limit(1), values).first() is not None
+
     def pareto(self, budget: Budget, x: Complexity) -> list[CheckpointRow]:
         """The eligible rows that none beats in both `x` and accuracy, ascending in both."""
         with self._engine.connect() as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from functools import wraps
@@ -28,16 +28,18 @@ from zoo.cascade import Calibration
 from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
+from zoo.descriptor import ExpansionStep
 from zoo.device import device_name
 from zoo.download import FileFormat
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, ImageError, ZooError
 from zoo.image_folder import name_of
+from zoo.images import decode
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
 from zoo.publish import garbage
 from zoo.source import LocalSource, RemoteSource, Source
-from zoo.views import CheckpointView
+from zoo.views import CheckpointDetail, CheckpointView
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -59,6 +61,9 @@ zoo verify --zoo my-zoo --data cifar10.tar.gz
 zoo calibrate --zoo my-zoo
 zoo publish mine.safetensors --url http://127.0.0.1:8000
 """
+
+# What fits on a line.
+_MAX_CLASSES = 10
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG
@@ -124,10 +129,17 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List the checkpoints within a budget, fewest parameters first."""
-    views = _source(zoo, url, token).models(budget)
+    source = _source(zoo, url, token)
+    views = source.models(budget)
     if as_json:
         _print_json([view.model_dump(mode="json") for view in views])
-        return
+    if not views and budget.is_filtered():
+        source.smallest(budget)  # raises: says what is nearest
+    if not as_json:
+        _print_table(_table(views))
+
+
+def _table(views: list[CheckpointView]) -> Table:
     table = Table("id", "name", "params", "MACs", "bytes", "ms", "accuracy", "95 % interval", box=None)
     for view in views:
         interval = "–".join(f"{end:.3f}" for end in view.accuracy_ci95 or ())
@@ -135,7 +147,7 @@ def list_(
         latency = "" if view.latency_ms is None else f"{view.latency_ms:.3f}"
         costs = (f"{view.params:,}", f"{view.macs:,}", f"{view.bytes:,}", latency)
         table.add_row(view.id[:12], view.name, *costs, accuracy, interval)
-    _print_table(table)
+    return table
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
@@ -148,17 +160,60 @@ def show(
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the smallest checkpoint within a budget, or the one named, with its whole descriptor."""
+    """Show the smallest checkpoint within a budget, or the one named; with --json its whole descriptor too."""
     source = _source(zoo, url, token)
-    detail = source.show(_choose(source, reference, budget).id).model_dump(mode="json")
+    detail = source.show(_choose(source, reference, budget).id, None)
     if as_json:
-        _print_json(detail)
+        _print_json(detail.model_dump(mode="json"))
         return
-    for key, value in detail.items():
-        if key != "descriptor":
-            typer.echo(f"{key:14} {value if isinstance(value, str | int | float) else json.dumps(value)}")
-    for key, value in detail["descriptor"].items():
-        typer.echo(f"{key:14} {json.dumps(value)}")
+    for name, value in _facts(detail):
+        typer.echo(f"{name:13}  {value}")
+
+
+def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
+    """What people choose by, and where it comes from."""
+    descriptor = detail.descriptor
+    architecture, lineage, metrics = descriptor.architecture, descriptor.lineage, descriptor.metrics
+    size = f"{architecture.input_height}×{architecture.input_width}"
+    unmeasured = "not measured: `zoo calibrate` does"
+    annealed = f", then {lineage.anneal_epochs} annealed" if lineage.anneal_epochs else ""
+    test = metrics.test
+    facts = [
+        ("id", detail.id),
+        ("name", detail.name),
+        ("dataset", detail.dataset),
+        ("family", detail.family),
+        ("images", f"{size}, {descriptor.preprocessing.color}"),
+        ("classes", f"{len(detail.classes)}: {_some(detail.classes)}"),
+        ("params", f"{detail.params:,}"),
+        ("MACs", f"{detail.macs:,}"),
+        ("bytes", f"{detail.bytes:,}"),
+        ("ms", unmeasured if detail.latency_ms is None else f"{detail.latency_ms:.3f}"),
+        ("accuracy", "unknown" if test is None else f"{test.accuracy:.4f} of {test.n:,} test images"),
+        ("95 % interval", "–".join(f"{end:.4f}" for end in detail.accuracy_ci95 or ()) or "unknown"),
+        ("validation", f"{metrics.validation.accuracy:.4f} of {metrics.validation.n:,} images"),
+        ("run", f"{lineage.run}, seed {lineage.seed}, epoch {lineage.epoch}{annealed}"),
+        ("expansions", _expansions(lineage.expansions)),
+        ("trained", f"{descriptor.cost.device_seconds:,.0f} s on {descriptor.cost.device}"),
+        ("parent", detail.parent or "none"),
+        ("aliases", ", ".join(detail.aliases) or "none"),
+        ("created", f"{detail.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+    ]
+    return [*facts, ("deprecated", "yes: found by name, chosen by no budget")] if detail.deprecated else facts
+
+
+def _some(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:_MAX_CLASSES])
+    return f"{shown}, …" if len(classes) > _MAX_CLASSES else shown
+
+
+def _expansions(steps: Sequence[ExpansionStep]) -> str:
+    if not steps:
+        return "none: as it started"
+    last = steps[-1]
+    how = f"widened by {last.channels_added}" if last.kind == "widen" else "deepened"
+    start = f"{steps[0].params_before:,} params"
+    return f"{len(steps)}, from {start}; the last in epoch {last.epoch}: block {last.block} {how}"
 
 
 @app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
@@ -218,12 +273,18 @@ def predict(
         files = [image.read_bytes() for image in images]
     except OSError as error:
         _fail(f"{error.filename} cannot be read: {error.strerror}")
+    try:
+        if view is None:
+            predictions = source.predict_by_cascade(budget, files, top_k)
+        else:
+            predictions = source.predict(view.id, files, top_k)
+    except ImageError:
+        _fail_for_images(images, files)
+        raise
     if view is None:
-        predictions = source.predict_by_cascade(budget, files, top_k)
         facts: dict[str, Any] = {"policy": policy.value}
         who = f"a cascade with accuracy {budget.min_acc} or more"
     else:
-        predictions = source.predict(view.id, files, top_k)
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
         who = f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}"
     if as_json:
@@ -232,6 +293,18 @@ def predict(
     typer.echo(who, err=True)
     for image, row in zip(images, predictions, strict=True):
         typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
+
+
+def _fail_for_images(paths: list[Path], files: list[bytes]) -> None:
+    """Names the files that do not decode; whoever refused them knew only their places."""
+    reasons = []
+    for path, data in zip(paths, files, strict=True):
+        try:
+            decode(data, "rgb")
+        except ImageError as error:
+            reasons.append(f"{path}: {error}")
+    if reasons:
+        _fail("; ".join(reasons))
 
 
 def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
@@ -496,7 +569,7 @@ def _choose(source: Source, reference: str | None, budget: Budget) -> Checkpoint
         return source.smallest(budget)
     if budget.is_bounded():
         _fail(f"{reference} names one checkpoint: give it or a budget, not both")
-    return source.show(reference)
+    return source.show(reference, budget.dataset)
 
 
 def _budget(options: dict[str, Any]) -> Budget:

@@ -88,9 +88,12 @@ class ZooClient:
         """Those that no other beats in both accuracy and `x`, ascending."""
         return self._run(self._zoo.pareto(x, Budget(**bounds)))
 
-    def show(self, reference: str) -> CheckpointDetail:
-        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
-        return self._run(self._zoo.show(reference))
+    def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias.
+
+        `dataset`: whose "best" it is; beside a name, the data set that the checkpoint must be of.
+        """
+        return self._run(self._zoo.show(reference, dataset))
 
     def download(
         self,
@@ -246,8 +249,8 @@ class AsyncZooClient:
     async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
         return await self._run(self._zoo.pareto(x, Budget(**bounds)))
 
-    async def show(self, reference: str) -> CheckpointDetail:
-        return await self._run(self._zoo.show(reference))
+    async def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        return await self._run(self._zoo.show(reference, dataset))
 
     async def download(
         self,
@@ -346,9 +349,12 @@ class AsyncZooClient:
 def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float) -> Http:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return kind(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=True)
+        parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise RemoteError(f"{url}: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise RemoteError(f"{url} cannot be reached: it is no http:// or https:// URL, like http://127.0.0.1:8000")
+    return kind(base_url=parsed, headers=headers, timeout=timeout_s, follow_redirects=True)
 
 
 def _path(given: AnyPath | None) -> Path | None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from zoo import onnx_model
-from zoo.budget import Budget, wilson_interval
+from zoo.budget import ALL_DATASETS, Budget, wilson_interval
 from zoo.cascade import Calibration, Cascade
-from zoo.catalog import MIN_PREFIX, Catalog, CheckpointRow
+from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.descriptor import Descriptor
 from zoo.device import device_name
@@ -31,7 +31,7 @@ from zoo.errors import (
     NotFoundError,
     ZooError,
 )
-from zoo.marks import Marks, MarksFile
+from zoo.marks import Marks, MarksFile, Stamp
 from zoo.storage import Directory
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
@@ -64,7 +64,9 @@ class LocalZoo:
         self._directories = [Directory(root) for root in roots]
         self.catalog = Catalog(_catalog_path(roots), default_dataset)
         self._marks_files = [MarksFile(root) for root in roots]
-        self._marks = Marks()
+        self._marks = self._synced_marks = Marks()
+        # As the files were when the marks were read.
+        self._marks_stamps: list[Stamp] = []
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
@@ -98,8 +100,9 @@ class LocalZoo:
         """
         # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
         known = self.catalog.digests()
-        before = self._marks, self._paths.keys()
+        before = self._synced_marks, self._paths.keys()
         self._read_marks()
+        self._synced_marks = self._marks
         self._paths = self._found()
         gone = known - self._paths.keys()
         if gone:
@@ -110,7 +113,7 @@ class LocalZoo:
         measured = self.catalog.follow_latencies(device_name())
         deprecated = self.catalog.deprecate(self._marks.deprecated)
         calibrated = self._follow_calibrations(known - gone | {row.digest for row in new})
-        changed = before != (self._marks, self._paths.keys())
+        changed = before != (self._synced_marks, self._paths.keys())
         return changed or deprecated or calibrated or bool(gone or new or measured)
 
     def reindex(self) -> int:
@@ -126,7 +129,11 @@ class LocalZoo:
         return len(rows)
 
     def _read_marks(self) -> None:
+        self._marks_stamps = self._stamps_now()  # first: what is written meanwhile is read again
         self._marks = reduce(or_, (file.read() for file in self._marks_files))
+
+    def _stamps_now(self) -> list[Stamp]:
+        return [file.stamp() for file in self._marks_files]
 
     def _found(self) -> dict[str, Path]:
         """Of a file in several directories, the one in the first. Without those that are marked as deleted."""
@@ -261,12 +268,38 @@ class LocalZoo:
         best = self.catalog.best_available(budget)
         dataset = self.catalog.dataset_of(budget)
         if best is None:
-            return NoModelMeetsConstraintsError(f"the zoo holds no checkpoint of data set {dataset}", None)
-        accuracy = "unknown accuracy" if best.accuracy is None else f"accuracy {best.accuracy:.4f}"
+            return NoModelMeetsConstraintsError(self._holds_none_of(dataset), None)
+        of_dataset = "" if dataset == ALL_DATASETS else f" of data set {dataset}"
+        bounds = budget.model_copy(update={"dataset": None})
         return NoModelMeetsConstraintsError(
-            f"no checkpoint of data set {dataset} meets {budget}; the nearest has {best.params} parameters and "
-            f"{accuracy}: ask for less, or allow more",
+            f"no checkpoint{of_dataset} meets {bounds}; {self._what_there_is(budget, best)}",
             self.view(best).model_dump(mode="json"),
+        )
+
+    def _holds_none_of(self, dataset: str | None) -> str:
+        names = self.catalog.datasets()
+        if dataset in (None, ALL_DATASETS) or not names:
+            return "the zoo holds no checkpoint"
+        are = "is" if len(names) == 1 else "are"
+        return f"the zoo holds no checkpoint of data set {dataset}: there {are} {', '.join(names)}"
+
+    def _what_there_is(self, budget: Budget, nearest: CheckpointRow) -> str:
+        """Why nothing meets the budget, where that is not a matter of more or less; else the nearest checkpoint."""
+        if budget.family is not None and budget.family not in (families := self.catalog.families(budget)):
+            return (
+                f"there is the family {families[0]}"
+                if len(families) == 1
+                else (f"there are the families {', '.join(families)}")
+            )
+        if budget.max_latency_ms is not None and not self.catalog.is_measured(budget):
+            return (
+                f"no latency has been measured on this machine ({device_name()}): `zoo calibrate --zoo DIR`, given the "
+                "directories that are served, measures them"
+            )
+        accuracy = "unknown accuracy" if nearest.accuracy is None else f"accuracy {nearest.accuracy:.4f}"
+        return (
+            f"the nearest has {nearest.params} parameters and {accuracy}: ask for less, or allow more; its name is "
+            f"{nearest.name}"
         )
 
     def rows(self, budget: Budget) -> list[CheckpointRow]:
@@ -281,11 +314,28 @@ class LocalZoo:
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
         """By digest, digest prefix, name or alias; computed aliases are about `dataset`, else the default one.
 
-        Raises NotFoundError; GoneError where it was deleted.
+        Raises NotFoundError, also where the checkpoint is of another data set than `dataset`; GoneError where it was
+        deleted.
         """
+        try:
+            row = self._find(reference, dataset)
+        except NotFoundError:
+            # Another process may have named or deleted it since the last sync. To see that takes no reading.
+            if self._marks_stamps == self._stamps_now():
+                raise
+            with suppress(ZooError):  # sync says what is wrong with them
+                self._read_marks()
+            row = self._find(reference, dataset)
+        if dataset not in (None, ALL_DATASETS, row.dataset):
+            raise NotFoundError(f"checkpoint {row.name} is of data set {row.dataset}, not of {dataset}")
+        return row
+
+    def _find(self, reference: str, dataset: str | None) -> CheckpointRow:
         try:
             return self.catalog.find(self._marks.aliases.get(reference, reference), dataset)
         except NotFoundError as error:
+            if reference in COMPUTED_ALIASES and dataset not in (None, ALL_DATASETS, *self.catalog.datasets()):
+                raise NotFoundError(self._holds_none_of(dataset)) from error
             deleted = [digest for digest in self._marks.deleted if digest.startswith(reference)]
             if deleted and len(reference) >= MIN_PREFIX:
                 raise GoneError(f"checkpoint {deleted[0]} was deleted") from error
@@ -299,9 +349,9 @@ class LocalZoo:
         aliases = self.catalog.aliases() | self._marks.aliases
         return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
 
-    def show(self, reference: str) -> CheckpointDetail:
-        """By digest, digest prefix, name or alias. Raises NotFoundError."""
-        row = self.find(reference)
+    def show(self, reference: str, dataset: str | None = None) -> CheckpointDetail:
+        """As `find`."""
+        row = self.find(reference, dataset)
         return CheckpointDetail(**dict(self.view(row)), descriptor=self.descriptor(row.digest))
 
     # --- files -----------------------------------------------------------------------------------------

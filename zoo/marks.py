@@ -76,10 +76,21 @@ class Marks(BaseModel):
         )
 
 
+Stamp = tuple[int, int, int] | None
+
+
 class MarksFile:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = root / "marks.json"
+
+    def stamp(self) -> Stamp:
+        """Another one after each change; None where there is no file."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def read(self) -> Marks:
         """Raises ZooError where the file is there and cannot be read as marks."""

@@ -76,18 +76,20 @@ class Questions:
             return []
         return list(page.items)
 
-    def show(self, reference: str) -> Exchange[CheckpointDetail]:
-        return (yield from self._server.get(CheckpointDetail, _path(reference)))
+    def show(self, reference: str, dataset: str | None = None) -> Exchange[CheckpointDetail]:
+        params = {} if dataset is None else {"dataset": dataset}
+        return (yield from self._server.get(CheckpointDetail, _path(reference), params))
 
     def _digest(self, checkpoint: str | CheckpointView | None, budget: Budget) -> Exchange[str]:
         if checkpoint is None:
             return (yield from self.smallest(budget)).id
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
-        if budget.given():
+        if budget.is_bounded():
             raise ZooError(f"{name} names one checkpoint: give it or a budget ({budget}), not both")
-        if isinstance(checkpoint, CheckpointView):
-            return checkpoint.id
-        return name if is_digest(name) else (yield from self.show(name)).id
+        reference = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+        if is_digest(reference) and budget.dataset is None:
+            return reference
+        return (yield from self.show(reference, budget.dataset)).id
 
     # --- files and networks ----------------------------------------------------------------------------
 

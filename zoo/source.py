@@ -25,7 +25,7 @@ class Source(Protocol):
 
     def smallest(self, budget: Budget) -> CheckpointView: ...
 
-    def show(self, reference: str) -> CheckpointDetail: ...
+    def show(self, reference: str, dataset: str | None) -> CheckpointDetail: ...
 
     def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
         """Raises OSError where the file cannot be written."""
@@ -55,8 +55,8 @@ class LocalSource:
     def smallest(self, budget: Budget) -> CheckpointView:
         return self.zoo.view(self.zoo.smallest(budget))
 
-    def show(self, reference: str) -> CheckpointDetail:
-        return self.zoo.show(reference)
+    def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
+        return self.zoo.show(reference, dataset)
 
     def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
         data = self.zoo.file(digest, file_format)
@@ -109,8 +109,8 @@ class RemoteSource:
     def smallest(self, budget: Budget) -> CheckpointView:
         return self.zoo.smallest(**budget.given())
 
-    def show(self, reference: str) -> CheckpointDetail:
-        return self.zoo.show(reference)
+    def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
+        return self.zoo.show(reference, dataset=dataset)
 
     def download(self, digest: str, to: Path, file_format: FileFormat, progress: Progress) -> None:
         self.zoo.download(digest, to, file_format=file_format, progress=progress)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.deps import Service, ServiceDep
 from app.downloads import Download
 from app.errors import NoModelProblem, Problem
-from app.schemas import BudgetFileQuery, FileFormat, FileQuery
+from app.schemas import BudgetFileQuery, FileFormat, ReferenceFileQuery
 from zoo.catalog import CheckpointRow
 
 router = APIRouter(tags=["files"])
@@ -34,9 +34,11 @@ def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request,
 
 @router.head("/models/{reference}/file", include_in_schema=False)
 @router.get("/models/{reference}/file", responses=RESPONSES, response_class=Response)
-def file(reference: str, query: Annotated[FileQuery, Query()], request: Request, service: ServiceDep) -> Response:
+def file(
+    reference: str, query: Annotated[ReferenceFileQuery, Query()], request: Request, service: ServiceDep
+) -> Response:
     """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them. Also HEAD."""
-    row = service.zoo.find(reference)
+    row = service.zoo.find(reference, query.dataset)
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"
     return service.downloads.send(request, _download(service, row, query.format, immutable=immutable))

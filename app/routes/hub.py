@@ -10,6 +10,8 @@ A data set is a repository of the one namespace `zoo`, and a checkpoint a commit
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 
 from app.deps import Service, ServiceDep
 from app.downloads import Download
-from app.errors import ProblemError
+from app.errors import ProblemError, explain, repeated
 from app.routes.files import RESPONSES
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.catalog import CheckpointRow
@@ -29,7 +31,7 @@ router = APIRouter(tags=["files"])
 NAMESPACE = "zoo"
 FORMATS = {"model.safetensors": "safetensors", "model.onnx": "onnx", "config.json": "json"}
 _COMMIT_DIGITS = 40
-# What huggingface_hub tells its user, by the header X-Error-Code.
+# What huggingface_hub raises, by the header X-Error-Code; its message is X-Error-Message.
 _NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "EntryNotFound"
 
 
@@ -103,25 +105,33 @@ def _checkpoint(service: Service, namespace: str, name: str, revision: str) -> C
             return service.zoo.smallest(_budget(name, revision))
         if revision == "main":
             return service.zoo.find("best", name)
-        row = service.zoo.find(revision, name)
+        return service.zoo.find(revision, name)
     except NoModelMeetsConstraintsError as error:
         raise _not_found(_NO_REVISION, str(error)) from error
     except NotFoundError as error:
-        raise _not_found(_NO_REVISION, f"{error}; or main, or a budget like min_acc=0.8") from error
-    if row.dataset != name:
-        raise _not_found(
-            _NO_REVISION, f"checkpoint {row.name} is of {NAMESPACE}/{row.dataset}, not of {NAMESPACE}/{name}"
-        )
-    return row
+        raise _not_found(_NO_REVISION, f"{error}; main and budgets like min_acc=0.8 are revisions too") from error
 
 
 def _budget(dataset: str, text: str) -> Budget:
+    given = parse_qsl(text, keep_blank_values=True)
     try:
-        return Budget(**{**dict(parse_qsl(text, keep_blank_values=True)), "dataset": dataset})
+        if errors := repeated(given):
+            raise _no_budget(text, errors)
+        return Budget(**{**dict(given), "dataset": dataset})
     except ValidationError as error:
-        messages = (item["msg"].removeprefix("Value error, ") for item in error.errors())
-        raise ProblemError(422, "invalid-parameter", f"revision {text!r}: {'; '.join(messages)}") from error
+        raise _no_budget(text, error.errors()) from error
+
+
+def _no_budget(text: str, errors: Iterable[Any]) -> ProblemError:
+    """With any other code than this one, huggingface_hub takes an error for one of the connection."""
+    detail = f"revision {text!r}: {explain(errors)}"
+    return ProblemError(422, "invalid-parameter", detail, _told(_NO_REVISION, detail))
 
 
 def _not_found(code: str, detail: str, headers: dict[str, str] | None = None) -> ProblemError:
-    return ProblemError(404, "not-found", detail, {"X-Error-Code": code, **(headers or {})})
+    return ProblemError(404, "not-found", detail, {**_told(code, detail), **(headers or {})})
+
+
+def _told(code: str, detail: str) -> dict[str, str]:
+    """The library asks with HEAD first: what it shows must be in headers."""
+    return {"X-Error-Code": code, "X-Error-Message": re.sub("[^ -~]", "?", detail)}

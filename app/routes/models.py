@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.deps import ServiceDep
 from app.errors import NoModelProblem, Problem, ProblemError
 from app.recent import RememberedRoute
-from app.schemas import ListQuery, Pareto, ParetoQuery
+from app.schemas import ListQuery, Pareto, ParetoQuery, ReferenceQuery
 from zoo.views import CheckpointDetail, Selection
 
 router = APIRouter(tags=["models"], route_class=RememberedRoute)
@@ -55,6 +55,6 @@ def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Paret
 
 
 @router.get("/models/{reference}", responses={404: {"model": Problem}})
-def show_model(reference: str, service: ServiceDep) -> CheckpointDetail:
+def show_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> CheckpointDetail:
     """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
-    return service.zoo.show(reference)
+    return service.zoo.show(reference, query.dataset)

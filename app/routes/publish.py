@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.deps import ServiceDep
 from app.errors import Problem, ProblemError
-from app.schemas import Changes, Published
+from app.schemas import Changes, Published, ReferenceQuery
 from zoo.errors import CheckpointError
 from zoo.publish import Upload, no_space_is_ours, publish
 from zoo.views import CheckpointView
@@ -80,9 +80,11 @@ def post_model(body: Published, response: Response, service: ServiceDep) -> Chec
 
 
 @router.patch("/models/{reference}", responses=_responses(404, 409, 410, 422))
-def patch_model(reference: str, changes: Changes, service: ServiceDep) -> CheckpointView:
+def patch_model(
+    reference: str, query: Annotated[ReferenceQuery, Query()], changes: Changes, service: ServiceDep
+) -> CheckpointView:
     """Gives a checkpoint aliases, or deprecates it: it is then found by name, and chosen by no budget."""
-    digest = service.zoo.find(reference).digest
+    digest = service.zoo.find(reference, query.dataset).digest
     with _refusals():
         service.zoo.mark(digest, aliases=changes.aliases, deprecated=changes.deprecated)
     service.forget()
@@ -90,9 +92,9 @@ def patch_model(reference: str, changes: Changes, service: ServiceDep) -> Checkp
 
 
 @router.delete("/models/{reference}", status_code=204, responses=_responses(404, 410))
-def delete_model(reference: str, service: ServiceDep) -> None:
+def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> None:
     """Takes a checkpoint out of the zoo. `zoo gc` deletes its file; publishing it again brings it back."""
-    digest = service.zoo.find(reference).digest
+    digest = service.zoo.find(reference, query.dataset).digest
     with _refusals():
         service.zoo.delete(digest)
     service.forget()

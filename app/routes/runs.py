@@ -18,6 +18,7 @@ from app import run_logs
 from app.deps import ServiceDep
 from app.errors import Problem, ProblemError
 from app.run_logs import Part, RunSummary
+from app.schemas import NoQuery
 from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,12 @@ class RunDetail(RunSummary):
     end: int = Field(description="Bytes of the log that these are: `after` of the events that follow.")
 
 
+class EventsQuery(NoQuery):
+    after: Annotated[int, Field(ge=0, description="Bytes of the log that the caller has already.")] = 0
+
+
 @router.get("/runs")
-def list_runs(service: ServiceDep) -> Runs:
+def list_runs(_: Annotated[NoQuery, Query()], service: ServiceDep) -> Runs:
     """The training runs whose logs lie beside the checkpoints."""
     items = []
     for path in run_logs.paths(service.settings.zoo).values():
@@ -54,7 +59,7 @@ def list_runs(service: ServiceDep) -> Runs:
 
 
 @router.get("/runs/{name}", responses={404: {"model": Problem}, 503: {"model": Problem}})
-def show_run(name: str, service: ServiceDep) -> RunDetail:
+def show_run(name: str, _: Annotated[NoQuery, Query()], service: ServiceDep) -> RunDetail:
     """One run with every record of its log so far."""
     path = run_logs.path_of(service.settings.zoo, name)
     try:
@@ -72,7 +77,7 @@ def show_run(name: str, service: ServiceDep) -> RunDetail:
 async def follow_run(
     name: str,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, description="Bytes of the log that the caller has already.")] = 0,
+    query: Annotated[EventsQuery, Query()],
     last_event_id: Annotated[int | None, Header(ge=0, description="The same, as an EventSource sends it.")] = None,
 ) -> StreamingResponse:
     """Server-Sent Events: each record as it is written. An event's id is the `after` of the next.
@@ -81,7 +86,7 @@ async def follow_run(
     stream ends after some seconds; EventSource reconnects by itself.
     """
     path = await asyncio.to_thread(run_logs.path_of, service.settings.zoo, name)
-    start = after if last_event_id is None else last_event_id
+    start = query.after if last_event_id is None else last_event_id
     try:
         first = await asyncio.to_thread(run_logs.read, path, start)
     except (ZooError, OSError) as error:

@@ -51,3 +51,10 @@ def test_metrics_count_what_happened(
     assert requests["POST", "/predict", "200"] == 1
     assert requests["GET", "/models/{reference}", "404"] == 1
     assert samples(client, "zoo_checkpoints") == {(): 5}
+    assert samples(client, "zoo_predictions_waiting") == {(): 0}
+
+
+def test_one_worker_s_metrics_are_those_of_several(client: httpx.Client) -> None:
+    """Which have no times of creation."""
+    client.get("/models")
+    assert "_created" not in client.get("/metrics").text

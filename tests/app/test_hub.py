@@ -155,6 +155,27 @@ def test_what_is_not_there_is_said_in_the_librarys_own_errors(endpoint: str, tmp
 
 
 @pytest.mark.parametrize(
+    ("revision", "reason"),
+    [
+        ("min_acc=80", "min_acc: accuracy is a fraction: 0.8, not 80"),
+        ("foo=1", "foo: not a parameter of this route"),
+        ("min_acc=0.8&min_acc=0.7", "min_acc: given 2 times: give it once"),
+        ("min_acc=1", "no checkpoint of data set digits meets min_acc=1.0; the nearest has"),
+        ("nöthing", "no checkpoint 'n?thing'"),
+    ],
+)
+def test_the_library_shows_why(endpoint: str, tmp_path: Path, revision: str, reason: str) -> None:
+    for ask in (
+        lambda: hf_hub_download(REPOSITORY, "config.json", revision=revision, endpoint=endpoint, cache_dir=tmp_path),
+        lambda: snapshot_download(REPOSITORY, revision=revision, endpoint=endpoint, cache_dir=tmp_path),
+        lambda: HfApi(endpoint=endpoint).model_info(REPOSITORY, revision=revision),
+    ):
+        with pytest.raises(RevisionNotFoundError) as caught:
+            ask()
+        assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
         (

@@ -190,6 +190,30 @@ def test_what_waits_runs_together_once_the_batch_before_is_done(slow: Checkpoint
     assert sample(metrics, "zoo_batch_images_sum") == 4
 
 
+def test_what_waits_is_told_from_what_runs(slow: Checkpoint, metrics: Metrics) -> None:
+    pixels = pixels_of(slow, 1)
+
+    async def run() -> None:
+        async with inference_of(Zoo(slow=slow), metrics) as inference:
+            loading = asyncio.create_task(inference.probabilities("slow", pixels))
+            await asyncio.sleep(0)
+            assert sample(metrics, "zoo_predictions_waiting") == 1, "for its network"
+            await until_it_runs(inference, "slow")
+            await loading
+            first = asyncio.create_task(inference.probabilities("slow", pixels))
+            await until_it_runs(inference, "slow")
+            assert sample(metrics, "zoo_predictions_waiting") == 0
+            others = [asyncio.create_task(inference.probabilities("slow", pixels)) for _ in range(3)]
+            others[0].cancel()
+            await asyncio.sleep(0)
+            assert sample(metrics, "zoo_predictions_waiting") == 2
+            assert sample(metrics, "zoo_predictions_under_way") == 3
+            await asyncio.gather(first, *others[1:])
+            assert sample(metrics, "zoo_predictions_waiting") == 0
+
+    asyncio.run(run())
+
+
 def test_a_cancelled_request_leaves_its_batch(slow: Checkpoint, metrics: Metrics) -> None:
     pixels = pixels_of(slow, 1)
 

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from zoo.budget import wilson_interval
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_macs, num_params
 from zoo.storage import Directory
+
+from .conftest import png
 
 
 def size(checkpoint: Checkpoint) -> int:
@@ -144,6 +147,7 @@ def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
         ({"min_accuracy": 0.8}, "min_accuracy: not a parameter of this route"),
         ({"confidence": 0.95}, "give min_acc too"),
         ({"limit": 201}, "limit: Input should be less than or equal to 200 (got '201')"),
+        ([("min_acc", 0.8), ("min_acc", 0.7)], "min_acc: given 2 times: give it once"),
         ({"cursor": "nonsense"}, "cursor 'nonsense' is not one that a page of this list gave out"),
         ({"cursor": base64.urlsafe_b64encode(b'[Infinity, 1, "a"]').decode()}, "is not one that a page"),
         ({"cursor": base64.urlsafe_b64encode(b'[1180591620717411303424, 1, "a"]').decode()}, "is not one that a page"),
@@ -201,6 +205,53 @@ def test_one_checkpoint_shows_its_whole_descriptor(client: httpx.Client, checkpo
     for digest, checkpoint in checkpoints.items():
         shown = client.get(f"/models/{digest}").json()["descriptor"]
         assert type(checkpoint.descriptor).model_validate(shown) == checkpoint.descriptor
+
+
+def test_what_is_no_parameter_is_said_everywhere(client: httpx.Client) -> None:
+    run = client.get("/runs").json()["items"][0]["name"]
+    for path in ("/models/best", "/models/best/file", "/runs", f"/runs/{run}", f"/runs/{run}/events"):
+        response = client.get(path, params={"foo": 1})
+        assert response.status_code == 422, path
+        assert response.json()["detail"] == "foo: not a parameter of this route"
+    twice = client.get("/models/best?dataset=digits&dataset=cifar10")
+    assert (twice.status_code, twice.json()["detail"]) == (422, "dataset: given 2 times: give it once")
+
+
+def test_an_error_names_its_parameter_or_none(client: httpx.Client) -> None:
+    assert client.get("/models?min_acc=80").json()["errors"][0]["parameter"] == "min_acc"
+    [error] = client.get("/models?confidence=0.95").json()["errors"]
+    assert error == {"message": "confidence says how sure min_acc must be: give min_acc too"}
+
+
+def test_names_beside_a_data_set(
+    client_of: Callable[..., httpx.Client], put: Callable[..., str], tmp_path: Path
+) -> None:
+    shape, digit = put(tmp_path, accuracy=0.9), put(tmp_path, accuracy=0.5, dataset="digits")
+    client = client_of(tmp_path, default_dataset="shapes", publish_token="a-token-for-publishing")
+    image = png(np.zeros((8, 8), np.uint8))
+
+    def predicted(model: str, dataset: str) -> httpx.Response:
+        headers = {"Content-Type": "image/png"}
+        return client.post("/predict", params={"model": model, "dataset": dataset}, content=image, headers=headers)
+
+    for alias in ("best", "smallest", "latest"):
+        assert client.get(f"/models/{alias}").json()["id"] == shape
+        assert client.get(f"/models/{alias}?dataset=digits").json()["id"] == digit
+        assert client.get(f"/models/{alias}/file?dataset=digits").headers["x-checkpoint-id"] == digit
+        assert predicted(alias, "digits").json()["model"]["id"] == digit
+    authorized = {"Authorization": "Bearer a-token-for-publishing"}
+    others = (
+        client.get(f"/models/{shape}?dataset=digits"),
+        client.get(f"/models/{shape}/file?dataset=digits"),
+        predicted(shape, "digits"),
+        client.patch(f"/models/{shape}?dataset=digits", json={"deprecated": True}, headers=authorized),
+        client.delete(f"/models/{shape}?dataset=digits", headers=authorized),
+    )
+    for response in others:
+        assert response.status_code == 404
+        assert response.json()["detail"] == "checkpoint shapes-test-s0-164 is of data set shapes, not of digits"
+    assert client.delete("/models/best?dataset=digits", headers=authorized).status_code == 204
+    assert client.get(f"/models/{digit}").status_code == 410
 
 
 @pytest.mark.parametrize("reference", ["nothing", "0" * 64, "abc", "00000000"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import shutil
@@ -7,7 +8,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app import middleware
 from trainer.data import Data
 from trainer.loop import predict
 from zoo.checkpoint import Checkpoint, read_header
@@ -132,8 +134,10 @@ def test_media_types_that_are_not_spoken_are_415(client: httpx.Client) -> None:
     [
         ({"inputs": "???"}, "inputs[0] is not base64"),
         ({"inputs": ["", "é"]}, "inputs[1] is not base64"),
-        ({"inputs": []}, "1 to 128 images, 0 came"),
-        ({"inputs": [1]}, "inputs"),
+        ({"inputs": []}, "a prediction takes 1 to 128 images, 0 came"),
+        ({"inputs": 5}, "inputs: the base64 text of an image file was expected, or a list of such texts, not 5"),
+        ({"inputs": [1]}, "inputs: the base64 text of an image file was expected, or a list of such texts, not 1"),
+        ([], "body: Input should be an object"),
         ({}, "inputs: Field required"),
         ({"inputs": "", "parameters": {"top_k": 0}}, "parameters.top_k: Input should be greater than or equal to 1"),
         ({"inputs": "", "params": {}}, "params: not a parameter of this route"),
@@ -142,12 +146,15 @@ def test_media_types_that_are_not_spoken_are_415(client: httpx.Client) -> None:
 def test_json_bodies_that_do_not_fit_are_422(client: httpx.Client, body: dict[str, object], detail: str) -> None:
     response = client.post("/predict", json=body)
     assert response.status_code == 422
-    assert detail in response.json()["detail"]
+    assert response.json()["detail"].startswith(detail)
+    assert ";" not in response.json()["detail"]
 
 
 def test_broken_json_and_broken_forms_are_refused(client: httpx.Client) -> None:
     json = client.post("/predict", content=b"{", headers={"Content-Type": "application/json"})
     assert json.status_code == 422
+    assert json.json()["detail"].startswith("body: JSON was expected: EOF while parsing")
+    assert json.json()["errors"][0]["parameter"] == "body"
     form = client.post("/predict", content=b"--x", headers={"Content-Type": "multipart/form-data"})
     assert form.status_code == 400
     empty = client.post("/predict", files={"picture": ("a.png", b"x")})
@@ -181,6 +188,46 @@ def test_bodies_over_the_limit_are_413(client_of: Callable[..., httpx.Client], z
         assert response.headers["content-type"] == "application/problem+json"
         assert "at most 1000 bytes" in response.json()["detail"]
     assert client.post("/predict", content=b"x" * 1000, headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize("form", ["declared", "chunked"])
+def test_who_reads_only_after_sending_sees_the_413(client: httpx.Client, form: str) -> None:
+    """httpx.AsyncClient does, and a body this large does not fit into the system's buffers."""
+    num_bytes = 40_000_000
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(0, num_bytes, 1_000_000):
+            yield bytes(1_000_000)
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=client.base_url) as asynchronous:
+            content = bytes(num_bytes) if form == "declared" else chunks()
+            return await asynchronous.post("/predict", content=content, headers={"Content-Type": "image/png"})
+
+    response = asyncio.run(post())
+    assert response.status_code == 413
+    assert "at most 33554432 bytes" in response.json()["detail"]
+
+
+def test_what_is_refused_is_not_read_for_ever(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from who sends on and on, nor from who stops and stays."""
+    monkeypatch.setattr(middleware, "_MAX_DRAINED_BYTES", 1_000_000)
+    monkeypatch.setattr(middleware, "_MAX_DRAIN_SECONDS", 0.3)
+    url = client_of(zoo_root, max_body_bytes=1000).base_url
+    head = f"POST /predict HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/png\r\nContent-Length: 999999999\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as silent:
+        silent.sendall(head.encode())
+        answer = b""
+        while piece := silent.recv(4096):
+            answer += piece
+        assert b" 413 " in answer
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as endless:
+        endless.sendall(head.encode())
+        with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+            for _ in range(1000):
+                endless.sendall(bytes(100_000))
 
 
 def test_too_many_images_are_422(
@@ -269,7 +316,13 @@ def test_a_request_id_and_a_token_hold_on_this_route_too(
     refused = client.post("/predict", content=digit_files[0], headers=headers)
     assert refused.status_code == 401
     headers["Authorization"] = "Bearer a-token-of-some-length"
-    for query, status in (("", 200), ("?min_acc=80", 422), ("?min_acc=1", 404), ("?other=1", 422)):
+    for query, status in (
+        ("", 200),
+        ("?min_acc=80", 422),
+        ("?min_acc=1", 404),
+        ("?other=1", 422),
+        ("?top_k=1&top_k=2", 422),
+    ):
         response = client.post(f"/predict{query}", content=digit_files[0], headers=headers)
         assert response.status_code == status, response.text
         assert response.headers["x-request-id"] == "mine"

@@ -167,6 +167,13 @@ def test_bytes_that_were_not_uploaded(publisher: httpx.Client) -> None:
         assert publisher.put(f"/blobs/sha256:{digest}", content=b"").status_code == 422
 
 
+def test_broken_json_is_named_as_the_body(publisher: httpx.Client) -> None:
+    response = publisher.post("/models", content=b"{", headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("body: JSON was expected: ")
+    assert response.json()["errors"][0]["parameter"] == "body"
+
+
 def test_publishing_needs_its_own_token(
     client_of: Callable[..., httpx.Client], tmp_path: Path, make_checkpoint: Make
 ) -> None:
@@ -284,11 +291,11 @@ def test_a_deleted_checkpoint_is_gone_until_it_is_published_again(
 def test_another_worker_follows(
     publisher: httpx.Client, tmp_path: Path, make_checkpoint: Make, client_of: Callable[..., httpx.Client]
 ) -> None:
-    other = client_of(tmp_path, rescan_seconds=0.05)
+    other = client_of(tmp_path, rescan_seconds=2)
     digest = publish(publisher, make_checkpoint())
     assert other.get(f"/models/{digest}/file").status_code == 200
     publisher.patch(f"/models/{digest}", json={"aliases": ["stable"]})
-    wait_for(lambda: other.get("/models/stable").status_code == 200)
+    assert other.get("/models/stable").status_code == 200
     publisher.delete(f"/models/{digest}")
     wait_for(lambda: other.get(f"/models/{digest}/file").status_code == 410)
 
@@ -321,6 +328,8 @@ def test_a_body_over_the_limit_is_refused(
 
     for content in (b"x" * 1001, chunks()):
         assert client.put(f"/blobs/sha256:{'a' * 64}", content=content).status_code == 413
+    as_json = {"Content-Type": "application/json"}
+    assert client.post("/models", content=chunks(), headers=as_json).status_code == 413
     assert leftovers(tmp_path) == []
 
 

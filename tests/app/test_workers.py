@@ -88,6 +88,7 @@ def test_two_workers_answer_as_one_and_their_metrics_add_up(
         assert samples(server, "zoo_predictions_total") == 24
         assert samples(server, "zoo_checkpoints") == 5
         assert samples(server, "zoo_predictions_under_way") == 0
+        assert samples(server, "zoo_predictions_waiting") == 0
         assert samples(server, "zoo_loaded_predictors") == 2
 
 
@@ -151,6 +152,7 @@ def test_logs_are_one_json_object_a_line_with_the_request_id(
     assert record["message"] == "POST /predict"
     assert (record["level"], record["logger"], record["status"]) == ("info", "app.access", 200)
     assert record["duration_ms"] > 0
+    assert (record["method"], record["path"]) == ("POST", "/predict")
 
 
 def test_without_access_log_requests_leave_no_record(serve: Callable[..., Server]) -> None:

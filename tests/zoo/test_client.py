@@ -75,6 +75,22 @@ def test_the_smallest_that_is_good_enough(ask: Ask, server: Any, small_zoo: Path
     assert detail.descriptor == load(next(small_zoo.rglob(f"{models[1].id}.safetensors"))).descriptor
 
 
+def test_a_name_beside_a_data_set(ask: Ask, serve: Ask, put: Callable[..., str], tmp_path: Path) -> None:
+    shape, digit = put(tmp_path / "zoo"), put(tmp_path / "zoo", seed=1, dataset="digits")
+    url = serve(tmp_path / "zoo", default_dataset="shapes").url
+    image = png(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    view = ask(url, "show", shape)
+    assert ask(url, "show", "best").id == shape
+    assert ask(url, "show", "best", dataset="digits").id == digit
+    assert ask(url, "download", "best", dataset="digits").stem == digit
+    assert ask(url, "predict", image, "best", dataset="digits") == ask(url, "predict", image, digit)
+    assert ask(url, "predict", image, "best") == ask(url, "predict", image, shape, dataset="shapes")
+    for checkpoint in (shape, view):
+        for method, *first in (("download",), ("load",), ("predict", image)):
+            with pytest.raises(NotFoundError, match="is of data set shapes, not of digits"):
+                ask(url, method, *first, checkpoint, dataset="digits")
+
+
 def test_where_nothing_is_good_enough_lists_are_empty_and_choices_fail(ask: Ask, server: Any) -> None:
     url = server.url
     assert ask(url, "models", min_acc=0.99) == []
@@ -166,11 +182,17 @@ def test_a_token_is_sent(ask: Ask, serve: Ask, small_zoo: Path) -> None:
     assert caught.value.status == 401
 
 
+def test_more_than_the_server_takes(ask: Ask, server: Any) -> None:
+    with pytest.raises(RemoteError, match="refused: a request body may have at most 33554432 bytes") as caught:
+        ask(server.url, "predict", b"0" * 40_000_000)
+    assert caught.value.status == 413
+
+
 def test_nobody_there(ask: Ask) -> None:
     with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1 cannot be reached: ") as caught:
         ask("http://127.0.0.1:1", "smallest")
     assert caught.value.status is None
-    with pytest.raises(RemoteError, match="localhost:8000 cannot be reached: Request URL has an unsupported protocol"):
+    with pytest.raises(RemoteError, match="localhost:8000 cannot be reached: it is no http:// or https:// URL"):
         ask("localhost:8000", "smallest")
 
 

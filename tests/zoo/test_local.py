@@ -13,9 +13,11 @@ import onnx
 import pytest
 
 from zoo.budget import Budget, wilson_interval
+from zoo.calibrated import Latency
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_macs, num_params
-from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.device import device_name
+from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
 
@@ -183,6 +185,69 @@ def test_a_data_set_that_is_not_there(tmp_path: Path, put: Put, opened: Callable
     with pytest.raises(NoModelMeetsConstraintsError, match="the zoo holds no checkpoint of data set mnist") as caught:
         opened(tmp_path).smallest(Budget(dataset="mnist"))
     assert caught.value.best_available is None
+
+
+def test_the_data_set_is_said_once(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    put(tmp_path)
+    zoo = opened(tmp_path)
+    for dataset, named in (("shapes", " of data set shapes"), ("*", "")):
+        with pytest.raises(NoModelMeetsConstraintsError, match=f"^no checkpoint{named} meets min_acc=0.9; the nearest"):
+            zoo.smallest(Budget(min_acc=0.9, dataset=dataset))
+
+
+def test_what_no_more_and_no_less_would_help(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    with pytest.raises(
+        NoModelMeetsConstraintsError, match=r"meets family=resnet; there is the family secnn$"
+    ) as caught:
+        zoo.smallest(Budget(family="resnet"))
+    assert caught.value.best_available is not None
+    unmeasured = (
+        r"meets max_latency_ms=1\.0; no latency has been measured on this machine \(.+\): `zoo calibrate --zoo DIR`"
+    )
+    with pytest.raises(NoModelMeetsConstraintsError, match=unmeasured):
+        zoo.smallest(Budget(max_latency_ms=1))
+    latency = Latency(
+        digest=digest, device=device_name(), median_ms=3, p95_ms=4, num_runs=1, measured_at="2026-11-21T02:00:00+00:00"
+    )
+    zoo.catalog.record_latencies([latency])
+    zoo.sync()
+    with pytest.raises(NoModelMeetsConstraintsError, match="ask for less, or allow more"):
+        zoo.smallest(Budget(max_latency_ms=1))
+
+
+def test_a_name_beside_a_data_set_is_one_of_it(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    shape = put(tmp_path, accuracy=0.9)
+    digit = put(tmp_path, accuracy=0.5, dataset="digits")
+    zoo = opened(tmp_path)
+    zoo.mark(shape, aliases=["stable"])
+    for alias in ("best", "smallest", "latest"):
+        assert zoo.find(alias, "digits").digest == digit
+        assert zoo.find(alias, "shapes").digest == shape
+    for reference in (shape, shape[:8], "stable", "shapes-test-s0-164"):
+        assert zoo.find(reference, "shapes").digest == zoo.find(reference, "*").digest == shape
+        with pytest.raises(NotFoundError, match="checkpoint shapes-test-s0-164 is of data set shapes, not of digits"):
+            zoo.find(reference, "digits")
+    with pytest.raises(NotFoundError, match="the zoo holds no checkpoint of data set mnist: there are digits, shapes"):
+        zoo.find("best", "mnist")
+
+
+def test_what_another_process_says_of_a_checkpoint_is_found_at_once(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    digest = put(tmp_path)
+    one, other = opened(tmp_path), opened(tmp_path)
+    with pytest.raises(NotFoundError):
+        other.find("stable")
+    one.mark(digest, aliases=["stable"])
+    assert other.find("stable").digest == digest
+    assert "stable" in other.view(other.find(digest)).aliases
+    assert other.sync(), "what is remembered elsewhere must be forgotten"
+    assert not other.sync()
+    one.delete(digest)
+    with pytest.raises(GoneError):
+        other.find(digest)
 
 
 def test_a_moved_zoo_works_where_it_is_now(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
