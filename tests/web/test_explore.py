@@ -223,7 +223,7 @@ def test_milliseconds_are_read_as_such(
         )
     page = open_page(f"{serve_zoo(tmp_path)}/#/explore?x=latency_ms")
     expect(page.locator(".plot .xtick text").first).to_have_text("0.1")
-    assert page.locator(".plot .xtick text").all_inner_texts()[:5] == ["0.1", "0.2", "0.5", "1", "2"]
+    assert page.locator(".plot .xtick text").all_text_contents()[:5] == ["0.1", "0.2", "0.5", "1", "2"]
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])
@@ -260,7 +260,7 @@ def test_a_new_checkpoint_appears_while_one_looks(
     page = open_page(f"{serve_zoo(tmp_path)}/#/explore?min_acc=0.6")
     expect(page.locator(".readout code")).to_have_text(first[:12])
     page.get_by_text("All 1 as a table").click()
-    link = page.locator("td a").first
+    link = page.get_by_role("link", name="shapes-test-s0-164")
     link.focus()
     second = put(tmp_path, seed=1, accuracy=0.9)
     expect(page.locator("summary", has_text="All 2 as a table")).to_be_visible()
