@@ -187,11 +187,13 @@ def test_a_run_is_followed_while_it_writes(
         expect(page.locator(".story .checkpoint a")).to_have_count(0)
         shutil.copytree(grown / "checkpoints", tmp_path / "checkpoints")
         expect(page.locator(".story .checkpoint a")).to_have_count(1)
+        page.locator(".story .checkpoint a").focus()
         # Beyond the end of one stream: the page comes back to where it was.
         page.wait_for_timeout(6000)
         time = page.locator(".figures div", has_text="training and scoring").locator("dd")
         file.write(b"".join(lines[first + 1 : -1]))
         expect(page.locator(".story .checkpoint")).to_have_count(sum(b'"checkpoint"' in line for line in lines))
+        expect(page.locator(".story .checkpoint a").last).to_be_focused()
         spent = time.inner_text()
         seconds = sum(record["seconds"] for record in records if record["event"] in ("epoch", "decision"))
         assert spent == f"{round(seconds)} s"

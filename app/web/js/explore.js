@@ -123,7 +123,9 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
   async function renew(next) {
     const found = next.items.filter((item) => item.dataset === choice.dataset);
     if (found.length === 0) return again();
-    front = await loadFront(choice.dataset, choice.x, signal);
+    const { x } = choice;
+    const above = await loadFront(choice.dataset, x, signal);
+    if (choice.x === x) front = above; // else another axis was chosen meanwhile, with a front of its own
     [zoo, items] = [next, found];
     list();
     link();

@@ -148,7 +148,15 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
       if (record.event === "checkpoint" && isDecided) steps.splice(-1, 0, record);
       else if (["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0)) steps.push(record);
     }
-    story.replaceChildren(...steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened))));
+    const now = steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened)));
+    // The story grows at its head; what is told already stays in place, and with it the focus.
+    const before = [...story.children];
+    for (let last = 1; last <= now.length; last += 1) {
+      const [old, item] = [before.at(-last), now.at(-last)];
+      if (!old) story.prepend(item);
+      else if (!old.isEqualNode(item)) old.replaceWith(item);
+    }
+    for (const old of before.slice(0, Math.max(0, before.length - now.length))) old.remove();
   }
 
   function told(record, opened) {
