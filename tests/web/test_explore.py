@@ -4,6 +4,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -12,7 +14,10 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import BIN, ENVIRONMENT
 from tests.web.conftest import OpenPage, wait_until
+from zoo.calibrated import Latency
 from zoo.checkpoint import digest_of
+from zoo.device import device_name
+from zoo.local import LocalZoo
 
 
 def chosen_id(page: Page) -> str:
@@ -147,6 +152,10 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     expect(page.get_by_role("region", name="Expansions").locator("tbody tr")).to_have_count(
         descriptor["lineage"]["num_expansions"]
     )
+    rules = {"secnn": "its score clears the threshold", "blueprint": "Some change, made or not, must score above"}
+    expect(page.get_by_text(rules[architecture["family"]])).to_be_visible()
+    cost = page.locator("section", has=page.get_by_role("heading", name="Cost"))
+    expect(cost.locator("dd").first).to_contain_text(f" for {descriptor['cost']['epochs']} epochs on cpu with 1 thread")
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
     expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])
@@ -191,7 +200,73 @@ def test_intervals_and_axes_on_demand(open_page: OpenPage, site: str) -> None:
     expect(points.locator(".yerror")).to_have_count(count)
     paper = page.locator(".plot .trace.scatter").nth(1).locator(".point")
     expect(paper).to_have_count(15)
+    expect(page.get_by_text("SECNN paper, five trials")).to_be_visible()
     page.get_by_label("Size measured in").select_option("bytes")
     expect(page.locator(".plot .xtitle")).to_have_text("Bytes of the file")
     expect(page.locator(".plot .trace.scatter .point")).to_have_count(count + 1)
     assert "x=bytes" in address(page)
+    expect(page.get_by_text("SECNN paper, five trials")).to_be_hidden()
+    for link in page.locator("[data-model]").all():
+        assert "x=bytes" in str(link.get_attribute("href"))
+
+
+def test_milliseconds_are_read_as_such(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    digests = [put(tmp_path, seed=seed) for seed in range(2)]
+    with closing(LocalZoo([tmp_path])) as zoo:
+        zoo.sync()
+        measured = {"num_runs": 1, "measured_at": "2026-11-21T02:00:00+00:00", "device": device_name()}
+        zoo.catalog.record_latencies(
+            Latency(digest=digest, median_ms=ms, p95_ms=ms, **measured)
+            for digest, ms in zip(digests, (0.1, 2.0), strict=True)
+        )
+    page = open_page(f"{serve_zoo(tmp_path)}/#/explore?x=latency_ms")
+    expect(page.locator(".plot .xtick text").first).to_have_text("0.1")
+    assert page.locator(".plot .xtick text").all_text_contents()[:5] == ["0.1", "0.2", "0.5", "1", "2"]
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_the_slider_ends_at_the_best_accuracy(open_page: OpenPage, site: str, dataset: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset={dataset}")
+    slider = page.get_by_role("slider", name="Test accuracy, at least")
+    slider.press("End")
+    items = httpx.get(f"{site}/models", params={"dataset": dataset}).json()["items"]
+    best = max(items, key=lambda item: item["accuracy"])
+    assert budget(page, "min_acc") == pytest.approx(best["accuracy"], abs=0.005)
+    assert budget(page, "min_acc") <= best["accuracy"]
+    expect(page.locator(".readout code")).to_have_text(best["id"][:12])
+
+
+@pytest.mark.parametrize("choice", ["min_acc=0.8", "min_acc=0.805", "min_acc=0.83", "max_params=20000"])
+def test_the_budget_is_written_beside_the_points(open_page: OpenPage, site: str, choice: str) -> None:
+    page = open_page(f"{site}/#/explore?dataset=cifar10&{choice}")
+    expect(page.locator(".readout code")).to_be_visible()
+    label = page.locator(".budget-line span").bounding_box()
+    assert label is not None
+    for point in page.locator(".plot .trace.scatter .point").all():
+        box = point.bounding_box()
+        if box is None or box["width"] > 12:  # the chosen one lies on a checkpoint's
+            continue
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        inside = label["x"] <= x <= label["x"] + label["width"] and label["y"] <= y <= label["y"] + label["height"]
+        assert not inside, box
+
+
+def test_a_new_checkpoint_appears_while_one_looks(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    first = put(tmp_path, accuracy=0.75)
+    page = open_page(f"{serve_zoo(tmp_path)}/#/explore?min_acc=0.6")
+    expect(page.locator(".readout code")).to_have_text(first[:12])
+    page.get_by_text("All 1 as a table").click()
+    link = page.get_by_role("link", name="shapes-test-s0-164")
+    link.focus()
+    second = put(tmp_path, seed=1, accuracy=0.9)
+    expect(page.locator("summary", has_text="All 2 as a table")).to_be_visible()
+    expect(page.locator(".plot .trace.scatter .point")).to_have_count(3)
+    expect(link).to_be_focused()
+    expect(page.get_by_role("slider")).to_have_attribute("max", "0.9")
+    assert budget(page, "min_acc") == 0.6
+    page.get_by_role("slider").press("End")
+    expect(page.locator(".readout code")).to_have_text(second[:12])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -9,19 +11,77 @@ from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage
 
+LADDER_RULE = "Some change, made or not, must score above the threshold"
+
 
 def records_of(root: Path) -> list[bytes]:
     [log] = root.glob("runs/*/log.jsonl")
     return log.read_bytes().splitlines(keepends=True)
 
 
+def log_of(root: Path, name: str) -> Path:
+    log = root / "runs" / name / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    return log
+
+
+def lines_of(*records: Mapping[str, object]) -> str:
+    return "".join(f"{json.dumps(record)}\n" for record in records)
+
+
+def epoch(number: int, params: int, branch_epoch: int = 0) -> dict[str, object]:
+    return {
+        "event": "epoch",
+        "epoch": number,
+        "epochs": 9,
+        "branch_epoch": branch_epoch,
+        "loss": 1.0,
+        "accuracy": 0.5,
+        "val_accuracy": 0.5,
+        "params": params,
+        "learning_rate": 0.01,
+        "seconds": 10.0,
+    }
+
+
+def saved(number: int, digest: str = "0" * 64) -> dict[str, object]:
+    name = f"shapes-test-s0-{digest[:6]}"
+    accuracies = {"val_accuracy": 0.6, "test_accuracy": 0.6}
+    return {
+        "event": "checkpoint",
+        "epoch": number,
+        "digest": digest,
+        "name": name,
+        "params": 1,
+        "macs": 1,
+        **accuracies,
+    }
+
+
+def decision(number: int, threshold: float, chosen: list[str], *scores: tuple[str, float]) -> dict[str, object]:
+    """Each score comes with a standard error of 0.1."""
+    candidates = [
+        {"change": change, "params_added": 8, "score": score, "standard_error": 0.1} for change, score in scores
+    ]
+    return {
+        "event": "decision",
+        "epoch": number,
+        "threshold": threshold,
+        "candidates": candidates,
+        "chosen": chosen,
+        "seconds": 5.0,
+    }
+
+
 def test_the_story_of_a_run_is_told(open_page: OpenPage, site: str, grown: Path) -> None:
     page = open_page(f"{site}/#/grow?dataset=digits")
     records = [json.loads(line) for line in records_of(grown)]
     decisions = [record for record in records if record["event"] == "decision" and record["chosen"]]
-    saved = [record for record in records if record["event"] == "checkpoint"]
+    checkpoints = [record for record in records if record["event"] == "checkpoint"]
     expect(page.locator(".state")).to_have_text("finished")
-    expect(page.locator(".story .checkpoint")).to_have_count(len(saved))
+    expect(page.get_by_text("its score clears the threshold")).to_be_visible()
+    expect(page.locator(".legend")).not_to_contain_text("annealed")
+    expect(page.locator(".story .checkpoint")).to_have_count(len(checkpoints))
     told = page.locator(".story .decision")
     expect(told).to_have_count(len(decisions))
     # Last first.
@@ -31,9 +91,9 @@ def test_the_story_of_a_run_is_told(open_page: OpenPage, site: str, grown: Path)
     expect(told.first.locator("tbody tr")).to_have_count(len(decisions[-1]["candidates"]))
     expect(told.first.locator("tr.taken")).to_have_count(len(decisions[-1]["chosen"]))
     expect(page.locator(".plot .trace.scatter")).to_have_count(5)
-    expect(page.locator(".plot .trace.scatter .point")).to_have_count(len(saved))
-    page.get_by_role("link", name=saved[0]["name"]).click()
-    expect(page.locator(".readout code")).to_have_text(saved[0]["digest"][:12])
+    expect(page.locator(".plot .trace.scatter .point")).to_have_count(len(checkpoints))
+    page.get_by_role("link", name=checkpoints[0]["name"]).click()
+    expect(page.locator(".readout code")).to_have_text(checkpoints[0]["digest"][:12])
 
 
 def test_runs_are_switched(open_page: OpenPage, site: str) -> None:
@@ -44,31 +104,116 @@ def test_runs_are_switched(open_page: OpenPage, site: str) -> None:
     expect(page.locator(".run-head")).to_contain_text(f"epoch {run['epoch']} of {run['epochs']}")
     assert "run=cifar10-grow-s0" in page.evaluate("location.hash")
     expect(page.locator(".state")).to_have_text(run["status"])
+    expect(page.locator(".legend")).to_contain_text("annealed on a branch")
+    expect(page.get_by_text(LADDER_RULE)).to_be_visible()
+    # Its checkpoints are of another data set than the one that was looked at.
+    page.locator(".story .checkpoint a").first.click()
+    expect(page.locator("h1")).to_have_text("How small is good enough?")
+    expect(page.get_by_label("Data set")).to_have_value("cifar10")
+    assert "dataset=cifar10" in page.evaluate("location.hash")
+
+
+def test_a_finished_run_comes_before_one_that_was_stopped(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    put(tmp_path)
+    finished = {"event": "finished", "epoch": 1, "num_expansions": 0, "device_seconds": 10.0, "checkpoints": []}
+    log_of(tmp_path, "shapes-a-s0").write_text(lines_of(epoch(1, 100), finished))
+    log_of(tmp_path, "shapes-b-s0").write_text(lines_of(epoch(1, 100)))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
+    expect(page.get_by_label("Run")).to_have_value("shapes-a-s0")
+
+
+def test_what_is_decided_before_a_branch_is_told_after_it(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
+) -> None:
+    """Runs that go on from their branch decide before it; others do after it, and so did all once."""
+    growth = decision(2, 3.0, ["deeper", "wider"], ("deeper", 1.5), ("wider", 1.0), ("widest", 4.0))
+    old, new = log_of(tmp_path, "old"), log_of(tmp_path, "new")
+    old.write_text(lines_of(epoch(1, 100), epoch(2, 100), epoch(2, 100, 1), saved(2), growth, epoch(3, 116)))
+    new.write_text(lines_of(epoch(1, 100), epoch(2, 100), growth, epoch(2, 100, 1)))
+    url = serve_zoo(tmp_path)
+    page = open_page(f"{url}/#/grow?run=new")
+    steps = page.locator(".story li")
+    expansions = page.locator(".figures div", has_text="expansions").locator("dd")
+    expect(steps).to_have_count(1)
+    expect(steps.first).to_contain_text("To grow, once this size is annealed and saved: deeper; wider")
+    expect(expansions).to_have_text("0")
+    with new.open("a") as log:
+        log.write(lines_of(saved(2), epoch(3, 116)))
+    expect(steps).to_have_count(2)
+    told = steps.all_inner_texts()
+    assert "Grew: deeper; wider" in told[0]
+    assert "100 → 116 parameters. Scores 1.5, 1; threshold 3, cleared by widest with 4." in told[0]
+    assert "Saved" in told[1]
+    expect(expansions).to_have_text("2")
+    expect(page.get_by_text(LADDER_RULE)).to_be_visible()
+    page.get_by_label("Run").select_option("old")
+    expect(page.locator(".run-head")).to_contain_text("epoch 3 of 9")
+    expect(steps).to_have_count(2)
+    assert steps.all_inner_texts() == told
+
+
+def test_of_two_passes_only_what_was_taken_is_marked(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
+) -> None:
+    """The same change may be noise in the first pass, and taken in the second."""
+    passes = (("deeper", 2.0), ("wider", 0.1), ("deeper", 0.05), ("wider", 0.5))
+    growth = decision(1, 1.0, ["deeper", "wider"], *passes)
+    log_of(tmp_path, "run").write_text(lines_of(epoch(1, 100), saved(1), growth, epoch(2, 116)))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
+    page.get_by_text("4 ways to grow were scored, in 2 passes").click()
+    assert page.locator("tr.taken td:nth-child(3)").all_inner_texts() == ["2", "0.5"]
 
 
 def test_a_run_is_followed_while_it_writes(
     open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path, grown: Path
 ) -> None:
     lines = records_of(grown)
+    records = [json.loads(line) for line in lines]
     first = next(index for index, line in enumerate(lines) if b'"checkpoint"' in line)
-    log = tmp_path / "runs" / "live-s0" / "log.jsonl"
-    log.parent.mkdir(parents=True)
+    log = log_of(tmp_path, "live-s0")
     log.write_bytes(b"".join(lines[:2]))
     url = serve_zoo(tmp_path)
     page = open_page(f"{url}/#/grow")
     expect(page.locator(".state")).to_have_text("stopped")
     expect(page.locator(".story li")).to_have_count(0)
-    with log.open("ab") as file:
+    with log.open("ab", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a run does
         file.write(b"".join(lines[2 : first + 1]))
-    expect(page.locator(".story .checkpoint")).to_have_count(1)
-    expect(page.locator(".state")).to_have_text("running")
-    # Beyond the end of one stream: the page comes back to where it was.
-    page.wait_for_timeout(6000)
-    with log.open("ab") as file:
-        file.write(b"".join(lines[first + 1 :]))
-    expect(page.locator(".state")).to_have_text("finished")
-    expect(page.locator(".story .checkpoint")).to_have_count(sum(b'"checkpoint"' in line for line in lines))
+        expect(page.locator(".story .checkpoint")).to_have_count(1)
+        expect(page.locator(".state")).to_have_text("running")
+        expect(page.locator("main option")).to_have_text(["live-s0 (running)"])
+        expect(page.locator(".story .checkpoint a")).to_have_count(0)
+        shutil.copytree(grown / "checkpoints", tmp_path / "checkpoints")
+        expect(page.locator(".story .checkpoint a")).to_have_count(1)
+        page.locator(".story .checkpoint a").focus()
+        # Beyond the end of one stream: the page comes back to where it was.
+        page.wait_for_timeout(6000)
+        time = page.locator(".figures div", has_text="training and scoring").locator("dd")
+        file.write(b"".join(lines[first + 1 : -1]))
+        expect(page.locator(".story .checkpoint")).to_have_count(sum(b'"checkpoint"' in line for line in lines))
+        expect(page.locator(".story .checkpoint a").last).to_be_focused()
+        spent = time.inner_text()
+        seconds = sum(record["seconds"] for record in records if record["event"] in ("epoch", "decision"))
+        assert spent == f"{round(seconds)} s"
+        file.write(lines[-1])
+        expect(page.locator(".state")).to_have_text("finished")
+    assert records[-1]["device_seconds"] - seconds < 0.5
+    expect(page.locator("main option")).to_have_text(["live-s0 (finished)"])
     assert httpx.get(f"{url}/runs/live-s0").json()["status"] == "finished"
+
+
+def test_a_run_that_is_stopped_is_told_so(open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path) -> None:
+    log = log_of(tmp_path, "run")
+    with log.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(lines_of(epoch(1, 100)))
+        file.flush()
+        page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
+        expect(page.locator(".state")).to_have_text("running")
+    expect(page.locator(".state")).to_have_text("stopped")
+    expect(page.locator("main option")).to_have_text(["run (stopped)"])
 
 
 def test_a_zoo_without_anything_says_how_to_begin(
@@ -78,3 +223,16 @@ def test_a_zoo_without_anything_says_how_to_begin(
     for view in ("explore", "try", "grow", "download"):
         page = open_page(f"{url}/#/{view}")
         expect(page.locator("main pre")).to_have_text("zoo-train digits --data digits --zoo DIR")
+
+
+def test_what_appears_in_an_empty_zoo_is_shown(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    url = serve_zoo(tmp_path)
+    explore, grow = open_page(f"{url}/#/explore"), open_page(f"{url}/#/grow")
+    expect(explore.locator("h1")).to_have_text("This zoo is empty")
+    digest = put(tmp_path)
+    log_of(tmp_path, "run").write_text(lines_of(epoch(1, 100), saved(1, digest)))
+    expect(grow.locator(".run-head")).to_contain_text("epoch 1 of 9")
+    expect(grow.locator(".story .checkpoint a")).to_have_count(1)
+    expect(explore.locator(".readout code")).to_have_text(digest[:12])

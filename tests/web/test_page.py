@@ -19,10 +19,13 @@ VIEWS = ("explore", "try", "grow", "download")
 TOKEN = "a-token-of-some-length"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 @pytest.mark.parametrize("view", VIEWS)
-def test_axe_finds_nothing_serious(open_page: OpenPage, site: str, view: str, scheme: str) -> None:
-    page = open_page(f"{site}/#/{view}?dataset=cifar10&min_acc=0.75", color_scheme=scheme)
+def test_axe_finds_nothing_serious(open_page: OpenPage, site: str, view: str, scheme: str, width: int) -> None:
+    page = open_page(
+        f"{site}/#/{view}?dataset=cifar10&min_acc=0.75", color_scheme=scheme, viewport={"width": width, "height": 844}
+    )
+    expect(page.get_by_label("Data set")).to_be_visible()
     if view == "try":
         page.get_by_role("button", name="frog").click()
         expect(page.get_by_role("status")).to_contain_text("says")
@@ -52,6 +55,15 @@ def test_views_are_reached_by_keyboard(open_page: OpenPage, site: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("One image, every size")
     expect(page.get_by_role("link", name="Try", exact=True)).to_have_attribute("aria-current", "page")
+
+
+def test_the_content_can_be_skipped_to(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/try?dataset=digits&min_acc=0.2")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page.locator("h1")).to_have_text("One image, every size")
+    assert page.evaluate("location.hash") == "#/try?dataset=digits&min_acc=0.2"
 
 
 def test_the_theme_is_switched_and_kept(open_page: OpenPage, site: str) -> None:
@@ -90,12 +102,13 @@ def test_a_zoo_with_a_token_asks_for_it_once(
     open_page: OpenPage, serve_zoo: Callable[..., str], grown: Path, tmp_path: Path
 ) -> None:
     url = serve_zoo(grown, token=TOKEN)
-    page = open_page(f"{url}/#/download", ready=False)
+    page = open_page(f"{url}/#/download", ready=False, viewport={"width": 390, "height": 844})
     dialog = page.get_by_role("dialog", name="This zoo needs a token")
-    expect(dialog).to_be_visible()
+    expect(dialog).to_contain_text("Whoever runs it can give you one.")
+    expect(page.locator("#dataset")).to_be_hidden()
     dialog.get_by_label("Token").fill("another-token-than-that")
     page.keyboard.press("Enter")
-    expect(dialog).to_contain_text("the token given is another one")
+    expect(dialog).to_contain_text("The token you gave is not the one of this zoo.")
     dialog.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Take it away")

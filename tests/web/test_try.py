@@ -44,6 +44,7 @@ def labels_of(site: str, dataset: str, picture: bytes) -> list[str]:
 
 def test_every_size_answers_for_a_file(open_page: OpenPage, site: str, picture: bytes) -> None:
     page = open_page(f"{site}/#/try?dataset=cifar10&min_acc=0.75")
+    assert set(page.locator(".answer-labels").all_inner_texts()) == {""}
     page.locator("#file").set_input_files({"name": "noise.png", "mimeType": "image/png", "buffer": picture})
     items = sizes(site, "cifar10")
     assert answers(page, len(items)) == labels_of(site, "cifar10", picture)
@@ -51,6 +52,7 @@ def test_every_size_answers_for_a_file(open_page: OpenPage, site: str, picture: 
     chosen = httpx.get(f"{site}/models", params={"dataset": "cifar10", "min_acc": 0.75}).json()["selected"]
     expect(page.locator(".answers .chosen strong").first).to_have_text(f"{chosen['params']:,}")
     expect(page.get_by_role("status")).to_contain_text("says")
+    expect(page.get_by_text("The first time is the network's own")).to_be_visible()
 
 
 def test_an_image_can_be_dropped_and_pasted(open_page: OpenPage, site: str, picture: bytes) -> None:
@@ -114,13 +116,25 @@ def test_the_camera_is_used_and_let_go(open_page: OpenPage, site: str) -> None:
     assert page.evaluate("document.querySelector('video').srcObject") is None
 
 
+def test_the_camera_can_be_closed_without_a_picture(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/try?dataset=cifar10", permissions=["camera"])
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Close the camera").press("Enter")
+    expect(page.locator("video")).to_be_hidden()
+    expect(page.get_by_role("button", name="Use the camera")).to_be_focused()
+    assert page.evaluate("document.querySelector('video').srcObject") is None
+
+
 def test_what_is_no_image_gets_the_services_own_words(open_page: OpenPage, site: str) -> None:
     page = open_page(f"{site}/#/try?dataset=cifar10")
     page.locator("#file").set_input_files({"name": "no.png", "mimeType": "image/png", "buffer": b"no image"})
     wanted = httpx.post(f"{site}/predict", content=b"no image", headers={"Content-Type": "image/png"})
     assert wanted.status_code == 400
     expect(page.get_by_role("alert")).to_have_text(wanted.json()["detail"])
-    expect(page.locator(".answers li")).to_have_count(0)
+    expect(page.locator(".answers li")).to_have_count(len(sizes(site, "cifar10")))
+    expect(page.get_by_role("img", name="The image that was sent", include_hidden=True)).to_be_hidden()
+    assert set(page.locator(".answer-labels").all_inner_texts()) == {""}
+    expect(page.get_by_text("The first time is")).to_be_hidden()
 
 
 def test_large_images_are_made_smaller_before_they_are_sent(open_page: OpenPage, site: str, tmp_path: Path) -> None:

@@ -25,13 +25,18 @@ export async function show(page, { zoo, choice, signal }) {
   const { descriptor } = await loadDetail(items[0].id, signal);
   const chosen = choice.model || choice.value !== null ? await ask(choice, signal).catch(() => null) : null;
 
-  const preview = h("img", { alt: "The image that was sent", hidden: true });
+  // What cannot be decoded is not shown; the service says what is wrong with it.
+  const preview = h("img", { alt: "The image that was sent", hidden: true, onload: () => (preview.hidden = false), onerror: () => (preview.hidden = true) });
   const verdict = h("p", { class: "verdict", role: "status" });
   const answers = h("ol", { class: "answers" });
   const input = h("input", { type: "file", accept: "image/*", id: "file", class: "away", onchange: () => take(input.files[0]) });
   const video = h("video", { muted: true, playsinline: true, autoplay: true });
   const shoot = h("button", { type: "button", onclick: async () => send(await fromVideo(video)) }, "Take the picture");
-  const camera = h("div", { class: "camera", hidden: true }, video, shoot);
+  const leave = h("button", { type: "button", class: "plain", onclick: closeCamera }, "Close the camera");
+  const camera = h("div", { class: "camera", hidden: true }, video, shoot, leave);
+  // Without https only this machine itself may use its camera; phones then offer theirs beside the files.
+  const opener = navigator.mediaDevices && h("button", { type: "button", onclick: openCamera }, "Use the camera");
+  const times = h("p", { class: "quiet", hidden: true }, "The first time is the network's own; the second goes from sending the image to having the answer.");
 
   // --- where an image comes from -----------------------------------------------------------------------------
 
@@ -41,12 +46,14 @@ export async function show(page, { zoo, choice, signal }) {
   }
 
   async function openCamera() {
+    closeCamera();
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
       verdict.replaceChildren(notice(new Error(`The camera cannot be used: ${error.message}`)));
       return;
     }
+    if (signal.aborted) return closeCamera();
     camera.hidden = false;
     shoot.focus();
   }
@@ -54,6 +61,7 @@ export async function show(page, { zoo, choice, signal }) {
   function closeCamera() {
     for (const track of video.srcObject?.getTracks() ?? []) track.stop();
     video.srcObject = null;
+    if (camera.contains(document.activeElement)) opener.focus();
     camera.hidden = true;
   }
 
@@ -62,8 +70,7 @@ export async function show(page, { zoo, choice, signal }) {
     { class: "drop" },
     h("label", { for: "file", class: "button" }, "Choose an image"),
     input,
-    // Without https only this machine itself may use its camera; phones then offer theirs beside the files.
-    navigator.mediaDevices && h("button", { type: "button", onclick: openCamera }, "Use the camera"),
+    opener,
     h("p", { class: "quiet" }, "or drop one here, or paste it"),
   );
   drop.addEventListener("dragover", (event) => {
@@ -95,20 +102,27 @@ export async function show(page, { zoo, choice, signal }) {
     const current = AbortSignal.any([signal, sending.signal]);
     URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(picture);
-    preview.hidden = false;
     verdict.textContent = "Asking …";
-    const rows = items.map((item) => row(item));
-    answers.replaceChildren(...rows.map(({ element }) => element));
+    times.hidden = true;
+    const rows = list("…");
     const labels = [];
     try {
       // One after the other: side by side they would take each other's time.
       for (const { item, fill } of rows) labels.push(fill(await predict(item, picture, current)));
       verdict.textContent = agreement(labels);
+      times.hidden = false;
     } catch (error) {
       if (error.name === "AbortError") return;
-      answers.replaceChildren();
+      list("");
       verdict.replaceChildren(notice(error));
     }
+  }
+
+  /** A row for each size, with `text` in the place of its answer. */
+  function list(text) {
+    const rows = items.map((item) => row(item, text));
+    answers.replaceChildren(...rows.map(({ element }) => element));
+    return rows;
   }
 
   async function predict(item, picture, current) {
@@ -118,8 +132,8 @@ export async function show(page, { zoo, choice, signal }) {
     return { ...answer, took: performance.now() - began };
   }
 
-  function row(item) {
-    const answer = h("div", { class: "answer-labels" }, h("span", { class: "quiet" }, "…"));
+  function row(item, text) {
+    const answer = h("div", { class: "answer-labels" }, h("span", { class: "quiet" }, text));
     const time = h("div", { class: "answer-time number" });
     const isChosen = chosen?.id === item.id;
     const element = h(
@@ -156,7 +170,7 @@ export async function show(page, { zoo, choice, signal }) {
     h(
       "div",
       { class: "workbench try-bench" },
-      h("section", { "aria-label": "Answers" }, verdict, answers, h("p", { class: "quiet" }, "Times are those in the network, of the whole request.")),
+      h("section", { "aria-label": "Answers" }, verdict, answers, times),
       h(
         "section",
         { class: "source", "aria-label": "Image" },
@@ -170,5 +184,5 @@ export async function show(page, { zoo, choice, signal }) {
     ),
   );
   verdict.textContent = "Give an image, and each of the sizes below answers.";
-  answers.replaceChildren(...items.map((item) => row(item).element));
+  list("");
 }

@@ -5,14 +5,15 @@ import { amount, COMPLEXITIES, percent } from "./format.js";
 
 const SIZE_STEPS = 240;
 
-/** The accuracies and sizes that a budget can be set to, a little beyond what the data set has. */
+/** The accuracies and sizes that a budget can be set to: the last accuracy is one that the best checkpoint reaches. */
 export function rangeOf(items, x) {
   const accuracies = items.flatMap((item) => item.accuracy ?? []);
   const sizes = items.flatMap((item) => item[x] ?? []);
   const lowest = Math.min(...accuracies);
   const highest = Math.max(...accuracies);
   return {
-    accuracy: accuracies.length ? [Math.floor(lowest * 50) / 50, Math.min(1, Math.ceil(highest * 50 + 0.5) / 50)] : [0, 1],
+    // 0.57 * 200 is a little less than 114: hence the 1e-9.
+    accuracy: accuracies.length ? [Math.floor(lowest * 50) / 50, Math.floor(highest * 200 + 1e-9) / 200] : [0, 1],
     size: sizes.length ? [Math.min(...sizes) * 0.8, Math.max(...sizes) * 1.25] : [1, 10],
   };
 }

@@ -41,7 +41,16 @@ function change({ kind, block, channels_added: channels }) {
   return kind === "deepen" ? `block ${block}: one more layer` : `block ${block}: ${plural(channels, "more channel")}`;
 }
 
-export function drawLineage({ lineage }, parent) {
+/** Why changes were made, in runs that climb a ladder of sizes and in those that make one change at a time. */
+export function ruleOf(isLadder) {
+  if (!isLadder) return "A change is made when its score clears the threshold; both are in the unit of the run's rule.";
+  return (
+    "One expansion may make several changes. Some change, made or not, must score above the threshold; then changes are " +
+    "made in the order of score per cost, each with a score of more than two standard errors."
+  );
+}
+
+export function drawLineage({ architecture, lineage }, parent) {
   const { expansions } = lineage;
   const head = ["Epoch", "Change", "Parameters", "Score", "Threshold"];
   const rows = [...expansions].reverse().map((step) =>
@@ -70,15 +79,19 @@ export function drawLineage({ lineage }, parent) {
         "Expansions, last first",
         h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)),
       ),
-    rows.length > 0 && h("p", { class: "quiet" }, "A change is made when its score clears the threshold; both are in the unit of the run's rule."),
+    // Ladders grow blueprint networks, and no other run does.
+    rows.length > 0 && h("p", { class: "quiet" }, ruleOf(architecture.family === "blueprint")),
   ];
 }
+
+/** Descriptors say "cpu, 1 threads". */
+const device = (name) => name.replace(/, (\d+) threads$/, (_, number) => ` with ${plural(Number(number), "thread")}`);
 
 export function drawCost({ cost, dataset, preprocessing }) {
   return h(
     "dl",
     { class: "facts" },
-    fact("Training", duration(cost.device_seconds), `${plural(cost.epochs, "epoch")} on ${cost.device}`),
+    fact("Training", duration(cost.device_seconds), `for ${plural(cost.epochs, "epoch")} on ${device(cost.device)}`),
     fact("Arithmetic", `${compact(cost.training_flops)} FLOP`, "since the run began"),
     fact("Images", `${count(dataset.num_train)} / ${count(dataset.num_validation)} / ${count(dataset.num_test)}`, "training / validation / test"),
     fact("Preprocessing", `${preprocessing.color}, ${preprocessing.resize}`, "done by the service"),

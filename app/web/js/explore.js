@@ -8,38 +8,59 @@ import { drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
 import { h, notice, scroller } from "./dom.js";
 import { COMPLEXITIES, count, percent } from "./format.js";
 import { frontier } from "./frontier.js";
+import { paperOf } from "./paper.js";
 import { drawSnippets, snippetsOf } from "./snippets.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
 
 export const TITLE = "Explore";
 export const prepare = plotly;
 
-export async function show(page, { zoo, choice, remember, signal }) {
-  const items = zoo.items.filter((item) => item.dataset === choice.dataset);
+export async function show(page, { zoo, choice, remember, again, signal }) {
+  let items = zoo.items.filter((item) => item.dataset === choice.dataset);
   if (items.length === 0) return page.append(emptyZoo());
   choice.value ??= usual(choice.goal, rangeOf(items, choice.x));
 
   const chart = await frontier({
-    items,
     pick: (model) => change({ ...choice, model }),
     drag: (value) => change({ ...choice, value }),
     signal,
   });
-  const readout = h("div", { class: "readout", "aria-live": "polite" });
+  const told = h("div");
+  const download = h("a", { class: "button primary" }, "Download");
+  const attempt = h("a", { class: "button" }, "Try it");
+  const actions = h("p", { class: "actions" }, download, attempt);
+  const readout = h("div", { class: "readout", "aria-live": "polite" }, told, actions);
   const detail = h("div", { class: "detail" });
   const control = budgetControl(change);
-  const axes = h("select", { onchange: () => turn(axes.value) }, Object.entries(COMPLEXITIES).map(axisOption));
+  const axes = h("select", { onchange: () => turn(axes.value) }, Object.keys(COMPLEXITIES).map((x) => h("option", { value: x, selected: x === choice.x })));
   const intervals = checkbox("Show 95 % intervals", false, () => chart.draw(picture()));
   const sure = checkbox("With 95 % confidence", choice.sure, () => change({ ...choice, sure: sure.input.checked, model: null }));
+  const paper = h("span", {}, h("i", { class: "key diamond" }), "SECNN paper, five trials");
+  const table = drawTable();
+  const partial = h("p", { class: "quiet" });
   let front = [];
   let shownId = null;
 
-  const picture = () => ({ x: choice.x, front, withIntervals: intervals.input.checked });
+  const picture = () => ({ items, x: choice.x, front, withIntervals: intervals.input.checked });
   const addressOf = (view, next) => `#/${view}?${paramsOf(next)}`;
 
-  function axisOption([name, { axis: title }]) {
-    const known = items.some((item) => item[name] !== null);
-    return h("option", { value: name, selected: name === choice.x, disabled: !known }, known ? title : `${title} (not measured)`);
+  /** What else depends on the zoo. */
+  function list() {
+    for (const option of axes.options) {
+      const { axis: title } = COMPLEXITIES[option.value];
+      option.disabled = items.every((item) => item[option.value] === null);
+      option.textContent = option.disabled ? `${title} (not measured)` : title;
+    }
+    table.update(items);
+    partial.hidden = zoo.total <= zoo.items.length;
+    partial.textContent = `The first ${count(zoo.items.length)} of ${count(zoo.total)} checkpoints are shown; the choice is made among all.`;
+  }
+
+  /** Links to checkpoints keep the rest of the choice. */
+  function link() {
+    download.href = addressOf("download", choice);
+    attempt.href = addressOf("try", choice);
+    for (const one of page.querySelectorAll("a[data-model]")) one.href = addressOf("explore", { ...choice, model: one.dataset.model });
   }
 
   const select = latest(async () => {
@@ -47,10 +68,8 @@ export async function show(page, { zoo, choice, remember, signal }) {
       const found = await loadDetail((await ask(choice, signal)).id, signal);
       if (shownId !== found.id) drawDetail(found);
       shownId = found.id;
-      readout.replaceChildren(
-        ...drawReadout(inWords(choice), found),
-        h("p", { class: "actions" }, h("a", { class: "button primary", href: addressOf("download", choice) }, "Download"), h("a", { class: "button", href: addressOf("try", choice) }, "Try it")),
-      );
+      told.replaceChildren(...drawReadout(inWords(choice), found));
+      actions.hidden = false;
       detail.querySelector(".lines").replaceChildren(drawSnippets(snippetsOf(choice, found.id)));
       chart.mark(found);
     } catch (error) {
@@ -58,7 +77,8 @@ export async function show(page, { zoo, choice, remember, signal }) {
       shownId = null;
       const nearest = error.problem?.best_available;
       const pick = () => change({ ...choice, model: nearest.id });
-      readout.replaceChildren(notice(error, nearest && h("button", { type: "button", onclick: pick }, `Show ${nearest.name}`)));
+      told.replaceChildren(notice(error, nearest && h("button", { type: "button", onclick: pick }, `Show ${nearest.name}`)));
+      actions.hidden = true;
       detail.replaceChildren();
       chart.mark(null);
     }
@@ -71,29 +91,48 @@ export async function show(page, { zoo, choice, remember, signal }) {
     sure.element.hidden = choice.goal !== "accuracy";
     control.update(choice, rangeOf(items, choice.x));
     chart.place(choice);
+    link();
     select();
   }
 
   async function turn(x) {
     front = await loadFront(choice.dataset, x, signal);
     choice = { ...choice, x, value: choice.goal === "size" ? usual("size", rangeOf(items, x)) : choice.value };
+    paper.hidden = paperOf(choice.dataset, x).length === 0;
     await chart.draw(picture());
     change(choice);
   }
 
   function drawDetail(found) {
     const parent = zoo.items.find((item) => item.id === found.parent);
-    const link = parent && h("a", { href: addressOf("explore", { ...choice, model: parent.id }) }, parent.name);
+    const origin = parent && h("a", { "data-model": parent.id }, parent.name);
     detail.replaceChildren(
       section("Architecture", drawArchitecture(found.descriptor)),
       h(
         "div",
         { class: "columns" },
         section("Accuracy by class", drawClasses(found.descriptor)),
-        h("div", {}, section("Lineage", ...drawLineage(found.descriptor, link)), section("Cost", drawCost(found.descriptor))),
+        h("div", {}, section("Lineage", ...drawLineage(found.descriptor, origin)), section("Cost", drawCost(found.descriptor))),
       ),
       section("This choice, again", h("div", { class: "lines" })),
     );
+    link();
+  }
+
+  /** Focus, budget and what was picked stay. */
+  async function renew(next) {
+    const found = next.items.filter((item) => item.dataset === choice.dataset);
+    if (found.length === 0) return again();
+    const { x } = choice;
+    const above = await loadFront(choice.dataset, x, signal);
+    if (choice.x === x) front = above; // else another axis was chosen meanwhile, with a front of its own
+    [zoo, items] = [next, found];
+    list();
+    link();
+    await chart.draw(picture());
+    control.update(choice, rangeOf(items, choice.x));
+    const answer = await ask(choice, signal).catch(() => null);
+    if (!answer || answer.id !== shownId) await select();
   }
 
   page.append(
@@ -106,21 +145,21 @@ export async function show(page, { zoo, choice, remember, signal }) {
         { "aria-label": "Budget" },
         h("div", { class: "toolbar" }, h("label", {}, h("span", { class: "away" }, "Size measured in"), axes), intervals.element, sure.element),
         chart.element,
-        legend(choice.dataset),
+        legend(paper),
         control.element,
-        table(items, (item) => addressOf("explore", { ...choice, model: item.id })),
+        table.element,
       ),
       readout,
     ),
     detail,
+    partial,
   );
-  if (zoo.total > zoo.items.length) {
-    const text = `The first ${count(zoo.items.length)} of ${count(zoo.total)} checkpoints are shown; the choice is made among all.`;
-    page.append(h("p", { class: "quiet" }, text));
-  }
+  list();
+  paper.hidden = paperOf(choice.dataset, choice.x).length === 0;
   front = await loadFront(choice.dataset, choice.x, signal);
   await chart.start(picture());
   change(choice);
+  return renew;
 }
 
 function checkbox(text, checked, onchange) {
@@ -128,34 +167,49 @@ function checkbox(text, checked, onchange) {
   return { input, element: h("label", { class: "check" }, input, text) };
 }
 
-function legend(dataset) {
+function legend(paper) {
   return h(
     "p",
     { class: "legend" },
     h("span", {}, h("i", { class: "key dot" }), "checkpoint"),
     h("span", {}, h("i", { class: "key front" }), "nothing is smaller and better"),
-    dataset === "cifar10" && h("span", {}, h("i", { class: "key diamond" }), "SECNN paper, five trials"),
+    paper,
     h("span", {}, h("i", { class: "key chosen" }), "chosen"),
   );
 }
 
-/** The chart in words, and a way to its points without a mouse. */
-function table(items, addressOf) {
+/** The chart in words, and a way to its points without a mouse: { element, update }. */
+function drawTable() {
   const head = ["Checkpoint", "Parameters", "Multiply-accumulates", "Bytes", "Accuracy"];
-  const rows = items.map((item) =>
+  const summary = h("summary");
+  const body = h("tbody");
+  const rows = new Map();
+
+  const row = (item) =>
     h(
       "tr",
       {},
-      h("td", {}, h("a", { href: addressOf(item) }, item.name)),
+      h("td", {}, h("a", { "data-model": item.id }, item.name)),
       [count(item.params), count(item.macs), count(item.bytes), percent(item.accuracy, 2)].map((text) => h("td", { class: "number" }, text)),
-    ),
-  );
-  return h(
-    "details",
-    { class: "all" },
-    h("summary", {}, `All ${items.length} as a table`),
-    scroller("All checkpoints", h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
-  );
+    );
+
+  function update(items) {
+    summary.textContent = `All ${items.length} as a table`;
+    const ids = new Set(items.map((item) => item.id));
+    for (const [id, old] of rows) {
+      if (ids.has(id)) continue;
+      old.remove();
+      rows.delete(id);
+    }
+    items.forEach((item, index) => {
+      if (!rows.has(item.id)) rows.set(item.id, row(item));
+      // A row that is moved would lose the focus.
+      if (body.children[index] !== rows.get(item.id)) body.insertBefore(rows.get(item.id), body.children[index] ?? null);
+    });
+  }
+
+  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), body);
+  return { element: h("details", { class: "all" }, summary, scroller("All checkpoints", table)), update };
 }
 
 function section(title, ...children) {

@@ -4,13 +4,16 @@ import { rangeOf, rounded } from "./budget.js";
 import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
 import { h } from "./dom.js";
 import { amount, COMPLEXITIES, count, percent } from "./format.js";
-import { PAPER } from "./paper.js";
+import { paperOf } from "./paper.js";
+
+// Pixels that a point takes from its middle on.
+const POINT = 5;
 
 /**
- * { element, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that is
- * clicked, `drag(value)` with every move of the line.
+ * { element, start, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that
+ * is clicked, `drag(value)` with every move of the line.
  */
-export async function frontier({ items, pick, drag, signal }) {
+export async function frontier({ pick, drag, signal }) {
   const Plotly = await plotly();
   const plot = h("div", { class: "plot" });
   const line = h("div", { class: "budget-line", "aria-hidden": "true" }, h("span"));
@@ -20,18 +23,19 @@ export async function frontier({ items, pick, drag, signal }) {
   let choice = null;
   let chosen = null;
 
-  async function draw({ x, front, withIntervals }) {
+  async function draw({ items, x, front, withIntervals }) {
     const palette = colors();
     const measured = items.filter((item) => item.accuracy !== null && item[x] !== null);
-    const paper = items[0].dataset === "cifar10" && x === "params" ? PAPER : [];
+    const paper = paperOf(items[0].dataset, x);
     const xs = [...measured.map((item) => item[x]), ...paper.map((point) => point.params)];
     const ys = [...measured.map((item) => item.accuracy), ...paper.map((point) => point.accuracy)];
     const xRange = [Math.log10(Math.min(...xs) * 0.8), Math.log10(Math.max(...xs) * 1.25)];
-    const highest = Math.max(...ys, rangeOf(items, x).accuracy[1]);
-    const yRange = [Math.min(...ys) - 0.02, Math.min(1.005, highest + 0.01)];
-    drawn = { x, front, withIntervals, xRange, yRange };
+    const yRange = [Math.min(...ys) - 0.02, Math.min(1.005, Math.max(...ys) + 0.01)];
+    const share = (value, [low, high]) => (value - low) / (high - low);
+    const points = xs.map((value, index) => [share(Math.log10(value), xRange), share(ys[index], yRange)]);
+    drawn = { items, x, front, withIntervals, xRange, yRange, points };
     const shown = layout(palette, {
-      xaxis: axis(palette, COMPLEXITIES[x].axis, { type: "log", range: xRange, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
+      xaxis: axis(palette, COMPLEXITIES[x].axis, { type: "log", range: xRange, dtick: "D2", tickformat: COMPLEXITIES[x].ticks, minorloglabels: "none" }),
       yaxis: axis(palette, "Test accuracy", { range: yRange, tickformat: ".0%" }),
     });
     const traces = [
@@ -74,12 +78,32 @@ export async function frontier({ items, pick, drag, signal }) {
     if (byAccuracy) {
       const y = top + (1 - at) * height;
       move(line, { left, top: y - 12, width, height: 24 });
+      const { offsetWidth, offsetHeight } = line.firstChild;
+      const shift = firstFree(width - offsetWidth, (moved) => [width - offsetWidth - moved, y - top - offsetHeight - 4]);
+      move(line.firstChild, { left: width - offsetWidth - shift, top: 8 - offsetHeight });
       move(shade, { left, top: y, width, height: top + height - y });
     } else {
       const x = left + at * width;
       move(line, { left: x - 12, top, width: 24, height });
+      const { offsetWidth, offsetHeight } = line.firstChild;
+      const beside = x - left + 4 + offsetWidth > width ? -4 - offsetWidth : 4;
+      const shift = firstFree(height - offsetHeight, (moved) => [x - left + beside, moved]);
+      move(line.firstChild, { left: 12 + beside, top: shift });
       move(shade, { left: x, top, width: left + width - x, height });
     }
+  }
+
+  /** How far the label has to move along the line, at most `room`, to hide no point; 0 where all places do. */
+  function firstFree(room, placeOf) {
+    const { width, height } = area();
+    const { offsetWidth, offsetHeight } = line.firstChild;
+    const isWithin = (value, start, length) => value > start - POINT && value < start + length + POINT;
+    for (let shift = 0; shift <= room; shift += POINT) {
+      const [x, y] = placeOf(shift);
+      const isHidden = ([across, up]) => isWithin(across * width, x, offsetWidth) && isWithin((1 - up) * height, y, offsetHeight);
+      if (!drawn.points.some(isHidden)) return shift;
+    }
+    return 0;
   }
 
   line.addEventListener("pointerdown", (event) => line.setPointerCapture(event.pointerId));
@@ -91,7 +115,8 @@ export async function frontier({ items, pick, drag, signal }) {
     const at = byAccuracy ? 1 - (event.clientY - box.top - top) / height : (event.clientX - box.left - left) / width;
     const [low, high] = byAccuracy ? drawn.yRange : drawn.xRange;
     const reached = low + Math.min(1, Math.max(0, at)) * (high - low);
-    drag(rounded(choice.goal, byAccuracy ? Math.min(1, Math.max(0, reached)) : 10 ** reached));
+    const [least, most] = rangeOf(drawn.items, choice.x)[choice.goal];
+    drag(rounded(choice.goal, Math.min(most, Math.max(least, byAccuracy ? reached : 10 ** reached))));
   });
 
   /** The chart, once it stands in the page: Plotly measures its place. */

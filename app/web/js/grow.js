@@ -2,28 +2,39 @@
 
 import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
 import { paramsOf } from "./choice.js";
+import { ruleOf } from "./detail.js";
 import { h, scroller } from "./dom.js";
 import { count, duration, percent, plural, score } from "./format.js";
-import { follow, get } from "./service.js";
+import { follow, get, poll } from "./service.js";
 
 export const TITLE = "Grow";
 export const prepare = plotly;
 
 const REDRAW_MS = 250;
+// A change that gains less than this many standard errors is noise (trainer/config.py).
+const STANDARD_ERRORS = 2;
+const STATUSES = ["running", "finished", "stopped"];
 
-export async function show(page, { zoo, choice, params, remember, signal }) {
-  const runs = (await get("runs", { signal })).items;
+/** Of the data set, where it has runs; one that was stopped only where there is no other. */
+function usualRun(runs, dataset) {
+  const own = runs.filter((run) => run.name.startsWith(`${dataset}-`));
+  return (own.length > 0 ? own : runs).toSorted((a, b) => STATUSES.indexOf(a.status) - STATUSES.indexOf(b.status))[0];
+}
+
+export async function show(page, { zoo, choice, params, remember, again, signal }) {
+  let runs = (await get("runs", { signal })).items;
   page.append(h("h1", {}, "How it grew"));
   if (runs.length === 0) {
     page.append(
       h("p", {}, "No run has left a log beside these checkpoints. One that writes into the directory that is served shows up here, live:"),
       h("pre", { tabindex: "0" }, h("code", {}, "zoo-train digits --data digits --zoo DIR")),
     );
+    poll(async () => (await get("runs", { signal })).count > 0 && again(), signal);
     return;
   }
   const Plotly = await plotly();
-  const ofDataset = runs.find((run) => run.name.startsWith(`${choice.dataset}-`)) ?? runs[0];
-  const run = await get(`runs/${runs.find(({ name }) => name === params.get("run"))?.name ?? ofDataset.name}`, { signal });
+  const { name } = runs.find((one) => one.name === params.get("run")) ?? usualRun(runs, choice.dataset);
+  const run = await get(`runs/${name}`, { signal });
   params.set("run", run.name);
   remember(params);
 
@@ -31,8 +42,10 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
   const plot = h("div", { class: "plot" });
   const head = h("div", { class: "run-head" });
   const story = h("ol", { class: "story", reversed: true });
-  const select = h("select", { onchange: () => (location.hash = `#/grow?${new URLSearchParams({ dataset: choice.dataset, run: select.value })}`) }, runs.map((item) => h("option", { value: item.name, selected: item.name === run.name }, `${item.name} (${item.status})`)));
-  const known = new Set(zoo.items.map((item) => item.id));
+  const select = h("select", { onchange: () => (location.hash = `#/grow?${new URLSearchParams({ dataset: choice.dataset, run: select.value })}`) });
+  const saved = h("span");
+  const rule = h("p", { class: "quiet" });
+  let known = new Map(zoo.items.map((item) => [item.id, item]));
 
   page.append(
     h("div", { class: "toolbar" }, h("label", {}, "Run ", select)),
@@ -43,21 +56,38 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
       { class: "legend" },
       h("span", {}, h("i", { class: "key front" }), "validation, trunk"),
       h("span", {}, h("i", { class: "key soft" }), "training"),
-      h("span", {}, h("i", { class: "key dot" }), "checkpoint, annealed on a branch"),
+      h("span", {}, h("i", { class: "key dot" }), saved),
       h("span", {}, h("i", { class: "key step" }), "expansion"),
     ),
-    h("section", {}, h("h2", {}, "Every step, last first"), story),
+    h("section", {}, h("h2", {}, "Every step, last first"), rule, story),
   );
 
   const of = (event) => records.filter((record) => record.event === event);
+  /** What an expansion makes larger is saved before; decided it may be before its last epochs, or after them. */
+  const hasGrown = (decision) => decision.chosen.length > 0 && of("checkpoint").some((record) => record.epoch === decision.epoch);
+
+  function drawSelect() {
+    for (const item of runs) {
+      const option = [...select.options].find(({ value }) => value === item.name) ?? h("option", { value: item.name, selected: item.name === run.name });
+      const text = `${item.name} (${item.name === run.name ? run.status : item.status})`;
+      if (option.textContent !== text) option.textContent = text;
+      if (!option.parentElement) select.append(option);
+    }
+  }
 
   function drawHead() {
     const last = of("epoch").at(-1);
     const finished = of("finished").at(-1);
-    const expansions = of("decision").reduce((sum, record) => sum + record.chosen.length, 0);
-    const isLive = !finished && run.status === "running";
+    const expansions = of("decision").filter(hasGrown).reduce((sum, record) => sum + record.chosen.length, 0);
+    // Of the same parts as the sum that a run ends with, which also has the little that making an expansion takes.
+    const seconds = [...of("epoch"), ...of("decision")].reduce((sum, record) => sum + record.seconds, 0);
+    const hasBranches = of("epoch").some((record) => record.branch_epoch > 0);
+    saved.textContent = hasBranches ? "checkpoint, annealed on a branch" : "checkpoint";
+    const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
+    // Only ladders anneal, and only they make several changes at once.
+    rule.textContent = most === 0 ? "" : ruleOf(hasBranches || most > 1);
     head.replaceChildren(
-      h("p", { role: "status" }, h("span", { class: `state ${isLive ? "live" : ""}` }, finished ? "finished" : run.status), last ? ` epoch ${last.epoch} of ${last.epochs}` : " nothing logged yet"),
+      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}` : " nothing logged yet"),
       h(
         "dl",
         { class: "figures" },
@@ -65,7 +95,7 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
         figure("validation accuracy", percent(of("epoch").filter((record) => record.branch_epoch === 0).at(-1)?.val_accuracy)),
         figure("expansions", count(expansions)),
         figure("checkpoints", count(of("checkpoint").length)),
-        figure("training time", duration(finished?.device_seconds ?? of("epoch").reduce((sum, record) => sum + record.seconds, 0))),
+        figure("training and scoring", duration(finished?.device_seconds ?? seconds)),
       ),
     );
   }
@@ -82,7 +112,7 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
       [record.epoch, record.val_accuracy],
       [null, null],
     ]);
-    const expansions = of("decision").filter((record) => record.chosen.length > 0);
+    const expansions = of("decision").filter(hasGrown);
     const epochs = trunk.map((record) => record.epoch);
     const params = trunk.map((record) => record.params);
     // Wide enough to have a tick in it, also before the first expansion.
@@ -112,8 +142,21 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
 
   function drawStory() {
     const opened = new Set([...story.querySelectorAll("details[open]")].map((element) => element.dataset.epoch));
-    const steps = records.filter((record) => ["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0));
-    story.replaceChildren(...steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened))));
+    const steps = [];
+    for (const record of records) {
+      const isDecided = steps.at(-1)?.event === "decision" && steps.at(-1).epoch === record.epoch;
+      if (record.event === "checkpoint" && isDecided) steps.splice(-1, 0, record);
+      else if (["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0)) steps.push(record);
+    }
+    const now = steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened)));
+    // The story grows at its head; what is told already stays in place, and with it the focus.
+    const before = [...story.children];
+    for (let last = 1; last <= now.length; last += 1) {
+      const [old, item] = [before.at(-last), now.at(-last)];
+      if (!old) story.prepend(item);
+      else if (!old.isEqualNode(item)) old.replaceWith(item);
+    }
+    for (const old of before.slice(0, Math.max(0, before.length - now.length))) old.remove();
   }
 
   function told(record, opened) {
@@ -121,7 +164,8 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
       case "decision":
         return [when(record), expansion(record, opened)];
       case "checkpoint": {
-        const name = known.has(record.digest) ? h("a", { href: `#/explore?${paramsOf({ ...choice, model: record.digest })}` }, record.name) : record.name;
+        const item = known.get(record.digest);
+        const name = item ? h("a", { href: `#/explore?${paramsOf({ ...choice, dataset: item.dataset, model: item.id })}` }, record.name) : record.name;
         return [when(record), h("p", {}, "Saved ", name, `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
       }
       case "distilled":
@@ -138,15 +182,19 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     const at = records.indexOf(record);
     const before = records.slice(0, at).findLast((other) => other.event === "epoch")?.params;
     const after = records.slice(at).find((other) => other.event === "epoch" && other.branch_epoch === 0)?.params;
-    const scores = candidates.filter((candidate) => chosen.includes(candidate.change)).map((candidate) => score(candidate.score));
+    const taken = takenOf(record);
+    const best = candidates.reduce((a, b) => (b.score > a.score ? b : a));
+    const scores = taken.map((candidate) => score(candidate.score));
+    const isClearedByOther = taken.every((candidate) => candidate.score <= threshold) && best.score > threshold;
+    const passes = Math.max(...candidates.map(({ change }) => candidates.filter((candidate) => candidate.change === change).length));
     const head = ["Way to grow", "Parameters", "Score", "± one standard error"];
     const rows = [...candidates]
       .sort((a, b) => b.score - a.score)
       .map((candidate) =>
         h(
           "tr",
-          { class: chosen.includes(candidate.change) ? "taken" : "" },
-          h("td", {}, candidate.change, chosen.includes(candidate.change) && h("span", { class: "tag" }, "taken")),
+          { class: taken.includes(candidate) ? "taken" : "" },
+          h("td", {}, candidate.change, taken.includes(candidate) && h("span", { class: "tag" }, "taken")),
           h("td", { class: "number" }, `+${count(candidate.params_added)}`),
           h("td", { class: "number" }, score(candidate.score)),
           h("td", { class: "number" }, candidate.standard_error === null ? "" : score(candidate.standard_error)),
@@ -155,20 +203,38 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     return h(
       "div",
       {},
-      h("p", {}, h("strong", {}, `Grew: ${chosen.join("; ")}`)),
-      h("p", {}, after && `${count(before)} → ${count(after)} parameters. `, `${scores.length === 1 ? "Score" : "Scores"} ${scores.join(", ")}; threshold ${score(threshold)}.`),
+      h("p", {}, h("strong", {}, `${hasGrown(record) ? "Grew" : "To grow, once this size is annealed and saved"}: ${chosen.join("; ")}`)),
+      h(
+        "p",
+        {},
+        after && `${count(before)} → ${count(after)} parameters. `,
+        `${scores.length === 1 ? "Score" : "Scores"} ${scores.join(", ")}; threshold ${score(threshold)}`,
+        isClearedByOther && `, cleared by ${best.change} with ${score(best.score)}`,
+        ".",
+      ),
       h(
         "details",
         { open: opened.has(String(epoch)), "data-epoch": epoch },
-        h("summary", {}, `${plural(candidates.length, "way")} to grow were scored`),
+        h("summary", {}, `${plural(candidates.length, "way")} to grow were scored${passes > 1 ? `, in ${passes} passes` : ""}`),
         scroller(`Candidates in epoch ${epoch}`, h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
       ),
     );
   }
 
+  /** In the order in which they were taken, which is that of the log; a second pass scores the same changes again. */
+  function takenOf({ candidates, chosen }) {
+    let at = -1;
+    return chosen.flatMap((change) => {
+      const next = candidates.findIndex((candidate, index) => index > at && candidate.change === change && candidate.score > STANDARD_ERRORS * candidate.standard_error);
+      if (next >= 0) at = next;
+      return next >= 0 ? [candidates[next]] : [];
+    });
+  }
+
   let waiting = null;
   function redraw() {
     waiting = null;
+    drawSelect();
     drawHead();
     drawPlot();
     drawStory();
@@ -189,7 +255,22 @@ export async function show(page, { zoo, choice, params, remember, signal }) {
     if (event === "finished") over.abort();
     if (event === "restart") records = [];
     else records.push(record);
-    run.status = "running";
+    run.status = event === "finished" ? "finished" : "running";
     waiting ??= setTimeout(redraw, REDRAW_MS);
   }
+
+  poll(async () => {
+    runs = (await get("runs", { signal })).items;
+    const now = runs.find((item) => item.name === run.name);
+    // Only the server knows of a run that it was stopped; of its end the log may have told before.
+    const isNews = now && run.status !== "finished" && run.status !== now.status;
+    if (isNews) run.status = now.status;
+    drawSelect();
+    if (isNews) drawHead();
+  }, signal);
+
+  return function renew(next) {
+    known = new Map(next.items.map((item) => [item.id, item]));
+    drawStory();
+  };
 }

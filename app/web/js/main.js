@@ -6,8 +6,8 @@ import { h, notice } from "./dom.js";
 import * as download from "./download.js";
 import * as explore from "./explore.js";
 import * as grow from "./grow.js";
-import { onTokenNeeded } from "./service.js";
-import { loadZoo } from "./zoo.js";
+import { onTokenNeeded, poll } from "./service.js";
+import { countAll, loadZoo } from "./zoo.js";
 
 const VIEWS = { explore, try: attempt, grow, download };
 const main = document.getElementById("main");
@@ -50,13 +50,27 @@ async function show() {
     remember(asked.name, carried);
     const page = h("div", { class: `view ${asked.name}` });
     main.replaceChildren(page);
-    await view.show(page, { zoo, choice, params: carried, remember: (next) => remember(asked.name, next), signal });
+    const given = { zoo, choice, params: carried, remember: (next) => remember(asked.name, next), again: show, signal };
+    followZoo(zoo, choice.dataset, await view.show(page, given), signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     main.replaceChildren(notice(error, h("button", { type: "button", onclick: show }, "Try again")));
   } finally {
     if (!signal.aborted) main.removeAttribute("aria-busy");
   }
+}
+
+/** Checkpoints that come and go while a view is open: a view's `renew` takes the zoo as it has become. */
+function followZoo(zoo, dataset, renew, signal) {
+  poll(async () => {
+    if ((await countAll(signal)) === zoo.total) return;
+    const now = await loadZoo(signal);
+    // An open list would close.
+    if (String(now.datasets) !== String(zoo.datasets)) listDatasets(now, dataset);
+    if (renew) await renew(now);
+    else if (zoo.total === 0) return show();
+    zoo = now;
+  }, signal);
 }
 
 function listDatasets(zoo, chosen) {
@@ -66,6 +80,12 @@ function listDatasets(zoo, chosen) {
 
 datasets.addEventListener("change", () => {
   location.hash = `#/${address().name}?${new URLSearchParams({ dataset: datasets.value })}`;
+});
+
+// The address holds the choice: a link to a place within the page would lose it.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
 });
 
 // --- light or dark -----------------------------------------------------------------------------------------
@@ -95,9 +115,11 @@ let answer = null;
 dialog.addEventListener("cancel", (event) => event.preventDefault());
 
 /** Several requests may be refused at once: all wait for the one answer. */
-onTokenNeeded((detail) => {
+onTokenNeeded((isRefused) => {
   answer ??= new Promise((resolve) => {
-    dialog.querySelector("#token-detail").textContent = detail;
+    dialog.querySelector("#token-detail").textContent = isRefused
+      ? "The token you gave is not the one of this zoo. Give another."
+      : "Whoever runs it can give you one.";
     dialog.querySelector("form").addEventListener(
       "submit",
       (event) => {

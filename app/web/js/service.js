@@ -10,9 +10,10 @@ export class Problem extends Error {
 }
 
 const TOKEN = "zoo-token";
+const POLL_MS = 3000;
 let askToken = async () => null;
 
-/** `ask(detail)` resolves to the token that a person gave. */
+/** `ask(isRefused)` resolves to the token that a person gave; `isRefused`: the one given before is not it. */
 export function onTokenNeeded(ask) {
   askToken = ask;
 }
@@ -32,7 +33,7 @@ export async function request(path, options = {}) {
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   if (response.status === 401) {
-    sessionStorage.setItem(TOKEN, await askToken(problem.detail));
+    sessionStorage.setItem(TOKEN, await askToken("Authorization" in headers));
     return request(path, options);
   }
   throw new Problem(response.status, problem);
@@ -40,6 +41,19 @@ export async function request(path, options = {}) {
 
 export async function get(path, options) {
   return (await request(path, options)).json();
+}
+
+/** Calls `look` every few seconds while the page can be seen, until aborted; a server that is away is asked again. */
+export async function poll(look, signal) {
+  while (!signal.aborted) {
+    await new Promise((resume) => setTimeout(resume, POLL_MS));
+    if (signal.aborted || document.hidden) continue;
+    try {
+      await look();
+    } catch (error) {
+      if (error.name !== "AbortError" && !(error instanceof Problem)) throw error;
+    }
+  }
 }
 
 /** Follows Server-Sent Events until aborted: `take(event, record)` for each. EventSource could send no token. */

@@ -24,6 +24,11 @@ export async function loadZoo(signal) {
   return { items, total, datasets, defaultDataset: fallback.dataset };
 }
 
+/** How many checkpoints there are, of all data sets. */
+export async function countAll(signal) {
+  return (await get("models?dataset=*&limit=1", { signal })).count;
+}
+
 const details = new Map();
 
 /** One checkpoint with its descriptor; checkpoints never change, so each is asked for once. */
@@ -41,7 +46,7 @@ export function emptyZoo() {
     "div",
     { class: "empty" },
     h("h1", {}, "This zoo is empty"),
-    h("p", {}, "Grow some checkpoints into its directory; they appear here within a second:"),
+    h("p", {}, "Grow some checkpoints into its directory; they appear here within a few seconds:"),
     h("pre", { tabindex: "0" }, h("code", {}, "zoo-train digits --data digits --zoo DIR")),
   );
 }
