@@ -66,6 +66,14 @@ def test_more_parameters_buy_accuracy(tmp_path: Path, checkpoints: list[Checkpoi
     assert 2 * len(front) >= len(checkpoints)
 
 
+def test_its_cascades_save_multiply_accumulates(tmp_path: Path) -> None:
+    """Out of the box, without the images that they were found on."""
+    with closing(LocalZoo([tmp_path, SHIPPED.parent])) as zoo:
+        zoo.sync()
+        alone = min(row.macs for row in zoo.rows(Budget(dataset="cifar10", min_acc=0.78)))
+        assert zoo.cascade(0.78, "cifar10").cascade.macs < alone
+
+
 def test_its_report_lists_them_all(checkpoints: list[Checkpoint]) -> None:
     report = (SHIPPED / "report" / "report.md").read_text()
     for checkpoint in checkpoints:
