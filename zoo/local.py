@@ -297,7 +297,8 @@ class LocalZoo:
                 "directories that are served, measures them"
             )
         accuracy = "unknown accuracy" if nearest.accuracy is None else f"accuracy {nearest.accuracy:.4f}"
-        return f"the nearest has {nearest.params:,} parameters and {accuracy} ({nearest.name}): ask for less, or allow more"
+        found = f"the nearest has {nearest.params:,} parameters and {accuracy} ({nearest.name})"
+        return f"{found}: ask for less, or allow more"
 
     def rows(self, budget: Budget) -> list[CheckpointRow]:
         """All eligible rows in order of size."""
