@@ -29,6 +29,7 @@ from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Grown, Proposal, applied, num_score_samples, propose
+from trainer.ladder import MOMENT_SAMPLES
 from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
@@ -45,9 +46,6 @@ from zoo.module import GraphModule, normalize
 from zoo.storage import Directory
 
 Observer = Callable[[Record], None]
-
-# Training images whose gradients say with which second moments new parameters begin.
-_MOMENT_SAMPLES = 512
 
 
 def run_directory(zoo: Path, config: RunConfig, data_name: str) -> Path:
@@ -264,7 +262,7 @@ class _Run:
         The trunk goes on as the run's `continue_from` says.
         """
         config, step = self.config, self.step_of(state)
-        trunk = step.snapshot()
+        trunk = None if self._goes_on_annealed else step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer)
         average = AveragedModel(state.module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
         averaged = average.module
@@ -282,7 +280,7 @@ class _Run:
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, branch_epoch=index + 1)
-        if self._goes_on_annealed:
+        if trunk is None:
             state.module.load_state_dict(averaged.state_dict())
         else:
             step.restore(trunk)
@@ -358,7 +356,7 @@ class _Run:
         assert state.decided is not None
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth as decided"))
-        sample = self._score_sample(generator, _MOMENT_SAMPLES)
+        sample = self._score_sample(generator, MOMENT_SAMPLES)
         images = normalize(sample.images, self.data.preprocessing)
         expansion = self.config.expansion
         module, moments = applied(state.decided, state.module, expansion, images, sample.labels, generator)

@@ -31,7 +31,7 @@ _EXACT = Initialization(exact=True, noise_std=None)
 # A size is reached when this fraction of it is; the steps of growth are too coarse to meet it exactly.
 _REACHED = 0.92
 # Enough for the second moments that new parameters begin with; those rank nothing.
-_MOMENT_SAMPLES = 512
+MOMENT_SAMPLES = 512
 # Scoring passes for one expansion: each may take every candidate once.
 _MAX_PASSES = 6
 
@@ -134,7 +134,7 @@ def climb(
         new = expand(module, grown.graph(), initialization, calibration, generator)
         if _costs(grown)[0] >= _REACHED * size:
             break
-    few = slice(_MOMENT_SAMPLES)
+    few = slice(MOMENT_SAMPLES)
     moments = gradient_moments(with_statistics_of(new, images[few]), images[few], labels[few]) if taken else None
     return Climb(grown, new, moments, threshold, tuple(scores), tuple(taken), flops)
 

@@ -286,11 +286,8 @@ class LocalZoo:
     def _what_there_is(self, budget: Budget, nearest: CheckpointRow) -> str:
         """Why nothing meets the budget, where that is not a matter of more or less; else the nearest checkpoint."""
         if budget.family is not None and budget.family not in (families := self.catalog.families(budget)):
-            return (
-                f"there is the family {families[0]}"
-                if len(families) == 1
-                else (f"there are the families {', '.join(families)}")
-            )
+            are = "is the family" if len(families) == 1 else "are the families"
+            return f"there {are} {', '.join(families)}"
         if budget.max_latency_ms is not None and not self.catalog.is_measured(budget):
             return (
                 f"no latency has been measured on this machine ({device_name()}): `zoo calibrate --zoo DIR`, given the "
