@@ -49,4 +49,4 @@ def draw(
 
 def shift_of(config: RunConfig, num_params: int) -> int:
     """Pixels by which a network of this size has its images shifted, see `RunConfig.full_shift_params`."""
-    return round(config.max_shift * min(1.0, num_params / config.full_shift_params))
+    return round(config.max_shift * min(1.0, num_params / config.full_shift_params) ** 0.5)

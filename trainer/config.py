@@ -151,7 +151,7 @@ class RunConfig:
     horizontal_flip: bool = True
     # Pixels by which a training image may be shifted in each direction.
     max_shift: int = 0
-    # Smaller networks than this have them shifted in proportion less: they have nothing to overfit with.
+    # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
     # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is

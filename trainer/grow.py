@@ -4,7 +4,7 @@
     <zoo>/runs/<data set>-<run>-s<seed>/       state.pt, and log.jsonl with every epoch, score and decision
 
 The state is saved once an epoch, before the decision that follows it, and again with a checkpoint's content before
-its file is written. Everything after these points depends on the state alone (random numbers are seeded by run and
+its file is written. (Epochs of a branch that is to be thrown away are not saved: such a branch begins again.) Everything after these points depends on the state alone (random numbers are seeded by run and
 epoch), so a run that is killed anywhere takes the same decision again, and writes the same file, when it is resumed.
 """
 
@@ -34,7 +34,7 @@ from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
 from trainer.seeds import seed_of
-from trainer.state import Decided, RunState, load, plateau, save
+from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile
 from zoo import glibc
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
@@ -71,6 +71,8 @@ def grow(
     state_path = directory / "state.pt"
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        # Else every new tensor is first filled with NaN, 14 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
         glibc.keep_freed_memory()
     directory.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,8 @@ def grow(
             for leftover in directory.glob(".*.tmp"):
                 leftover.unlink()
             log.truncate(min(state.log_bytes, log.tell()))
+        if state.branch is not None:
+            run.finish_branch(state)
         if state.epoch and not run.is_over(state):
             run.consider_growth(state)
         while not run.is_over(state):
@@ -263,14 +267,18 @@ class _Run:
         """
         config, step = self.config, self.step_of(state)
         trunk = None if self._goes_on_annealed else step.snapshot()
-        learning_rate = optim.learning_rate(step.optimizer)
+        learning_rate = optim.learning_rate(step.optimizer) if state.branch is None else state.branch.learning_rate
         average = AveragedModel(state.module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
         averaged = average.module
         assert isinstance(averaged, GraphModule)
+        epochs_done = 0
+        if state.branch is not None:
+            average.load_state_dict(state.branch.average)
+            epochs_done = state.branch.epochs_done
         steps = num_steps(len(self.train), config, self.group)
         epochs = self._branch_epochs(state)
         rates = _branch_rates(learning_rate, config, epochs * steps)
-        for index in range(epochs):
+        for index in range(epochs_done, epochs):
             started = time.perf_counter()
             torch.manual_seed(seed_of(config, state.epoch, f"dropout of branch epoch {index}"))
             generator = torch.Generator().manual_seed(seed_of(config, state.epoch, f"branch epoch {index}"))
@@ -280,6 +288,10 @@ class _Run:
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, branch_epoch=index + 1)
+            if trunk is None and index + 1 < epochs:
+                state.branch = Branch(index + 1, learning_rate, average.state_dict())
+                self.save(state)
+        state.branch = None
         if trunk is None:
             state.module.load_state_dict(averaged.state_dict())
         else:
@@ -307,7 +319,7 @@ class _Run:
     def consider_growth(self, state: RunState) -> None:
         """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""
         self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
-        if not num_score_samples(state, self.config):
+        if state.decided is None and not num_score_samples(state, self.config):
             return
         if not self._goes_on_annealed:
             proposal, seconds = self._propose(state)
@@ -378,20 +390,25 @@ class _Run:
         state.optimizer, state.scheduler = optimizer, scheduler
         state.expansions = (*state.expansions, *grown.steps)
 
+    def finish_branch(self, state: RunState) -> bytes:
+        """The content of this epoch's checkpoint: the network as it is, or the end of a branch off it."""
+        if state.finished_branch is None:
+            state.finished_branch = self.group.shared(encode(self._checkpoint(state)))
+            self.save(state)
+        return state.finished_branch
+
     def save_checkpoint(self, state: RunState) -> None:
-        """Stores the network as it is, or the end of a branch off it.
+        """Writes this epoch's checkpoint.
 
         The state has the file's content before the file is there, so that a run that is killed in between neither
         runs the branch again nor writes a second file.
         """
-        if state.finished_branch is None:
-            state.finished_branch = self.group.shared(encode(self._checkpoint(state)))
-            self.save(state)
+        content = self.finish_branch(state)
         if self.group.writes:
-            self.directory.put(state.finished_branch, scratch=self.state_path.parent)
-        descriptor = decode(state.finished_branch).descriptor
+            self.directory.put(content, scratch=self.state_path.parent)
+        descriptor = decode(content).descriptor
         assert descriptor.metrics.test is not None
-        state.checkpoints = (*state.checkpoints, digest_of(state.finished_branch))
+        state.checkpoints = (*state.checkpoints, digest_of(content))
         state.checkpoint_epoch = state.epoch
         self.record(
             CheckpointRecord(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter
+from torch import Tensor
 
 from trainer import optim
 from trainer.config import RunConfig
@@ -20,7 +21,7 @@ from zoo.module import GraphModule
 from zoo.storage import write_atomically
 
 # Changes whenever the contents of the file do.
-_VERSION = 4
+_VERSION = 5
 
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
 
@@ -31,6 +32,17 @@ class Decided:
 
     architecture: Architecture
     steps: tuple[ExpansionStep, ...]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch under way, from whose end the run goes on: the network and the optimiser of the state are its own."""
+
+    epochs_done: int
+    # The trunk's, to which the run returns.
+    learning_rate: float
+    # The state of the AveragedModel.
+    average: dict[str, Tensor]
 
 
 @dataclass
@@ -51,6 +63,7 @@ class RunState:
     finished_branch: bytes | None = None
     # How to grow once a branch, from which the run goes on, is finished.
     decided: Decided | None = None
+    branch: Branch | None = None
     device_seconds: float = 0.0
     training_flops: int = 0
     saved_at: datetime | None = None
@@ -92,6 +105,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "checkpoint_epoch": state.checkpoint_epoch,
             "finished_branch": state.finished_branch,
             "decided": _saved_decision(state.decided),
+            "branch": vars(state.branch) if state.branch else None,
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
@@ -105,7 +119,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
 
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
     """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
-    saved = torch.load(path, map_location=device, weights_only=True)
+    saved = _upgraded(torch.load(path, map_location=device, weights_only=True))
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
@@ -137,12 +151,18 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         checkpoint_epoch=saved["checkpoint_epoch"],
         finished_branch=saved["finished_branch"],
         decided=_decision(saved["decided"]),
+        branch=Branch(**saved["branch"]) if saved["branch"] else None,
         device_seconds=saved["device_seconds"],
         training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),
         device=saved["device"],
         log_bytes=saved["log_bytes"],
     )
+
+
+def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 had no branches under way: one that was interrupted began again."""
+    return saved | {"version": 5, "branch": None} if saved.get("version") == 4 else saved
 
 
 def _saved_decision(decided: Decided | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import e, log2
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def _layer(op: ops.Op, rank: int) -> nn.Module | None:
         case ops.LeakyReLU():
             return nn.LeakyReLU(op.negative_slope)
         case ops.SiLU():
-            return nn.SiLU()
+            return _SiLU()
         case ops.Dropout():
             return nn.Dropout(op.p)
         case ops.MaxPool2d():
@@ -102,6 +103,36 @@ def _layer(op: ops.Op, rank: int) -> nn.Module | None:
             return nn.Linear(op.in_features, op.out_features)
         case ops.Concat() | ops.Add() | ops.GlobalAveragePool():
             return None
+
+
+class _SiLU(nn.SiLU):
+    """In a compiled step on a CPU, in a form that the compiler computes again in the backward pass.
+
+    It keeps whatever took an exp or a sigmoid, for later, in memory; and memory is what such a step waits for.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name torch gives it
+        if torch.compiler.is_compiling() and input.device.type == "cpu":
+            return _RecomputedSiLU.apply(input)
+        return super().forward(input)
+
+
+class _RecomputedSiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values / _one_plus_exp(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        sigmoid = 1 / _one_plus_exp(values)
+        return gradient * (sigmoid * (1 + values * (1 - sigmoid)))
+
+
+def _one_plus_exp(values: Tensor) -> Tensor:
+    """1 + exp(-x), the reciprocal of the sigmoid."""
+    return 1 + torch.exp2(values * -log2(e))
 
 
 class _MaxPool2d(nn.MaxPool2d):

@@ -583,13 +583,27 @@ def test_a_ladder_interrupted_anywhere_goes_on_exactly(
     # Up to what follows the first climb, and the end.
     kinds = [type(record) for record in records]
     first_climb = kinds.index(CheckpointRecord)
-    for at in (*range(first_climb - 1, first_climb + 4), len(records) - 1, len(records)):
+    for at in (*range(first_climb - 2, first_climb + 4), *range(len(records) - 3, len(records) + 1)):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
             run(ladder_run, data, zoo, observe=Interrupt(at))
         resumed = run(ladder_run, data, zoo, resume=True)
         assert story(zoo, resumed) == expected, f"interrupted at {records[at - 1]}"
         assert files(zoo) == set(resumed), f"interrupted at {records[at - 1]}"
+
+
+@pytest.mark.parametrize(("continue_from", "goes_on_with"), [("branch", 3), ("trunk", 1)])
+def test_a_branch_goes_on_where_it_was_interrupted(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, continue_from: Any, goes_on_with: int
+) -> None:
+    """Unless it would be thrown away."""
+    config = replace(ladder_run, continue_from=continue_from, anneal_share=2.0)
+    third_epoch_of_branch = 2 + 2 + 3  # after as many epochs of the trunk, and as many decisions
+    with pytest.raises(KeyboardInterrupt):
+        run(config, data, tmp_path, observe=Interrupt(third_epoch_of_branch))
+    records: list[Record] = []
+    run(config, data, tmp_path, resume=True, observe=records.append)
+    assert epochs_of(records, branches=True)[0].branch_epoch == goes_on_with
 
 
 def test_a_finished_ladder_resumed_changes_nothing(ladder_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
