@@ -30,11 +30,9 @@ class Augmentation:
         if self.max_shift:
             batch, _, height, width = images.shape
             rows, columns = self.offsets[:, place]
-            rows = rows[:, None] + torch.arange(height, device=rows.device)
-            columns = columns[:, None] + torch.arange(width, device=rows.device)
-            sample = torch.arange(batch, device=rows.device)[:, None, None]
-            padded = F.pad(images, (self.max_shift,) * 4).permute(0, 2, 3, 1)
-            images = padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+            padded = F.pad(images, (self.max_shift,) * 4)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (batch, channels, row, column, height, width)
+            images = windows[torch.arange(batch, device=rows.device), :, rows, columns]
         return images
 
 

@@ -4,8 +4,9 @@
     <zoo>/runs/<data set>-<run>-s<seed>/       state.pt, and log.jsonl with every epoch, score and decision
 
 The state is saved once an epoch, before the decision that follows it, and again with a checkpoint's content before
-its file is written. (Epochs of a branch that is to be thrown away are not saved: such a branch begins again.) Everything after these points depends on the state alone (random numbers are seeded by run and
-epoch), so a run that is killed anywhere takes the same decision again, and writes the same file, when it is resumed.
+its file is written. (Epochs of a branch that is to be thrown away are not saved: such a branch begins again.)
+Everything after these points depends on the state alone (random numbers are seeded by run and epoch), so a run that is
+killed anywhere takes the same decision again, and writes the same file, when it is resumed.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def grow(
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Else every new tensor is first filled with NaN, 14 % of a step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
         glibc.keep_freed_memory()
     directory.mkdir(parents=True, exist_ok=True)
