@@ -2,6 +2,7 @@
 
     python benchmarks/ablations.py --data cifar10.tar.gz --seeds 3
     python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 8000 --epochs 8 --sizes 6000 10000 16000
+    python benchmarks/ablations.py --data cifar10.tar.gz --results ablations.json    # goes on where it was stopped
 
 inexact      what is added begins as in a fresh network, so that the logits change
 random       what to add is drawn by chance
@@ -20,10 +21,12 @@ Each run climbs to the same sizes; a column is the checkpoint that the run has i
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -42,7 +45,7 @@ from trainer.runs import RUNS
 from zoo.checkpoint import load
 from zoo.errors import ZooError
 from zoo.module import module_of
-from zoo.storage import Directory
+from zoo.storage import Directory, write_atomically
 
 MAX_HELD_OUT = 10_000
 
@@ -105,6 +108,28 @@ def limited(data: Data, num_train: int | None) -> tuple[Data, Split]:
     return replace(data, train=train, validation=data.validation.take(few)), rest
 
 
+class Results:
+    """Accuracies by variant and seed, in a file that is written anew after each run, or in memory alone."""
+
+    def __init__(self, path: Path | None, recipe: str) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.runs: dict[str, dict[str, list[float]]] = {}
+        if path is not None and path.exists():
+            kept = json.loads(path.read_text())
+            if kept["recipe"] != recipe:
+                sys.exit(f"ablations: {path} is of another recipe, {kept['recipe']}, not {recipe}")
+            self.runs = kept["runs"]
+
+    def of(self, variant: str, seed: int, measure: Callable[[], list[float]]) -> list[float]:
+        runs = self.runs.setdefault(variant, {})
+        if str(seed) not in runs:
+            runs[str(seed)] = measure()
+            if self.path is not None:
+                write_atomically(self.path, json.dumps({"recipe": self.recipe, "runs": self.runs}, indent=1).encode())
+        return runs[str(seed)]
+
+
 def report(found: dict[str, list[list[float]]], sizes: tuple[int, ...]) -> None:
     columns = ["start", *(f"≤ {size:,}" for size in sizes)]
     width = max(map(len, VARIANTS))
@@ -130,6 +155,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="parameters at most; without it the run's own ladder")
     parser.add_argument("--limit-train", type=int)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--results", type=Path, help="keeps each run's accuracies; runs that it has are not run again")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     arguments = parser.parse_args()
     device = chosen_device(arguments.device)
@@ -147,10 +173,12 @@ def main() -> None:
         f"{data.name}: {len(data.train):,} training images, {config.epochs} epochs of the trunk, "
         f"seeds 0 to {arguments.seeds - 1}; compared on {len(held_out):,} images"
     )
+    results = Results(arguments.results, f"{config}, {len(data.train)} training images")
     found: dict[str, list[list[float]]] = {}
     for seed in range(arguments.seeds):
         for name in arguments.variants:
-            run = accuracies(VARIANTS[name](replace(config, seed=seed)), data, held_out, device)
+            variant = VARIANTS[name](replace(config, seed=seed))
+            run = results.of(name, seed, partial(accuracies, variant, data, held_out, device))
             found.setdefault(name, []).append(run)
             print(f"seed {seed}  {name}: " + " ".join(f"{100 * accuracy:.2f}" for accuracy in run), flush=True)
     report(found, config.expansion.sizes)

@@ -96,7 +96,7 @@ class Ladder:
     # A change whose gain is below this many times its standard error is noise, and never taken.
     standard_errors: float = 2.0
     # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.
-    pace: float = 0.5
+    pace: float = 0.25
     # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
     width_step: int = 8
     max_layers_per_stage: int = 16

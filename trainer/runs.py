@@ -61,9 +61,9 @@ def grow() -> RunConfig:
                 100_000,
                 122_000,
                 150_000,
-            ),
-            pace=0.25,
+            )
         ),
+        epochs=150,
         batch_size=128,
         learning_rate=6e-3,
         branch_learning_rate=2e-2,
