@@ -76,20 +76,22 @@ class Display:
         if epoch is None:
             return Text("reading images …")
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=epoch.epochs, completed=epoch.epoch, width=40), self._time_left(epoch))
+        total = epoch.epochs * (1 + self._anneal_share)
+        bar.add_row(ProgressBar(total=total, completed=epoch.num_epochs, width=40), _time_left(epoch, total))
         return Group(bar, Text(_figures(epoch)), Text(f"last expansion: {self._growth}"))
-
-    def _time_left(self, epoch: EpochRecord) -> str:
-        """At the present size's speed: later epochs, of a larger network, take longer."""
-        left = (epoch.epochs - epoch.epoch) * (1 + self._anneal_share) * epoch.seconds
-        return f"at least {timedelta(seconds=round(left))} left"
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
 
 
+def _time_left(epoch: EpochRecord, total: float) -> str:
+    """At the present size's speed: later epochs, of a larger network, take longer."""
+    left = max(0.0, total - epoch.num_epochs) * epoch.seconds
+    return f"at least {timedelta(seconds=round(left))} left"
+
+
 def _figures(epoch: EpochRecord) -> str:
-    branch = f"  annealing {epoch.branch_epoch}" if epoch.branch_epoch else ""
+    branch = f"  annealing {epoch.branch_epoch}/{epoch.branch_epochs}" if epoch.branch_epoch else ""
     return (
         f"epoch {epoch.epoch}/{epoch.epochs}  {epoch.params:,} parameters  loss {epoch.loss:.3f}  "
         f"train {epoch.accuracy:.3f}  validation {epoch.val_accuracy:.3f}{branch}"

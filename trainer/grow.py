@@ -236,6 +236,7 @@ class _Run:
         learning_rate: float,
         started: float,
         branch_epoch: int = 0,
+        branch_epochs: int = 0,
     ) -> None:
         """Books an epoch's cost and reports it."""
         graph = state.module.graph
@@ -246,7 +247,9 @@ class _Run:
             EpochRecord(
                 epoch=state.epoch,
                 epochs=self.config.epochs,
+                num_epochs=state.num_epochs,
                 branch_epoch=branch_epoch,
+                branch_epochs=branch_epochs,
                 loss=result.loss,
                 accuracy=result.accuracy,
                 val_accuracy=validation.accuracy,
@@ -288,7 +291,7 @@ class _Run:
             self._check(result, state.epoch, learning_rate)
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
-            self._spent(state, result, validation, of_epoch[-1], started, branch_epoch=index + 1)
+            self._spent(state, result, validation, of_epoch[-1], started, index + 1, epochs)
             if trunk is None and index + 1 < epochs:
                 state.branch = Branch(index + 1, learning_rate, average.state_dict())
                 self.save(state)

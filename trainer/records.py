@@ -8,12 +8,17 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """`branch_epoch` counts the epochs of a checkpoint's annealing; on the trunk it is 0."""
+    """`branch_epoch` of `branch_epochs` is where a checkpoint's annealing is; on the trunk both are 0.
+
+    `epoch` of `epochs` is where the trunk is, and `num_epochs` counts all so far, those of branches too.
+    """
 
     event: ClassVar[str] = "epoch"
     epoch: int
     epochs: int
+    num_epochs: int
     branch_epoch: int
+    branch_epochs: int
     loss: float
     accuracy: float
     val_accuracy: float

@@ -9,10 +9,13 @@ from trainer.records import CandidateScore, DecisionRecord, EpochRecord
 
 
 def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:
+    """The first branch is off epoch 4, and half as long."""
     return EpochRecord(
         epoch=number,
         epochs=10,
+        num_epochs=number + branch_epoch,
         branch_epoch=branch_epoch,
+        branch_epochs=2 if branch_epoch else 0,
         loss=1.25,
         accuracy=0.5,
         val_accuracy=0.625,
@@ -43,7 +46,7 @@ def panel(display: Display) -> str:
 
 
 def test_on_a_terminal_a_panel_says_where_the_run_is() -> None:
-    """Six epochs of 30 s are left, each with half an epoch of annealing."""
+    """Six epochs of 30 s are left, with half an epoch of annealing for each of all ten; then the same without two."""
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Display(console, anneal_share=0.5) as display:
         assert "reading images" in panel(display)
@@ -51,12 +54,14 @@ def test_on_a_terminal_a_panel_says_where_the_run_is() -> None:
         assert "last expansion: none yet" in panel(display)
         display(DECISION)
         shown = panel(display)
-        assert "at least 0:04:30 left" in shown
+        assert "at least 0:05:30 left" in shown
         assert "epoch 4/10  3,426 parameters  loss 1.250  train 0.500  validation 0.625" in shown
         expansion = "block 1: one more layer; block 0: 8 more channels (best score 0.75 over 0.5)"
         assert f"last expansion: epoch 4: {expansion}" in shown
         display(epoch(4, branch_epoch=2))
-        assert "annealing 2" in panel(display)
+        shown = panel(display)
+        assert "annealing 2/2" in shown
+        assert "at least 0:04:30 left" in shown
 
 
 def test_elsewhere_there_are_plain_lines() -> None:
