@@ -54,7 +54,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     h(
       "p",
       { class: "legend" },
-      h("span", {}, h("i", { class: "key front" }), "validation, trunk"),
+      h("span", {}, h("i", { class: "key front" }), "validation"),
       h("span", {}, h("i", { class: "key soft" }), "training"),
       h("span", {}, h("i", { class: "key dot" }), saved),
       h("span", {}, h("i", { class: "key step" }), "expansion"),
@@ -92,7 +92,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         "dl",
         { class: "figures" },
         figure("parameters", last && count(last.params)),
-        figure("validation accuracy", percent(of("epoch").filter((record) => record.branch_epoch === 0).at(-1)?.val_accuracy)),
+        figure("validation accuracy", percent(last?.val_accuracy)),
         figure("expansions", count(expansions)),
         figure("checkpoints", count(of("checkpoint").length)),
         figure("training and scoring", duration(finished?.device_seconds ?? seconds)),
@@ -106,38 +106,37 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
 
   function drawPlot() {
     const palette = colors();
-    const trunk = of("epoch").filter((record) => record.branch_epoch === 0);
-    const at = new Map(trunk.map((record) => [record.epoch, record.val_accuracy]));
-    const checkpoints = of("checkpoint");
-    const lifts = checkpoints.flatMap((record) => [
-      [record.epoch, at.get(record.epoch) ?? record.val_accuracy],
-      [record.epoch, record.val_accuracy],
-      [null, null],
-    ]);
+    // All epochs in the order in which they were trained. The trunk's are thick lines; each branch is a thin one, from the trunk up to what was saved.
+    const all = of("epoch").map((record, index) => ({ ...record, x: index + 1 }));
+    const hasBranches = all.some((record) => record.branch_epoch > 0);
+    const lastOf = ({ epoch }) => all.findLast((record) => record.epoch === epoch);
+    const gap = { x: null, val_accuracy: null };
+    const trunk = all.map((record) => (record.branch_epoch === 0 ? record : gap));
+    const branches = all.map((record, index) => (record.branch_epoch > 0 || all[index + 1]?.branch_epoch === 1 ? record : gap));
+    const checkpoints = of("checkpoint").filter(lastOf);
     const expansions = of("decision").filter(hasGrown);
-    const epochs = trunk.map((record) => record.epoch);
-    const params = trunk.map((record) => record.params);
+    const params = all.map((record) => record.params);
     // Wide enough to have a tick in it, also before the first expansion.
-    const sizes = trunk.length > 0 ? [Math.log10(Math.min(...params) / 1.6), Math.log10(Math.max(...params) * 1.6)] : [3, 4];
+    const sizes = all.length > 0 ? [Math.log10(Math.min(...params) / 1.6), Math.log10(Math.max(...params) * 1.6)] : [3, 4];
     const traces = [
-      { x: epochs, y: trunk.map((record) => record.accuracy), mode: "lines", line: { color: palette.soft, width: 1, dash: "dot" }, hovertemplate: "epoch %{x}<br>%{y:.1%} training<extra></extra>" },
-      { x: epochs, y: trunk.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1.5 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation<extra></extra>" },
-      { x: lifts.map(([x]) => x), y: lifts.map(([, y]) => y), mode: "lines", line: { color: palette.ink, width: 1 }, hoverinfo: "skip" },
+      { x: all.map(({ x }) => x), y: all.map((record) => record.accuracy), mode: "lines", line: { color: palette.soft, width: 1, dash: "dot" }, hovertemplate: "epoch %{x}<br>%{y:.1%} training<extra></extra>" },
+      { x: trunk.map(({ x }) => x), y: trunk.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1.5 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation<extra></extra>" },
+      { x: branches.map(({ x }) => x), y: branches.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation, annealing<extra></extra>" },
       {
-        x: checkpoints.map((record) => record.epoch),
+        x: checkpoints.map((record) => lastOf(record).x),
         y: checkpoints.map((record) => record.val_accuracy),
         mode: "markers",
         marker: { size: 8, color: palette.ink },
         hovertemplate: checkpoints.map((record) => `${record.name}<br>${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test<extra></extra>`),
       },
-      { x: epochs, y: params, yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
+      { x: all.map(({ x }) => x), y: params, yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
     ];
     const shown = layout(palette, {
       margin: { ...MARGIN, l: 64 },
-      xaxis: axis(palette, "Epoch of the trunk", { anchor: "y2", range: [0, (of("epoch").at(-1)?.epochs ?? 1) * 1.02], showgrid: false }),
+      xaxis: axis(palette, hasBranches ? "Epochs, those of annealing too" : "Epoch", { anchor: "y2", range: [0, (hasBranches ? all.length : (all.at(-1)?.epochs ?? 1)) * 1.02], showgrid: false }),
       yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%" }),
       yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", range: sizes, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
-      shapes: expansions.map(({ epoch }) => ({ type: "line", x0: epoch, x1: epoch, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
+      shapes: expansions.filter(lastOf).map((record) => ({ type: "line", x0: lastOf(record).x, x1: lastOf(record).x, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
     });
     return Plotly.react(plot, traces, shown, CONFIG);
   }
