@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import closing
 from itertools import pairwise
 from math import log
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from zoo.budget import Budget
 from zoo.checkpoint import Checkpoint, digest_of, load
@@ -37,9 +39,11 @@ def test_there_is_a_size_for_every_budget(checkpoints: list[Checkpoint]) -> None
     assert max(log(larger / smaller) for smaller, larger in pairwise(sizes)) < log(1.5)
 
 
-def test_they_are_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) -> None:
+def test_they_are_two_runs_on_all_of_cifar10(checkpoints: list[Checkpoint]) -> None:
+    """One went to its end, the other is to replace it and can be gone on with."""
     lineages = [checkpoint.descriptor.lineage for checkpoint in checkpoints]
-    assert {(lineage.run, lineage.seed) for lineage in lineages} == {("grow", 0)}
+    assert Counter((lineage.run, lineage.seed) for lineage in lineages)["grow", 0] >= 12
+    assert {(lineage.run, lineage.seed) for lineage in lineages} == {("grow", 0), ("grow", 1)}
     for checkpoint in checkpoints:
         dataset = checkpoint.descriptor.dataset
         assert (dataset.name, dataset.num_train, dataset.num_validation, dataset.num_test) == (
@@ -58,12 +62,20 @@ def test_each_file_is_named_by_its_content_and_answers() -> None:
         assert np.isfinite(Predictor(load(path)).logits(pixels)).all()
 
 
-def test_more_parameters_buy_accuracy(tmp_path: Path, checkpoints: list[Checkpoint]) -> None:
-    """Most sizes are on the front; the catalog lies in a folder of its own, as beside an installed package."""
-    with closing(LocalZoo([tmp_path, SHIPPED])) as zoo:
-        zoo.sync()
-        front = zoo.catalog.pareto(Budget(), "params")
-    assert 2 * len(front) >= len(checkpoints)
+def test_more_parameters_buy_accuracy(checkpoints: list[Checkpoint]) -> None:
+    """Most sizes of a run are better than all smaller ones of it."""
+    for seed in (0, 1):
+        of_run = [checkpoint.descriptor for checkpoint in checkpoints if checkpoint.descriptor.lineage.seed == seed]
+        accuracies = [descriptor.metrics.test.accuracy for descriptor in of_run if descriptor.metrics.test]
+        better = sum(accuracy > max(accuracies[:place], default=0) for place, accuracy in enumerate(accuracies))
+        assert 2 * better >= len(of_run)
+
+
+def test_the_run_under_way_goes_on_from_its_state() -> None:
+    [state] = SHIPPED.glob("runs/*/state.pt")
+    saved = torch.load(state, weights_only=True)
+    assert saved["log_bytes"] <= state.with_name("log.jsonl").stat().st_size
+    assert set(saved["checkpoints"]) <= {digest for digest, _ in Directory(SHIPPED).paths()}
 
 
 def test_its_cascades_save_multiply_accumulates(tmp_path: Path) -> None:
