@@ -126,7 +126,8 @@ class Results:
         if str(seed) not in runs:
             runs[str(seed)] = measure()
             if self.path is not None:
-                write_atomically(self.path, json.dumps({"recipe": self.recipe, "runs": self.runs}, indent=1).encode())
+                kept = json.dumps({"recipe": self.recipe, "runs": self.runs}, indent=1)
+                write_atomically(self.path, f"{kept}\n".encode())
         return runs[str(seed)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,3 +102,19 @@ def test_predictions_are_counted_against_their_ceiling(tmp_path: Path, put: Call
     done = run("predict.py", tmp_path, "--rounds", 1, "--seconds", 1, "--only", "ours", "ceiling")
     assert done.returncode == 0, done.stderr
     assert "at 16: this, 1 worker / this, no forward pass = " in done.stdout
+
+
+def test_ablations_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    """With what was found before, of the same recipe only; here all of it was."""
+    results = tmp_path / "results.json"
+    variants = {"as it is": {"0": [0.5, 0.6]}, "inexact": {"0": [0.4, 0.5]}}
+    results.write_text(json.dumps({"recipe": "another", "runs": variants}))
+    words = ("--data", "digits", "--seeds", 1, "--sizes", 5000, "--variants", *variants, "--results", results)
+    refused = run("ablations.py", *words)
+    assert refused.returncode == 1
+    found = re.fullmatch(r"ablations: .*results\.json is of another recipe, another, not (.*)\n", refused.stderr)
+    assert found is not None, refused.stderr
+    results.write_text(json.dumps({"recipe": found.group(1), "runs": variants}))
+    done = run("ablations.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^inexact +40\.00 +50\.00 +45\.00  -10\.00$", done.stdout, re.MULTILINE), done.stdout
