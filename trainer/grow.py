@@ -72,7 +72,7 @@ def grow(
     state_path = directory / "state.pt"
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Else every new tensor is first filled with NaN, 14 % of a step.
+        # Else every new tensor is first filled with NaN, up to 14 % of a step (docs/log.md).
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
         glibc.keep_freed_memory()
