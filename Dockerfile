@@ -4,7 +4,8 @@
 #   docker run -p 8000:8000 -e ZOO_TOKEN=a-long-secret-token -v "$PWD/my-zoo:/zoo" checkpoint-zoo
 #
 #   docker build --target train -t checkpoint-zoo-train .
-#   docker run -v "$PWD/my-zoo:/zoo" checkpoint-zoo-train digits --data digits
+#   docker run -v "$PWD/my-zoo:/zoo" checkpoint-zoo-train digits --data digits --zoo /zoo
+#   docker run -v "$PWD/my-zoo:/zoo" checkpoint-zoo-train report /zoo
 FROM python:3.11.13-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN useradd --create-home --uid 10001 zoo \
@@ -20,7 +21,7 @@ RUN pip install --constraint constraints.txt '.[train]'
 USER zoo
 WORKDIR /home/zoo
 VOLUME /zoo
-ENTRYPOINT ["zoo-train", "--zoo", "/zoo"]
+ENTRYPOINT ["zoo-train"]
 CMD ["--help"]
 
 FROM base AS serve

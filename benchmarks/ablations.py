@@ -10,11 +10,12 @@ gradient     what to add is ranked by the squared norm of its gradient (GradMax'
 uniform      every stage grows in turn
 kfac         scored with a Kronecker-factored Fisher, at half the threshold (its gains are about half as large)
 trunk        the trunk goes on from where it was before a branch, whose epochs serve its checkpoint alone
-no branches  checkpoints are the trunk itself, which trains for as many epochs as trunk and branches did
+no branches  checkpoints are the trunk itself, at its constant rate, for as many epochs as trunk and branches had
 distilled    a last pass of as many epochs as the trunk had; "trained on" is the same pass without a teacher
 
-Prints accuracy by size, its mean over the sizes, and the difference to the run as it is, over seeds: on the validation
-images, or with --limit-train on up to 10,000 of the training images that are left out, which tell smaller differences.
+Prints accuracy by size, its mean over the sizes after the start, and the difference to the run as it is, over seeds: on
+the validation images, or with --limit-train on up to 10,000 of the training images that are left out, which tell
+smaller differences.
 Each run climbs to the same sizes; a column is the checkpoint that the run has in that place.
 """
 
@@ -135,11 +136,11 @@ def report(found: dict[str, list[list[float]]], sizes: tuple[int, ...]) -> None:
     columns = ["start", *(f"≤ {size:,}" for size in sizes)]
     width = max(map(len, VARIANTS))
     print(f"\n{'accuracy, %':{width + 12}}" + "".join(f"{column:>15}" for column in columns) + "           mean")
-    base = [mean(run) for run in found["as it is"]] if "as it is" in found else []
+    base = [mean(run[1:] or run) for run in found["as it is"]] if "as it is" in found else []
     for name, runs in found.items():
         places = range(min(map(len, runs)))
         cells = [spread([100 * run[place] for run in runs], 2) for place in places]
-        means = [mean(run) for run in runs]
+        means = [mean(run[1:] or run) for run in runs]
         gap = f"  {100 * (mean(means) - mean(base)):+.2f}" if base and name != "as it is" else ""
         print(
             f"{name:{width + 12}}"
@@ -174,7 +175,7 @@ def main() -> None:
         f"{data.name}: {len(data.train):,} training images, {config.epochs} epochs of the trunk, "
         f"seeds 0 to {arguments.seeds - 1}; compared on {len(held_out):,} images"
     )
-    results = Results(arguments.results, f"{config}, {len(data.train)} training images")
+    results = Results(arguments.results, f"{config}, {len(data.train)} images of {data.name}, {data.checksum()}")
     found: dict[str, list[list[float]]] = {}
     for seed in range(arguments.seeds):
         for name in arguments.variants:

@@ -68,13 +68,9 @@ def print_comparison(rows: Sequence[CheckpointRow], tested: Sequence[Tested]) ->
         alone = min((row for row in rows if (row.accuracy or 0.0) >= wanted), key=lambda row: row.macs)
         chosen = next(one for one in tested if one.cascade.accuracy >= wanted)
         ratios.append(chosen.macs / alone.macs)
-        stages = " → ".join(
-            f"{params[stage.digest]:,}" + ("" if stage.threshold is None else f" ({stage.threshold:.2f})")
-            for stage in chosen.cascade.stages
-        )
         print(
             f"{wanted:>8.4f}{alone.macs:>13,}{alone.accuracy:>10.4f}{chosen.macs:>13,.0f}{chosen.accuracy:>10.4f}"
-            f"{1 - ratios[-1]:>7.0%}  {stages}"
+            f"{1 - ratios[-1]:>7.0%}  {chosen.cascade.described(params)}"
         )
     print(f"\nmean MACs: {geometric_mean(ratios):.2f} of those alone (geometric mean of these {len(ratios)} lines)")
 
@@ -96,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="directory or .tar.gz of {train,test}/<class>/<image>, or digits")
     parser.add_argument("--dataset", help="of the checkpoints, if the path does not name it")
     options = parser.parse_args()
-    name = options.dataset or ("digits" if options.data == "digits" else name_of(Path(options.data)))
+    name = options.dataset or name_of(Path(options.data))
     zoo = LocalZoo(options.zoo)
     zoo.sync()
     calibration = find_cascades(zoo, options.data, name, note)

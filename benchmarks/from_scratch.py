@@ -10,11 +10,11 @@ from math import cos, pi
 import torch
 from machine import joules_so_far, synchronize
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import evaluate, num_steps, train_epoch
+from trainer.loop import averaging, evaluate, num_steps, train_epoch
+from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep
 from zoo.cost import training_flops
 
@@ -74,14 +74,12 @@ def train(
     joules = joules_so_far(device)
     for epoch in range(epochs):
         if average is None and average_from is not None and epoch >= average_from * epochs:
-            average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
-        torch.manual_seed(config.seed * 100_003 + epoch)
-        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+            average = averaging(module, config)
         started = time.perf_counter()
         result = train_epoch(
             step,
             train_split,
-            generator,
+            seed_epoch(config, epoch, "from scratch"),
             learning_rates=rates[epoch * steps : (epoch + 1) * steps],
             average=average,
         )

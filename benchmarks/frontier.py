@@ -1,6 +1,6 @@
 """Within each budget of parameters: how accurate are this project's checkpoints, the paper's networks, and others?
 
-    python benchmarks/frontier.py my-zoo other-zoo --references benchmarks/results/references-2026-11-21.json
+    python benchmarks/frontier.py my-zoo other-zoo --references references.json    # as references.py --out wrote it
 
 Without arguments: zoo/pretrained/cifar10, and every references-*.json of results/. Nothing is trained. Zoo and
 references show the test accuracy of what one would choose by validation accuracy; the paper's points are the 70 %,

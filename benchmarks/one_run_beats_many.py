@@ -4,8 +4,10 @@
     python benchmarks/one_run_beats_many.py --data cifar10.tar.gz --zoo my-zoo --sizes 2 --epochs-scale 0.05
     python benchmarks/one_run_beats_many.py --data cifar10.tar.gz --zoo my-zoo --controls score random uniform
 
-A growth run costs what its last checkpoint's descriptor says: training, scoring, annealing on branches, distillation.
-Against it stand, for N checkpoints and on the same images, batches, augmentation, optimiser and precision:
+A growth run costs what its last checkpoint's descriptor says (training, scoring, annealing on branches) and what
+distilled checkpoints cost on top of their students. (Passes that made no student better are in no file, and not
+counted.) Of checkpoints with one architecture the best by validation accuracy counts. Against the run stand, for N
+checkpoints and on the same images, batches, augmentation, optimiser and precision:
 
 (a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint: all that the run
     had by then, or, where the run goes on from its trunk, those of the trunk and of the checkpoint's own branch.
@@ -16,7 +18,8 @@ Against it stand, for N checkpoints and on the same images, batches, augmentatio
 
 (a) and (b) warm up as the run does, keep the learning rate of its branches over the first half, let it fall linearly to
 0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is
-today: what the zoo's run was told on its command line is not in a checkpoint.
+today, and a zoo whose branches have other lengths is refused; what its run was told on the command line is in no
+checkpoint.
 
 Of the N architectures, `--sizes` are trained, evenly chosen over log-parameters, the smallest and the largest among
 them. FLOPs of all N are exact; their seconds follow from the seconds per multiply-accumulate measured for the chosen
@@ -52,6 +55,7 @@ from trainer.data import Data
 from trainer.grow import grow
 from trainer.loop import num_steps
 from trainer.runs import RUNS
+from trainer.step import prepare
 from trainer.trials import Entry, Trial, hypervolume, read_trials
 from zoo.cost import training_flops
 from zoo.descriptor import Cost
@@ -77,8 +81,55 @@ class Compared:
         return per_image / self.entry.header.macs
 
 
-def cost_of(trial: Trial) -> Cost:
-    return max((entry.descriptor.cost for entry in trial.entries), key=lambda cost: cost.epochs)
+@dataclass(frozen=True)
+class Growth:
+    """A run as it is compared: one entry for each architecture, and what all of them cost together."""
+
+    trial: Trial
+    cost: Cost
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.trial.entries
+
+
+def cost_of(entries: Sequence[Entry]) -> Cost:
+    """Of the whole run, and of what was distilled from it."""
+    by_digest = {entry.digest: entry.descriptor for entry in entries}
+    grown = [descriptor.cost for descriptor in by_digest.values() if not descriptor.lineage.distilled_from]
+    total = max(grown, key=lambda cost: cost.epochs)
+    for descriptor in by_digest.values():
+        student = by_digest.get(descriptor.lineage.parent or "")
+        if descriptor.lineage.distilled_from and student is not None:
+            changes = {
+                name: getattr(total, name) + getattr(descriptor.cost, name) - getattr(student.cost, name)
+                for name in ("epochs", "device_seconds", "training_flops")
+            }
+            total = total.model_copy(update=changes)
+    return total
+
+
+def check_branches(entries: Sequence[Entry], config: RunConfig) -> None:
+    """Raises ZooError where branches are not as long as the run of that name has them today."""
+    lineages = [entry.descriptor.lineage for entry in entries]
+    grown = sorted((one for one in lineages if not one.distilled_from), key=lambda one: one.epoch)
+    for before, lineage in zip([0, *(one.epoch for one in grown)], grown, strict=False):
+        share = config.anneal_share * (lineage.epoch - before)
+        expected = max(1, round(share)) if config.anneal_share else 0
+        if lineage.anneal_epochs != expected:
+            raise ZooError(
+                f"run {lineage.run} annealed {lineage.anneal_epochs} epochs at epoch {lineage.epoch}, and would anneal "
+                f"{expected} today: its cost and its baselines' schedules cannot be told from its files"
+            )
+
+
+def one_for_each_architecture(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        architecture = entry.descriptor.architecture.model_dump_json()
+        if architecture not in best or entry.val_accuracy > best[architecture].val_accuracy:
+            best[architecture] = entry
+    return tuple(best.values())
 
 
 def chosen(entries: Sequence[Entry], count: int) -> list[Entry]:
@@ -94,8 +145,8 @@ def full_epochs(entry: Entry, config: RunConfig) -> int:
     return entry.descriptor.cost.epochs if config.continue_from == "branch" else lineage.epoch + lineage.anneal_epochs
 
 
-def shared_epochs(entry: Entry, trial: Trial) -> int:
-    share = cost_of(trial).training_flops / len(trial.entries)
+def shared_epochs(entry: Entry, growth: Growth) -> int:
+    share = growth.cost.training_flops / len(growth.entries)
     return max(1, round(share / epoch_flops(entry)))
 
 
@@ -113,11 +164,11 @@ def baseline(entry: Entry, epochs: int, config: RunConfig, data: Data, device: t
 
 
 def compare(
-    trial: Trial, config: RunConfig, data: Data, device: torch.device, sizes: int, seeds: int, epochs_scale: float
+    growth: Growth, config: RunConfig, data: Data, device: torch.device, sizes: int, seeds: int, epochs_scale: float
 ) -> list[Compared]:
     compared = []
-    for entry in chosen(trial.entries, sizes):
-        epochs = {"full": full_epochs(entry, config), "share": shared_epochs(entry, trial)}
+    for entry in chosen(growth.entries, sizes):
+        epochs = {"full": full_epochs(entry, config), "share": shared_epochs(entry, growth)}
         trained = {
             name: [
                 baseline(entry, max(1, round(epochs_scale * count)), replace(config, seed=seed), data, device)
@@ -126,7 +177,7 @@ def compare(
             for name, count in epochs.items()
         }
         compared.append(Compared(entry, epochs, trained))
-        print(_line(compared[-1], cost_of(trial)), flush=True)
+        print(_line(compared[-1], growth.cost), flush=True)
     return compared
 
 
@@ -161,19 +212,19 @@ def print_hypervolumes(compared: Sequence[Compared]) -> None:
     print()
 
 
-def print_costs(trial: Trial, compared: Sequence[Compared], config: RunConfig, device: torch.device) -> None:
-    growth = cost_of(trial)
+def print_costs(growth: Growth, compared: Sequence[Compared], config: RunConfig, device: torch.device) -> None:
+    cost = growth.cost
     params, per_mac = [one.entry.params for one in compared], [one.seconds_per_mac for one in compared]
     flops = seconds = 0.0
-    for entry in trial.entries:
+    for entry in growth.entries:
         flops += full_epochs(entry, config) * epoch_flops(entry)
         images = full_epochs(entry, config) * entry.descriptor.dataset.num_train
         seconds += images * entry.header.macs * float(np.interp(entry.params, params, per_mac))
-    print(f"\nall {len(trial.entries)} architectures, (a) full schedule each, against the growth run:")
-    print(f"    training FLOPs   {flops:.3g} / {growth.training_flops:.3g} = {flops / growth.training_flops:.2f}")
+    print(f"\nall {len(growth.entries)} architectures, (a) full schedule each, against the growth run:")
+    print(f"    training FLOPs   {flops:.3g} / {cost.training_flops:.3g} = {flops / cost.training_flops:.2f}")
     print(
-        f"    device-seconds   {seconds:,.0f} (estimated, here) / {growth.device_seconds:,.0f} ({growth.device}) "
-        f"= {seconds / growth.device_seconds:.2f}"
+        f"    device-seconds   {seconds:,.0f} (estimated, here) / {cost.device_seconds:,.0f} ({cost.device}) "
+        f"= {seconds / cost.device_seconds:.2f}"
     )
     print("    joules           growth: not in the descriptor, see --controls score; baselines trained here: ", end="")
     drawn = [run.joules for one in compared for runs in one.trained.values() for run in runs]
@@ -214,17 +265,22 @@ def control(
         print(f"\ngrown by {choose}, seed {seed}: {seconds:,.0f} s, {energy}, {len(grown[-1].entries)} checkpoints")
     hypervolumes = spread([other.hypervolume() for other in grown], 4)
     print(f"hypervolume {hypervolumes}; the zoo's {trial.hypervolume():.4f}")
-    print(f"{'≤ params':>9}{'zoo, %':>8}{choose + ', %':>18}{'gap':>8}")
+    print(f"{'≤ params':>9}{'zoo, %':>8}{choose + ', %':>18}{'gap':>8}{'its params':>12}{'its MACs':>12}")
     for entry in trial.entries:
         found = [other.within(entry.params) for other in grown]
-        tests = [100 * one.test_accuracy for one in found if one is not None and one.test_accuracy is not None]
+        measured = [one for one in found if one is not None and one.test_accuracy is not None]
+        tests = [100 * (one.test_accuracy or 0.0) for one in measured]
         if tests and entry.test_accuracy is not None:
             zoo_test = 100 * entry.test_accuracy
-            print(f"{entry.params:>9,}{zoo_test:>8.2f}{spread(tests, 2):>18}{zoo_test - mean(tests):>+8.2f}")
+            params, macs = (mean(getattr(one.header, name) for one in measured) for name in ("params", "macs"))
+            print(
+                f"{entry.params:>9,}{zoo_test:>8.2f}{spread(tests, 2):>18}{zoo_test - mean(tests):>+8.2f}"
+                f"{params:>12,.0f}{macs:>12,.0f}"
+            )
 
 
-def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Trial:
-    """The trial with the most checkpoints among those asked for. Raises ZooError where there is none."""
+def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Growth:
+    """The trial with the most checkpoints among those asked for. Raises ZooError where there is none to compare."""
     trials = [
         trial
         for trial in read_trials(zoo)[0]
@@ -238,7 +294,8 @@ def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Trial:
     entries = tuple(entry for entry in trial.entries if entry.test_accuracy is not None)
     if not entries:
         raise ZooError(f"{zoo}: no checkpoint of run {trial.run}, seed {trial.seed}, has a test accuracy")
-    return replace(trial, entries=entries)
+    check_branches(trial.entries, RUNS[trial.run]())
+    return Growth(replace(trial, entries=one_for_each_architecture(entries)), cost_of(trial.entries))
 
 
 def main() -> None:
@@ -257,19 +314,19 @@ def main() -> None:
     device = chosen_device(options.device)
     try:
         data = datasets.load(options.data, limit_train=options.limit_train)
-        trial = pick(options.zoo, data.name, options.run, options.zoo_seed)
+        growth = pick(options.zoo, data.name, options.run, options.zoo_seed)
     except ZooError as error:
         sys.exit(f"one_run_beats_many: {error}")
-    config, growth = RUNS[trial.run](), cost_of(trial)
-    if device.type == "cpu":
-        torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
+    trial, cost = growth.trial, growth.cost
+    config = RUNS[trial.run]()
+    prepare(device, config)
     num_train = trial.entries[0].descriptor.dataset.num_train
     print(describe(device))
     print(
         f"run {trial.run}, seed {trial.seed}, on {data.name}: {len(trial.entries)} checkpoints, "
         f"{trial.entries[0].params:,} to {trial.entries[-1].params:,} parameters; "
-        f"{growth.epochs} epochs with branches, {growth.training_flops:.3g} FLOPs, "
-        f"{growth.device_seconds:,.0f} s on {growth.device}"
+        f"{cost.epochs} epochs with branches, {cost.training_flops:.3g} FLOPs, "
+        f"{cost.device_seconds:,.0f} s on {cost.device}"
     )
     print(f"baselines: {len(data.train):,} training images, seeds 0 to {options.seeds - 1}")
     if options.epochs_scale < 1 or len(data.train) != num_train:
@@ -279,9 +336,9 @@ def main() -> None:
         )
     print("gap: points that the zoo's checkpoint is better; cost: of the full baseline, in growth runs (FLOPs)\n")
     print(_header())
-    compared = compare(trial, config, data, device, options.sizes, options.seeds, options.epochs_scale)
+    compared = compare(growth, config, data, device, options.sizes, options.seeds, options.epochs_scale)
     print_hypervolumes(compared)
-    print_costs(trial, compared, config, device)
+    print_costs(growth, compared, config, device)
     trunk = max(entry.descriptor.lineage.epoch for entry in trial.entries)
     for choose in options.controls:
         control(choose, trial, config, data, device, max(1, round(options.epochs_scale * trunk)), options.seeds)

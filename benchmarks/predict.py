@@ -38,6 +38,7 @@ from PIL import Image
 
 from zoo.checkpoint import read_header
 from zoo.storage import Directory
+from zoo.user_cache import user_cache
 
 HERE = Path(__file__).parent
 CONCURRENCIES = (1, 16, 64)
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=["ours", "ceiling", "fastapi", "litserve", "mlserver"])
-    parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache" / "checkpoint-zoo" / "benchmarks")
+    parser.add_argument("--venvs", type=Path, default=user_cache("benchmarks"))
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is missing: apt-get install wrk")

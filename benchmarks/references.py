@@ -25,6 +25,7 @@ from reference_networks import REFERENCES, num_macs, num_params
 from trainer import data as datasets
 from trainer.loop import num_steps
 from trainer.runs import grow
+from trainer.step import prepare
 
 RESULTS = Path(__file__).parent / "results"
 PEAK = 0.1
@@ -43,7 +44,8 @@ def main() -> None:
     device = chosen_device(options.device)
     data = datasets.load(options.data, limit_train=options.limit_train)
     # A captured CUDA graph would keep the learning rate of SGD that it was captured with.
-    config = replace(grow(), max_shift=4, compile=grow().compile and device.type == "cpu")
+    config = replace(grow(), max_shift=4, full_shift_params=1, compile=grow().compile and device.type == "cpu")
+    prepare(device, config)
     machine = describe(device)
     print(machine)
     print(

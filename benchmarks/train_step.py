@@ -42,8 +42,7 @@ from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Split
 from trainer.loop import train_epoch
 from trainer.runs import grow, paper
-from trainer.step import TrainingStep, has_bfloat16
-from zoo import glibc
+from trainer.step import TrainingStep, has_bfloat16, prepare
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Preprocessing
 from zoo.families import blueprint, secnn
@@ -74,8 +73,8 @@ def subjects() -> list[Subject]:
     )
     return [
         Subject("paper's start", replace(paper(), mixed_precision=True, compile=True, max_shift=4), start),
-        Subject("grow's start", replace(grow(), max_shift=4), small),
-        Subject("grow, larger", replace(grow(), max_shift=4), larger),
+        Subject("grow's start", replace(grow(), max_shift=4, full_shift_params=1), small),
+        Subject("grow, larger", replace(grow(), max_shift=4, full_shift_params=1), larger),
     ]
 
 
@@ -145,8 +144,7 @@ def ours(subject: Subject, split: Split, preprocessing: Preprocessing, device: t
         module, optim.make(module, subject.config), subject.config, preprocessing, compiled=subject.config.compile
     )
     resident = split.to(device)
-    if device.type == "cpu":
-        glibc.keep_freed_memory()
+    prepare(device, subject.config)
     generator = torch.Generator().manual_seed(SEED)
 
     def epoch() -> None:

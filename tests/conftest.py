@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -239,12 +240,11 @@ def grown(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., subpr
     return root
 
 
-@pytest.fixture(scope="session")
-def url(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """zoo-serve over that zoo, in a process of its own, on a port that the system chose."""
-    log = tmp_path_factory.mktemp("log") / "stderr"
+@contextmanager
+def _serving(log: Path, zoos: Sequence[Path]) -> Iterator[str]:
+    options = [word for zoo in zoos for word in ("--zoo", zoo)]
     with log.open("w") as stderr:
-        process = subprocess.Popen([BIN / "zoo-serve", "--zoo", grown, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
+        process = subprocess.Popen([BIN / "zoo-serve", *options, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
     try:
         while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -253,3 +253,16 @@ def url(grown: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
+    """`with serving(zoo, …) as url`: zoo-serve in a process of its own, on a port that the system chose."""
+    return lambda *zoos: _serving(tmp_path_factory.mktemp("log") / "stderr", zoos)
+
+
+@pytest.fixture(scope="session")
+def url(grown: Path, serving: Callable[..., AbstractContextManager[str]]) -> Iterator[str]:
+    """Where that zoo is served."""
+    with serving(grown) as served:
+        yield served

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits
 
 from app.settings import Settings
 
@@ -28,11 +26,20 @@ COMMANDS = [
 
 @pytest.fixture
 def desk(tmp_path: Path, grown: Path) -> Path:
-    """A folder as the README's reader has it: the zoo under its name, and an image."""
-    (tmp_path / "my-zoo").symlink_to(grown)
-    pixels = np.round(load_digits().images[0] * (255 / 16)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    """A clone after `make run`: with the zoo that it grew, and an image."""
+    (tmp_path / ".zoo").symlink_to(grown)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def url(
+    grown: Path, serving: Callable[..., AbstractContextManager[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """What `make run` serves: the grown zoo beside the one that ships."""
+    shipped = shutil.copytree(ROOT / "zoo" / "pretrained", tmp_path_factory.mktemp("shipped") / "pretrained")
+    with serving(grown, shipped) as served:
+        yield served
 
 
 def lenient(text: str) -> str:
@@ -51,11 +58,8 @@ def test_every_command_line_runs(
             pytest.skip("there is no curl here")
         done = subprocess.run([curl, "--fail", "--silent", "--show-error", *words[1:]], cwd=desk, capture_output=True)
     else:
-        in_place = [
-            word.replace("my-zoo", str(desk / "my-zoo")).replace("digit.png", str(desk / "digit.png")) for word in words
-        ]
-        in_place = [str(desk / word) if word.startswith("small.") else word for word in in_place]
-        done = command(*in_place)
+        files = (".zoo", "docs/digit.png", "small.safetensors", "small.onnx")
+        done = command(*(str(desk / word) if word in files else word for word in words))
     assert done.returncode == 0, done.stderr
     assert done.stdout or list(desk.glob("digits-*.onnx"))
 
@@ -69,8 +73,8 @@ def test_the_program_runs(
     program = program.replace("http://127.0.0.1:8000", url).replace("min_acc=0.8", "min_acc=0.01")
     names: dict[str, object] = {}
     exec(program, names)
-    smallest = httpx.get(f"{url}/models").json()["selected"]
-    assert names["path"].read_bytes() == httpx.get(f"{url}/models/smallest/file?format=onnx").content  # type: ignore
+    smallest = httpx.get(f"{url}/models?dataset=digits").json()["selected"]
+    assert names["path"].read_bytes() == httpx.get(f"{url}/models/smallest/file?dataset=digits&format=onnx").content  # type: ignore
     assert len(names["answer"]) == 5  # type: ignore[arg-type]
     assert capsys.readouterr().out.split() == [smallest["name"], str(smallest["params"]), str(smallest["accuracy"])]
 

@@ -54,6 +54,8 @@ DATA is a directory or .tar.gz of {train,test}/<class>/*.{png,jpg}, or one of: d
 fashion_mnist (the last three are downloaded).
 """
 
+EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains six more for each, in branches."
+
 
 class _TrainByDefault(TyperGroup):
     """`zoo-train digits …` is `zoo-train train digits …`: a first word that is no command is the training's."""
@@ -80,7 +82,7 @@ def train(
     run: Annotated[str, typer.Argument(help=f"A named run: {', '.join(RUNS)}.", metavar="RUN")],
     data: Annotated[str, typer.Option(help="Images: a path or a name, see below.", metavar="PATH|NAME")],
     zoo: Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")],
-    epochs: Annotated[int | None, typer.Option(help="Instead of the run's own number.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
     limit_train: Annotated[
         int | None, typer.Option(help="Use this many training images, equally many of each class.", min=4)
     ] = None,
@@ -174,7 +176,7 @@ def sweep_(
         str | None, typer.Option(help="Each with every seed, like 1,1.5,2: runs RUN-tau1, RUN-tau1.5, …")
     ] = None,
     thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the run's own number.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
     max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,

@@ -21,12 +21,11 @@ from zoo.module import GraphModule
 
 @dataclass(frozen=True)
 class Candidate:
-    """A grown network, ready to take over; `rank` orders the ones that clear the threshold."""
+    """A grown network as it was scored; `rank` orders the ones that clear the threshold."""
 
     change: Change
     architecture: Architecture
     module: GraphModule
-    moments: GradientMoments
     score: float
     standard_error: float | None
     rank: float
@@ -71,7 +70,7 @@ def decide(
         flops += training_flops(num_macs(graph), len(labels))
         added = num_params(graph) - num_params(module.graph)
         score, error, rank = _score(rule, moments, threshold, added, module, new, current.loss)
-        candidates.append(Candidate(change, grown, new, moments, score, error, rank))
+        candidates.append(Candidate(change, grown, new, score, error, rank))
     scores = tuple(
         CandidateScore(
             str(candidate.change),

@@ -26,6 +26,7 @@ from zoo.descriptor import Preprocessing
 from zoo.errors import DataError
 from zoo.image_folder import Color, ImageFile, ImageFolder
 from zoo.splits import stratified
+from zoo.user_cache import user_cache
 
 VALIDATION_FRACTION = 0.1
 # Images of different sizes become squares of their median side, at most this.
@@ -195,7 +196,7 @@ def _torchvision(name: str) -> _Raw:
         "cifar100": datasets.CIFAR100,
         "fashion_mnist": datasets.FashionMNIST,
     }[name]
-    root = Path.home() / ".cache" / "checkpoint-zoo"
+    root = user_cache("datasets")
     try:
         # Some versions of torchvision print as they download; standard output is for results.
         with redirect_stdout(sys.stderr):

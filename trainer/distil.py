@@ -13,19 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import evaluate, num_steps, train_epoch
+from trainer.loop import averaging, evaluate, num_steps, train_epoch
 from trainer.records import DistilledRecord, Record
-from trainer.seeds import seed_of
+from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, decode, encode, read_header
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Descriptor, Metrics
-from zoo.module import GraphModule
+from zoo.module import GraphModule, module_of
 from zoo.storage import Directory
 
 
@@ -44,10 +43,12 @@ class _Member:
     def val_accuracy(self) -> float:
         return self.descriptor.metrics.validation.accuracy
 
+    @property
+    def params(self) -> int:
+        return num_params(self.descriptor.architecture.graph())
+
     def module(self, device: torch.device) -> GraphModule:
-        module = GraphModule(self.descriptor.architecture.graph())
-        module.load_tensors(self.checkpoint.tensors)
-        return module.to(device)
+        return module_of(self.checkpoint).to(device)
 
 
 def distil(
@@ -58,7 +59,7 @@ def distil(
     device: torch.device,
     observe: Callable[[Record], None],
 ) -> Iterator[str]:
-    """Distils the best of the checkpoints (by validation accuracy) into the others, smallest first.
+    """Distils the best of the checkpoints (by validation accuracy) into those smaller than it, smallest first.
 
     Yields the digest of each new one as it is saved. Students that were distilled before are passed over.
     """
@@ -67,7 +68,7 @@ def distil(
     teacher = max(members, key=lambda member: member.val_accuracy)
     done = {_student_of(path, teacher.digest) for _, path in directory.paths()}
     for student in members:
-        if student is not teacher and student.digest not in done:
+        if student.params < teacher.params and student.digest not in done:
             digest = _distil_one(config, data, directory, student, teacher, device, observe)
             if digest is not None:
                 yield digest
@@ -97,15 +98,14 @@ def _distil_one(
         teacher=teacher.module(device),
         compiled=pays_to_compile(config, module.graph, len(train)),
     )
-    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+    averaged = averaging(module, config)
     steps = num_steps(len(train), config)
     total = config.distil_epochs * steps
     # Up quickly and down slowly: the student comes from the end of an annealing.
     peak = config.branch_learning_rate or config.learning_rate
     rates = [peak * min((number + 1) / steps, 1 - number / total) for number in range(total)]
     for epoch in range(config.distil_epochs):
-        torch.manual_seed(seed_of(config, epoch, f"dropout of distilling {student.digest}"))
-        generator = torch.Generator().manual_seed(seed_of(config, epoch, f"distilling {student.digest}"))
+        generator = seed_epoch(config, epoch, f"distilling {student.digest}")
         train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=averaged)
     result = averaged.module
     assert isinstance(result, GraphModule)

@@ -24,20 +24,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.growth import Grown, Proposal, applied, num_score_samples, propose
-from trainer.ladder import MOMENT_SAMPLES
-from trainer.loop import EpochResult, evaluate, num_steps, train_epoch
+from trainer.growth import Proposal, applied, num_score_samples, propose
+from trainer.loop import EpochResult, averaging, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
-from trainer.seeds import seed_of
+from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
-from trainer.step import TrainingStep, pays_to_compile
-from zoo import glibc
+from trainer.step import TrainingStep, pays_to_compile, prepare
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics
@@ -47,6 +44,9 @@ from zoo.module import GraphModule, normalize
 from zoo.storage import Directory
 
 Observer = Callable[[Record], None]
+
+# Training images for the second moments that new parameters begin with.
+_MOMENT_SAMPLES = 512
 
 
 def run_directory(zoo: Path, config: RunConfig, data_name: str) -> Path:
@@ -70,12 +70,7 @@ def grow(
     """
     directory = run_directory(zoo, config, data.name)
     state_path = directory / "state.pt"
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
-        # Else every new tensor is first filled with NaN, up to 14 % of a step (docs/log.md).
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
-        glibc.keep_freed_memory()
+    prepare(device, config)
     directory.mkdir(parents=True, exist_ok=True)
     # Processes that do not write have a log that nobody reads.
     with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
@@ -90,9 +85,10 @@ def grow(
             for leftover in directory.glob(".*.tmp"):
                 leftover.unlink()
             log.truncate(min(state.log_bytes, log.tell()))
-        if state.branch is not None:
-            run.finish_branch(state)
-        if state.epoch and not run.is_over(state):
+            log.seek(0, os.SEEK_END)
+        if run.is_ending(state):
+            run.save_last_checkpoint(state)
+        if state.decided is not None or (state.epoch and not run.is_over(state)):
             run.consider_growth(state)
         while not run.is_over(state):
             run.epoch(state)
@@ -168,9 +164,13 @@ class _Run:
         limit = self.config.limits.max_seconds
         if state.epoch >= self.config.epochs or limit is None or not state.epoch:
             return state.epoch >= self.config.epochs
-        # Another epoch, and the branch of the last checkpoint after it.
-        ahead = (1 + self._branch_epochs(state)) * state.device_seconds / state.num_epochs
-        return self.group.shared(state.device_seconds + ahead > limit)
+        # Another epoch, and the branch of the last checkpoint after it; time goes with multiply-accumulates.
+        ahead = (1 + self._branch_epochs(state, state.epoch + 1)) * self._epoch_flops(state)
+        return self.group.shared(state.device_seconds * (1 + ahead / state.training_flops) > limit)
+
+    def _epoch_flops(self, state: RunState) -> int:
+        steps = num_steps(len(self.train), self.config, self.group)
+        return training_flops(num_macs(state.module.graph), steps * self.config.batch_size)
 
     def step_of(self, state: RunState) -> TrainingStep:
         step = self._step
@@ -192,8 +192,7 @@ class _Run:
         state.finished_branch = None
         config, preprocessing = self.config, self.data.preprocessing
         learning_rate = optim.learning_rate(state.optimizer)
-        torch.manual_seed(seed_of(config, state.epoch, "dropout"))
-        generator = torch.Generator().manual_seed(seed_of(config, state.epoch, "batches"))
+        generator = seed_epoch(config, state.epoch, "batches")
         result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state.epoch))
         self._check(result, state.epoch + 1, learning_rate)
         state.validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
@@ -259,10 +258,11 @@ class _Run:
             )
         )
 
-    def _branch_epochs(self, state: RunState) -> int:
+    def _branch_epochs(self, state: RunState, epoch: int) -> int:
+        """Of a branch that leaves the trunk after its given epoch."""
         if not self.config.anneal_share:
             return 0
-        return max(1, round(self.config.anneal_share * (state.epoch - state.checkpoint_epoch)))
+        return max(1, round(self.config.anneal_share * (epoch - state.checkpoint_epoch)))
 
     def anneal(self, state: RunState) -> tuple[GraphModule, Accuracy]:
         """A branch off the trunk: the learning rate ends at 0, the weights are averaged.
@@ -272,7 +272,7 @@ class _Run:
         config, step = self.config, self.step_of(state)
         trunk = None if self._goes_on_annealed else step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer) if state.branch is None else state.branch.learning_rate
-        average = AveragedModel(state.module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+        average = averaging(state.module, config)
         averaged = average.module
         assert isinstance(averaged, GraphModule)
         epochs_done = 0
@@ -280,15 +280,14 @@ class _Run:
             average.load_state_dict(state.branch.average)
             epochs_done = state.branch.epochs_done
         steps = num_steps(len(self.train), config, self.group)
-        epochs = self._branch_epochs(state)
+        epochs = self._branch_epochs(state, state.epoch)
         rates = _branch_rates(learning_rate, config, epochs * steps)
         for index in range(epochs_done, epochs):
             started = time.perf_counter()
-            torch.manual_seed(seed_of(config, state.epoch, f"dropout of branch epoch {index}"))
-            generator = torch.Generator().manual_seed(seed_of(config, state.epoch, f"branch epoch {index}"))
+            generator = seed_epoch(config, state.epoch, f"branch epoch {index}")
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
-            self._check(result, state.epoch, learning_rate)
+            self._check(result, state.epoch, max(of_epoch))
             validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, index + 1, epochs)
@@ -303,13 +302,24 @@ class _Run:
         optim.set_learning_rate(step.optimizer, learning_rate)
         return averaged, validation
 
-    def finish(self, state: RunState) -> None:
-        """The last checkpoint, unless an expansion took the last of the time: then it is the one before that.
+    def is_ending(self, state: RunState) -> bool:
+        """Whether the branch of a last checkpoint, on which nothing is to be grown, was begun or is to be written."""
+        begun = state.branch is not None or state.finished_branch is not None
+        return self._goes_on_annealed and begun and state.decided is None and state.epoch > state.checkpoint_epoch
 
-        The saved state does not count it: the run can still be made longer.
+    def save_last_checkpoint(self, state: RunState) -> None:
+        """A run that goes on from its branches counts it in its state, and goes on from it if it is made longer.
+
+        Another run's state does not: if made longer, it is as if it had been longer from the start.
         """
+        self.save_checkpoint(state)
+        if self._goes_on_annealed:
+            self.save(state)
+
+    def finish(self, state: RunState) -> None:
+        """The last checkpoint, unless an expansion took the last of the time: then it is the one before that."""
         if state.epoch > state.checkpoint_epoch:
-            self.save_checkpoint(state)
+            self.save_last_checkpoint(state)
         self.record(
             FinishedRecord(
                 epoch=state.epoch,
@@ -323,27 +333,25 @@ class _Run:
     def consider_growth(self, state: RunState) -> None:
         """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""
         self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
-        if state.decided is None and not num_score_samples(state, self.config):
+        # At the end of a branch gradients are near 0, and scores are noise: the trunk's decide.
+        is_annealed = self._goes_on_annealed and state.epoch == state.checkpoint_epoch
+        if state.decided is None and (is_annealed or not num_score_samples(state, self.config)):
             return
         if not self._goes_on_annealed:
             proposal, seconds = self._propose(state)
-            if proposal.grown is not None:
+            if proposal.decided is not None:
                 self.save_checkpoint(state)
             self._book(state, proposal, seconds)
-            if proposal.grown is not None:
-                self._take_over(state, proposal.grown)
-                self.save(state)
+            if proposal.decided is not None:
+                self._expand(state, proposal.decided)
             return
-        # At the end of a branch gradients are near 0, and scores are noise: the trunk's decide.
         if state.decided is None:
             proposal, seconds = self._propose(state)
             self._book(state, proposal, seconds)
-            if proposal.grown is None:
-                return
-            state.decided = Decided(proposal.grown.architecture, proposal.grown.steps)
-        self.save_checkpoint(state)
-        self._grow_as_decided(state)
-        self.save(state)
+            state.decided = proposal.decided
+        if state.decided is not None:
+            self.save_checkpoint(state)
+            self._expand(state, state.decided)
 
     def _propose(self, state: RunState) -> tuple[Proposal, float]:
         """What to add, and the seconds that scoring took."""
@@ -351,7 +359,7 @@ class _Run:
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth"))
         sample = self._score_sample(generator, num_score_samples(state, self.config))
         images = normalize(sample.images, self.data.preprocessing)
-        proposal = propose(state, self.config, images, sample.labels, generator)
+        proposal = self.group.shared(propose(state, self.config, images, sample.labels, generator))
         return proposal, time.perf_counter() - started
 
     def _book(self, state: RunState, proposal: Proposal, seconds: float) -> None:
@@ -368,31 +376,32 @@ class _Run:
             )
         )
 
-    def _grow_as_decided(self, state: RunState) -> None:
-        assert state.decided is not None
+    def _expand(self, state: RunState, decided: Decided) -> None:
+        """Expands the network, and saves the state."""
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth as decided"))
-        sample = self._score_sample(generator, MOMENT_SAMPLES)
+        sample = self._score_sample(generator, _MOMENT_SAMPLES)
         images = normalize(sample.images, self.data.preprocessing)
         expansion = self.config.expansion
-        module, moments = applied(state.decided, state.module, expansion, images, sample.labels, generator)
-        self._take_over(state, Grown(state.decided.architecture, module, moments, state.decided.steps))
+        module, moments = applied(decided, state.module, expansion, images, sample.labels, generator)
+        optimizer = optim.carried(state.optimizer, state.module, module, moments, self.config)
+        # Sums of gradients may round differently on each GPU.
+        self.group.unify(module.state_dict().values())
+        self.group.unify(values["exp_avg_sq"] for values in optimizer.state.values() if "exp_avg_sq" in values)
+        scheduler = plateau(optimizer, self.config)
+        scheduler.load_state_dict(state.scheduler.state_dict())
+        state.architecture, state.module = decided.architecture, module
+        state.optimizer, state.scheduler = optimizer, scheduler
+        state.expansions = (*state.expansions, *decided.steps)
         state.decided = None
         state.training_flops += training_flops(num_macs(module.graph), len(sample))
         state.device_seconds += time.perf_counter() - started
+        self.save(state)
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
         """Training images, not augmented, drawn anew for each decision."""
         indices = torch.randperm(len(self.train), generator=generator)[:count].to(self.device)
         return Split(self.train.images[indices], self.train.labels[indices])
-
-    def _take_over(self, state: RunState, grown: Grown) -> None:
-        optimizer = optim.carried(state.optimizer, state.module, grown.module, grown.moments, self.config)
-        scheduler = plateau(optimizer, self.config)
-        scheduler.load_state_dict(state.scheduler.state_dict())
-        state.architecture, state.module = grown.architecture, grown.module
-        state.optimizer, state.scheduler = optimizer, scheduler
-        state.expansions = (*state.expansions, *grown.steps)
 
     def finish_branch(self, state: RunState) -> bytes:
         """The content of this epoch's checkpoint: the network as it is, or the end of a branch off it."""
@@ -445,7 +454,7 @@ class _Run:
                 num_expansions=len(state.expansions),
                 expansions=state.expansions,
                 epoch=state.epoch,
-                anneal_epochs=self._branch_epochs(state),
+                anneal_epochs=self._branch_epochs(state, state.epoch),
                 code_version=_code_version(),
             ),
             metrics=Metrics(validation=validation, test=test),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from trainer.candidates import Candidate, decide
+from trainer.candidates import decide
 from trainer.config import Expansion, Ladder, RunConfig
 from trainer.expand import Change, Initialization, expand
 from trainer.ladder import climb, deadlines, next_size
@@ -17,29 +17,18 @@ from trainer.records import CandidateScore
 from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
 from trainer.state import Decided, RunState
 from zoo.cost import num_params
-from zoo.descriptor import Architecture, ExpansionStep
+from zoo.descriptor import ExpansionStep
 from zoo.module import GraphModule
 
 
 @dataclass(frozen=True)
-class Grown:
-    """The network after one or more changes, and the moments that its new parameters begin with."""
-
-    architecture: Architecture
-    module: GraphModule
-    moments: GradientMoments
-    steps: tuple[ExpansionStep, ...]
-
-
-@dataclass(frozen=True)
 class Proposal:
-    """`grown`, the network after `changes`, is None where no candidate cleared the threshold; `flops` is what scoring
-    took."""
+    """`decided`, to where `changes` lead, is None where none cleared the threshold; `flops` is what scoring took."""
 
     threshold: float
     scores: tuple[CandidateScore, ...]
     flops: int
-    grown: Grown | None
+    decided: Decided | None
     changes: tuple[Change, ...]
 
 
@@ -51,7 +40,10 @@ def applied(
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
 ) -> tuple[GraphModule, GradientMoments]:
-    """What was decided for a network, done to what it has become since; on (normalised) training images."""
+    """What was decided for a network, done to what it has become since; on (normalised) training images.
+
+    With the moments that its new parameters begin with.
+    """
     noise = None if isinstance(expansion, Ladder) else expansion.noise_std
     calibration = images[: expansion.calibration_samples]
     new = expand(module, decided.architecture.graph(), Initialization(expansion.exact, noise), calibration, generator)
@@ -85,17 +77,13 @@ def _propose_change(
     state: RunState, config: RunConfig, expansion: Expansion, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> Proposal:
     decision = decide(state.architecture, state.module, expansion, images, labels, generator, config.limits)
-    grown, changes = None, tuple[Change, ...]()
-    if decision.chosen is not None:
-        grown = _changed(state, decision.chosen, decision.threshold, exact=expansion.exact)
-        changes = (decision.chosen.change,)
-    return Proposal(decision.threshold, decision.scores, decision.flops, grown, changes)
-
-
-def _changed(state: RunState, chosen: Candidate, threshold: float, *, exact: bool) -> Grown:
+    chosen = decision.chosen
+    if chosen is None:
+        return Proposal(decision.threshold, decision.scores, decision.flops, None, ())
     sizes = (num_params(state.module.graph), num_params(chosen.module.graph))
-    step = _step(state.epoch, chosen.change, sizes, chosen.score, threshold, exact=exact)
-    return Grown(chosen.architecture, chosen.module, chosen.moments, (step,))
+    step = _step(state.epoch, chosen.change, sizes, chosen.score, decision.threshold, exact=expansion.exact)
+    decided = Decided(chosen.architecture, (step,))
+    return Proposal(decision.threshold, decision.scores, decision.flops, decided, (chosen.change,))
 
 
 def _propose_climb(
@@ -114,22 +102,20 @@ def _propose_climb(
         labels,
         generator,
     )
-    grown = None
-    if climbed.moments is not None:
-        steps = tuple(
-            _step(
-                state.epoch,
-                taken.scored.change,
-                (taken.params_before, taken.params_after),
-                taken.scored.score,
-                climbed.threshold,
-                exact=ladder.exact,
-            )
-            for taken in climbed.taken
+    steps = tuple(
+        _step(
+            state.epoch,
+            taken.scored.change,
+            (taken.params_before, taken.params_after),
+            taken.scored.score,
+            climbed.threshold,
+            exact=ladder.exact,
         )
-        grown = Grown(climbed.architecture, climbed.module, climbed.moments, steps)
+        for taken in climbed.taken
+    )
+    decided = Decided(climbed.architecture, steps) if steps else None
     changes = tuple(taken.scored.change for taken in climbed.taken)
-    return Proposal(climbed.threshold, climbed.scores, climbed.flops, grown, changes)
+    return Proposal(climbed.threshold, climbed.scores, climbed.flops, decided, changes)
 
 
 # A share of the epochs is this many times as long as the time between two looks at the candidates: scoring them costs

@@ -30,8 +30,6 @@ from zoo.module import GraphModule
 _EXACT = Initialization(exact=True, noise_std=None)
 # A size is reached when this fraction of it is; the steps of growth are too coarse to meet it exactly.
 _REACHED = 0.92
-# Enough for the second moments that new parameters begin with; those rank nothing.
-MOMENT_SAMPLES = 512
 # Scoring passes for one expansion: each may take every candidate once.
 _MAX_PASSES = 6
 
@@ -82,7 +80,6 @@ class Climb:
 
     architecture: Architecture
     module: GraphModule
-    moments: GradientMoments | None
     threshold: float
     scores: tuple[CandidateScore, ...]
     taken: tuple[Taken, ...]
@@ -134,9 +131,7 @@ def climb(
         new = expand(module, grown.graph(), initialization, calibration, generator)
         if _costs(grown)[0] >= _REACHED * size:
             break
-    few = slice(MOMENT_SAMPLES)
-    moments = gradient_moments(with_statistics_of(new, images[few]), images[few], labels[few]) if taken else None
-    return Climb(grown, new, moments, threshold, tuple(scores), tuple(taken), flops)
+    return Climb(grown, new, threshold, tuple(scores), tuple(taken), flops)
 
 
 def next_size(ladder: Ladder, params: int) -> int | None:

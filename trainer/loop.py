@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainer import optim
 from trainer.augment import draw, shift_of
@@ -40,7 +40,7 @@ def train_epoch(
     """One pass over the split in the order, with the augmentation, that `generator` (on the CPU) gives.
 
     `learning_rates` has one for each step, see `num_steps`; without it the optimiser's stays. `average` takes part
-    after each step. Dropout draws from torch's global generator, which the caller seeds.
+    after each step. Dropout draws from torch's global generator, which the caller seeds: `trainer.seeds.seed_epoch`.
     """
     config, module = step.config, step.module
     module.train()
@@ -64,6 +64,11 @@ def train_epoch(
         num_images += len(indices)
     loss_sum, num_correct = step.group.summed(total_loss).item(), step.group.summed(total_correct).item()
     return EpochResult(loss_sum / num_images, num_correct / num_images, num_images)
+
+
+def averaging(module: nn.Module, config: RunConfig) -> AveragedModel:
+    """The exponential moving average of weights and running statistics, which begins where they are."""
+    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
 
 
 def num_steps(num_images: int, config: RunConfig, group: Group = ALONE) -> int:

@@ -59,6 +59,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
+def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Puts saved state into an optimiser of `make`, whose options for its device stay (torch replaces them too)."""
+    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    rate = learning_rate(optimizer)
+    for group, options in zip(optimizer.param_groups, own, strict=True):
+        group.update(options)
+    set_learning_rate(optimizer, rate)
+
+
 def carried(
     old: torch.optim.Adam,
     old_module: GraphModule,

@@ -2,13 +2,13 @@
 
 Every process holds the whole data set and the same network, draws the same random numbers and trains on its share of
 each batch. Gradients are averaged (torch's DistributedDataParallel) and batch norms see the whole batch, so a step is
-that of one process up to rounding. Every process scores and decides alike; the first alone writes.
+that of one process up to rounding. Every process scores alike; the first one's decisions count, and it alone writes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -40,6 +40,12 @@ class Group:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def unify(self, tensors: Iterable[Tensor]) -> None:
+        """Gives them the first process's values, in place, on all of them."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size > 1:
@@ -56,6 +62,8 @@ def group_of(device: torch.device) -> Iterator[Group]:
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # by which NCCL sends objects
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Group(distributed.get_rank(), distributed.get_world_size())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from trainer.config import RunConfig
 
@@ -11,3 +12,9 @@ def seed_of(config: RunConfig, epoch: int, purpose: str) -> int:
     """A seed of its own for each run seed, epoch and purpose."""
     words = [config.seed, epoch, *purpose.encode()]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_epoch(config: RunConfig, epoch: int, purpose: str) -> torch.Generator:
+    """Seeds torch's global generator, from which dropout draws; returns one for batches and augmentation."""
+    torch.manual_seed(seed_of(config, epoch, f"dropout of {purpose}"))
+    return torch.Generator().manual_seed(seed_of(config, epoch, purpose))

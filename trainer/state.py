@@ -119,7 +119,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
 
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
     """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
-    saved = _upgraded(torch.load(path, map_location=device, weights_only=True))
+    saved = torch.load(path, map_location=device, weights_only=True)
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
@@ -134,7 +134,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(saved["module"])
     optimizer = optim.make(module, config)
-    optimizer.load_state_dict(saved["optimizer"])
+    optim.load_state(optimizer, saved["optimizer"])
     scheduler = plateau(optimizer, config)
     scheduler.load_state_dict(saved["scheduler"])
     validation = saved["validation"]
@@ -158,11 +158,6 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         device=saved["device"],
         log_bytes=saved["log_bytes"],
     )
-
-
-def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """Version 4 had no branches under way: one that was interrupted began again."""
-    return saved | {"version": 5, "branch": None} if saved.get("version") == 4 else saved
 
 
 def _saved_decision(decided: Decided | None) -> dict[str, Any] | None:

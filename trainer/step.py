@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import RunConfig
 from trainer.parallel import ALONE, Group, synchronize_batch_norms
+from zoo import glibc
 from zoo.cost import num_macs
 from zoo.descriptor import Preprocessing
 from zoo.graph import Graph
@@ -62,14 +63,13 @@ class TrainingStep:
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1) * 255)
         self._dtype = torch.bfloat16 if config.mixed_precision and has_bfloat16(self.device) else None
-        self._eager = self._loss
         self._compiled = None
         self._network: nn.Module = module
         if group.size > 1:
             synchronize_batch_norms(module)
             self._network = DistributedDataParallel(module, broadcast_buffers=False)
         alone = compiled and group.size == 1
-        if alone and self.device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")):
+        if alone and self.device.type == "cpu" and _has_compiler():
             torch._dynamo.reset()  # each network is a program of its own; their number is not limited
             self._compiled = torch.compile(self._loss, dynamic=False)
         self._graph = _CapturedStep(self) if alone and self.device.type == "cuda" else None
@@ -121,13 +121,13 @@ class TrainingStep:
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self._compiled is None:
-            return self._eager(images, labels)
+            return self._loss(images, labels)
         try:
             return self._compiled(images, labels)
         except torch._dynamo.exc.TorchDynamoException as error:
             logger.warning("this step is not compiled: %s", str(error).partition("\n")[0])
             self._compiled = None
-            return self._eager(images, labels)
+            return self._loss(images, labels)
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         inputs = ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
@@ -204,6 +204,23 @@ def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter).copy_(value)
 
 
+def prepare(device: torch.device, config: RunConfig) -> None:
+    """What a process does once before it trains: on a CPU, results that repeat exactly, threads, and kept memory."""
+    if device.type != "cpu":
+        return
+    torch.use_deterministic_algorithms(True)
+    # Else every new tensor is first filled with NaN, up to 14 % of a step (docs/log.md).
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_num_threads(config.cpu_threads or torch.get_num_threads())
+    glibc.keep_freed_memory()
+    if config.compile and not _has_compiler():
+        logger.warning("steps are not compiled, and slower for it: there is no C++ compiler (g++, or $CXX)")
+
+
+def _has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def pays_to_compile(config: RunConfig, graph: Graph, num_images: int) -> bool:
     """Whether the run wants compiled steps, and epochs of so many images are long enough for it."""
     return config.compile and num_images * num_macs(graph) >= _WORTH_COMPILING
@@ -212,5 +229,5 @@ def pays_to_compile(config: RunConfig, graph: Graph, num_images: int) -> bool:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies matrices in bfloat16 faster than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

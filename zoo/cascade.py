@@ -57,6 +57,13 @@ class Cascade(BaseModel):
     accuracy: float
     macs: float
 
+    def described(self, params: Mapping[str, int]) -> str:
+        """Parameters of the stages, by digest, and their thresholds: 13,242 (0.05) → 39,186"""
+        return " → ".join(
+            f"{params[stage.digest]:,}" + ("" if stage.threshold is None else f" ({stage.threshold:.2f})")
+            for stage in self.stages
+        )
+
 
 class Calibration(BaseModel):
     """The cascades of a data set, ascending in accuracy and in MACs; `num_images` they were found on."""

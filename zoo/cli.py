@@ -409,7 +409,7 @@ def calibrate(
 
 
 def _find_cascades(zoo: LocalZoo, data: str, dataset: str | None) -> Calibration:
-    name = dataset or ("digits" if data == "digits" else name_of(Path(data)))
+    name = dataset or name_of(Path(data))
     return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True))
 
 
@@ -447,14 +447,10 @@ def _show_cascades(calibration: Calibration, rows: list[CheckpointRow], *, as_js
         if not cascades[0].accuracy <= wanted <= cascades[-1].accuracy:
             continue
         best = next(cascade for cascade in cascades if cascade.accuracy >= wanted)
-        stages = " → ".join(
-            f"{params[stage.digest]:,}" + ("" if stage.threshold is None else f" ({stage.threshold:.2f})")
-            for stage in best.stages
-        )
         # None where a cascade is better than the best checkpoint.
         alone = min((row.macs for row in rows if (row.accuracy or 0.0) >= wanted), default=None)
         compared = ("", "") if alone is None else (f"{alone:,}", f"{1 - best.macs / alone:.0%}")
-        table.add_row(f"{wanted:.2f}", compared[0], f"{best.macs:,.0f}", compared[1], stages)
+        table.add_row(f"{wanted:.2f}", compared[0], f"{best.macs:,.0f}", compared[1], best.described(params))
     _print_table(table)
 
 

@@ -81,7 +81,7 @@ def test_all_candidates_are_reported(net: Grown, expansion: Expansion) -> None:
         assert (score.standard_error is None) == isinstance(expansion.rule, RatioRule)
 
 
-def test_the_chosen_candidate_is_ready_to_take_over(net: Grown) -> None:
+def test_the_chosen_candidate_is_the_network_grown_its_way(net: Grown) -> None:
     chosen = decision(net, replace(GAIN, rule=GainRule(threshold=0.0, standard_errors=0.0))).chosen
     assert chosen is not None
     assert chosen.module.graph == chosen.architecture.graph()

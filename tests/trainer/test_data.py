@@ -277,7 +277,7 @@ def fashion_mnist(tmp_path: Path) -> dict[str, np.ndarray]:
     """Files where a download would have put them, below a home directory of its own."""
     random = np.random.default_rng(0)
     arrays = {}
-    raw = tmp_path / ".cache" / "checkpoint-zoo" / "FashionMNIST" / "raw"
+    raw = tmp_path / ".cache" / "checkpoint-zoo" / "datasets" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for split, count in [("train", 40), ("t10k", 20)]:
         arrays[f"{split}-images-idx3-ubyte"] = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -290,7 +290,7 @@ def fashion_mnist(tmp_path: Path) -> dict[str, np.ndarray]:
 def in_home(home: Path, program: str) -> subprocess.CompletedProcess[str]:
     """Without a network: every download goes to a port at which nobody listens."""
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment = os.environ | proxies | {"HOME": str(home), "no_proxy": "", "NO_PROXY": ""}
+    environment = os.environ | proxies | {"HOME": str(home), "XDG_CACHE_HOME": "", "no_proxy": "", "NO_PROXY": ""}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -328,11 +328,9 @@ for name in ("cifar10", "fashion_mnist"):
 """
     result = in_home(tmp_path, program)
     assert result.returncode == 0, result.stderr
-    cifar10, fashion_mnist = result.stdout.splitlines()
-    assert cifar10.startswith(f"cifar10 could not be downloaded to {tmp_path}/.cache/checkpoint-zoo: ")
-    assert fashion_mnist.startswith(f"fashion_mnist could not be downloaded to {tmp_path}/.cache/checkpoint-zoo: ")
-    assert "Connection refused" in cifar10
-    assert "Connection refused" in fashion_mnist
+    for name, line in zip(("cifar10", "fashion_mnist"), result.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{name} could not be downloaded to {tmp_path}/.cache/checkpoint-zoo/datasets: ")
+        assert "Connection refused" in line
 
 
 def test_cifar_from_its_files(tmp_path: Path) -> None:

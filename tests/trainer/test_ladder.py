@@ -105,7 +105,6 @@ def test_neither_the_size_nor_a_limit_is_ever_exceeded(
         assert macs <= (max_macs or macs)
     else:
         assert found.architecture == net[0]
-        assert found.moments is None
 
 
 def test_what_was_taken_leads_from_the_old_network_to_the_new_one(net: Net) -> None:
@@ -131,16 +130,6 @@ def test_logits_stay_and_the_old_network_is_left_alone(net: Net) -> None:
     images, _ = sample(16, seed=9)
     with torch.no_grad():
         torch.testing.assert_close(found.module.eval()(images), module.eval()(images), atol=1e-5, rtol=0)
-
-
-def test_moments_are_those_of_the_new_network(net: Net) -> None:
-    """For the optimiser, which is to begin with a second moment for every new weight."""
-    found = climbed(net, 1000)
-    assert found.moments is not None
-    shapes = {name: moments.squares.shape for name, moments in found.moments.by_name.items()}
-    assert shapes == {name: parameter.shape for name, parameter in found.module.named_parameters()}
-    masks = new_entries(net[1].graph, found.module.graph, CPU)
-    assert any((found.moments.by_name[name].squares[mask] > 0).any() for name, mask in masks.items())
 
 
 def test_the_threshold_is_for_the_best_change_and_for_the_first_step_only(net: Net) -> None:

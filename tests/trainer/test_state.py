@@ -88,6 +88,26 @@ def test_what_was_saved_goes_on_exactly(tmp_path: Path, tiny_run: RunConfig) -> 
     assert state.optimizer.param_groups[0]["lr"] == loaded.optimizer.param_groups[0]["lr"]
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_state_of_another_device_goes_on(tmp_path: Path, tiny_run: RunConfig, name: Any) -> None:
+    """A GPU's has the learning rate in a tensor, and says that its steps can be captured; here they cannot."""
+    config = replace(tiny_run, optimizer=name)
+    state = trained(config)
+    save(tmp_path / "state.pt", state, config, DATA)
+    saved = torch.load(tmp_path / "state.pt")
+    for group in saved["optimizer"]["param_groups"]:
+        group.update(lr=torch.tensor(group["lr"]), capturable=True)
+    torch.save(saved, tmp_path / "state.pt")
+    loaded = load(tmp_path / "state.pt", config, DATA, CPU)
+    for each in (state, loaded):
+        step(each.module, each.optimizer)
+    for mine, its in zip(state.module.parameters(), loaded.module.parameters(), strict=True):
+        torch.testing.assert_close(its, mine)
+    assert [group["capturable"] for group in loaded.optimizer.param_groups] == [
+        group["capturable"] for group in state.optimizer.param_groups
+    ]
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path, tiny_run: RunConfig) -> None:
     state = trained(tiny_run)
     for epoch in (3, 4):

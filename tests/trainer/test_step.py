@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.expand import Initialization, expand
 from trainer.runs import paper
 from trainer.scores.fisher import gradient_moments
-from trainer.step import TrainingStep, has_bfloat16
+from trainer.step import TrainingStep, has_bfloat16, prepare
 from zoo.descriptor import Architecture, Preprocessing
 from zoo.families import blueprint, secnn
 from zoo.module import GraphModule, normalize
@@ -150,6 +150,17 @@ def test_a_snapshot_can_be_restored_again(module: GraphModule) -> None:
         assert not torch.equal(weights(step.module), before)
         step.restore(snapshot)
         assert torch.equal(weights(step.module), before)
+
+
+def test_a_machine_without_a_compiler_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, module: GraphModule
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    prepare(torch.device("cpu"), paper())
+    assert "there is no C++ compiler" in caplog.text
+    step = TrainingStep(module, optim.make(module, ADAM), ADAM, RGB, compiled=True)
+    for images, labels in batches(1):
+        assert step(images, labels)[0].isfinite()
 
 
 def test_l1_pulls_every_weight_but_is_no_part_of_the_loss(module: GraphModule) -> None:

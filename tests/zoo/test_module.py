@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo import graph as ops
 from zoo.checkpoint import Checkpoint
 from zoo.descriptor import Architecture, Preprocessing
+from zoo.families import blueprint
 from zoo.families.secnn import SecnnArchitecture
 from zoo.graph import INPUT, parameter_shapes, tensor_shapes
 from zoo.module import GraphModule, module_of, normalize
@@ -140,14 +141,19 @@ def test_tensors_of_another_network_are_refused(tiny: SecnnArchitecture, make_ch
         GraphModule(tiny.graph()).load_tensors(make_checkpoint(tiny.widened(0, 1)).tensors)
 
 
+@pytest.mark.parametrize("family", ["secnn", "blueprint"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(8, 12), (7, 9)])
 def test_a_compiled_step_has_the_gradients_of_an_eager_one(
-    tiny: SecnnArchitecture, size: tuple[int, int], memory_format: torch.memory_format
+    tiny: SecnnArchitecture, size: tuple[int, int], memory_format: torch.memory_format, family: str
 ) -> None:
-    """Where it takes another way through max pooling too; images with equal neighbours included."""
+    """Where it takes another way through max pooling and SiLU too; images with equal neighbours included."""
     height, width = size
-    module = GraphModule(tiny.model_copy(update={"input_height": height, "input_width": width}).graph()).eval()
+    architecture: Architecture = tiny.model_copy(update={"input_height": height, "input_width": width})
+    if family == "blueprint":
+        shape = (tiny.input_channels, height, width)
+        architecture = blueprint.start(input_shape=shape, num_classes=3, channels=(4, 6), num_layers=(1, 1))
+    module = GraphModule(architecture.graph()).eval()
     module.to(memory_format=memory_format)
     images = torch.randn(5, tiny.input_channels, height, width, generator=torch.Generator().manual_seed(0))
     images = images.to(memory_format=memory_format)
