@@ -59,13 +59,13 @@ def distil(
     device: torch.device,
     observe: Callable[[Record], None],
 ) -> Iterator[str]:
-    """Distils the best of the checkpoints (by validation accuracy) into those smaller than it, smallest first.
+    """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it.
 
     Yields the digest of each new one as it is saved. Students that were distilled before are passed over.
     """
     directory = Directory(zoo)
     members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
-    teacher = max(members, key=lambda member: member.val_accuracy)
+    teacher = max(members, key=lambda member: (member.val_accuracy, member.params))
     done = {_student_of(path, teacher.digest) for _, path in directory.paths()}
     for student in members:
         if student.params < teacher.params and student.digest not in done:
