@@ -46,6 +46,7 @@ from trainer.runs import RUNS
 from zoo.checkpoint import load
 from zoo.errors import ZooError
 from zoo.module import module_of
+from zoo.splits import stratified
 from zoo.storage import Directory, write_atomically
 
 MAX_HELD_OUT = 10_000
@@ -105,7 +106,7 @@ def limited(data: Data, num_train: int | None) -> tuple[Data, Split]:
         return data, data.validation
     order = np.random.default_rng(0).permutation(len(data.train))
     train, rest = (data.train.take(part) for part in (order[:num_train], order[num_train:][:MAX_HELD_OUT]))
-    few = np.arange(round(len(data.validation) * num_train / len(data.train)))
+    few, _ = stratified(data.validation.labels.numpy(), round(len(data.validation) * num_train / len(data.train)))
     return replace(data, train=train, validation=data.validation.take(few)), rest
 
 

@@ -10,12 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from trainer.config import Limits
-from trainer.overrides import Overrides
-from trainer.runs import grow
-from trainer.state import load as load_state
 from zoo.budget import Budget
 from zoo.checkpoint import Checkpoint, digest_of, load
 from zoo.cost import num_params
@@ -24,7 +19,6 @@ from zoo.predictor import Predictor
 from zoo.storage import Directory
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
-GROWING = SHIPPED.with_name("cifar10-growing")
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +90,3 @@ def test_the_logs_tell_how_they_grew() -> None:
         if record["event"] == "checkpoint"
     }
     assert {digest for digest, _ in Directory(SHIPPED).paths()} <= saved
-
-
-def test_the_run_under_way_can_be_gone_on_with() -> None:
-    """Its checkpoints are served beside the others; its state is that of a run of this trainer on all of CIFAR-10."""
-    [path] = GROWING.glob("runs/*/state.pt")
-    state = torch.load(path, weights_only=True)
-    assert set(state["checkpoints"]) == {digest for digest, _ in Directory(GROWING).paths()}
-    assert state["log_bytes"] <= path.with_name("log.jsonl").stat().st_size
-    assert (state["data"]["name"], state["data"]["num_train"]) == ("cifar10", 45_000)
-    options = Overrides(
-        epochs=state["config"]["epochs"],
-        seed=state["config"]["seed"],
-        limits=Limits(max_macs=state["config"]["limits.max_macs"]),
-    )
-    assert load_state(path, options.of(grow()), state["data"], torch.device("cpu")).epoch == state["epoch"]

@@ -100,7 +100,7 @@ class Ladder:
     # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
     width_step: int = 8
     max_layers_per_stage: int = 16
-    score_samples: int = 2048
+    score_samples: int = 4096
     calibration_samples: int = 256
 
 
