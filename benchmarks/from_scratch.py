@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import averaging, evaluate, num_steps, train_epoch
+from trainer.loop import WeightAverage, evaluate, num_steps, train_epoch
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep
 from zoo.cost import training_flops
@@ -74,7 +74,7 @@ def train(
     joules = joules_so_far(device)
     for epoch in range(epochs):
         if average is None and average_from is not None and epoch >= average_from * epochs:
-            average = averaging(module, config)
+            average = WeightAverage(module, config.average_decay)
         started = time.perf_counter()
         result = train_epoch(
             step,

@@ -93,6 +93,9 @@ class Ladder:
     curvature: Literal["diagonal", "kfac"] = "diagonal"
     # False, for ablations: what is taken begins as in a fresh network, and the logits change.
     exact: bool = True
+    # Below 1, an expanded network's kernels are multiplied by it and the rest is filled up with a fresh network's
+    # (shrink and perturb: Ash and Adams, arXiv 1910.08475), which is not exact either.
+    shrink: float = 1.0
     # A change whose gain is below this many times its standard error is noise, and never taken.
     standard_errors: float = 2.0
     # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.

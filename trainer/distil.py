@@ -17,7 +17,7 @@ import torch
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import averaging, evaluate, num_steps, train_epoch
+from trainer.loop import WeightAverage, evaluate, num_steps, train_epoch
 from trainer.records import DistilledRecord, Record
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
@@ -98,7 +98,7 @@ def _distil_one(
         teacher=teacher.module(device),
         compiled=pays_to_compile(config, module.graph, len(train)),
     )
-    averaged = averaging(module, config)
+    average = WeightAverage(module, config.average_decay)
     steps = num_steps(len(train), config)
     total = config.distil_epochs * steps
     # Up quickly and down slowly: the student comes from the end of an annealing.
@@ -106,9 +106,8 @@ def _distil_one(
     rates = [peak * min((number + 1) / steps, 1 - number / total) for number in range(total)]
     for epoch in range(config.distil_epochs):
         generator = seed_epoch(config, epoch, f"distilling {student.digest}")
-        train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=averaged)
-    result = averaged.module
-    assert isinstance(result, GraphModule)
+        train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=average)
+    result = average.module
     validation = evaluate(result, data.validation.to(device), data.preprocessing, len(data.classes))
     seconds = time.perf_counter() - started
     digest = None

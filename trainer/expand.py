@@ -125,6 +125,21 @@ def expand(
     return new
 
 
+@torch.no_grad()
+def shrink_and_perturb(module: GraphModule, shrink: float, generator: torch.Generator) -> None:
+    """Multiplies kernels by `shrink` and adds a fresh network's, times the rest: θ ← λ θ + (1 − λ) θ₀.
+
+    Biases, batch norms and their statistics stay. (Ash and Adams 2020, arXiv 1910.08475.)
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = GraphModule(module.graph)
+    for parameter, other in zip(module.parameters(), fresh.parameters(), strict=True):
+        if parameter.ndim > 1:
+            parameter.lerp_(other.to(parameter.device), 1 - shrink)
+
+
 def grid(place: Placement, device: torch.device) -> tuple[Tensor, ...]:
     """Index of a new tensor that selects what came from the old one."""
     axes = [torch.tensor(axis, dtype=torch.long, device=device) for axis in place]

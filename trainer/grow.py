@@ -26,10 +26,10 @@ from typing import BinaryIO
 import torch
 
 from trainer import optim
-from trainer.config import BlueprintStart, RunConfig, StartNet
+from trainer.config import BlueprintStart, Ladder, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Proposal, applied, num_score_samples, propose
-from trainer.loop import EpochResult, averaging, evaluate, num_steps, train_epoch
+from trainer.loop import EpochResult, WeightAverage, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
 from trainer.seeds import seed_epoch, seed_of
@@ -272,12 +272,10 @@ class _Run:
         config, step = self.config, self.step_of(state)
         trunk = None if self._goes_on_annealed else step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer) if state.branch is None else state.branch.learning_rate
-        average = averaging(state.module, config)
-        averaged = average.module
-        assert isinstance(averaged, GraphModule)
+        average = WeightAverage(state.module, config.average_decay)
         epochs_done = 0
         if state.branch is not None:
-            average.load_state_dict(state.branch.average)
+            average.module.load_state_dict(state.branch.average)
             epochs_done = state.branch.epochs_done
         steps = num_steps(len(self.train), config, self.group)
         epochs = self._branch_epochs(state, state.epoch)
@@ -288,19 +286,19 @@ class _Run:
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
             self._check(result, state.epoch, max(of_epoch))
-            validation = evaluate(averaged, self.validation, self.data.preprocessing, len(self.data.classes))
+            validation = evaluate(average.module, self.validation, self.data.preprocessing, len(self.data.classes))
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, index + 1, epochs)
             if trunk is None and index + 1 < epochs:
-                state.branch = Branch(index + 1, learning_rate, average.state_dict())
+                state.branch = Branch(index + 1, learning_rate, average.module.state_dict())
                 self.save(state)
         state.branch = None
         if trunk is None:
-            state.module.load_state_dict(averaged.state_dict())
+            state.module.load_state_dict(average.module.state_dict())
         else:
             step.restore(trunk)
         optim.set_learning_rate(step.optimizer, learning_rate)
-        return averaged, validation
+        return average.module, validation
 
     def is_ending(self, state: RunState) -> bool:
         """Whether the branch of a last checkpoint, on which nothing is to be grown, was begun or is to be written."""
@@ -384,7 +382,8 @@ class _Run:
         images = normalize(sample.images, self.data.preprocessing)
         expansion = self.config.expansion
         module, moments = applied(decided, state.module, expansion, images, sample.labels, generator)
-        optimizer = optim.carried(state.optimizer, state.module, module, moments, self.config)
+        all_new = isinstance(expansion, Ladder) and expansion.shrink < 1
+        optimizer = optim.carried(state.optimizer, state.module, module, moments, self.config, all_new=all_new)
         # Sums of gradients may round differently on each GPU.
         self.group.unify(module.state_dict().values())
         self.group.unify(values["exp_avg_sq"] for values in optimizer.state.values() if "exp_avg_sq" in values)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.candidates import decide
 from trainer.config import Expansion, Ladder, RunConfig
-from trainer.expand import Change, Initialization, expand
+from trainer.expand import Change, Initialization, expand, shrink_and_perturb
 from trainer.ladder import climb, deadlines, next_size
 from trainer.records import CandidateScore
 from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
@@ -47,6 +47,8 @@ def applied(
     noise = None if isinstance(expansion, Ladder) else expansion.noise_std
     calibration = images[: expansion.calibration_samples]
     new = expand(module, decided.architecture.graph(), Initialization(expansion.exact, noise), calibration, generator)
+    if isinstance(expansion, Ladder) and expansion.shrink < 1:
+        shrink_and_perturb(new, expansion.shrink, generator)
     return new, gradient_moments(with_statistics_of(new, images), images, labels)
 
 
@@ -109,7 +111,7 @@ def _propose_climb(
             (taken.params_before, taken.params_after),
             taken.scored.score,
             climbed.threshold,
-            exact=ladder.exact,
+            exact=ladder.exact and ladder.shrink == 1,
         )
         for taken in climbed.taken
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64, UInt8
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.augment import draw, shift_of
+from trainer.augment import Augmentation, draw, shift_of
 from trainer.config import RunConfig
 from trainer.data import Split
 from trainer.parallel import ALONE, Group
 from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
 from zoo.module import GraphModule, normalize
+
+# Picked and augmented at once: on a GPU these small kernels take longer to launch than to run.
+_BATCHES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def train_epoch(
     generator: torch.Generator,
     *,
     learning_rates: Sequence[float] | None = None,
-    average: AveragedModel | None = None,
+    average: WeightAverage | None = None,
 ) -> EpochResult:
     """One pass over the split in the order, with the augmentation, that `generator` (on the CPU) gives.
 
@@ -51,24 +55,49 @@ def train_epoch(
     steps = num_steps(len(split), config, step.group)
     shift = shift_of(config, sum(parameter.numel() for parameter in module.parameters()))
     augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device)
-    for index, indices in enumerate(order.split(config.batch_size)[:steps]):
+    batches = _batches(split, order[: steps * config.batch_size], augmentation, config.batch_size)
+    for index, (images, labels) in enumerate(batches):
         if learning_rates is not None:
             optim.set_learning_rate(step.optimizer, learning_rates[index])
-        place = slice(index * config.batch_size, index * config.batch_size + len(indices))
-        images = augmentation.of(split.images[indices], place)
-        loss, correct = step(images, split.labels[indices])
+        loss, correct = step(images, labels)
         if average is not None:
-            average.update_parameters(module)
-        total_loss += loss * len(indices[step.group.rank :: step.group.size])
+            average.update()
+        total_loss += loss * len(labels[step.group.rank :: step.group.size])
         total_correct += correct
-        num_images += len(indices)
+        num_images += len(labels)
     loss_sum, num_correct = step.group.summed(total_loss).item(), step.group.summed(total_correct).item()
     return EpochResult(loss_sum / num_images, num_correct / num_images, num_images)
 
 
-def averaging(module: nn.Module, config: RunConfig) -> AveragedModel:
-    """The exponential moving average of weights and running statistics, which begins where they are."""
-    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(config.average_decay), use_buffers=True)
+def _batches(
+    split: Split, order: Int64[Tensor, " n"], augmentation: Augmentation, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, augmented, and labels, in that order; the last batch may be smaller."""
+    several = batch_size * _BATCHES_AT_ONCE
+    for index, indices in enumerate(order.split(several)):
+        images = augmentation.of(split.images[indices], slice(index * several, index * several + len(indices)))
+        yield from zip(images.split(batch_size), split.labels[indices].split(batch_size), strict=True)
+
+
+class WeightAverage:
+    """The exponential moving average of a network's weights and running statistics, which begins where they are.
+
+    As torch's AveragedModel, without its waiting for the device and its dozens of small kernels at each step: those
+    took longer than the step itself.
+    """
+
+    def __init__(self, module: GraphModule, decay: float) -> None:
+        self.module = deepcopy(module)
+        # Counters of batches stay as they are.
+        mine, theirs = (
+            [tensor for tensor in one.state_dict().values() if tensor.is_floating_point()]
+            for one in (self.module, module)
+        )
+        self._mine, self._theirs = mine, theirs
+        self._lerp = get_ema_multi_avg_fn(decay)
+
+    def update(self) -> None:
+        self._lerp(self._mine, self._theirs, None)
 
 
 def num_steps(num_images: int, config: RunConfig, group: Group = ALONE) -> int:

@@ -53,25 +53,29 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def _step_orthogonally(self, group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = {}
+        momentum = group["momentum"]
+        by_shape: dict[torch.Size, list[Tensor]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
-                by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
-        momentum, rate = group["momentum"], group["lr"] * group["scale"]
-        for (rows, columns), parameters in by_shape.items():
-            directions = []
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            gradients, momenta = [], []
             for parameter in parameters:
                 state = self.state[parameter]
                 if not state:
                     # AdamW's loading of a saved state looks for a step in all of it.
                     state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
                 assert parameter.grad is not None
-                state["momentum"].lerp_(parameter.grad, 1 - momentum)
-                # Nesterov's: the momentum that the next step would have with this gradient again.
-                directions.append(parameter.grad.lerp(state["momentum"], momentum).reshape(rows, columns))
-            updates = orthogonalized(torch.stack(directions)) * max(1.0, rows / columns) ** 0.5
-            for parameter, update in zip(parameters, updates, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(rate * update.view(parameter.shape))
+                gradients.append(parameter.grad)
+                momenta.append(state["momentum"])
+            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+            # Nesterov's: the momentum that the next step would have with this gradient again.
+            directions = torch.stack(torch._foreach_lerp(gradients, momenta, momentum)).flatten(2)
+            rows, columns = directions.shape[1:]
+            rate = group["lr"] * group["scale"] * max(1.0, rows / columns) ** 0.5
+            updates = (rate * orthogonalized(directions)).view(-1, *shape)
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(parameters, updates.unbind())
 
 
 def orthogonalized(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:

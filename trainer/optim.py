@@ -75,8 +75,10 @@ def carried(
     new_module: GraphModule,
     moments: GradientMoments,
     config: RunConfig,
+    *,
+    all_new: bool = False,
 ) -> torch.optim.Adam:
-    """The optimiser of the expanded network, with the old moments in the old places.
+    """The optimiser of the expanded network, with the old moments in the old places, unless weights are `all_new`.
 
     New entries begin with a first moment (or Muon's momentum) of 0 and the second moment that the run's batches of B
     images would show: ḡ² + (E[g²] − ḡ²)/B, from `moments`, the score's own statistics of the new network. (A second
@@ -84,7 +86,7 @@ def carried(
     """
     new = make(new_module, config)
     set_learning_rate(new, learning_rate(old))
-    places = placements(old_module.graph, new_module.graph)
+    places = {} if all_new else placements(old_module.graph, new_module.graph)
     old_state = {name: old.state[parameter] for name, parameter in old_module.named_parameters()}
     if not any(old_state.values()):
         return new

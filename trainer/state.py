@@ -21,7 +21,7 @@ from zoo.module import GraphModule
 from zoo.storage import write_atomically
 
 # Changes whenever the contents of the file do.
-_VERSION = 5
+_VERSION = 6
 
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
 
@@ -41,7 +41,7 @@ class Branch:
     epochs_done: int
     # The trunk's, to which the run returns.
     learning_rate: float
-    # The state of the AveragedModel.
+    # Of the network's weights and running statistics.
     average: dict[str, Tensor]
 
 

@@ -1,0 +1,124 @@
+"""What only a GPU can show: captured steps train as others do, and runs move between a CPU and a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer import optim
+from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.data import Data, Split
+from trainer.grow import grow
+from trainer.loop import WeightAverage, train_epoch
+from trainer.records import EpochRecord, Record
+from trainer.runs import paper
+from trainer.step import TrainingStep
+from zoo.descriptor import Architecture, Preprocessing
+from zoo.families import blueprint
+from zoo.module import GraphModule
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+RGB = Preprocessing(color="rgb", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+EAGER = replace(paper(), l1=1e-4, learning_rate=1e-2, mixed_precision=False, compile=False, batch_size=16, max_shift=2)
+NUM_BATCHES = 10
+
+
+@pytest.fixture
+def module(random_module: Callable[[Architecture, int], GraphModule]) -> GraphModule:
+    architecture = blueprint.start(input_shape=(3, 8, 10), num_classes=4, channels=(6, 8), num_layers=(1, 2))
+    return random_module(architecture, 0)
+
+
+@pytest.fixture
+def split() -> Split:
+    random = torch.Generator().manual_seed(1)
+    count = NUM_BATCHES * EAGER.batch_size
+    images = torch.randint(0, 256, (count, 3, 8, 10), generator=random, dtype=torch.uint8)
+    return Split(images, torch.randint(0, 4, (count,), generator=random)).to(CUDA)
+
+
+def trained(module: GraphModule, split: Split, config: RunConfig) -> tuple[Tensor, float]:
+    """All weights after an epoch whose rate falls, the average's behind them; and the mean loss."""
+    module = deepcopy(module).to(CUDA)
+    step = TrainingStep(module, optim.make(module, config), config, RGB, compiled=config.compile)
+    average = WeightAverage(module, 0.8)
+    rates = [config.learning_rate * (1 - number / NUM_BATCHES) for number in range(NUM_BATCHES)]
+    generator = torch.Generator().manual_seed(2)
+    result = train_epoch(step, split, generator, learning_rates=rates, average=average)
+    tensors = [*module.state_dict().values(), *average.module.state_dict().values()]
+    return torch.cat([tensor.flatten().float() for tensor in tensors if tensor.is_floating_point()]).cpu(), result.loss
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Split, optimizer: Any) -> None:
+    eager = replace(EAGER, optimizer=optimizer, weight_decay=0.0 if optimizer == "adam" else 0.02)
+    wanted, wanted_loss = trained(module, split, eager)
+    found, loss = trained(module, split, replace(eager, compile=True))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert loss == pytest.approx(wanted_loss, rel=1e-4)
+
+
+def test_mixed_precision_computes_nearly_the_same(module: GraphModule, split: Split) -> None:
+    (_, wanted), (_, loss) = (
+        trained(module, split, replace(EAGER, compile=True, mixed_precision=mixed)) for mixed in (False, True)
+    )
+    assert loss == pytest.approx(wanted, rel=0.02)
+    assert loss != wanted
+
+
+@pytest.fixture
+def ladder_run() -> RunConfig:
+    return replace(
+        EAGER,
+        name="ladder",
+        start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
+        expansion=Ladder(
+            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
+        ),
+        epochs=6,
+        optimizer="muon",
+        plateau=False,
+        anneal_share=1.0,
+        continue_from="branch",
+        mixed_precision=True,
+        compile=True,
+    )
+
+
+def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_after: int = 0) -> tuple[str, ...]:
+    """`stop_after`: epochs, those of branches included; 0: not."""
+
+    def observe(record: Record) -> None:
+        if isinstance(record, EpochRecord) and record.num_epochs == stop_after:
+            raise KeyboardInterrupt
+
+    return grow(config, data, zoo, device, resume=True, observe=observe)
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "kfac"])
+def test_a_run_grows(tmp_path: Path, ladder_run: RunConfig, data: Data, monkeypatch: Any, curvature: Any) -> None:
+    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
+    config = replace(ladder_run, expansion=replace(ladder_run.expansion, curvature=curvature))
+    assert len(run(config, data, tmp_path, CUDA)) == 3
+
+
+@pytest.mark.parametrize("devices", [(CPU, CUDA), (CUDA, CPU), (CUDA, CUDA)], ids=str)
+def test_a_run_goes_on_on_another_device(
+    tmp_path: Path, ladder_run: RunConfig, data: Data, monkeypatch: Any, devices: tuple[torch.device, torch.device]
+) -> None:
+    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
+    # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
+    monkeypatch.setattr("trainer.step._has_compiler", lambda: False)
+    # Within a branch, after the first expansion.
+    with pytest.raises(KeyboardInterrupt):
+        run(ladder_run, data, tmp_path, devices[0], stop_after=7)
+    assert len(run(ladder_run, data, tmp_path, devices[1])) == 3
