@@ -98,7 +98,7 @@ class Ladder:
     shrink: float = 1.0
     # A change whose gain is below this many times its standard error is noise, and never taken.
     standard_errors: float = 2.0
-    # A size's share of the epochs is in proportion to size ** -pace: small networks are cheap, and learn slowly.
+    # A size's share of the epochs is in proportion to size ** -pace.
     pace: float = 0.25
     # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
     width_step: int = 8

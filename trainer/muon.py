@@ -53,29 +53,55 @@ class MuonAdamW(torch.optim.AdamW):
         return loss
 
     def _step_orthogonally(self, group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
-        by_shape: dict[torch.Size, list[Tensor]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                by_shape.setdefault(parameter.shape, []).append(parameter)
-        for shape, parameters in by_shape.items():
-            gradients, momenta = [], []
-            for parameter in parameters:
-                state = self.state[parameter]
-                if not state:
-                    # AdamW's loading of a saved state looks for a step in all of it.
-                    state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
-                assert parameter.grad is not None
-                gradients.append(parameter.grad)
-                momenta.append(state["momentum"])
-            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-            # Nesterov's: the momentum that the next step would have with this gradient again.
-            directions = torch.stack(torch._foreach_lerp(gradients, momenta, momentum)).flatten(2)
-            rows, columns = directions.shape[1:]
-            rate = group["lr"] * group["scale"] * max(1.0, rows / columns) ** 0.5
-            updates = (rate * orthogonalized(directions)).view(-1, *shape)
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_sub_(parameters, updates.unbind())
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                # AdamW's loading of a saved state looks for a step in all of it.
+                state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        # Nesterov's: the momentum that the next step would have with this gradient again.
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        updates = []
+        for matrix in all_orthogonalized([direction.flatten(1) for direction in directions]):
+            rows, columns = matrix.shape
+            updates.append(matrix * max(1.0, rows / columns) ** 0.5)
+        torch._foreach_mul_(updates, group["lr"] * group["scale"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(parameters, [u.view(p.shape) for u, p in zip(updates, parameters, strict=True)])
+
+
+def all_orthogonalized(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
+    """`orthogonalized` of each; on a GPU, where launches take most of the time, all at once in the largest's shape.
+
+    What is filled up with zeros stays 0.
+    """
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    results: list[Tensor] = list(wide)
+    for indices in _batches([matrix.shape for matrix in wide], together=wide[0].is_cuda):
+        rows, columns = (max(wide[index].shape[axis] for index in indices) for axis in (0, 1))
+        batch = wide[0].new_zeros((len(indices), rows, columns))
+        for place, index in zip(batch, indices, strict=True):
+            place[: len(wide[index]), : wide[index].shape[1]] = wide[index]
+        for result, index in zip(orthogonalized(batch), indices, strict=True):
+            results[index] = result[: len(wide[index]), : wide[index].shape[1]]
+    return [
+        result if matrix.shape == result.shape else result.mT for matrix, result in zip(matrices, results, strict=True)
+    ]
+
+
+def _batches(shapes: Sequence[torch.Size], *, together: bool) -> list[list[int]]:
+    """Indices of the matrices that go into one batch."""
+    if together:
+        return [list(range(len(shapes)))]
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, shape in enumerate(shapes):
+        by_shape.setdefault(shape, []).append(index)
+    return list(by_shape.values())
 
 
 def orthogonalized(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:
@@ -85,5 +111,5 @@ def orthogonalized(matrices: Float[Tensor, "count rows columns"]) -> Float[Tenso
     result = result / (torch.linalg.matrix_norm(result, keepdim=True) + _EPS)
     for _ in range(_NUM_ITERATIONS):
         gram = result @ result.mT
-        result = _A * result + (_B * gram + _C * gram @ gram) @ result
+        result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), result, beta=_A)
     return result if wide else result.mT

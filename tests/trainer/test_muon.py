@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.muon import MuonAdamW, orthogonalized
+from trainer.muon import MuonAdamW, _batches, all_orthogonalized, orthogonalized
 
 SHAPES = [(8, 8, 1, 1), (8, 8, 1, 1), (12, 4, 1, 1), (4, 12, 1, 1)]
 
@@ -59,6 +59,16 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors(shape: tuple[int, i
     well_away_from_0 = values > 0.1 * values.max(dim=1, keepdim=True).values
     found = torch.diagonal(left.mT @ orthogonalized(matrices) @ right.mT, dim1=1, dim2=2)
     assert ((found > 0.6) & (found < 1.3))[well_away_from_0].all()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_matrices_of_several_shapes_are_orthogonalized_as_each_by_itself(
+    together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.muon._batches", lambda shapes, **_: _batches(shapes, together=together))
+    matrices = [tensor.detach().flatten(1) for tensor in parameters([*SHAPES, (6, 9, 1, 1), (9, 6, 1, 1)])]
+    for matrix, found in zip(matrices, all_orthogonalized(matrices), strict=True):
+        torch.testing.assert_close(found, orthogonalized(matrix[None])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_optimiser_goes_on_where_it_was() -> None:

@@ -21,8 +21,10 @@ from zoo.module import GraphModule
 
 # Samples are summed in this many groups, from which a jackknife gives standard errors.
 NUM_GROUPS = 16
-# Unfolded inputs of one layer and chunk stay under this many numbers (256 MiB).
-_MAX_UNFOLDED = 2**26
+# Samples of one chunk, and numbers of one layer's unfolded inputs (256 MiB, 2 GiB). A GPU takes longer to launch the
+# kernels of a small chunk than to run them.
+_MAX_CHUNK = {"cpu": 128, "cuda": 1024}
+_MAX_UNFOLDED = {"cpu": 2**26, "cuda": 2**29}
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def group_bounds(num_samples: int) -> list[int]:
 
 
 def _chunk_size(module: GraphModule) -> int:
-    shapes = output_shapes(module.graph).values()
-    return max(1, min(128, _MAX_UNFOLDED // (9 * max(prod(shape) for shape in shapes))))
+    kind = next(module.parameters()).device.type
+    largest = max(prod(shape) for shape in output_shapes(module.graph).values())
+    return max(1, min(_MAX_CHUNK[kind], _MAX_UNFOLDED[kind] // (9 * largest)))
 
 
 def _per_sample_gradients(
