@@ -5,6 +5,7 @@
     python benchmarks/ablations.py --data cifar10.tar.gz --results ablations.json    # goes on where it was stopped
 
 inexact      what is added begins as in a fresh network, so that the logits change
+shrunk       grown exactly, then all kernels are halved and half of a fresh network's are added
 random       what to add is drawn by chance
 gradient     what to add is ranked by the squared norm of its gradient (GradMax's criterion)
 uniform      every stage grows in turn
@@ -74,6 +75,7 @@ def no_branches(config: RunConfig) -> RunConfig:
 VARIANTS: dict[str, Change] = {
     "as it is": lambda config: config,
     "inexact": ladder(exact=False),
+    "shrunk": ladder(shrink=0.5),
     "random": ladder(choose="random"),
     "gradient": ladder(choose="gradient"),
     "uniform": ladder(choose="uniform"),

@@ -16,7 +16,7 @@ checkpoints and on the same images, batches, augmentation, optimiser and precisi
     `trainer.config.Ladder` offers them), up to the sizes of the zoo's checkpoints. `score` grows as the zoo's run did,
     which measures seconds and joules of growth on this machine.
 
-(a) and (b) warm up as the run does, keep the learning rate of its branches over the first half, let it fall linearly to
+(a) and (b) warm up as the run does, keep the learning rate of its trunk over the first half, let it fall linearly to
 0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is
 today, and a zoo whose branches have other lengths is refused; what its run was told on the command line is in no
 checkpoint.
@@ -158,8 +158,7 @@ def epoch_flops(entry: Entry) -> int:
 def baseline(entry: Entry, epochs: int, config: RunConfig, data: Data, device: torch.device) -> Trained:
     torch.manual_seed(config.seed)
     module = GraphModule(entry.descriptor.architecture.graph()).to(device)
-    peak = config.branch_learning_rate or config.learning_rate
-    rates = late_decay(peak, epochs * num_steps(len(data.train), config), config.warmup_steps)
+    rates = late_decay(config.learning_rate, epochs * num_steps(len(data.train), config), config.warmup_steps)
     return train(module, optim.make(module, config), config, data, entry.header.macs, rates, average_from=0.5)
 
 

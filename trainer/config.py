@@ -144,7 +144,7 @@ class RunConfig:
     momentum: float = 0.9
     muon_scale: float = 2.0
     beta2: float = 0.999
-    # Steps over which the learning rate rises: from 0 at the start of the run, from the trunk's in a branch.
+    # Steps over which the learning rate rises from 0 at the start of the run.
     warmup_steps: int = 0
     # Halve the learning rate where validation accuracy stalls; otherwise it is constant on the trunk.
     plateau: bool = True
@@ -162,8 +162,6 @@ class RunConfig:
     anneal_share: float = 0.0
     # After a branch the trunk goes on from where it was before, or from the branch's end: then no epoch is thrown away.
     continue_from: Literal["trunk", "branch"] = "trunk"
-    # A branch rises to this rate in `warmup_steps` before it falls. None: it falls from the trunk's.
-    branch_learning_rate: float | None = None
     # Of the exponential moving average of a branch's weights, per step.
     average_decay: float = 0.99
     # Epochs of a last pass in which each smaller checkpoint learns the answers of the best one. 0: none.

@@ -102,8 +102,7 @@ def _distil_one(
     steps = num_steps(len(train), config)
     total = config.distil_epochs * steps
     # Up quickly and down slowly: the student comes from the end of an annealing.
-    peak = config.branch_learning_rate or config.learning_rate
-    rates = [peak * min((number + 1) / steps, 1 - number / total) for number in range(total)]
+    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
     for epoch in range(config.distil_epochs):
         generator = seed_epoch(config, epoch, f"distilling {student.digest}")
         train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=average)

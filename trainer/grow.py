@@ -279,7 +279,7 @@ class _Run:
             epochs_done = state.branch.epochs_done
         steps = num_steps(len(self.train), config, self.group)
         epochs = self._branch_epochs(state, state.epoch)
-        rates = _branch_rates(learning_rate, config, epochs * steps)
+        rates = [learning_rate * (1 - number / (epochs * steps)) for number in range(epochs * steps)]
         for index in range(epochs_done, epochs):
             started = time.perf_counter()
             generator = seed_epoch(config, state.epoch, f"branch epoch {index}")
@@ -473,14 +473,6 @@ class _Run:
         self.log.write(json.dumps(to_dict(record)).encode() + b"\n")
         self.log.flush()
         self.observe(record)
-
-
-def _branch_rates(trunk: float, config: RunConfig, num_steps: int) -> list[float]:
-    """The learning rate of each step of a branch: from the trunk's up to the branch's own peak, then linearly to 0."""
-    peak = config.branch_learning_rate or trunk
-    warmup = min(config.warmup_steps, num_steps // 2) if peak > trunk else 0
-    rise = [trunk + (peak - trunk) * number / warmup for number in range(warmup)]
-    return rise + [peak * (1 - number / (num_steps - warmup)) for number in range(num_steps - warmup)]
 
 
 def _code_version() -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.candidates import changes
-from trainer.expand import Change, Initialization, expand, new_entries
+from trainer.expand import Change, Initialization, expand, new_entries, shrink_and_perturb
 from trainer.runs import paper
 from zoo.cost import num_params
 from zoo.descriptor import Architecture
@@ -387,3 +387,20 @@ def test_the_papers_initialisation_starts_batch_norms_afresh(paper_net: Grown) -
     assert torch.equal(norm.running_var, ones)
     assert torch.equal(norm.bias, zeros)
     assert torch.equal(norm.running_mean, zeros)
+
+
+def test_shrink_and_perturb_mixes_a_fresh_network_in(random_module: RandomModule) -> None:
+    architecture = blueprint.start(input_shape=(3, 8, 8), num_classes=4, channels=(4, 6), num_layers=(1, 1))
+    module, fresh, mixed, again = (random_module(architecture, 0) for _ in range(4))
+    drawn = torch.random.get_rng_state()
+    for network, shrink in ((fresh, 0.0), (mixed, 0.75), (again, 0.75)):
+        shrink_and_perturb(network, shrink, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, torch.random.get_rng_state())
+    states = zip(*(network.state_dict().items() for network in (module, fresh, mixed, again)), strict=True)
+    for (name, old), (_, new), (_, found), (_, repeated) in states:
+        if old.ndim > 1:
+            assert not torch.equal(old, new)
+            torch.testing.assert_close(found, 0.75 * old + 0.25 * new)
+        else:
+            assert torch.equal(found, old), name
+        assert torch.equal(found, repeated)

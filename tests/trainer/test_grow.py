@@ -463,19 +463,6 @@ def test_a_checkpoint_says_how_long_it_was_annealed(ladder_run: RunConfig, unint
     assert flops == sorted(set(flops))
 
 
-def test_a_branch_rises_to_a_rate_of_its_own_and_falls_from_there(ladder_run: RunConfig, uninterrupted: Runs) -> None:
-    config = replace(ladder_run, branch_learning_rate=5e-2, anneal_share=3.0)
-    _, _, records = uninterrupted(config)
-    trunk, branches = (epochs_of(records, branches=which) for which in (False, True))
-    assert all(record.learning_rate <= 1e-2 for record in trunk)
-    for epoch in (2, 4, 6):
-        rates = [record.learning_rate for record in branches if record.epoch == epoch]
-        assert len(rates) == 6
-        assert 4e-2 < max(rates) <= 5e-2
-        assert rates[1:] == sorted(rates[1:], reverse=True)
-        assert rates[-1] < 5e-3
-
-
 def test_candidates_are_looked_at_a_few_times_for_each_size(ladder_run: RunConfig, uninterrupted: Runs) -> None:
     """The first time when half of the size's time is over; where nothing can be added, again and again."""
     assert isinstance(ladder_run.expansion, Ladder)
@@ -547,6 +534,15 @@ def test_a_grown_network_computes_what_the_one_it_goes_on_from_did(
         difference = (grown.eval()(images) - annealed(images)).abs().max()
     assert grown.graph != annealed.graph
     assert (difference.item() < 1e-4) is (continue_from == "branch")
+
+
+def test_what_was_shrunk_and_perturbed_is_not_called_exact(ladder_run: RunConfig, uninterrupted: Runs) -> None:
+    assert isinstance(ladder_run.expansion, Ladder)
+    config = replace(ladder_run, expansion=replace(ladder_run.expansion, shrink=0.5), continue_from="branch")
+    zoo, digests, _ = uninterrupted(config)
+    steps = load_checkpoint(Directory(zoo).path(digests[-1])).descriptor.lineage.expansions
+    assert steps
+    assert not any(step.exact for step in steps)
 
 
 def test_a_run_that_goes_on_from_its_branches_decides_before_them(ladder_run: RunConfig, uninterrupted: Runs) -> None:

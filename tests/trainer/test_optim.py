@@ -266,3 +266,19 @@ def test_training_with_adamw_goes_on_as_if_frozen_growth_were_not_there(
         for name, parameter in module.named_parameters():
             kept = new.get_parameter(name)[grid(places[name], CPU)]
             torch.testing.assert_close(kept, parameter, rtol=1e-4, atol=1e-4)
+
+
+def test_moments_of_weights_that_are_all_new_begin_as_those_of_added_ones(
+    architecture: SecnnArchitecture, random_module: RandomModule
+) -> None:
+    module, data = random_module(architecture, 0), batches(4)
+    old = optim.make(module, ADAMW)
+    train(module, old, data)
+    new, moments = grow(architecture, module, Change("widen", 0, channels_added=3), data)
+    carried = optim.carried(old, module, new, moments, ADAMW, all_new=True)
+    for name, parameter in new.named_parameters():
+        state, tensor = carried.state[parameter], moments.by_name[name]
+        squared = tensor.mean.square()
+        assert not state["exp_avg"].any()
+        torch.testing.assert_close(state["exp_avg_sq"], squared + (tensor.mean_square - squared) / BATCH)
+        assert state["step"] == 4
