@@ -29,17 +29,21 @@ def checkpoints() -> list[Checkpoint]:
 
 
 def test_there_is_a_size_for_every_budget(checkpoints: list[Checkpoint]) -> None:
-    """From under 4,000 parameters to over 100,000, no two neighbours more than a factor of 1.5 apart."""
-    sizes = [num_params(checkpoint.descriptor.architecture.graph()) for checkpoint in checkpoints]
-    assert len(set(sizes)) >= 12
+    """One run alone: from under 4,000 parameters to over 90,000, no two neighbours more than a factor of 1.6 apart."""
+    sizes = [
+        num_params(checkpoint.descriptor.architecture.graph())
+        for checkpoint in checkpoints
+        if checkpoint.descriptor.lineage.seed == 0
+    ]
+    assert len(set(sizes)) == len(sizes) >= 11
     assert sizes[0] < 4_000
-    assert sizes[-1] > 100_000
-    assert max(log(larger / smaller) for smaller, larger in pairwise(sizes)) < log(1.5)
+    assert sizes[-1] > 90_000
+    assert max(log(larger / smaller) for smaller, larger in pairwise(sizes)) < log(1.6)
 
 
-def test_they_are_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) -> None:
+def test_they_are_five_seeds_of_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) -> None:
     lineages = [checkpoint.descriptor.lineage for checkpoint in checkpoints]
-    assert {(lineage.run, lineage.seed) for lineage in lineages} == {("grow", 0)}
+    assert {(lineage.run, lineage.seed) for lineage in lineages} == {("grow", seed) for seed in range(5)}
     for checkpoint in checkpoints:
         dataset = checkpoint.descriptor.dataset
         assert (dataset.name, dataset.num_train, dataset.num_validation, dataset.num_test) == (
@@ -59,11 +63,16 @@ def test_each_file_is_named_by_its_content_and_answers() -> None:
 
 
 def test_more_parameters_buy_accuracy(tmp_path: Path, checkpoints: list[Checkpoint]) -> None:
-    """Most sizes are on the front; the catalog lies in a folder of its own, as beside an installed package."""
+    """A size in each doubling of parameters is on the front.
+
+    The catalog lies in a folder of its own, as beside an installed package.
+    """
     with closing(LocalZoo([tmp_path, SHIPPED])) as zoo:
         zoo.sync()
-        front = zoo.catalog.pareto(Budget(), "params")
-    assert 2 * len(front) >= len(checkpoints)
+        front = sorted(row.params for row in zoo.catalog.pareto(Budget(), "params"))
+    sizes = [num_params(checkpoint.descriptor.architecture.graph()) for checkpoint in checkpoints]
+    assert (front[0], front[-1]) == (sizes[0], sizes[-1])
+    assert max(larger / smaller for smaller, larger in pairwise(front)) < 2.3
 
 
 def test_its_cascades_save_multiply_accumulates(tmp_path: Path) -> None:
