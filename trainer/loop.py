@@ -82,8 +82,8 @@ def _batches(
 class WeightAverage:
     """The exponential moving average of a network's weights and running statistics, which begins where they are.
 
-    As torch's AveragedModel, without its waiting for the device and its dozens of small kernels at each step: those
-    took longer than the step itself.
+    As torch's AveragedModel, which at each step waits for the device to tell how many it has averaged, and averages
+    the counters of batch norms one by one.
     """
 
     def __init__(self, module: GraphModule, decay: float) -> None:

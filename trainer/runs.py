@@ -62,6 +62,7 @@ def grow() -> RunConfig:
             ),
             # Larger networks have more to learn: at 150,000 parameters twice as many epochs as at the start.
             pace=-0.2,
+            shrink=0.5,
         ),
         epochs=350,
         batch_size=512,
