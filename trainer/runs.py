@@ -74,7 +74,7 @@ def grow() -> RunConfig:
         plateau=False,
         l1=0.0,
         max_shift=4,
-        full_shift_params=100_000,
+        full_shift_params=30_000,
         anneal_share=1.0,
         continue_from="branch",
         mixed_precision=True,
