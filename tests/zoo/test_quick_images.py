@@ -66,6 +66,9 @@ def rotated() -> Image.Exif:
 def unusual() -> dict[str, bytes]:
     image = smooth(20, 30)
     ordinary = encoded(image, "PNG")
+    # Enough pixels come out of it all the same, before the end of the stream tells that they are wrong.
+    damaged = bytearray(encoded(smooth(6, 9).convert("L"), "PNG"))
+    damaged[48] = 0
     return {
         "alpha": encoded(image.convert("RGBA"), "PNG"),
         "gray with alpha": encoded(image.convert("LA"), "PNG"),
@@ -81,6 +84,7 @@ def unusual() -> dict[str, bytes]:
         "WebP": encoded(image, "WEBP"),
         "several frames": encoded(image, "PNG", save_all=True, append_images=[noise(20, 30)]),
         "truncated PNG": ordinary[:-30],
+        "damaged PNG": bytes(damaged),
         "more after the end": ordinary + b"more",
         "truncated JPEG": encoded(image, "JPEG")[:-200],
         "too large": encoded(Image.new("L", (4001, 4000)), "PNG", compress_level=1),
