@@ -4,8 +4,8 @@
     python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 8000 --epochs 8 --sizes 6000 10000 16000
     python benchmarks/ablations.py --data cifar10.tar.gz --results ablations.json    # goes on where it was stopped
 
-inexact      what is added begins as in a fresh network, so that the logits change
-shrunk       grown exactly, then all kernels are halved and half of a fresh network's are added
+exact        no shrinking and perturbing: the network goes on with its logits unchanged
+inexact      the same, but what is added begins as in a fresh network, so that the logits change; compare with exact
 random       what to add is drawn by chance
 gradient     what to add is ranked by the squared norm of its gradient (GradMax's criterion)
 uniform      every stage grows in turn
@@ -74,8 +74,8 @@ def no_branches(config: RunConfig) -> RunConfig:
 
 VARIANTS: dict[str, Change] = {
     "as it is": lambda config: config,
-    "inexact": ladder(exact=False),
-    "shrunk": ladder(shrink=0.5),
+    "exact": ladder(shrink=1.0),
+    "inexact": ladder(shrink=1.0, exact=False),
     "random": ladder(choose="random"),
     "gradient": ladder(choose="gradient"),
     "uniform": ladder(choose="uniform"),

@@ -235,8 +235,8 @@ def main() -> None:
     parser.add_argument("--data", help="32×32 colour images, as zoo-train takes them; without it, random pixels")
     parser.add_argument("--images", type=int, help="an epoch of this many; default: 45,000 on a GPU, else 5,120")
     parser.add_argument("--repeats", type=int, default=5)
-    names = [subject.name for subject in subjects()]
-    parser.add_argument("--network", choices=names, action="append", help="only this one; may be given again")
+    by_name = {subject.name: subject for subject in subjects()}
+    parser.add_argument("--network", choices=by_name, action="append", help="only this one; may be given again")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = chosen_device(options.device)
@@ -260,9 +260,7 @@ def main() -> None:
     peak = copy_bandwidth(device) if device.type == "cuda" else None
     if peak:
         print(f"copy within the GPU's memory: {peak / 1e9:,.0f} GB/s")
-    for subject in subjects():
-        if options.network and subject.name not in options.network:
-            continue
+    for subject in (by_name[name] for name in options.network or by_name):
         macs, batch = num_macs(subject.graph), subject.config.batch_size
         print(f"\n{subject.name}: {num_params(subject.graph):,} parameters, {macs:,} MACs, batches of {batch}")
         taken = measure(subject, split, preprocessing, device, options.repeats)

@@ -63,7 +63,7 @@ def test_each_file_is_named_by_its_content_and_answers() -> None:
 
 
 def test_more_parameters_buy_accuracy(tmp_path: Path, checkpoints: list[Checkpoint]) -> None:
-    """A size in each doubling of parameters is on the front.
+    """Smallest and largest are on the front, and neighbours on it are at most a factor of 2.3 apart.
 
     The catalog lies in a folder of its own, as beside an installed package.
     """

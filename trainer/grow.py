@@ -26,9 +26,9 @@ from typing import BinaryIO
 import torch
 
 from trainer import optim
-from trainer.config import BlueprintStart, Ladder, RunConfig, StartNet
+from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.growth import Proposal, applied, num_score_samples, propose
+from trainer.growth import Proposal, applied, num_score_samples, propose, shrinks
 from trainer.loop import EpochResult, WeightAverage, evaluate, num_steps, train_epoch
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
@@ -382,7 +382,7 @@ class _Run:
         images = normalize(sample.images, self.data.preprocessing)
         expansion = self.config.expansion
         module, moments = applied(decided, state.module, expansion, images, sample.labels, generator)
-        all_new = isinstance(expansion, Ladder) and expansion.shrink < 1
+        all_new = shrinks(expansion)
         optimizer = optim.carried(state.optimizer, state.module, module, moments, self.config, all_new=all_new)
         # Sums of gradients may round differently on each GPU.
         self.group.unify(module.state_dict().values())

@@ -32,6 +32,11 @@ class Proposal:
     changes: tuple[Change, ...]
 
 
+def shrinks(expansion: Expansion | Ladder) -> bool:
+    """Whether no weight stays what it was: then neither do logits, nor the optimiser's moments."""
+    return isinstance(expansion, Ladder) and expansion.shrink < 1
+
+
 def applied(
     decided: Decided,
     module: GraphModule,
@@ -47,7 +52,8 @@ def applied(
     noise = None if isinstance(expansion, Ladder) else expansion.noise_std
     calibration = images[: expansion.calibration_samples]
     new = expand(module, decided.architecture.graph(), Initialization(expansion.exact, noise), calibration, generator)
-    if isinstance(expansion, Ladder) and expansion.shrink < 1:
+    if shrinks(expansion):
+        assert isinstance(expansion, Ladder)
         shrink_and_perturb(new, expansion.shrink, generator)
     return new, gradient_moments(with_statistics_of(new, images), images, labels)
 
@@ -111,7 +117,7 @@ def _propose_climb(
             (taken.params_before, taken.params_after),
             taken.scored.score,
             climbed.threshold,
-            exact=ladder.exact and ladder.shrink == 1,
+            exact=ladder.exact and not shrinks(ladder),
         )
         for taken in climbed.taken
     )

@@ -20,8 +20,9 @@ from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
 from zoo.module import GraphModule, normalize
 
-# Picked and augmented at once: on a GPU these small kernels take longer to launch than to run.
-_BATCHES_AT_ONCE = 16
+# Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
+# than to run.
+_BYTES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _batches(
     split: Split, order: Int64[Tensor, " n"], augmentation: Augmentation, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, augmented, and labels, in that order; the last batch may be smaller."""
-    several = batch_size * _BATCHES_AT_ONCE
+    several = batch_size * max(1, _BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
     for index, indices in enumerate(order.split(several)):
         images = augmentation.of(split.images[indices], slice(index * several, index * several + len(indices)))
         yield from zip(images.split(batch_size), split.labels[indices].split(batch_size), strict=True)

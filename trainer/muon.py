@@ -67,7 +67,9 @@ class MuonAdamW(torch.optim.AdamW):
         # Nesterov's: the momentum that the next step would have with this gradient again.
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
         updates = []
-        for matrix in all_orthogonalized([direction.flatten(1) for direction in directions]):
+        # Launching the kernels of a batch takes a GPU longer than the zeros that fill up small matrices.
+        together = parameters[0].is_cuda
+        for matrix in all_orthogonalized([direction.flatten(1) for direction in directions], together=together):
             rows, columns = matrix.shape
             updates.append(matrix * max(1.0, rows / columns) ** 0.5)
         torch._foreach_mul_(updates, group["lr"] * group["scale"])
@@ -75,14 +77,14 @@ class MuonAdamW(torch.optim.AdamW):
         torch._foreach_sub_(parameters, [u.view(p.shape) for u, p in zip(updates, parameters, strict=True)])
 
 
-def all_orthogonalized(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[Tensor, "_ _"]]:
-    """`orthogonalized` of each; on a GPU, where launches take most of the time, all at once in the largest's shape.
-
-    What is filled up with zeros stays 0.
-    """
+def all_orthogonalized(matrices: Sequence[Float[Tensor, "_ _"]], *, together: bool) -> list[Float[Tensor, "_ _"]]:
+    """`orthogonalized` of each: in a batch for each shape, or `together`, filled up with zeros, which stay 0."""
     wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    batches: dict[torch.Size | None, list[int]] = {}
+    for index, matrix in enumerate(wide):
+        batches.setdefault(None if together else matrix.shape, []).append(index)
     results: list[Tensor] = list(wide)
-    for indices in _batches([matrix.shape for matrix in wide], together=wide[0].is_cuda):
+    for indices in batches.values():
         rows, columns = (max(wide[index].shape[axis] for index in indices) for axis in (0, 1))
         batch = wide[0].new_zeros((len(indices), rows, columns))
         for place, index in zip(batch, indices, strict=True):
@@ -92,16 +94,6 @@ def all_orthogonalized(matrices: Sequence[Float[Tensor, "_ _"]]) -> list[Float[T
     return [
         result if matrix.shape == result.shape else result.mT for matrix, result in zip(matrices, results, strict=True)
     ]
-
-
-def _batches(shapes: Sequence[torch.Size], *, together: bool) -> list[list[int]]:
-    """Indices of the matrices that go into one batch."""
-    if together:
-        return [list(range(len(shapes)))]
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, shape in enumerate(shapes):
-        by_shape.setdefault(shape, []).append(index)
-    return list(by_shape.values())
 
 
 def orthogonalized(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:

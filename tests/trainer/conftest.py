@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from trainer.config import Expansion, GainRule, RunConfig, StartNet
+from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
 from trainer.data import Data, load
 from zoo.descriptor import Architecture
 from zoo.module import GraphModule
@@ -127,4 +128,25 @@ def tiny_run() -> RunConfig:
         batch_size=16,
         lr_patience=1,
         max_shift=1,
+    )
+
+
+@pytest.fixture
+def ladder_run(tiny_run: RunConfig) -> RunConfig:
+    """Climbs after epochs 2 and 4 of 6, when the time at a size is up; each checkpoint ends a branch of two epochs."""
+    return replace(
+        tiny_run,
+        name="ladder",
+        start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
+        expansion=Ladder(
+            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
+        ),
+        learning_rate=1e-2,
+        optimizer="muon",
+        weight_decay=0.01,
+        warmup_steps=7,
+        plateau=False,
+        l1=0.0,
+        anneal_share=1.0,
+        average_decay=0.8,
     )

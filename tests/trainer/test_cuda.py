@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer import optim
-from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.config import Ladder, RunConfig
 from trainer.data import Data, Split
 from trainer.grow import grow
 from trainer.loop import WeightAverage, train_epoch
@@ -76,22 +76,12 @@ def test_mixed_precision_computes_nearly_the_same(module: GraphModule, split: Sp
 
 
 @pytest.fixture
-def ladder_run() -> RunConfig:
-    return replace(
-        EAGER,
-        name="ladder",
-        start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
-        expansion=Ladder(
-            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
-        ),
-        epochs=6,
-        optimizer="muon",
-        plateau=False,
-        anneal_share=1.0,
-        continue_from="branch",
-        mixed_precision=True,
-        compile=True,
-    )
+def captured_run(ladder_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Goes on from its branches; steps are compiled on a GPU, though its epochs are too short to pay for that."""
+    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
+    # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
+    monkeypatch.setenv("CXX", "no compiler")
+    return replace(ladder_run, continue_from="branch", mixed_precision=True, compile=True)
 
 
 def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_after: int = 0) -> tuple[str, ...]:
@@ -105,20 +95,17 @@ def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_aft
 
 
 @pytest.mark.parametrize("curvature", ["diagonal", "kfac"])
-def test_a_run_grows(tmp_path: Path, ladder_run: RunConfig, data: Data, monkeypatch: Any, curvature: Any) -> None:
-    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
-    config = replace(ladder_run, expansion=replace(ladder_run.expansion, curvature=curvature))
+def test_a_run_grows(tmp_path: Path, captured_run: RunConfig, data: Data, curvature: Any) -> None:
+    assert isinstance(captured_run.expansion, Ladder)
+    config = replace(captured_run, expansion=replace(captured_run.expansion, curvature=curvature))
     assert len(run(config, data, tmp_path, CUDA)) == 3
 
 
 @pytest.mark.parametrize("devices", [(CPU, CUDA), (CUDA, CPU), (CUDA, CUDA)], ids=str)
 def test_a_run_goes_on_on_another_device(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, monkeypatch: Any, devices: tuple[torch.device, torch.device]
+    tmp_path: Path, captured_run: RunConfig, data: Data, devices: tuple[torch.device, torch.device]
 ) -> None:
-    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
-    # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
-    monkeypatch.setattr("trainer.step._has_compiler", lambda: False)
     # Within a branch, after the first expansion.
     with pytest.raises(KeyboardInterrupt):
-        run(ladder_run, data, tmp_path, devices[0], stop_after=7)
-    assert len(run(ladder_run, data, tmp_path, devices[1])) == 3
+        run(captured_run, data, tmp_path, devices[0], stop_after=7)
+    assert len(run(captured_run, data, tmp_path, devices[1])) == 3

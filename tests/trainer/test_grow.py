@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import BlueprintStart, Ladder, Limits, RatioRule, RunConfig
+from trainer.config import Ladder, Limits, RatioRule, RunConfig
 from trainer.data import Data, load
 from trainer.grow import grow, run_directory
 from trainer.overrides import Overrides
@@ -388,27 +388,6 @@ def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, pa
 
 
 # --- a ladder of sizes, annealed branches ---------------------------------------------------------------
-
-
-@pytest.fixture
-def ladder_run(tiny_run: RunConfig) -> RunConfig:
-    """Climbs after epochs 2 and 4 of 6, when the time at a size is up; each checkpoint ends a branch of two epochs."""
-    return replace(
-        tiny_run,
-        name="ladder",
-        start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
-        expansion=Ladder(
-            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
-        ),
-        learning_rate=1e-2,
-        optimizer="muon",
-        weight_decay=0.01,
-        warmup_steps=7,
-        plateau=False,
-        l1=0.0,
-        anneal_share=1.0,
-        average_decay=0.8,
-    )
 
 
 def epochs_of(records: list[Record], *, branches: bool) -> list[EpochRecord]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.muon import MuonAdamW, _batches, all_orthogonalized, orthogonalized
+from trainer.muon import MuonAdamW, all_orthogonalized, orthogonalized
 
 SHAPES = [(8, 8, 1, 1), (8, 8, 1, 1), (12, 4, 1, 1), (4, 12, 1, 1)]
 
@@ -62,12 +62,9 @@ def test_an_orthogonalized_matrix_keeps_its_singular_vectors(shape: tuple[int, i
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_matrices_of_several_shapes_are_orthogonalized_as_each_by_itself(
-    together: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer.muon._batches", lambda shapes, **_: _batches(shapes, together=together))
+def test_matrices_of_several_shapes_are_orthogonalized_as_each_by_itself(together: bool) -> None:
     matrices = [tensor.detach().flatten(1) for tensor in parameters([*SHAPES, (6, 9, 1, 1), (9, 6, 1, 1)])]
-    for matrix, found in zip(matrices, all_orthogonalized(matrices), strict=True):
+    for matrix, found in zip(matrices, all_orthogonalized(matrices, together=together), strict=True):
         torch.testing.assert_close(found, orthogonalized(matrix[None])[0], rtol=1e-4, atol=1e-5)
 
 
