@@ -1,7 +1,8 @@
 """What each part of the `grow` recipe is worth: the run with the part taken out, next to the run.
 
     python benchmarks/ablations.py --data cifar10.tar.gz --seeds 3
-    python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 8000 --epochs 8 --sizes 6000 10000 16000
+    python benchmarks/ablations.py --data cifar10.tar.gz --limit-train 6000 --epochs 24 --sizes 6000 12000 \
+        --batch-size 128 --learning-rate 0.02
     python benchmarks/ablations.py --data cifar10.tar.gz --results ablations.json    # goes on where it was stopped
 
 exact        no shrinking and perturbing: the network goes on with its logits unchanged
@@ -159,6 +160,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of the trunk; without it the run's own")
     parser.add_argument("--sizes", type=int, nargs="+", help="parameters at most; without it the run's own ladder")
     parser.add_argument("--limit-train", type=int)
+    parser.add_argument("--batch-size", type=int, help="without it the run's own, which is made for many images")
+    parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--results", type=Path, help="keeps each run's accuracies; runs that it has are not run again")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -169,7 +172,12 @@ def main() -> None:
     except ZooError as error:
         sys.exit(f"ablations: {error}")
     config = RUNS["grow"]()
-    config = replace(config, epochs=arguments.epochs or config.epochs)
+    config = replace(
+        config,
+        epochs=arguments.epochs or config.epochs,
+        batch_size=arguments.batch_size or config.batch_size,
+        learning_rate=arguments.learning_rate or config.learning_rate,
+    )
     if arguments.sizes:
         config = ladder(sizes=tuple(arguments.sizes))(config)
     assert isinstance(config.expansion, Ladder)

@@ -12,7 +12,7 @@ from trainer.config import NO_LIMITS, Expansion, GainRule, Limits, RatioRule
 from trainer.expand import Change, Initialization, expand, new_entries
 from trainer.records import CandidateScore
 from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
-from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
+from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Architecture
 from zoo.families.blueprint import BlueprintArchitecture
@@ -56,7 +56,8 @@ def decide(
     initialization = Initialization(expansion.exact, expansion.noise_std)
     calibration = images[: expansion.calibration_samples]
     rule = expansion.rule
-    current = gradient_moments(with_statistics_of(module, images), images, labels)
+    with statistics_of(module, images):
+        current = gradient_moments(module, images, labels)
     threshold = rule.tau * natural_score(current) if isinstance(rule, RatioRule) else rule.threshold
     flops = training_flops(num_macs(module.graph), len(labels))
     candidates = []
@@ -66,7 +67,8 @@ def decide(
         if not limits.allow(num_params(graph), num_macs(graph)):
             continue
         new = expand(module, graph, initialization, calibration, generator)
-        moments = gradient_moments(with_statistics_of(new, images), images, labels)
+        with statistics_of(new, images):
+            moments = gradient_moments(new, images, labels)
         flops += training_flops(num_macs(graph), len(labels))
         added = num_params(graph) - num_params(module.graph)
         score, error, rank = _score(rule, moments, threshold, added, module, new, current.loss)

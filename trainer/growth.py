@@ -14,7 +14,7 @@ from trainer.config import Expansion, Ladder, RunConfig
 from trainer.expand import Change, Initialization, expand, shrink_and_perturb
 from trainer.ladder import climb, deadlines, next_size
 from trainer.records import CandidateScore
-from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
+from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.state import Decided, RunState
 from zoo.cost import num_params
 from zoo.descriptor import ExpansionStep
@@ -55,7 +55,8 @@ def applied(
     if shrinks(expansion):
         assert isinstance(expansion, Ladder)
         shrink_and_perturb(new, expansion.shrink, generator)
-    return new, gradient_moments(with_statistics_of(new, images), images, labels)
+    with statistics_of(new, images):
+        return new, gradient_moments(new, images, labels)
 
 
 def num_score_samples(state: RunState, config: RunConfig) -> int:

@@ -19,7 +19,7 @@ from trainer.config import Ladder, Limits
 from trainer.expand import Change, Initialization, expand, grid, new_entries, placements
 from trainer.records import CandidateScore
 from trainer.scores.expansion_score import gain_of_new_parameters
-from trainer.scores.fisher import GradientMoments, gradient_moments, with_statistics_of
+from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.scores.kfac import KroneckerMoments, kfac_gain_of_new_parameters, kronecker_moments
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Architecture
@@ -176,7 +176,8 @@ def _score_all(
     attached = expand(module, graph, _EXACT, calibration, generator)
     _silence_between(module.graph, attached, list(new.values()))
     measure = kronecker_moments if ladder.curvature == "kfac" else gradient_moments
-    moments = measure(with_statistics_of(attached, images), images, labels)
+    with statistics_of(attached, images):
+        moments = measure(attached, images, labels)
     params, macs = _costs(architecture)
     unit = 2 * max(moments.loss, torch.finfo(torch.float32).tiny)
     ranked = []

@@ -12,7 +12,7 @@ from trainer.config import Expansion, GainRule, RatioRule
 from trainer.expand import Change
 from trainer.runs import digits, paper
 from trainer.scores.expansion_score import natural_score, size_penalty
-from trainer.scores.fisher import gradient_moments, with_statistics_of
+from trainer.scores.fisher import gradient_moments, statistics_of
 from zoo.cost import num_macs, num_params
 from zoo.families.secnn import SecnnArchitecture, start
 from zoo.module import GraphModule
@@ -41,7 +41,8 @@ def sample(count: int = 64) -> tuple[Tensor, Tensor]:
 
 def eta(module: GraphModule) -> float:
     images, labels = sample()
-    return natural_score(gradient_moments(with_statistics_of(module, images), images, labels))
+    with statistics_of(module, images):
+        return natural_score(gradient_moments(module, images, labels))
 
 
 def decision(net: Grown, expansion: Expansion) -> Decision:

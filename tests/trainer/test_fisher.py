@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, with_statistics_of
+from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, statistics_of
 from zoo.descriptor import Architecture
 from zoo.families.blueprint import BlueprintArchitecture, Stage
 from zoo.families.secnn import Block, Layer, start
@@ -108,8 +108,6 @@ def test_moments_do_not_depend_on_the_mode(module: GraphModule) -> None:
 def test_statistics_are_those_of_the_images(module: GraphModule) -> None:
     images, _ = sample(module, 60)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    measured = with_statistics_of(module.train(), images)
-    assert not any(layer.training for layer in measured.modules())
     checked = 0
 
     def check(layer: nn.Module, args: tuple[Tensor]) -> None:
@@ -119,11 +117,15 @@ def test_statistics_are_those_of_the_images(module: GraphModule) -> None:
         torch.testing.assert_close(layer.running_var, variance, rtol=0.05, atol=0.02)
         checked += 1
 
-    norms = [layer for layer in measured.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    for layer in norms:
-        layer.register_forward_pre_hook(check)
-    measured(images)
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    with statistics_of(module.train(), images) as measured:
+        assert not any(layer.training for layer in measured.modules())
+        handles = [layer.register_forward_pre_hook(check) for layer in norms]
+        measured(images)
+    for handle in handles:
+        handle.remove()
     assert checked == len(norms) == sum(isinstance(node.op, BatchNorm) for node in module.graph.nodes) > 0
+    assert {layer.momentum for layer in norms} == {0.1}
     assert module.training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 

@@ -16,7 +16,7 @@ from trainer.expand import Initialization, expand, grid, new_entries, placements
 from trainer.ladder import Climb, climb, deadlines, next_size, options
 from trainer.runs import grow
 from trainer.scores.expansion_score import gain_of_new_parameters
-from trainer.scores.fisher import gradient_moments, with_statistics_of
+from trainer.scores.fisher import gradient_moments, statistics_of
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Architecture
 from zoo.families import blueprint
@@ -212,7 +212,8 @@ def test_a_gain_scored_together_with_all_others_is_the_gain_alone(net: Net, wide
             for name, tensor in alone.state_dict().items():
                 if name in places:
                     tensor.copy_(state[name][grid(places[name], CPU)])
-        moments = gradient_moments(with_statistics_of(alone, images), images, labels)
+        with statistics_of(alone, images):
+            moments = gradient_moments(alone, images, labels)
         gain = gain_of_new_parameters(moments, new_entries(module.graph, graph, CPU))
         score = together[str(change)]
         assert score.score == pytest.approx(gain.value / (2 * moments.loss), rel=1e-3, abs=1e-5), change

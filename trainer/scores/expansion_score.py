@@ -22,9 +22,12 @@ _EPSILON = 1e-12
 
 def natural_score(moments: GradientMoments) -> float:
     """η over all parameters, as the paper has it. Sampling noise alone contributes (parameters / samples)."""
-    return sum(
-        (tensor.mean.square() / (tensor.mean_square + _EPSILON)).sum().item() for tensor in moments.by_name.values()
-    )
+    # Added up where they are: a GPU is asked once, not for each tensor.
+    by_tensor = [
+        (tensor.mean.square() / (tensor.mean_square + _EPSILON)).sum(dtype=torch.float64)
+        for tensor in moments.by_name.values()
+    ]
+    return torch.stack(by_tensor).sum().item()
 
 
 def size_penalty(params_added: int, lambda_: float) -> float:

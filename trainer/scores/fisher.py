@@ -7,6 +7,7 @@ of its output; a layer's per-sample parameter gradients follow from the two with
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -85,25 +86,34 @@ def gradient_moments(
     return GradientMoments(moments, loss / num_samples, num_samples)
 
 
-@torch.no_grad()
-def with_statistics_of(
+@contextmanager
+def statistics_of(
     module: GraphModule, images: Float[Tensor, "n channels height width"], batch_size: int = 256
-) -> GraphModule:
-    """A copy in eval mode whose batch norms hold the statistics of these images, as a training step would use them.
+) -> Iterator[GraphModule]:
+    """The module in eval mode, its batch norms with the statistics of these images, as a training step would use them.
 
-    Running statistics lag behind the weights. Scored with them, a network pulls at that lag: its score was 3 to 12
-    times as high and changed as much from epoch to epoch (docs/log.md).
+    Afterwards it is as it was. (Running statistics lag behind the weights. Scored with them, a network pulls at that
+    lag: its score was 3 to 12 times as high and changed as much from epoch to epoch, docs/log.md.)
     """
-    copy = deepcopy(module).eval()
-    for layer in copy.modules():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    before = [(layer.momentum, deepcopy(layer.state_dict())) for layer in norms]
+    was_training = module.training
+    module.eval()
+    try:
+        for layer in norms:
             layer.reset_running_stats()
             layer.momentum = None  # the plain average over batches
             layer.train()
-    for batch in images.split(batch_size):
-        if len(batch) > 1:
-            copy(batch)
-    return copy.eval()
+        with torch.no_grad():
+            for batch in images.split(batch_size):
+                if len(batch) > 1:
+                    module(batch)
+        yield module.eval()
+    finally:
+        for layer, (momentum, state) in zip(norms, before, strict=True):
+            layer.momentum = momentum
+            layer.load_state_dict(state)
+        module.train(was_training)
 
 
 def group_bounds(num_samples: int) -> list[int]:
