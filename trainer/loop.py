@@ -125,9 +125,10 @@ def predict(
 def evaluate(module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int) -> Accuracy:
     """Top-1 accuracy over the split, overall and by class; no test-time augmentation."""
     correct = predict(module, split.images, preprocessing) == split.labels
-    per_class = [correct[split.labels == label].float() for label in range(num_classes)]
+    totals = split.labels.bincount(minlength=num_classes).tolist()
+    hits = split.labels[correct].bincount(minlength=num_classes).tolist()
     return Accuracy(
-        accuracy=int(correct.sum()) / len(split),
+        accuracy=sum(hits) / len(split),
         n=len(split),
-        per_class=tuple(round(hits.mean().item(), 6) if len(hits) else None for hits in per_class),
+        per_class=tuple(round(hit / total, 6) if total else None for hit, total in zip(hits, totals, strict=True)),
     )

@@ -16,7 +16,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.descriptor import Architecture, Preprocessing
 from zoo.families import blueprint
 from zoo.families.secnn import SecnnArchitecture
-from zoo.graph import INPUT, parameter_shapes, tensor_shapes
+from zoo.graph import INPUT, GraphBuilder, parameter_shapes, tensor_shapes
 from zoo.module import GraphModule, module_of, normalize
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -131,6 +131,31 @@ def test_dropout_acts_in_training_only(make_checkpoint: MakeCheckpoint) -> None:
         assert torch.equal(module(images), module(images))
         module.train()
         assert not torch.equal(module(images), module(images))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_a_compiled_step_drops_each_number_by_itself(p: float) -> None:
+    """Where it draws in another way than torch does."""
+    builder = GraphBuilder((8, 16, 16))
+    builder.add("drop", ops.Dropout(p), INPUT)
+    module = torch.compile(GraphModule(builder.build()).train(), backend="aot_eager")
+    images = torch.ones(64, 8, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(0)
+    first, second = module(images), module(images)
+    (gradient,) = torch.autograd.grad(second.sum(), images)
+    assert torch.equal(gradient, second)
+    assert {round(value, 6) for value in second.unique().tolist()} == {0.0, round(1 / (1 - p), 6)}
+
+    kept = second > 0
+    deviation = (p * (1 - p) / kept.numel()) ** 0.5
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=5 * deviation)
+    # Of two that are independent both are kept, or neither is, this often.
+    alike = p**2 + (1 - p) ** 2
+    for other in [first > 0, *(kept.roll(1, dim) for dim in range(4)), kept.roll((1, 1), (2, 3)), kept.flip(0)]:
+        assert (kept == other).float().mean().item() == pytest.approx(alike, abs=0.01)
+
+    torch.manual_seed(0)
+    assert torch.equal(module(images), first)
 
 
 def test_tensors_of_another_network_are_refused(tiny: SecnnArchitecture, make_checkpoint: MakeCheckpoint) -> None:
