@@ -65,6 +65,7 @@ def gradient_moments(
 ) -> GradientMoments:
     """Cross-entropy gradients of the module in eval mode, at the given labels; the module is left as it was."""
     num_samples = len(labels)
+    images = images.contiguous(memory_format=torch.channels_last)
     sizes = torch.tensor(group_bounds(num_samples), device=labels.device).diff()
     groups = len(sizes)
     group_of = torch.arange(groups, device=labels.device).repeat_interleave(sizes)
@@ -99,6 +100,7 @@ def statistics_of(
     before = [(layer.momentum, deepcopy(layer.state_dict())) for layer in norms]
     was_training = module.training
     module.eval()
+    images = images.contiguous(memory_format=torch.channels_last)
     try:
         for layer in norms:
             layer.reset_running_stats()
@@ -159,14 +161,7 @@ def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tup
     """Gradients (batch, *parameter shape) from a layer's input `x` and the gradient `g` of its output."""
     match layer:
         case nn.Conv2d():
-            assert not isinstance(layer.padding, str)
-            is_pointwise = layer.kernel_size == (1, 1)
-            # (B, in·k·k, H·W)
-            columns = x.flatten(2) if is_pointwise else F.unfold(x, layer.kernel_size, padding=layer.padding)
-            # Each group's output channels read that group's inputs: (B, groups, out/groups, in/groups·k·k)
-            columns = columns.unflatten(1, (layer.groups, -1))
-            weight = g.flatten(2).unflatten(1, (layer.groups, -1)) @ columns.transpose(2, 3)
-            yield "weight", weight.reshape(len(x), *layer.weight.shape)
+            yield "weight", _kernel_gradients(layer, x, g)
             if layer.bias is not None:
                 yield "bias", g.sum((2, 3))
         case nn.Linear():
@@ -183,3 +178,21 @@ def _parameter_gradients(layer: nn.Module, x: Tensor, g: Tensor) -> Iterator[tup
             yield "bias", g.sum(space) if space else g.clone()
         case _:
             raise AssertionError(f"no per-sample gradient for {type(layer).__name__}")
+
+
+def _kernel_gradients(layer: nn.Conv2d, x: Tensor, g: Tensor) -> Float[Tensor, "batch out in_per_group k k"]:
+    """Of a convolution of stride 1 that keeps the size, dense or depthwise; fastest in channels_last."""
+    size = layer.kernel_size[0]
+    height, width = g.shape[2:]
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *(size // 2,) * 4))  # (B, H + k - 1, W + k - 1, in)
+    g = g.permute(0, 2, 3, 1)
+    if layer.groups > 1:
+        assert layer.groups == layer.in_channels == layer.out_channels
+        shifted = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+        products = torch.stack([(one * g).sum((1, 2)) for one in shifted], 2)
+        return products.view(len(x), -1, 1, size, size)
+    windows = padded.unfold(1, size, 1).unfold(2, size, 1)  # (B, H, W, in, k, k)
+    # What lies together is copied together: (B, H·W, k·k·in)
+    columns = windows.permute(0, 1, 2, 4, 5, 3).reshape(len(x), height * width, -1)
+    products = g.flatten(1, 2).transpose(1, 2) @ columns
+    return products.view(len(x), -1, size, size, layer.in_channels).permute(0, 1, 4, 2, 3)
