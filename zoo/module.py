@@ -155,23 +155,23 @@ class _HashedDropout(torch.autograd.Function):
         draw = torch.randint(-(2**31), 2**31 - 1, (), dtype=torch.int32)
         ctx.save_for_backward(draw)
         ctx.p = p
-        return values * _dropout_factors(draw, values, p)
+        return _dropped(values, draw, p)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (draw,) = ctx.saved_tensors
-        return gradient * _dropout_factors(draw, gradient, ctx.p), None
+        return _dropped(gradient, draw, ctx.p), None
 
 
-def _dropout_factors(draw: Tensor, like: Tensor, p: float) -> Tensor:
-    """0 with probability p, else 1 / (1 - p)."""
-    places = torch.arange(like.numel(), dtype=torch.int32)
-    if like.ndim == 4:  # in the order in which they lie in memory
-        batch, channels, height, width = like.shape
+def _dropped(values: Tensor, draw: Tensor, p: float) -> Tensor:
+    """0 with probability p, else divided by 1 - p."""
+    places = torch.arange(values.numel(), dtype=torch.int32)
+    if values.ndim == 4:  # in the order in which they lie in memory
+        batch, channels, height, width = values.shape
         places = places.view(batch, height, width, channels).permute(0, 3, 1, 2)
     # Spread over all 32 bits first, so that two draws differ in more than the order of their numbers.
-    numbers = _hash(places.reshape(like.shape) * (0x9E3779B1 - 2**32) ^ draw)
-    return (numbers >= round(p * 2**32) - 2**31).to(like.dtype) / (1 - p)
+    numbers = _hash(places.reshape(values.shape) * (0x9E3779B1 - 2**32) ^ draw)
+    return torch.where(numbers >= round(p * 2**32) - 2**31, values / (1 - p), 0)
 
 
 def _hash(numbers: Tensor) -> Tensor:
