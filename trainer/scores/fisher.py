@@ -1,7 +1,7 @@
 """Per-sample gradient moments: the diagonal of the empirical Fisher, and the mean gradient beside it.
 
 In eval mode a sample's gradient depends on that sample alone. Hooks keep each layer's input and the gradient
-of its output; a layer's per-sample parameter gradients follow from the two with one matrix product.
+of its output; a layer's per-sample parameter gradients are products of the two.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def statistics_of(
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     before = [(layer.momentum, deepcopy(layer.state_dict())) for layer in norms]
     was_training = module.training
-    module.eval()
     images = images.contiguous(memory_format=torch.channels_last)
+    module.eval()
     try:
         for layer in norms:
             layer.reset_running_stats()
