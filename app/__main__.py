@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -72,12 +72,18 @@ def main(
     try:
         settings = Settings(zoo=tuple(zoo), host=host, port=port)
     except ValidationError as error:
-        _fail("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors()))
+        _fail("; ".join(_setting(item) for item in error.errors()))
     try:
         # log_level.value: `python -m app` makes LogLevel a class of __main__, which workers have another one of.
         serve(Worker(settings, log_level.value, log_format, access_log), workers)
     except OSError as error:
         _fail(f"--host {host} --port {port}: {error}")
+
+
+def _setting(item: Any) -> str:
+    """One of pydantic's errors, with the variable that it is about."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"ZOO_{str(item['loc'][0]).upper()}: {message}" if item["loc"] else message
 
 
 def _fail(message: str) -> NoReturn:

@@ -20,6 +20,7 @@ from zoo.local import LocalZoo, ReadyCascade
 _MAX_AGE_SECONDS = 0.5
 # Queries are the clients' to make up.
 _MAX_REMEMBERED = 1024
+_MAX_QUERY_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,11 @@ class Choices:
         """Raises RequestValidationError, ProblemError, and NotFoundError where there is none to choose."""
         since, choice = self._remembered.get(query_string, (0.0, None))
         if choice is None or time.monotonic() - since > _MAX_AGE_SECONDS:
+            choice = asyncio.ensure_future(asyncio.to_thread(self._look_up, query_string))
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()
-            choice = asyncio.ensure_future(asyncio.to_thread(self._look_up, query_string))
-            self._remembered[query_string] = time.monotonic(), choice
+            if len(query_string) <= _MAX_QUERY_BYTES:
+                self._remembered[query_string] = time.monotonic(), choice
         return choice.result() if choice.done() else await asyncio.shield(choice)
 
     def forget(self) -> None:

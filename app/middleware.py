@@ -10,6 +10,7 @@ import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +45,11 @@ def header(scope: Scope, name: bytes) -> bytes:
     return b""
 
 
+def _quoted(path: str) -> str:
+    """As a URL has it: the server has decoded it, and %0a would begin a line of the client's own."""
+    return quote(path, safe="/:@!$&'()*+,;=~")
+
+
 class ObserveRequests:
     """Outermost: gives the answer its X-Request-Id, counts it, and turns a crash into a problem+json 500."""
 
@@ -74,7 +80,7 @@ class ObserveRequests:
         except ClientDisconnect:
             status = status or CLIENT_GONE
         except Exception:
-            log.exception("request %s failed: %s %s", request_id.decode(), scope["method"], scope["path"])
+            log.exception("request %s failed: %s %s", request_id.decode(), scope["method"], _quoted(scope["path"]))
             if status:
                 raise
             detail = f"the server failed; its log says more under request {request_id.decode()}"
@@ -87,7 +93,7 @@ class ObserveRequests:
             if access_log.isEnabledFor(logging.INFO):
                 asked = {"method": scope["method"], "path": scope["path"]}
                 facts = {**asked, "status": status, "duration_ms": round(seconds * 1000, 3)}
-                access_log.info("%s %s", scope["method"], scope["path"], extra=facts)
+                access_log.info("%s %s", scope["method"], _quoted(scope["path"]), extra=facts)
             if self.tracing is not None:
                 ended_ns = time.time_ns()
                 started_ns = ended_ns - int(seconds * 1e9)

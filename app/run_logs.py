@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +78,7 @@ def read(path: Path, start: int = 0) -> Part:
     is no record.
     """
     with path.open("rb") as file:
+        start = start if start <= os.fstat(file.fileno()).st_size else 0
         file.seek(max(0, start - 1))
         if start > 0 and file.read(1) != b"\n":
             start = 0

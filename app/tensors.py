@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -22,6 +23,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 MAX_DIMENSION = 2**31
 LENGTH_HEADER = "Inference-Header-Content-Length"
+# More digits than any body's length has; of thousands Python makes no number.
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class TensorError(Exception):
@@ -75,7 +78,7 @@ def read(body: bytes, header_length: str | None) -> tuple[InferRequest, list[byt
     """The request, and for each input its bytes if it has some. Raises TensorError."""
     if header_length is None:
         length = len(body)
-    elif header_length.isdigit() and int(header_length) <= len(body):
+    elif _LENGTH.fullmatch(header_length) and int(header_length) <= len(body):
         length = int(header_length)
     else:
         raise TensorError(f"{LENGTH_HEADER} is {header_length}, the body has {len(body)} bytes")

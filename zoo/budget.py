@@ -97,7 +97,7 @@ class Bounds(TypedDict, total=False):
 
 def z_score(confidence: float) -> float:
     """Half-width in standard deviations of the two-sided interval: 1.96 for 0.95."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+    return -NormalDist().inv_cdf((1 - confidence) / 2)  # (1 + confidence) / 2 may round to 1
 
 
 def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

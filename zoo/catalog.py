@@ -488,8 +488,8 @@ def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
     return conditions
 
 
-_CIFAR10 = select(_ROW.dataset).where(_ROW.dataset == "cifar10").limit(1).scalar_subquery()
-_NEWEST_DATASET = select(_ROW.dataset).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
+_CIFAR10 = select(_ROW.dataset).where(~_ROW.deprecated, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
+_NEWEST_DATASET = select(_ROW.dataset).where(~_ROW.deprecated).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
 _DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
 _OF_DIGEST = select(_ROWS).where(_ROW.digest == bindparam("digest"))
 _NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name")).order_by(*_NEWEST_FIRST).limit(1)

@@ -37,7 +37,7 @@ from zoo.images import decode
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
-from zoo.publish import garbage
+from zoo.publish import collect, garbage
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.views import CheckpointDetail, CheckpointView
 
@@ -494,14 +494,12 @@ def collect_garbage(
     """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
     source = _source(zoo, None, None)
     assert isinstance(source, LocalSource)
-    found = list(garbage(source.zoo.roots, source.zoo.deleted))
-    for item in found:
-        if not dry_run:
-            item.path.unlink()
-        if not as_json:
-            typer.echo(f"{item.size_bytes:>12,}  {item.path}  {item.reason}")
+    found = list(garbage(source.zoo.roots)) if dry_run else collect(source.zoo.roots)
     if as_json:
         _print_json([{"path": str(item.path), "bytes": item.size_bytes, "reason": item.reason} for item in found])
+    else:
+        for item in found:
+            typer.echo(f"{item.size_bytes:>12,}  {item.path}  {item.reason}")
 
 
 def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:

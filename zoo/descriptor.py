@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from zoo.cost import num_params
+from zoo.cost import MAX_COUNT, num_params
 from zoo.errors import DescriptorError
 from zoo.families.blueprint import BlueprintArchitecture
 from zoo.families.secnn import SecnnArchitecture
@@ -34,6 +34,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 # One path segment of a URL: the name of a checkpoint is made of these.
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+# One too, longer: a name that slugs were joined to.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
 class _Frozen(BaseModel):
@@ -92,7 +94,7 @@ class Accuracy(_Frozen):
     """Top-1 over n images of one split; `per_class` in the order of the classes, None where a class has none."""
 
     accuracy: Fraction
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     per_class: tuple[Fraction | None, ...]
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
+from zoo.errors import GoneError, ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
 
 _FIRST_WAIT_S = 0.1
 # A server that wants more patience than this is down, for a program that waits.
@@ -110,6 +110,8 @@ class Server:
             return NoModelMeetsConstraintsError(detail, problem.get("best_available"))
         if problem.get("type") == "bad-image":
             return ImageError(detail)
+        if failure.status_code == HTTPStatus.GONE:
+            return GoneError(detail)
         if failure.status_code == HTTPStatus.NOT_FOUND:
             return NotFoundError(detail)
         return RemoteError(f"{self.url} refused: {detail}", failure.status_code)

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 # Descriptors kept: a few kilobytes each.
 _MAX_DESCRIPTORS = 256
 _PAGE = 1000
+Read = TypeVar("Read")
 # Where a directory brings cascades along, as `zoo calibrate --data … --json` prints them.
 _BROUGHT_ALONG = ("cascades.json", "*/cascades.json")
 
@@ -70,15 +72,17 @@ class LocalZoo:
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
-        # Files whose header was good and whose bytes were not, as they were when that was found.
+        # Files found damaged after they had got into the catalog, as they were then.
         self._damaged: dict[Path, tuple[int, int]] = {}
+        # The catalog's as of the last sync: what is then missing, another process has taken out.
+        self._synced_digests: set[str] = set()
         # By data set, ascending in accuracy and in cost; as of the last sync, and what they were made of.
         self._cascades: dict[str, list[ReadyCascade]] = {}
         self._cascades_of: tuple[list[Calibration], set[str], frozenset[str]] | None = None
         # What such a file held, as it was then.
         self._brought: dict[Path, tuple[tuple[int, int], Calibration]] = {}
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
-            lambda digest: read_header(self.path(digest)).descriptor
+            lambda digest: self._read(digest, read_header).descriptor
         )
         # Files read whole and found good, as they were then.
         self._verified: dict[Path, tuple[int, int]] = {}
@@ -104,17 +108,20 @@ class LocalZoo:
         self._read_marks()
         self._synced_marks = self._marks
         self._paths = self._found()
-        gone = known - self._paths.keys()
+        gone = known - self._paths.keys() | known & self._damaged_digests()
         if gone:
             self.catalog.remove(gone)
+        taken_out = (self._synced_digests - known) & self._paths.keys()
+        self._look_for_damage(taken_out)
         new = list(self._read_rows(self._paths.keys() - known))
         if new:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
         deprecated = self.catalog.deprecate(self._marks.deprecated)
-        calibrated = self._follow_calibrations(known - gone | {row.digest for row in new})
+        self._synced_digests = known - gone | {row.digest for row in new}
+        calibrated = self._follow_calibrations(self._synced_digests)
         changed = before != (self._synced_marks, self._paths.keys())
-        return changed or deprecated or calibrated or bool(gone or new or measured)
+        return changed or deprecated or calibrated or bool(gone or taken_out or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
@@ -125,7 +132,8 @@ class LocalZoo:
         rows = list(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
         self.catalog.follow_latencies(device_name())
-        self._follow_calibrations({row.digest for row in rows})
+        self._synced_digests = {row.digest for row in rows}
+        self._follow_calibrations(self._synced_digests)
         return len(rows)
 
     def _read_marks(self) -> None:
@@ -140,11 +148,30 @@ class LocalZoo:
         found = {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
         return {digest: path for digest, path in found.items() if digest not in self._marks.deleted}
 
+    def _look_for_damage(self, digests: Iterable[str]) -> None:
+        """Where no header shows it: another process may have taken them out for it, and this one not know."""
+        for digest in digests:
+            if not self._is_damaged(self._paths[digest]):
+                with suppress(ZooError, OSError):
+                    self.load(digest)
+
+    def _damaged_digests(self) -> set[str]:
+        found = list(self._damaged)  # other threads find more meanwhile
+        return {path.stem for path in found if self._paths.get(path.stem) == path and self._is_damaged(path)}
+
+    def _is_damaged(self, path: Path) -> bool:
+        """Whether it is still what was found damaged."""
+        if path not in self._damaged:
+            return False
+        with suppress(FileNotFoundError):
+            return self._damaged[path] == _stamp(path)
+        return False
+
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
             path = self._paths[digest]
             try:
-                if path in self._damaged and self._damaged[path] == _stamp(path):
+                if self._is_damaged(path):
                     continue
                 yield _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
             except (CheckpointError, OSError) as error:
@@ -198,14 +225,32 @@ class LocalZoo:
 
         def change(marks: Marks) -> Marks:
             if aliases is not None:
-                for alias in aliases:
-                    self._refuse_name(alias)
                 marks = marks.with_aliases(digest, aliases)
             return marks if deprecated is None else marks.with_deprecated(digest, deprecated)
 
+        def forget(marks: Marks) -> Marks:
+            if aliases is not None:
+                marks = marks.with_aliases(digest, [alias for alias in aliases if marks.aliases.get(alias) == digest])
+            return marks.with_deprecated(digest, False) if deprecated is False else marks
+
+        if aliases is not None:
+            for alias in aliases:
+                self._refuse_name(alias)
+            self._read_marks()
+            self._marks.with_aliases(digest, aliases)  # raises where one is taken in any of the directories
+        self._change_marks(change, forget)
+        self.catalog.deprecate(self._marks.deprecated)
+
+    def _change_marks(self, change: Callable[[Marks], Marks], forget: Callable[[Marks], Marks]) -> None:
+        """What is said goes into the first directory; what is no longer said must be in none, hence `forget`.
+
+        The others come first: that one cannot be written to is then known before anything is changed.
+        """
+        for file in self._marks_files[1:]:
+            if forget(marks := file.read()) != marks:  # a read-only one is left alone, and asked for no lock
+                file.change(forget)
         self._marks_files[0].change(change)
         self._read_marks()
-        self.catalog.deprecate(self._marks.deprecated)
 
     def _refuse_name(self, alias: str) -> None:
         with suppress(NotFoundError):
@@ -213,21 +258,16 @@ class LocalZoo:
             if row.name == alias:
                 raise ConflictError(f"alias {alias} is the name of checkpoint {row.digest}: choose another")
 
-    @property
-    def deleted(self) -> frozenset[str]:
-        return self._marks.deleted
-
     def delete(self, digest: str) -> None:
         """Softly: the file stays until `zoo gc`, and adding the checkpoint again takes the mark away."""
-        self._marks_files[0].change(lambda marks: marks.with_deleted(digest))
-        self._read_marks()
+        self._change_marks(lambda marks: marks.with_deleted(digest), lambda marks: marks.without_names(digest))
         self._paths = {other: path for other, path in self._paths.items() if other != digest}
         self.catalog.remove([digest])
 
     def admit(self, digest: str, path: Path) -> CheckpointRow:
         """Adds the row of a checkpoint that has been put in place."""
-        self._marks_files[0].change(lambda marks: marks.without_deleted(digest))
-        self._read_marks()
+        self._change_marks(lambda marks: marks.without_deleted(digest), lambda marks: marks.without_deleted(digest))
+        self._damaged.pop(path, None)
         row = _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
         self._paths = {**self._paths, digest: path}
         self.catalog.add([row])
@@ -367,6 +407,7 @@ class LocalZoo:
         raise NotFoundError(f"the file of checkpoint {digest} is gone")
 
     def descriptor(self, digest: str) -> Descriptor:
+        """Raises CheckpointError as `load` does."""
         return self._descriptors(digest)
 
     def load(self, digest: str) -> Checkpoint:
@@ -374,12 +415,16 @@ class LocalZoo:
 
         Raises CheckpointError, and takes a damaged checkpoint out of the catalog: the next choice is another one.
         """
+        return self._read(digest, load)
+
+    def _read(self, digest: str, read: Callable[[Path], Read]) -> Read:
         path = self.path(digest)
         try:
-            return load(path)
+            return read(path)
         except CheckpointError as error:
             log.error("taken out of the catalog: %s", error)
-            self._damaged[path] = _stamp(path)
+            with suppress(FileNotFoundError):
+                self._damaged[path] = _stamp(path)
             self.catalog.remove([digest])
             raise
 

@@ -57,8 +57,11 @@ class Marks(BaseModel):
 
     def with_deleted(self, digest: str) -> Self:
         """What else was said of it is forgotten."""
-        rest = self.with_aliases(digest, []).with_deprecated(digest, False)
-        return rest._changed(deleted=self.deleted | {digest})
+        return self.without_names(digest)._changed(deleted=self.deleted | {digest})
+
+    def without_names(self, digest: str) -> Self:
+        """Without its aliases, and not deprecated."""
+        return self.with_aliases(digest, []).with_deprecated(digest, False)
 
     def without_deleted(self, digest: str) -> Self:
         return self._changed(deleted=self.deleted - {digest})

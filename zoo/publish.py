@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,11 +24,12 @@ from typing import Self
 from sqlalchemy.exc import OperationalError
 
 from zoo.catalog import CheckpointRow
-from zoo.checkpoint import Checkpoint, decode
+from zoo.checkpoint import Checkpoint, load
 from zoo.cost import num_params
 from zoo.errors import CheckpointError, NoSpaceError, NotFoundError
 from zoo.graph import output_shapes
 from zoo.local import LocalZoo
+from zoo.marks import MarksFile
 from zoo.storage import Directory, locked, move_into_place
 
 _INCOMING = ".incoming"
@@ -86,20 +87,28 @@ def publish(zoo: LocalZoo, root: Path, digest: str) -> tuple[CheckpointRow, bool
     folder = root / _INCOMING
     folder.mkdir(exist_ok=True)
     with locked(folder):
-        return _publish(zoo, folder / digest, Directory(root).usual_path(digest), digest)
+        return _publish(zoo, folder / digest, _place(zoo, root, digest), digest)
+
+
+def _place(zoo: LocalZoo, root: Path, digest: str) -> Path:
+    """Where its file is in this directory, damaged perhaps; else where one belongs."""
+    path = zoo.paths().get(digest)
+    return path if path is not None and path.is_relative_to(root) else Directory(root).usual_path(digest)
 
 
 def _publish(zoo: LocalZoo, blob: Path, target: Path, digest: str) -> tuple[CheckpointRow, bool]:
-    with suppress(NotFoundError):
+    with suppress(NotFoundError, CheckpointError):  # a file that is gone or damaged is replaced by the blob
         row = zoo.find(digest)
-        blob.unlink(missing_ok=True)
+        if blob.exists():
+            zoo.load(digest)
+            blob.unlink(missing_ok=True)
         return row, False
     # Without a blob, the file may still be there of a checkpoint that was deleted.
     source = blob if blob.exists() else target
     if not source.exists():
         raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
     try:
-        _check(decode(source.read_bytes(), digest))
+        _check(load(source))
         with no_space_is_ours():
             move_into_place(source, target)
             return zoo.admit(digest, target), True
@@ -151,14 +160,37 @@ class Garbage:
     reason: str
 
 
-def garbage(roots: Sequence[Path], deleted: frozenset[str]) -> Iterator[Garbage]:
+def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
     """Files of deleted checkpoints, and what unfinished writes and uploads have left for a day."""
+    deleted = {digest for root in roots for digest in MarksFile(root).read().deleted}
     for root in roots:
         for digest, path in Directory(root).paths():
-            if digest in deleted:
-                yield Garbage(path, path.stat().st_size, "deleted")
-        for path in (*root.rglob(".*.tmp"), *root.glob(f"{_INCOMING}/*")):
+            if digest in deleted and (status := _status(path)):
+                yield Garbage(path, status.st_size, "deleted")
+        for path in sorted({*root.rglob(".*.tmp"), *root.glob(f"{_INCOMING}/*")}):
             is_ours = path.parent.name == _INCOMING or _TEMPORARY.fullmatch(path.name)
-            status = path.stat()
-            if is_ours and time.time() - status.st_mtime > _KEPT_SECONDS:
+            if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
                 yield Garbage(path, status.st_size, "left behind")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None where it is gone: uploads end meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def collect(roots: Sequence[Path]) -> list[Garbage]:
+    """Deletes the garbage and returns what it was; nothing is published meanwhile, which brings deleted files back."""
+    with ExitStack() as locks:
+        # In one order, whatever that of the roots: two that lock each other's next would wait for ever.
+        for root in sorted({root.resolve() for root in roots}):
+            folder = root / _INCOMING
+            if os.access(root, os.W_OK):
+                folder.mkdir(exist_ok=True)
+            if folder.is_dir():  # else nobody can publish there
+                locks.enter_context(locked(folder))
+        found = list(garbage(roots))
+        for item in found:
+            item.path.unlink(missing_ok=True)
+    return found

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from zoo.descriptor import Descriptor
+from zoo.descriptor import Descriptor, Digest, Name
 
 
 class Links(BaseModel):
@@ -45,8 +45,9 @@ _EXAMPLE: JsonDict = {
 class CheckpointView(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    id: str = Field(description="SHA-256 of the file.")
-    name: str
+    # Files are named after these two: from a server of any kind they must not lead out of a folder.
+    id: Digest = Field(description="SHA-256 of the file.")
+    name: Name
     dataset: str
     family: str
     params: int

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.deps import ServiceDep
 from app.errors import Problem, ProblemError
 from zoo.budget import ALL_DATASETS, Budget
+from zoo.errors import NoModelMeetsConstraintsError
 
 router = APIRouter(tags=["health"])
 
@@ -30,13 +31,15 @@ async def live() -> Status:
 def ready(service: ServiceDep) -> Status:
     """The catalog can be read and the default checkpoint has answered once."""
     try:
-        count = service.zoo.catalog.count(Budget(dataset=ALL_DATASETS))
+        if service.zoo.catalog.count(Budget(dataset=ALL_DATASETS)) == 0:
+            raise _not_ready("the zoo holds no checkpoint yet")
+        if not service.ready:
+            service.zoo.smallest(Budget())
+            raise _not_ready("the default checkpoint is being loaded")
     except SQLAlchemyError as error:
         raise _not_ready(f"the catalog cannot be read: {error}") from error
-    if count == 0:
-        raise _not_ready("the zoo holds no checkpoint yet")
-    if not service.ready:
-        raise _not_ready("the default checkpoint is being loaded")
+    except NoModelMeetsConstraintsError as error:  # of the default data set
+        raise _not_ready(str(error)) from error
     return Status(status="ready")
 
 

@@ -143,15 +143,15 @@ async def _scores(service: Service, row: CheckpointRow, asked: InferRequest, chu
     if not 1 <= num_images <= service.settings.max_images:
         raise TensorError(f"a request takes 1 to {service.settings.max_images} images, its shape is {tensor.shape}")
     architecture = service.zoo.descriptor(row.digest).architecture
+    shape = [num_images, architecture.input_height, architecture.input_width, architecture.input_channels]
+    if tensor.shape != {"UINT8": shape, "BYTES": [num_images]}.get(tensor.datatype):
+        raise TensorError(
+            f"input {INPUT} is UINT8 {[-1, *shape[1:]]} or BYTES [-1], came: {tensor.datatype} {tensor.shape}"
+        )
     if tensor.datatype == "BYTES":
         files = await run_in_threadpool(tensors.as_files, tensor, data)
         answer = await service.inference.classify(row.digest, files, architecture.num_classes)
         return answer.scores
-    shape = [num_images, architecture.input_height, architecture.input_width, architecture.input_channels]
-    if tensor.datatype != "UINT8" or tensor.shape != shape:
-        raise TensorError(
-            f"input {INPUT} is UINT8 {[-1, *shape[1:]]} or BYTES [-1], came: {tensor.datatype} {tensor.shape}"
-        )
     pixels = await run_in_threadpool(tensors.as_pixels, tensor, data)
     scores, _ = await service.inference.probabilities(row.digest, pixels)
     return scores

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from app.deps import ServiceDep
 from app.errors import Problem, ProblemError
-from app.schemas import Changes, Published, ReferenceQuery
+from app.schemas import Changes, NoQuery, Published, ReferenceQuery
 from zoo.errors import CheckpointError
 from zoo.publish import Upload, no_space_is_ours, publish
 from zoo.views import CheckpointView
@@ -55,7 +55,7 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 @router.put("/blobs/sha256:{digest}", status_code=201, responses=_responses(413, 422, 507))
-async def put_blob(digest: Sha256, request: Request, service: ServiceDep) -> Response:
+async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
     """The bytes of a checkpoint file, as the body. `POST /models` then makes a checkpoint of them."""
     with _refusals(), Upload(service.zoo.roots[0]) as upload:
         try:
@@ -68,7 +68,9 @@ async def put_blob(digest: Sha256, request: Request, service: ServiceDep) -> Res
 
 
 @router.post("/models", status_code=201, responses={200: {"model": CheckpointView}, **_responses(404, 422, 507)})
-def post_model(body: Published, response: Response, service: ServiceDep) -> CheckpointView:
+def post_model(
+    body: Published, _: Annotated[NoQuery, Query()], response: Response, service: ServiceDep
+) -> CheckpointView:
     """Checks uploaded bytes and adds the checkpoint that they are. One that is there already is answered with 200."""
     with _refusals():
         row, is_new = publish(service.zoo, service.zoo.roots[0], body.digest)

@@ -39,6 +39,12 @@ def test_an_empty_zoo_is_not_ready(client_of: Callable[..., httpx.Client], tmp_p
     assert "no checkpoint yet" in response.json()["detail"]
 
 
+def test_not_ready_says_what_there_is(client_of: Callable[..., httpx.Client], zoo_root: Path) -> None:
+    response = client_of(zoo_root, default_dataset="mnist").get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["detail"] == "the zoo holds no checkpoint of data set mnist: there is digits"
+
+
 def test_metrics_count_what_happened(
     client_of: Callable[..., httpx.Client], zoo_root: Path, digit_files: list[bytes]
 ) -> None:

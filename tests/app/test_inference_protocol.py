@@ -157,6 +157,8 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ([tensor(data=["a"] * 64)], "UINT8 holds whole numbers from 0 to 255"),
         ([tensor(data=[10**400] * 64)], "UINT8 holds whole numbers from 0 to 255"),
         ([tensor(datatype="FP32")], "is UINT8 [-1, 8, 8, 1] or BYTES [-1], came: FP32 [1, 8, 8, 1]"),
+        ([tensor(datatype="BYTES", shape=[1, 2], data=["AAAA"] * 2)], "or BYTES [-1], came: BYTES [1, 2]"),
+        ([tensor(datatype="BYTES", shape=[1, 0], data=[])], "or BYTES [-1], came: BYTES [1, 0]"),
         ([tensor(data=None)], "give either data or the parameter binary_data_size"),
         ([tensor(parameters={"binary_data_size": 64})], "give either data or the parameter binary_data_size"),
         ([tensor(datatype="BYTES", shape=[1], data=["%"])], "BYTES in JSON are the base64 of an image file"),
@@ -179,6 +181,8 @@ def test_bad_json_says_what_to_change(client: httpx.Client, inputs: list[dict[st
         (10**18, b"\0" * 64, None, "the inputs promise a body of"),
         (64, b"\0" * 64, "100000", "Inference-Header-Content-Length is 100000, the body has"),
         (64, b"\0" * 64, "-1", "Inference-Header-Content-Length is -1, the body has"),
+        (64, b"\0" * 64, "\xb2", "Inference-Header-Content-Length is \xb2, the body has"),
+        (64, b"\0" * 64, "9" * 5000, "Inference-Header-Content-Length is 9999"),
         (64, b"\0" * 64, "5", "body: Invalid JSON"),
         (63, b"\0" * 63, None, "shape [1, 8, 8, 1] has 64 values, 63 came"),
     ],
@@ -188,7 +192,7 @@ def test_bad_binary_says_what_to_change(
 ) -> None:
     entry = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "parameters": {"binary_data_size": size}}
     described = json.dumps({"inputs": [entry]}).encode()
-    headers = {"Inference-Header-Content-Length": header or str(len(described))}
+    headers = {b"Inference-Header-Content-Length": (header or str(len(described))).encode("latin-1")}
     response = client.post(f"/v2/models/{MODEL}/infer", content=described + sent, headers=headers)
     assert response.status_code == 400
     assert error in response.json()["error"]

@@ -19,7 +19,7 @@ import pytest
 
 from zoo.checkpoint import Checkpoint, digest_of, encode
 from zoo.client import ZooClient
-from zoo.errors import RemoteError
+from zoo.errors import GoneError, RemoteError
 from zoo.families.secnn import SecnnArchitecture
 from zoo.storage import Directory
 
@@ -167,6 +167,16 @@ def test_bytes_that_were_not_uploaded(publisher: httpx.Client) -> None:
         assert publisher.put(f"/blobs/sha256:{digest}", content=b"").status_code == 422
 
 
+def test_what_is_no_parameter_is_said_when_publishing(publisher: httpx.Client) -> None:
+    digest = digest_of(b"")
+    for response in (
+        publisher.put(f"/blobs/sha256:{digest}?dry_run=1", content=b""),
+        publisher.post("/models?dry_run=1", json={"digest": digest}),
+    ):
+        assert response.status_code == 422
+        assert response.json()["detail"] == "dry_run: not a parameter of this route"
+
+
 def test_broken_json_is_named_as_the_body(publisher: httpx.Client) -> None:
     response = publisher.post("/models", content=b"{", headers={"Content-Type": "application/json"})
     assert response.status_code == 422
@@ -280,6 +290,8 @@ def test_a_deleted_checkpoint_is_gone_until_it_is_published_again(
         assert publisher.get(path).status_code == 410
     assert publisher.get(f"/models/{digest}").json()["detail"] == f"checkpoint {digest} was deleted"
     assert publisher.delete(f"/models/{digest}").status_code == 410
+    with ZooClient(str(publisher.base_url)) as zoo, pytest.raises(GoneError, match=f"checkpoint {digest} was deleted"):
+        zoo.show(digest)
     assert publisher.get("/models/stable").status_code == 404
     assert client_of(tmp_path).get(f"/models/{digest}").status_code == 410, "also after a restart"
 

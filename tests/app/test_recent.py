@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -9,10 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from app.choices import Choices
 from app.recent import Recent
 from zoo.budget import Budget
 from zoo.calibrated import Latency
@@ -113,6 +117,22 @@ def test_what_is_remembered_is_bounded() -> None:
             recent.remember(asked, lambda _, answer=answer: answer, len(answer.body))
         assert recent.answer(asked) is answer
         assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_choices_of_long_queries_are_not_remembered(zoo: LocalZoo) -> None:
+    async def choose_often(choices: Choices) -> None:
+        for index in range(200):
+            with pytest.raises(RequestValidationError):
+                await choices.choose(f"top_k={index:04}{'x' * 50_000}".encode())
+
+    choices = Choices(zoo)
+    tracemalloc.start()
+    try:
+        asyncio.run(choose_often(choices))
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
     finally:
         tracemalloc.stop()
 

@@ -112,6 +112,17 @@ def test_a_resumed_run_starts_its_story_anew(
         assert [next(events)[1] for _ in range(2)] == ["restart", json.loads(lines[0])["event"]]
 
 
+@pytest.mark.parametrize("beyond", [1, 2**63, 10**30])
+def test_a_log_that_ends_earlier_is_told_from_the_first(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes], beyond: int
+) -> None:
+    log.write_bytes(lines[0])
+    after = {"after": len(lines[0]) + beyond}
+    with client_of(tmp_path).stream("GET", "/runs/again-s0/events", params=after) as response:
+        events = events_of(response)
+        assert [next(events)[1] for _ in range(2)] == ["restart", json.loads(lines[0])["event"]]
+
+
 def test_streams_end_by_themselves(client: httpx.Client, lines: list[bytes]) -> None:
     with client.stream("GET", f"/runs/{RUN}/events", timeout=20) as response:
         assert len(list(events_of(response))) == len(lines)

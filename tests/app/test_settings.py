@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.settings import Settings, is_loopback
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -30,6 +33,16 @@ def test_a_short_token_is_refused(tmp_path: Path) -> None:
 def test_who_may_read_may_not_publish(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ZOO_TOKEN and ZOO_PUBLISH_TOKEN are the same"):
         Settings(zoo=(tmp_path,), token="x" * 16, publish_token="x" * 16)
+
+
+def test_a_setting_that_is_refused_is_named(tmp_path: Path, command: Command) -> None:
+    for environment, message in (
+        ({"ZOO_MAX_IMAGES": "0"}, "ZOO_MAX_IMAGES: Input should be greater than or equal to 1"),
+        ({"ZOO_HOST": "0.0.0.0"}, "host 0.0.0.0 can be reached from other machines"),
+    ):
+        done = command("zoo-serve", "--zoo", tmp_path, "--port", "0", environment=environment)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"zoo-serve: {message}")
 
 
 def test_directories_come_from_the_environment_as_in_path(tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_logs_are_one_json_object_a_line_with_the_request_id(
     assert (record["method"], record["path"]) == ("POST", "/predict")
 
 
+def test_a_path_begins_no_line_of_the_log(serve: Callable[..., Server]) -> None:
+    server = serve("--access-log")
+    httpx.get(f"{server.url}/nowhere%0aERROR%20app.main:%20forged")
+    server.wait_for(r"app\.access: GET /nowhere%0AERROR%20app\.main:%20forged .*status=404")
+
+
 def test_without_access_log_requests_leave_no_record(serve: Callable[..., Server]) -> None:
     server = serve()
     httpx.get(f"{server.url}/livez")

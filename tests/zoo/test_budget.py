@@ -69,3 +69,4 @@ def test_wilson_interval_is_scipys(n: int, share: float, confidence: float) -> N
 
 def test_z_score_of_the_usual_confidence() -> None:
     assert z_score(0.95) == pytest.approx(1.959964, abs=1e-6)
+    assert 8 < z_score(0.9999999999999999) < 9, "as near to 1 as a number can be"

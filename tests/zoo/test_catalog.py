@@ -298,6 +298,14 @@ def test_a_default_data_set_can_be_set() -> None:
     catalog.close()
 
 
+def test_the_default_data_set_is_one_that_can_be_chosen_from(catalog: Catalog) -> None:
+    names = {"a": "cifar10", "b": "digits", "c": "shapes"}
+    catalog.add([row(digest * 64, dataset=name) for digest, name in names.items()])
+    for deprecated, default in (("", "cifar10"), ("a", "digits"), ("ab", "shapes"), ("abc", None)):
+        catalog.deprecate([digest * 64 for digest in deprecated])
+        assert catalog.dataset_of(Budget()) == default
+
+
 def test_bounds_as_large_as_sqlite_can_hold_are_answered(catalog: Catalog) -> None:
     catalog.add([row("a" * 64)])
     most = 2**63 - 1

@@ -22,7 +22,8 @@ from zoo.budget import Bounds, Budget
 from zoo.checkpoint import load
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
-from zoo.exchange import wait_s
+from zoo.exchange import Server, wait_s
+from zoo.views import CheckpointView
 
 Ask = Callable[..., Any]
 
@@ -199,6 +200,15 @@ def test_nobody_there(ask: Ask) -> None:
 def test_another_server_answers(ask: Ask, server: Any) -> None:
     with pytest.raises(RemoteError, match="answered with something else than was expected"):
         ask(f"{server.url}/openapi.json?", "smallest")
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "../../.bashrc"), ("name", "/etc/cron.d/x"), ("id", "../x")])
+def test_files_are_not_named_as_a_server_likes(server: Any, key: str, value: str) -> None:
+    with httpx.Client() as client:
+        response = client.get(f"{server.url}/models/smallest")
+        answer = httpx.Response(200, json={**response.json(), key: value}, request=response.request)
+        with pytest.raises(RemoteError, match=f"something else than was expected .{key}: String should match pattern"):
+            Server(client.build_request, server.url, 0).parsed(CheckpointView, answer)
 
 
 def test_busy_servers_are_asked_again(ask: Ask, server: Any, fault: Ask) -> None:

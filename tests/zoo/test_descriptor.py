@@ -143,6 +143,7 @@ def test_parts_that_disagree_are_refused(description: Json, place: str, value: o
     [
         ("metrics.test.accuracy", 75.0, "metrics.test.accuracy: Input should be less than or equal to 1"),
         ("metrics.test.n", 0, "metrics.test.n: Input should be greater than or equal to 1"),
+        ("metrics.test.n", 10**20, "metrics.test.n: Input should be less than or equal to 9223372036854775807"),
         ("preprocessing.std", [0.0], "preprocessing.std.0: Input should be greater than 0"),
         ("preprocessing.mean", [float("nan")], "preprocessing.mean.0: Input should be a finite number"),
         ("cost.device_seconds", float("inf"), "cost.device_seconds: Input should be a finite number"),

@@ -102,6 +102,49 @@ def test_a_file_damaged_later_is_found_out_when_it_is_loaded(
         zoo.load(digest)
 
 
+@pytest.mark.parametrize("finder", [0, 1])
+def test_what_one_process_finds_damaged_all_leave_out(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo], finder: int
+) -> None:
+    digest = put(tmp_path)
+    zoos = [opened(tmp_path), opened(tmp_path)]
+    path = zoos[0].path(digest)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError):
+        zoos[finder].load(digest)
+    assert [zoo.sync() for zoo in zoos] == [True, True], "what is remembered elsewhere must be forgotten"
+    newest = opened(tmp_path)
+    assert digests(newest) == [digest], "it has seen the header alone"
+    for zoo in (*zoos, newest):
+        zoo.sync()
+        assert digests(zoo) == []
+    assert not any(zoo.sync() for zoo in zoos)
+    path.write_bytes(whole)
+    for zoo in zoos:
+        zoo.sync()
+        assert digests(zoo) == [digest]
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError):
+        zoos[finder].load(digest)
+    path.unlink()
+    for zoo in zoos:
+        zoo.sync()
+        assert digests(zoo) == []
+
+
+def test_a_header_damaged_later_is_found_out_when_it_is_shown(
+    tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]
+) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    zoo.path(digest).write_bytes(zoo.path(digest).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="the header promises"):
+        zoo.show(digest)
+    with pytest.raises(NotFoundError):
+        zoo.show(digest)
+
+
 def test_reindex_gives_the_rows_of_a_sync(
     tmp_path: Path, put: Put, tiny: SecnnArchitecture, opened: Callable[..., LocalZoo]
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,19 @@ from zoo.errors import CheckpointError, ConflictError, ZooError
 from zoo.families import secnn
 from zoo.local import LocalZoo
 from zoo.marks import Marks, MarksFile
-from zoo.publish import Upload, publish
-from zoo.storage import Directory
+from zoo.publish import Upload, collect, publish
+from zoo.storage import Directory, locked
 
 Make = Callable[..., Checkpoint]
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def upload(root: Path, data: bytes) -> str:
+    digest = digest_of(data)
+    with Upload(root) as upload:
+        upload.write(data)
+        upload.keep(digest)
+    return digest
 
 
 def files(root: Path) -> set[str]:
@@ -89,6 +98,86 @@ def test_marks_survive_a_reindex_and_are_those_of_the_directory(
         listed = [item["id"] for item in json.loads(command("zoo", "list", "--json", *options).stdout)]
         assert digest in listed
         assert not {deprecated, deleted} & set(listed)
+
+
+def test_gc_and_publishing_wait_for_each_other(tmp_path: Path, put: Callable[..., str]) -> None:
+    """What is brought back while gc waits is no garbage any more."""
+    kept, deleted = put(tmp_path, seed=1), put(tmp_path, seed=2)
+    path = Directory(tmp_path).path(kept)
+    zoo = LocalZoo([tmp_path])
+    zoo.sync()
+    for digest in (kept, deleted):
+        zoo.delete(digest)
+    (tmp_path / ".incoming").mkdir()
+    with ThreadPoolExecutor() as threads:
+        with locked(tmp_path / ".incoming"):
+            collected = threads.submit(collect, [tmp_path, path.parent, tmp_path])
+            time.sleep(0.2)
+            assert not collected.done()
+            zoo.admit(kept, path)
+        assert {item.path.stem for item in collected.result()} == {deleted}
+    assert files(tmp_path) == {path.name, "marks.json"}
+    zoo.close()
+
+
+def test_what_any_directory_says_can_be_taken_back(tmp_path: Path, put: Callable[..., str]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    first, second = put(one, seed=1), put(other, seed=2)
+    alone = LocalZoo([other])
+    alone.sync()
+    alone.mark(second, aliases=["stable", "v1"], deprecated=True)
+    both = LocalZoo([one, other])
+    both.sync()
+    with pytest.raises(ConflictError, match=f"alias stable is that of checkpoint {second}"):
+        both.mark(first, aliases=["stable"])
+    both.mark(second, aliases=["v1"], deprecated=False)
+    both.mark(first, aliases=["stable"])
+    assert both.find("stable").digest == first
+    assert not both.find("v1").deprecated
+    assert MarksFile(other).read() == Marks(aliases={"v1": second})
+    both.delete(second)
+    assert MarksFile(other).read() == Marks()
+    both.mark(first, aliases=["v1"])
+    alone.sync()
+    alone.delete(second)
+    _, is_new = publish(both, one, upload(one, (other / "checkpoints" / f"{second}.safetensors").read_bytes()))
+    assert is_new
+    assert both.sync()
+    assert both.find(second).digest == second
+    alone.close()
+    both.close()
+
+
+def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Callable[..., str]) -> None:
+    """By any process, whichever of them has noticed the damage."""
+    digest = put(tmp_path)
+    path = tmp_path / "run" / f"{digest}.safetensors"
+    path.parent.mkdir()
+    (tmp_path / "checkpoints" / path.name).rename(path)
+    data, zoos = path.read_bytes(), [LocalZoo([tmp_path]) for _ in range(3)]
+    for zoo in zoos:
+        zoo.sync()
+    for noticed in (False, True):
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        if noticed:
+            with pytest.raises(CheckpointError):
+                zoos[0].load(digest)
+            with pytest.raises(CheckpointError, match="was changed or damaged"):
+                publish(zoos[1], tmp_path, digest)
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 2]))
+        row, is_new = publish(zoos[1], tmp_path, upload(tmp_path, data))
+        assert (row.digest, is_new) == (digest, True)
+        assert path.read_bytes() == data
+        for zoo in zoos:
+            zoo.sync()
+            assert zoo.find(digest).digest == digest
+            zoo.load(digest)
+    assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, False)
+    path.unlink()
+    assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, True)
+    assert files(tmp_path) == {path.name}
+    for zoo in zoos:
+        zoo.close()
 
 
 def test_marks_that_cannot_be_read_are_no_guess(tmp_path: Path) -> None:
