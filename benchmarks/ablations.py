@@ -7,7 +7,7 @@
 
 exact        no shrinking and perturbing: the network goes on with its logits unchanged
 inexact      the same, but what is added begins as in a fresh network, so that the logits change; compare with exact
-random       what to add is drawn by chance
+random       what to add is drawn by chance, of what would gain more than the noise, and by cost as ever
 gradient     what to add is ranked by the squared norm of its gradient (GradMax's criterion)
 uniform      every stage grows in turn
 kfac         scored with a Kronecker-factored Fisher, at half the threshold (its gains are about half as large)
@@ -171,6 +171,8 @@ def main() -> None:
         data, held_out = limited(datasets.load(arguments.data), arguments.limit_train)
     except ZooError as error:
         sys.exit(f"ablations: {error}")
+    if len(held_out) == 0:
+        sys.exit(f"ablations: --limit-train {arguments.limit_train} leaves no training image to compare on")
     config = RUNS["grow"]()
     config = replace(
         config,

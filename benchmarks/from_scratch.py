@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import WeightAverage, evaluate, num_steps, train_epoch
+from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep
 from zoo.cost import training_flops
@@ -41,7 +41,7 @@ def cosine(peak: float, num_steps: int) -> list[float]:
     return [peak * (1 + cos(pi * step / num_steps)) / 2 for step in range(num_steps)]
 
 
-def late_decay(peak: float, num_steps: int, warmup_steps: int) -> list[float]:
+def late_decay(peak: float, warmup_steps: int, num_steps: int) -> list[float]:
     """The learning rate of each step: `peak` after the warm-up, linearly to 0 over the last half."""
     return [
         peak * min(1.0, (step + 1) / max(1, warmup_steps), 2 * (num_steps - step) / num_steps)
@@ -55,11 +55,14 @@ def train(
     config: RunConfig,
     data: Data,
     macs: int,
-    rates: Sequence[float],
+    epochs: int,
+    schedule: Callable[[int], Sequence[float]],
     *,
     average_from: float | None = None,
 ) -> Trained:
-    """As long as there are rates, with the batches, augmentation and compiled step of `trainer.grow`.
+    """With the batches, augmentation and compiled step of `trainer.grow`.
+
+    `schedule` has the learning rate of each of so many steps.
 
     From the fraction `average_from` of the epochs on, weights are averaged as in the annealing of a growth run, and it
     is the average that is evaluated. `config.seed` seeds batches and dropout; the caller seeds the weights.
@@ -67,8 +70,8 @@ def train(
     device = next(module.parameters()).device
     train_split = data.train.to(device)
     step = TrainingStep(module, optimizer, config, data.preprocessing, compiled=config.compile)
-    steps = num_steps(len(train_split), config)
-    epochs = len(rates) // steps
+    steps = step.num_steps(len(train_split))
+    rates = schedule(epochs * steps)
     average = None
     seconds, images = [], 0
     joules = joules_so_far(device)

@@ -12,9 +12,8 @@ checkpoints and on the same images, batches, augmentation, optimiser and precisi
 (a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint: all that the run
     had by then, or, where the run goes on from its trunk, those of the trunk and of the checkpoint's own branch.
 (b) shared budget: the same, for as many epochs as 1/N of the growth run's training FLOPs pay for.
-(c), (d) --controls: the growth run again with random and with uniform choices of what to grow (as far as
-    `trainer.config.Ladder` offers them), up to the sizes of the zoo's checkpoints. `score` grows as the zoo's run did,
-    which measures seconds and joules of growth on this machine.
+(c), (d) --controls: the growth run again with random and with uniform choices of what to grow, up to the sizes of the
+    zoo's checkpoints. `score` grows as the zoo's run did, which measures seconds and joules of growth on this machine.
 
 (a) and (b) warm up as the run does, keep the learning rate of its trunk over the first half, let it fall linearly to
 0 over the last half, and average the weights there as a branch does. The configuration is the named run's as it is
@@ -38,6 +37,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log
 from pathlib import Path
 from statistics import mean
@@ -53,7 +53,6 @@ from trainer import optim
 from trainer.config import Choice, Ladder, RunConfig
 from trainer.data import Data
 from trainer.grow import grow
-from trainer.loop import num_steps
 from trainer.runs import RUNS
 from trainer.step import prepare
 from trainer.trials import Entry, Trial, hypervolume, read_trials
@@ -62,7 +61,7 @@ from zoo.descriptor import Cost
 from zoo.errors import ZooError
 from zoo.module import GraphModule
 
-CONTROLS = tuple(sorted({"uniform", *get_args(Choice)}))
+CONTROLS = get_args(Choice)
 # (a) and (b), and how the tables call them.
 BASELINES = {"full": "(a) full schedule", "share": "(b) shared budget"}
 
@@ -91,22 +90,6 @@ class Growth:
     @property
     def entries(self) -> tuple[Entry, ...]:
         return self.trial.entries
-
-
-def cost_of(entries: Sequence[Entry]) -> Cost:
-    """Of the whole run, and of what was distilled from it."""
-    by_digest = {entry.digest: entry.descriptor for entry in entries}
-    grown = [descriptor.cost for descriptor in by_digest.values() if not descriptor.lineage.distilled_from]
-    total = max(grown, key=lambda cost: cost.epochs)
-    for descriptor in by_digest.values():
-        student = by_digest.get(descriptor.lineage.parent or "")
-        if descriptor.lineage.distilled_from and student is not None:
-            changes = {
-                name: getattr(total, name) + getattr(descriptor.cost, name) - getattr(student.cost, name)
-                for name in ("epochs", "device_seconds", "training_flops")
-            }
-            total = total.model_copy(update=changes)
-    return total
 
 
 def check_branches(entries: Sequence[Entry], config: RunConfig) -> None:
@@ -158,8 +141,9 @@ def epoch_flops(entry: Entry) -> int:
 def baseline(entry: Entry, epochs: int, config: RunConfig, data: Data, device: torch.device) -> Trained:
     torch.manual_seed(config.seed)
     module = GraphModule(entry.descriptor.architecture.graph()).to(device)
-    rates = late_decay(config.learning_rate, epochs * num_steps(len(data.train), config), config.warmup_steps)
-    return train(module, optim.make(module, config), config, data, entry.header.macs, rates, average_from=0.5)
+    schedule = partial(late_decay, config.learning_rate, config.warmup_steps)
+    optimizer = optim.make(module, config)
+    return train(module, optimizer, config, data, entry.header.macs, epochs, schedule, average_from=0.5)
 
 
 def compare(
@@ -242,9 +226,6 @@ def control(
         print(f"\n{choose}: run {config.name} has no ladder, so nothing else to choose by")
         return
     sizes = tuple(sorted({entry.params for entry in trial.entries[1:]}))
-    if choose not in get_args(Choice):
-        print(f"\n{choose}: left out, ladders choose by {', '.join(get_args(Choice))}")
-        return
     ladder = replace(ladder, sizes=sizes or ladder.sizes, choose=choose)
     grown = []
     for seed in range(seeds):
@@ -294,7 +275,7 @@ def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Growth:
     if not entries:
         raise ZooError(f"{zoo}: no checkpoint of run {trial.run}, seed {trial.seed}, has a test accuracy")
     check_branches(trial.entries, RUNS[trial.run]())
-    return Growth(replace(trial, entries=one_for_each_architecture(entries)), cost_of(trial.entries))
+    return Growth(replace(trial, entries=one_for_each_architecture(entries)), trial.cost())
 
 
 def main() -> None:

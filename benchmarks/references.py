@@ -14,6 +14,7 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -23,7 +24,6 @@ from machine import chosen_device, describe, spread
 from reference_networks import REFERENCES, num_macs, num_params
 
 from trainer import data as datasets
-from trainer.loop import num_steps
 from trainer.runs import grow
 from trainer.step import prepare
 
@@ -63,8 +63,9 @@ def main() -> None:
             optimizer = torch.optim.SGD(
                 module.to(device).parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=1e-4
             )
-            rates = cosine(PEAK, options.epochs * num_steps(len(data.train), config))
-            runs.append(train(module, optimizer, replace(config, seed=seed), data, macs, rates))
+            runs.append(
+                train(module, optimizer, replace(config, seed=seed), data, macs, options.epochs, partial(cosine, PEAK))
+            )
             network = {
                 "params": num_params(module),
                 "macs": macs,

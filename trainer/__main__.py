@@ -84,7 +84,7 @@ def train(
     zoo: Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")],
     epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
     limit_train: Annotated[
-        int | None, typer.Option(help="Use this many training images, equally many of each class.", min=4)
+        int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
@@ -101,7 +101,7 @@ def train(
         int | None, typer.Option(help="Grow to at most this many multiply-accumulates an image.", min=1)
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(help="End the run, with a last checkpoint, within this time.", min=1)
+        float | None, typer.Option(help="End growth, with a last checkpoint, within this time.", min=1)
     ] = None,
     distil: Annotated[
         int | None,
@@ -254,7 +254,8 @@ def _grow(
     chosen = local_device(torch.device("cuda" if cuda and device is not Device.cpu else "cpu"))
     with group_of(chosen) as group, Display(console, config.anneal_share) as display:
         console.quiet = not group.writes
-        images = data.load(source, limit_train=limit_train, image_size=image_size)
+        with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
+            images = data.load(source, limit_train=limit_train, image_size=image_size)
         console.print(
             f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "

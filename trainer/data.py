@@ -91,7 +91,7 @@ class _Raw:
 def load(source: str, *, limit_train: int | None = None, image_size: int | None = None) -> Data:
     """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/*.{png,jpg,webp}.
 
-    `limit_train` keeps that many training images (before the validation split), equally many of each class.
+    `limit_train` keeps that many training images (before the validation split), of each class its share.
     Raises DataError.
     """
     if limit_train is not None and limit_train < 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,15 @@ import torch
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.loop import WeightAverage, evaluate, num_steps, train_epoch
-from trainer.records import DistilledRecord, Record
+from trainer.grow import lock, run_directory
+from trainer.loop import WeightAverage, evaluate, train_epoch
+from trainer.records import DistilledRecord, Record, write
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, decode, encode, read_header
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Descriptor, Metrics
+from zoo.errors import CheckpointError
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory
 
@@ -61,22 +64,48 @@ def distil(
 ) -> Iterator[str]:
     """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it.
 
-    Yields the digest of each new one as it is saved. Students that were distilled before are passed over.
+    Yields the digest of each new one as it is saved. Students that were distilled before are not again, but told of:
+    a resumed run has cut its log back to the end of growth. Raises RunError where another process is at work on it.
     """
-    directory = Directory(zoo)
+    directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
     teacher = max(members, key=lambda member: (member.val_accuracy, member.params))
-    done = {_student_of(path, teacher.digest) for _, path in directory.paths()}
-    for student in members:
-        if student.params < teacher.params and student.digest not in done:
-            digest = _distil_one(config, data, directory, student, teacher, device, observe)
-            if digest is not None:
-                yield digest
+    before = _distilled_before(directory, teacher.digest)
+    with (run / "log.jsonl").open("ab") as log:
+        lock(log, run)
+        for student in members:
+            if student.params >= teacher.params:
+                continue
+            record = before.get(student.digest)
+            if record is None:
+                record = _distil_one(config, data, directory, student, teacher, device)
+            write(record, log)
+            observe(record)
+            if record.digest is not None and student.digest not in before:
+                yield record.digest
 
 
-def _student_of(path: Path, teacher: str) -> str | None:
-    lineage = read_header(path).descriptor.lineage
-    return lineage.parent if lineage.distilled_from == teacher else None
+def _distilled_before(directory: Directory, teacher: str) -> dict[str, DistilledRecord]:
+    """By student. Files that are no checkpoint, or gone by now, are none."""
+    headers = {}
+    for digest, path in directory.paths():
+        with suppress(CheckpointError, FileNotFoundError):
+            headers[digest] = read_header(path)
+    found = {}
+    for digest, header in headers.items():
+        descriptor = header.descriptor
+        student = headers.get(descriptor.lineage.parent or "")
+        if descriptor.lineage.distilled_from == teacher and student is not None:
+            found[descriptor.lineage.parent or ""] = DistilledRecord(
+                student=descriptor.lineage.parent or "",
+                teacher=teacher,
+                params=header.params,
+                val_accuracy_before=student.descriptor.metrics.validation.accuracy,
+                val_accuracy=descriptor.metrics.validation.accuracy,
+                digest=digest,
+                seconds=descriptor.cost.device_seconds - student.descriptor.cost.device_seconds,
+            )
+    return found
 
 
 def _distil_one(
@@ -86,8 +115,7 @@ def _distil_one(
     student: _Member,
     teacher: _Member,
     device: torch.device,
-    observe: Callable[[Record], None],
-) -> str | None:
+) -> DistilledRecord:
     started = time.perf_counter()
     module, train = student.module(device), data.train.to(device)
     step = TrainingStep(
@@ -99,7 +127,7 @@ def _distil_one(
         compiled=pays_to_compile(config, module.graph, len(train)),
     )
     average = WeightAverage(module, config.average_decay)
-    steps = num_steps(len(train), config)
+    steps = step.num_steps(len(train))
     total = config.distil_epochs * steps
     # Up quickly and down slowly: the student comes from the end of an annealing.
     rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
@@ -114,28 +142,25 @@ def _distil_one(
         # The test split is read once, for a checkpoint that is kept.
         test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
         metrics = Metrics(validation=validation, test=test)
-        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, config, seconds, steps)
+        num_images = config.distil_epochs * step.num_trained(len(train))
+        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds)
         digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
-    observe(
-        DistilledRecord(
-            student=student.digest,
-            teacher=teacher.digest,
-            params=num_params(result.graph),
-            val_accuracy_before=student.val_accuracy,
-            val_accuracy=validation.accuracy,
-            digest=digest,
-            seconds=seconds,
-        )
+    return DistilledRecord(
+        student=student.digest,
+        teacher=teacher.digest,
+        params=num_params(result.graph),
+        val_accuracy_before=student.val_accuracy,
+        val_accuracy=validation.accuracy,
+        digest=digest,
+        seconds=seconds,
     )
-    return digest
 
 
 def _distilled(
-    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, config: RunConfig, seconds: float, steps: int
+    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, num_images: int, seconds: float
 ) -> Descriptor:
     """The student's descriptor, with the cost of its own further training and of the teacher's answers."""
     before = student.descriptor
-    num_images = epochs * steps * config.batch_size
     macs, teacher_macs = (num_macs(member.descriptor.architecture.graph()) for member in (student, teacher))
     flops = training_flops(macs, num_images) + 2 * teacher_macs * num_images
     return before.model_copy(

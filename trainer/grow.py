@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import json
 import os
 import time
 from collections.abc import Callable
@@ -24,22 +23,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from pydantic import ValidationError
 
 from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Proposal, applied, num_score_samples, propose, shrinks
-from trainer.loop import EpochResult, WeightAverage, evaluate, num_steps, train_epoch
+from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
 from trainer.parallel import ALONE, Group
-from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, to_dict
+from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
 from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile, prepare
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics
-from zoo.errors import RunError
+from zoo.errors import DescriptorError, RunError
 from zoo.families import blueprint, secnn
+from zoo.graph import Graph
 from zoo.module import GraphModule, normalize
 from zoo.storage import Directory
 
@@ -75,7 +76,7 @@ def grow(
     # Processes that do not write have a log that nobody reads.
     with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
         if group.writes:
-            _lock(log, directory)
+            lock(log, directory)
         if state_path.exists() and not resume:
             raise RunError(f"{directory} holds this run already: --resume goes on with it")
         run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe)
@@ -98,8 +99,8 @@ def grow(
     return state.checkpoints
 
 
-def _lock(log: BinaryIO, directory: Path) -> None:
-    """Until the log is closed or the process ends, however it ends."""
+def lock(log: BinaryIO, directory: Path) -> None:
+    """Until the log is closed or the process ends, however it ends. Raises RunError where another process has it."""
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -108,23 +109,37 @@ def _lock(log: BinaryIO, directory: Path) -> None:
 
 def _start(run: _Run) -> RunState:
     config, data = run.config, run.data
+    _, height, width = data.image_shape
+    try:
+        architecture, graph = _start_network(config, data)
+    except (ValidationError, DescriptorError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(
+            f"run {config.name} has no network for {len(data.classes)} classes and images of {height}×{width}: "
+            f"{reason}; --image-size resizes images"
+        ) from error
+    params, macs = num_params(graph), num_macs(graph)
+    if not config.limits.allow(params, macs):
+        raise RunError(
+            f"run {config.name} starts with {params:,} parameters and {macs:,} multiply-accumulates an image: "
+            "allow as many, or begin with smaller images"
+        )
+    torch.manual_seed(seed_of(config, 0, "start"))
+    module = GraphModule(graph).to(run.device)
+    optimizer = optim.make(module, config)
+    return RunState(architecture, module, optimizer, plateau(optimizer, config))
+
+
+def _start_network(config: RunConfig, data: Data) -> tuple[Architecture, Graph]:
+    """Raises ValidationError or DescriptorError where the images are too large or too small for it."""
     shape, num_classes = data.image_shape, len(data.classes)
     architecture: Architecture
     match config.start:
-        case StartNet(num_blocks=num_blocks):
-            _, height, width = shape
-            if min(height, width) < 2**num_blocks:
-                raise RunError(
-                    f"{data.name} has images of {height}×{width}; the {num_blocks} blocks of run {config.name} "
-                    f"halve them each and need {2**num_blocks}×{2**num_blocks}"
-                )
+        case StartNet():
             architecture = secnn.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
         case BlueprintStart():
             architecture = blueprint.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
-    torch.manual_seed(seed_of(config, 0, "start"))
-    module = GraphModule(architecture.graph()).to(run.device)
-    optimizer = optim.make(module, config)
-    return RunState(architecture, module, optimizer, plateau(optimizer, config))
+    return architecture, architecture.graph()
 
 
 class _Run:
@@ -166,11 +181,12 @@ class _Run:
             return state.epoch >= self.config.epochs
         # Another epoch, and the branch of the last checkpoint after it; time goes with multiply-accumulates.
         ahead = (1 + self._branch_epochs(state, state.epoch + 1)) * self._epoch_flops(state)
-        return self.group.shared(state.device_seconds * (1 + ahead / state.training_flops) > limit)
+        devices = self.group.size
+        return self.group.shared(state.device_seconds * (1 + ahead / state.training_flops) > limit * devices)
 
     def _epoch_flops(self, state: RunState) -> int:
-        steps = num_steps(len(self.train), self.config, self.group)
-        return training_flops(num_macs(state.module.graph), steps * self.config.batch_size)
+        num_images = self.step_of(state).num_trained(len(self.train))
+        return training_flops(num_macs(state.module.graph), num_images)
 
     def step_of(self, state: RunState) -> TrainingStep:
         step = self._step
@@ -192,10 +208,12 @@ class _Run:
         state.finished_branch = None
         config, preprocessing = self.config, self.data.preprocessing
         learning_rate = optim.learning_rate(state.optimizer)
-        generator = seed_epoch(config, state.epoch, "batches")
-        result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state.epoch))
+        generator = seed_epoch(config, state.epoch, "batches", self.group)
+        result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state))
         self._check(result, state.epoch + 1, learning_rate)
-        state.validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
+        # An image that rounds differently on another GPU must not give it another learning rate.
+        validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
+        state.validation = self.group.shared(validation)
         if config.plateau:
             state.scheduler.step(state.validation.accuracy)
         state.epoch += 1
@@ -211,10 +229,10 @@ class _Run:
             state.log_bytes = self.log.tell()
             save(self.state_path, state, self.config, self.data_record)
 
-    def _warmup(self, epoch: int) -> list[float] | None:
+    def _warmup(self, state: RunState) -> list[float] | None:
         """The learning rate of each step, while it still rises."""
-        config = self.config
-        steps = num_steps(len(self.train), config, self.group)
+        config, epoch = self.config, state.epoch
+        steps = self.step_of(state).num_steps(len(self.train))
         if epoch * steps >= config.warmup_steps:
             return None
         numbers = range(epoch * steps + 1, (epoch + 1) * steps + 1)
@@ -241,7 +259,7 @@ class _Run:
         graph = state.module.graph
         state.training_flops += training_flops(num_macs(graph), result.num_images)
         seconds = time.perf_counter() - started
-        state.device_seconds += seconds
+        state.device_seconds += seconds * self.group.size
         self.record(
             EpochRecord(
                 epoch=state.epoch,
@@ -272,17 +290,16 @@ class _Run:
         config, step = self.config, self.step_of(state)
         trunk = None if self._goes_on_annealed else step.snapshot()
         learning_rate = optim.learning_rate(step.optimizer) if state.branch is None else state.branch.learning_rate
-        average = WeightAverage(state.module, config.average_decay)
-        epochs_done = 0
+        steps = step.num_steps(len(self.train))
+        epochs_done = 0 if state.branch is None else state.branch.epochs_done
+        average = WeightAverage(state.module, config.average_decay, epochs_done * steps)
         if state.branch is not None:
             average.module.load_state_dict(state.branch.average)
-            epochs_done = state.branch.epochs_done
-        steps = num_steps(len(self.train), config, self.group)
         epochs = self._branch_epochs(state, state.epoch)
         rates = [learning_rate * (1 - number / (epochs * steps)) for number in range(epochs * steps)]
         for index in range(epochs_done, epochs):
             started = time.perf_counter()
-            generator = seed_epoch(config, state.epoch, f"branch epoch {index}")
+            generator = seed_epoch(config, state.epoch, f"branch epoch {index}", self.group)
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
             self._check(result, state.epoch, max(of_epoch))
@@ -363,7 +380,7 @@ class _Run:
     def _book(self, state: RunState, proposal: Proposal, seconds: float) -> None:
         """Books a decision's cost and reports it."""
         state.training_flops += proposal.flops
-        state.device_seconds += seconds
+        state.device_seconds += seconds * self.group.size
         self.record(
             DecisionRecord(
                 epoch=state.epoch,
@@ -394,7 +411,7 @@ class _Run:
         state.expansions = (*state.expansions, *decided.steps)
         state.decided = None
         state.training_flops += training_flops(num_macs(module.graph), len(sample))
-        state.device_seconds += time.perf_counter() - started
+        state.device_seconds += (time.perf_counter() - started) * self.group.size
         self.save(state)
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
@@ -470,8 +487,7 @@ class _Run:
     def record(self, record: Record) -> None:
         if not self.group.writes:
             return
-        self.log.write(json.dumps(to_dict(record)).encode() + b"\n")
-        self.log.flush()
+        write(record, self.log)
         self.observe(record)
 
 

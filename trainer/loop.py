@@ -13,9 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
 from trainer.augment import Augmentation, draw, shift_of
-from trainer.config import RunConfig
 from trainer.data import Split
-from trainer.parallel import ALONE, Group
 from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
 from zoo.module import GraphModule, normalize
@@ -44,8 +42,8 @@ def train_epoch(
 ) -> EpochResult:
     """One pass over the split in the order, with the augmentation, that `generator` (on the CPU) gives.
 
-    `learning_rates` has one for each step, see `num_steps`; without it the optimiser's stays. `average` takes part
-    after each step. Dropout draws from torch's global generator, which the caller seeds: `trainer.seeds.seed_epoch`.
+    `learning_rates` has one for each of `step.num_steps`; without it the optimiser's stays. `average` takes part after
+    each step. Dropout draws from torch's global generator, which the caller seeds: `trainer.seeds.seed_epoch`.
     """
     config, module = step.config, step.module
     module.train()
@@ -53,7 +51,7 @@ def train_epoch(
     total_loss = torch.zeros((), device=order.device)
     total_correct = torch.zeros((), dtype=torch.long, device=order.device)
     num_images = 0
-    steps = num_steps(len(split), config, step.group)
+    steps = step.num_steps(len(split))
     shift = shift_of(config, sum(parameter.numel() for parameter in module.parameters()))
     augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device)
     batches = _batches(split, order[: steps * config.batch_size], augmentation, config.batch_size)
@@ -83,29 +81,28 @@ def _batches(
 class WeightAverage:
     """The exponential moving average of a network's weights and running statistics, which begins where they are.
 
+    After n updates it reaches back over about the last (n + 10) / 9 steps, at most over 1 / (1 - `decay`): where it
+    began, it has soon forgotten. `num_updates` are those that it has had already.
+
     As torch's AveragedModel, which at each step waits for the device to tell how many it has averaged, and averages
     the counters of batch norms one by one.
     """
 
-    def __init__(self, module: GraphModule, decay: float) -> None:
+    def __init__(self, module: GraphModule, decay: float, num_updates: int = 0) -> None:
         self.module = deepcopy(module)
+        self.decay = decay
+        self.num_updates = num_updates
         # Counters of batches stay as they are.
         mine, theirs = (
             [tensor for tensor in one.state_dict().values() if tensor.is_floating_point()]
             for one in (self.module, module)
         )
         self._mine, self._theirs = mine, theirs
-        self._lerp = get_ema_multi_avg_fn(decay)
 
     def update(self) -> None:
-        self._lerp(self._mine, self._theirs, None)
-
-
-def num_steps(num_images: int, config: RunConfig, group: Group = ALONE) -> int:
-    """Batches of an epoch. A last one that is not full is left out of a compiled run, which has one shape, and
-    everywhere if it has less than two images for each process: batch norm needs two."""
-    full, rest = divmod(num_images, config.batch_size)
-    return full + (rest >= 2 * group.size and not (config.compile and full))
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        get_ema_multi_avg_fn(decay)(self._mine, self._theirs, None)
+        self.num_updates += 1
 
 
 @torch.no_grad()
@@ -117,7 +114,8 @@ def predict(
     module.eval()
     # In full float32, as everything that runs a checkpoint has it: TF32 gives some images another class.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(1000)])
+        at_once = max(1, min(1000, _BYTES_AT_ONCE // images[0].numel()))
+        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(at_once)])
     module.train(was_training)
     return predicted
 

@@ -1,8 +1,9 @@
 """One run on several processes: `torchrun --nproc-per-node N -m trainer …`, one process for each device.
 
-Every process holds the whole data set and the same network, draws the same random numbers and trains on its share of
-each batch. Gradients are averaged (torch's DistributedDataParallel) and batch norms see the whole batch, so a step is
-that of one process up to rounding. Every process scores alike; the first one's decisions count, and it alone writes.
+Every process holds the whole data set and the same network, draws the same batches and trains on its share of each.
+Gradients are averaged (torch's DistributedDataParallel) and batch norms see the whole batch, so a step is that of one
+process up to rounding, and up to dropout, which each process draws for itself. Every process scores alike; the first
+one's decisions count, and it alone writes.
 """
 
 from __future__ import annotations
@@ -45,6 +46,15 @@ class Group:
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The others go through it once the first process has."""
+        if self.rank > 0:
+            distributed.barrier()
+        yield
+        if self.rank == 0 and self.size > 1:
+            distributed.barrier()
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 
 @dataclass(frozen=True)
@@ -88,5 +89,7 @@ class FinishedRecord:
 Record = EpochRecord | DecisionRecord | CheckpointRecord | DistilledRecord | FinishedRecord
 
 
-def to_dict(record: Record) -> dict[str, object]:
-    return {"event": record.event, **asdict(record)}
+def write(record: Record, log: BinaryIO) -> None:
+    """As one line of JSON, for others to read at once."""
+    log.write(json.dumps({"event": record.event, **asdict(record)}).encode() + b"\n")
+    log.flush()

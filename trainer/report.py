@@ -64,7 +64,7 @@ def _dataset(name: str, trials: Sequence[Trial]) -> str:
     parts += [
         "### Trials",
         "Hypervolume: accuracy × decades of parameters that the trial's test accuracies dominate, up to 10⁶ parameters "
-        "and down to accuracy 0. Cost: from the start of the run to its last checkpoint.",
+        "and down to accuracy 0. Cost: of the whole run, with what was distilled from it.",
         _trials(runs),
         "### Checkpoints",
     ]
@@ -124,9 +124,7 @@ def _trials(runs: Sequence[tuple[str, Sequence[Trial]]]) -> str:
     header = ["run", "seed", "checkpoints", "hypervolume", "epochs", "device-seconds", "training FLOPs", "device"]
     rows = []
     for run, trials in runs:
-        costs = [
-            max((entry.descriptor.cost for entry in trial.entries), key=lambda cost: cost.epochs) for trial in trials
-        ]
+        costs = [trial.cost() for trial in trials]
         for trial, cost in zip(trials, costs, strict=True):
             rows.append(
                 [

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from trainer.config import RunConfig
+from trainer.parallel import ALONE, Group
 
 
 def seed_of(config: RunConfig, epoch: int, purpose: str) -> int:
@@ -14,7 +15,10 @@ def seed_of(config: RunConfig, epoch: int, purpose: str) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
-def seed_epoch(config: RunConfig, epoch: int, purpose: str) -> torch.Generator:
-    """Seeds torch's global generator, from which dropout draws; returns one for batches and augmentation."""
-    torch.manual_seed(seed_of(config, epoch, f"dropout of {purpose}"))
+def seed_epoch(config: RunConfig, epoch: int, purpose: str, group: Group = ALONE) -> torch.Generator:
+    """Seeds torch's global generator, from which dropout draws, by itself on each process of a group.
+
+    Returns one for batches and augmentation, which is the same on all.
+    """
+    torch.manual_seed(seed_of(config, epoch, f"dropout of {purpose}") + group.rank)
     return torch.Generator().manual_seed(seed_of(config, epoch, purpose))

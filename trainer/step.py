@@ -63,6 +63,7 @@ class TrainingStep:
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1) * 255)
         self._dtype = torch.bfloat16 if config.mixed_precision and has_bfloat16(self.device) else None
+        self._has_one_shape = compiled
         self._compiled = None
         self._network: nn.Module = module
         if group.size > 1:
@@ -87,6 +88,16 @@ class TrainingStep:
         if self._graph is not None:
             return self._graph(images, labels)
         return self.run(images, labels)
+
+    def num_steps(self, num_images: int) -> int:
+        """Batches of an epoch. A last one that is not full is left out where steps are compiled, which have one shape,
+        and everywhere if it has less than two images for each process: batch norm needs two."""
+        full, rest = divmod(num_images, self.config.batch_size)
+        return full + (rest >= 2 * self.group.size and not (full and self._has_one_shape))
+
+    def num_trained(self, num_images: int) -> int:
+        """Images of these batches."""
+        return min(num_images, self.num_steps(num_images) * self.config.batch_size)
 
     def snapshot(self) -> Snapshot:
         """A copy of weights, running statistics and the optimiser's state."""

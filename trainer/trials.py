@@ -10,7 +10,7 @@ from math import log10
 from pathlib import Path
 
 from zoo.checkpoint import Header, read_header
-from zoo.descriptor import Descriptor, ExpansionStep
+from zoo.descriptor import Cost, Descriptor, ExpansionStep
 from zoo.errors import CheckpointError, ZooError
 from zoo.pareto import front
 from zoo.storage import Directory
@@ -92,6 +92,24 @@ class Trial:
         """
         affordable = [entry for entry in self.entries if entry.params <= max_params]
         return max(affordable, key=lambda entry: entry.val_accuracy, default=None)
+
+    def cost(self) -> Cost:
+        """Of the whole run, and of what was distilled from it.
+
+        Passes that made no student better are in no file, and not counted.
+        """
+        by_digest = {entry.digest: entry.descriptor for entry in self.entries}
+        grown = [one.cost for one in by_digest.values() if not one.lineage.distilled_from]
+        total = max(grown or [one.cost for one in by_digest.values()], key=lambda cost: cost.epochs)
+        for descriptor in by_digest.values():
+            student = by_digest.get(descriptor.lineage.parent or "")
+            if descriptor.lineage.distilled_from and student is not None:
+                changes = {
+                    name: getattr(total, name) + getattr(descriptor.cost, name) - getattr(student.cost, name)
+                    for name in ("epochs", "device_seconds", "training_flops")
+                }
+                total = total.model_copy(update=changes)
+        return total
 
     def hypervolume(self) -> float:
         """Of its test accuracies, see `hypervolume`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainer.loop import evaluate
 from trainer.records import DistilledRecord, Record
 from trainer.step import TrainingStep
 from zoo.checkpoint import decode, read_header
-from zoo.cost import num_params
+from zoo.cost import num_macs, num_params, training_flops
 from zoo.families.blueprint import start
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory
@@ -61,13 +62,16 @@ def test_a_better_student_is_a_new_file_beside_the_old_one(
     assert {digest for digest, _ in directory.paths()} == {*before, *new}
     assert [record.digest for record in records if isinstance(record, DistilledRecord) and record.digest] == new
     assert new, "more epochs on images this easy help"
+    assert len(data.train) == 270
     for digest in new:
         descriptor = read_header(directory.path(digest)).descriptor
         parent = read_header(directory.path(descriptor.lineage.parent or "")).descriptor
         assert descriptor.architecture == parent.architecture
         assert descriptor.metrics.validation.accuracy > parent.metrics.validation.accuracy
-        assert descriptor.cost.training_flops > parent.cost.training_flops
         teacher = read_header(directory.path(descriptor.lineage.distilled_from or "")).descriptor
+        own, answers = (num_macs(one.architecture.graph()) for one in (parent, teacher))
+        flops = descriptor.cost.training_flops - parent.cost.training_flops
+        assert flops == training_flops(own, 16 * 270) + 2 * answers * 16 * 270
         assert num_params(teacher.architecture.graph()) > num_params(descriptor.architecture.graph())
         assert teacher.metrics.validation.accuracy >= parent.metrics.validation.accuracy
 
@@ -79,12 +83,26 @@ def test_its_accuracy_is_that_of_the_file(tmp_path: Path, data: Data, digests: t
     assert measured == checkpoint.descriptor.metrics.test
 
 
-def test_students_that_were_taught_are_passed_over(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+def test_students_that_were_taught_are_not_again(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    """But told of, and logged: a resumed run cuts its log back to the end of growth. Damaged files are no students."""
     zoo = tmp_path / "zoo"
-    taught = list(distil(CONFIG, data, zoo, digests, CPU, [].append))
-    records: list[Record] = []
-    assert list(distil(CONFIG, data, zoo, digests, CPU, records.append)) == []
-    assert len(records) == len(digests) - 1 - len(taught)
+    first: list[Record] = []
+    assert list(distil(CONFIG, data, zoo, digests, CPU, first.append))
+    (zoo / "checkpoints" / f"{'0' * 64}.safetensors").write_bytes(b"damaged")
+    log = zoo / "runs" / "bars-tiny-s0" / "log.jsonl"
+    assert logged(log) == [record.digest for record in first if isinstance(record, DistilledRecord)]
+    assert grow(CONFIG, data, zoo, CPU, resume=True, observe=[].append) == digests
+    assert logged(log) == []
+    again: list[Record] = []
+    assert list(distil(CONFIG, data, zoo, digests, CPU, again.append)) == []
+    assert [replace(record, seconds=0.0) for record in again] == [replace(record, seconds=0.0) for record in first]
+    assert len(logged(log)) == len(first)
+
+
+def logged(log: Path) -> list[str | None]:
+    """The digests of what was distilled."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [record["digest"] for record in records if record["event"] == "distilled"]
 
 
 def test_the_step_learns_the_teachers_softened_answers(data: Data) -> None:

@@ -105,8 +105,9 @@ def test_moments_do_not_depend_on_the_mode(module: GraphModule) -> None:
     assert all(torch.equal(in_eval.by_name[name].squares, in_train.by_name[name].squares) for name in in_eval.by_name)
 
 
-def test_statistics_are_those_of_the_images(module: GraphModule) -> None:
-    images, _ = sample(module, 60)
+@pytest.mark.parametrize("count", [60, 258])
+def test_statistics_are_those_of_the_images(module: GraphModule, count: int) -> None:
+    images, _ = sample(module, count)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     checked = 0
 

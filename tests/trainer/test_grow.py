@@ -234,10 +234,14 @@ def test_several_runs_share_a_zoo(tmp_path: Path, tiny_run: RunConfig, data: Dat
 def test_images_too_small_for_the_blocks(tmp_path: Path, tiny_run: RunConfig, write_images: Any) -> None:
     data = load(str(write_images(tmp_path / "bars", {"train": 5, "test": 2}, size=(6, 30))))
     config = replace(tiny_run, start=replace(tiny_run.start, num_blocks=3))
-    with pytest.raises(
-        RunError, match="bars has images of 6×30; the 3 blocks of run tiny halve them each and need 8×8"
-    ):
+    with pytest.raises(RunError, match=r"no network for 3 classes and images of 6×30: .*2×2.*--image-size"):
         run(config, data, tmp_path)
+
+
+def test_images_too_large_for_a_network(tmp_path: Path, ladder_run: RunConfig, write_images: Any) -> None:
+    data = load(str(write_images(tmp_path / "bars", {"train": 2, "test": 1}, size=(4, 4100))))
+    with pytest.raises(RunError, match=r"images of 4×4100: .*less than or equal to 4096; --image-size"):
+        run(ladder_run, data, tmp_path)
 
 
 def test_a_run_that_diverges_stops(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
@@ -625,6 +629,13 @@ def test_a_run_stays_below_its_most_parameters(ladder_run: RunConfig, uninterrup
     params = [record.params for record in records if isinstance(record, CheckpointRecord)]
     assert max(params) <= max_params
     assert (len(params) > 1) is (max_params > 203)
+
+
+@pytest.mark.parametrize("limits", [Limits(max_params=202), Limits(max_macs=100)])
+def test_a_run_that_begins_above_its_most(tmp_path: Path, ladder_run: RunConfig, data: Data, limits: Limits) -> None:
+    with pytest.raises(RunError, match=r"run ladder starts with 203 parameters and .* allow as many"):
+        run(Overrides(limits=limits).of(ladder_run), data, tmp_path)
+    assert not files(tmp_path)
 
 
 def test_a_run_stays_below_its_most_multiply_accumulates(ladder_run: RunConfig, uninterrupted: Runs) -> None:

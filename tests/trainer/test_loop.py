@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Split
-from trainer.loop import evaluate, predict, train_epoch
+from trainer.loop import WeightAverage, evaluate, predict, train_epoch
 from trainer.runs import digits, paper
 from trainer.step import TrainingStep
 from zoo.descriptor import Preprocessing
@@ -53,6 +53,36 @@ def test_accuracy_is_a_count_of_hits(architecture: SecnnArchitecture, random_mod
     assert found.per_class[:3] == pytest.approx([hit / 401 for hit in hits[:3]], abs=1e-6)
     assert found.per_class[3] is None  # the split has no image of it
     assert len(set(hits[:3])) > 1
+
+
+def test_a_short_average_forgets_where_it_began(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    """A long one reaches back over 100 steps, as its decay of 0.99 says."""
+    module = random_module(architecture, 0)
+    for num_updates, share_of_start in ((0, 0.0), (1000, 0.99**30)):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.fill_(1.0)
+        average = WeightAverage(module, 0.99, num_updates)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.fill_(0.0)
+        for _ in range(30):
+            average.update()
+        for parameter in average.module.parameters():
+            torch.testing.assert_close(parameter, torch.full_like(parameter, share_of_start), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("compiled", "num_images"), [(False, 21), (True, 16)])
+def test_images_that_fill_no_batch_are_left_out_where_steps_are_compiled(
+    architecture: SecnnArchitecture, random_module: RandomModule, compiled: bool, num_images: int
+) -> None:
+    config = replace(PLAIN, compile=True)
+    module = random_module(architecture, 0)
+    step = TrainingStep(module, optim.make(module, config), config, GRAY, compiled=compiled)
+    assert step.num_trained(21) == num_images
+    assert step.num_trained(5) == 5
+    if not compiled:
+        assert train_epoch(step, drawn_split(21), torch.Generator().manual_seed(0)).num_images == num_images
 
 
 @pytest.mark.parametrize("training", [True, False])

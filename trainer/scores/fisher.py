@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 import torch
 from jaxtyping import Float, Int64
@@ -107,7 +107,8 @@ def statistics_of(
             layer.momentum = None  # the plain average over batches
             layer.train()
         with torch.no_grad():
-            for batch in images.split(batch_size):
+            # Pieces of one size, but for one image: each has the same weight.
+            for batch in images.tensor_split(ceil(len(images) / batch_size)):
                 if len(batch) > 1:
                     module(batch)
         yield module.eval()
