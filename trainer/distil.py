@@ -93,17 +93,17 @@ def _distilled_before(directory: Directory, teacher: str) -> dict[str, Distilled
             headers[digest] = read_header(path)
     found = {}
     for digest, header in headers.items():
-        descriptor = header.descriptor
-        student = headers.get(descriptor.lineage.parent or "")
-        if descriptor.lineage.distilled_from == teacher and student is not None:
-            found[descriptor.lineage.parent or ""] = DistilledRecord(
-                student=descriptor.lineage.parent or "",
+        after, parent = header.descriptor, header.descriptor.lineage.parent or ""
+        if after.lineage.distilled_from == teacher and parent in headers:
+            before = headers[parent].descriptor
+            found[parent] = DistilledRecord(
+                student=parent,
                 teacher=teacher,
                 params=header.params,
-                val_accuracy_before=student.descriptor.metrics.validation.accuracy,
-                val_accuracy=descriptor.metrics.validation.accuracy,
+                val_accuracy_before=before.metrics.validation.accuracy,
+                val_accuracy=after.metrics.validation.accuracy,
                 digest=digest,
-                seconds=descriptor.cost.device_seconds - student.descriptor.cost.device_seconds,
+                seconds=after.cost.device_seconds - before.cost.device_seconds,
             )
     return found
 
