@@ -15,7 +15,7 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.seeds import seed_epoch
-from trainer.step import TrainingStep
+from trainer.step import TrainingStep, pays_to_compile
 from zoo.cost import training_flops
 
 
@@ -69,7 +69,8 @@ def train(
     """
     device = next(module.parameters()).device
     train_split = data.train.to(device)
-    step = TrainingStep(module, optimizer, config, data.preprocessing, compiled=config.compile)
+    compiled = pays_to_compile(config, macs, len(train_split))
+    step = TrainingStep(module, optimizer, config, data.preprocessing, compiled=compiled)
     steps = step.num_steps(len(train_split))
     rates = schedule(epochs * steps)
     average = None

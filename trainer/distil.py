@@ -124,7 +124,7 @@ def _distil_one(
         config,
         data.preprocessing,
         teacher=teacher.module(device),
-        compiled=pays_to_compile(config, module.graph, len(train)),
+        compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
     )
     average = WeightAverage(module, config.average_decay)
     steps = step.num_steps(len(train))

@@ -197,7 +197,7 @@ class _Run:
                 self.config,
                 self.data.preprocessing,
                 self.group,
-                compiled=pays_to_compile(self.config, state.module.graph, len(self.train)),
+                compiled=pays_to_compile(self.config, num_macs(state.module.graph), len(self.train)),
             )
             self._step = step
         return step

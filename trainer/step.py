@@ -16,9 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import RunConfig
 from trainer.parallel import ALONE, Group, synchronize_batch_norms
 from zoo import glibc
-from zoo.cost import num_macs
 from zoo.descriptor import Preprocessing
-from zoo.graph import Graph
 from zoo.module import GraphModule
 
 # By the id of the tensor that each is a copy of.
@@ -90,8 +88,8 @@ class TrainingStep:
         return self.run(images, labels)
 
     def num_steps(self, num_images: int) -> int:
-        """Batches of an epoch. A last one that is not full is left out where steps are compiled, which have one shape,
-        and everywhere if it has less than two images for each process: batch norm needs two."""
+        """Batches of an epoch. A last one that is not full is left out of compiled steps, which have one shape, and
+        everywhere if it has less than two images for each process: batch norm needs two."""
         full, rest = divmod(num_images, self.config.batch_size)
         return full + (rest >= 2 * self.group.size and not (full and self._has_one_shape))
 
@@ -232,9 +230,9 @@ def _has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def pays_to_compile(config: RunConfig, graph: Graph, num_images: int) -> bool:
+def pays_to_compile(config: RunConfig, macs: int, num_images: int) -> bool:
     """Whether the run wants compiled steps, and epochs of so many images are long enough for it."""
-    return config.compile and num_images * num_macs(graph) >= _WORTH_COMPILING
+    return config.compile and num_images * macs >= _WORTH_COMPILING
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -41,9 +41,10 @@ log = logging.getLogger(__name__)
 # Descriptors kept: a few kilobytes each.
 _MAX_DESCRIPTORS = 256
 _PAGE = 1000
-Read = TypeVar("Read")
 # Where a directory brings cascades along, as `zoo calibrate --data … --json` prints them.
 _BROUGHT_ALONG = ("cascades.json", "*/cascades.json")
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
