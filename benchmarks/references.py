@@ -22,6 +22,7 @@ import torch
 from from_scratch import cosine, train
 from machine import chosen_device, describe, spread
 from reference_networks import REFERENCES, num_macs, num_params
+from torch import nn
 
 from trainer import data as datasets
 from trainer.runs import grow
@@ -29,6 +30,15 @@ from trainer.step import prepare
 
 RESULTS = Path(__file__).parent / "results"
 PEAK = 0.1
+
+
+def sgd(module: nn.Module) -> torch.optim.SGD:
+    """On a GPU with a learning rate that captured steps, which replay the numbers of their capture, can follow."""
+    device = next(module.parameters()).device
+    captured = device.type == "cuda"
+    rate = torch.tensor(PEAK, device=device) if captured else PEAK
+    options = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+    return torch.optim.SGD(module.parameters(), lr=rate, fused=captured, **options)
 
 
 def main() -> None:
@@ -43,8 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     device = chosen_device(options.device)
     data = datasets.load(options.data, limit_train=options.limit_train)
-    # A captured CUDA graph would keep the learning rate of SGD that it was captured with.
-    config = replace(grow(), max_shift=4, full_shift_params=1, compile=grow().compile and device.type == "cpu")
+    config = replace(grow(), batch_size=128, max_shift=4, full_shift_params=1)
     prepare(device, config)
     machine = describe(device)
     print(machine)
@@ -60,9 +69,7 @@ def main() -> None:
             torch.manual_seed(seed)
             module = REFERENCES[name].make(channels, num_classes)
             macs = num_macs(module, data.image_shape)
-            optimizer = torch.optim.SGD(
-                module.to(device).parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=1e-4
-            )
+            optimizer = sgd(module.to(device))
             runs.append(
                 train(module, optimizer, replace(config, seed=seed), data, macs, options.epochs, partial(cosine, PEAK))
             )

@@ -47,6 +47,21 @@ def test_the_frontier_marks_floors_and_goals(tmp_path: Path, put: Callable[..., 
     assert "81.56 ± 2.19" in lines["≤ 62,700"]
 
 
+def test_references_learn_and_are_on_the_frontier(tmp_path: Path, put: Callable[..., str]) -> None:
+    put(tmp_path / "mine", dataset="digits")
+    out = tmp_path / "references.json"
+    network = ("--network", "mlperf-tiny-resnet8", "--epochs", 16, "--device", "cpu", "--out", out)
+
+    trained = run("references.py", "--data", "digits", *network)
+
+    assert trained.returncode == 0, trained.stderr
+    (found,) = json.loads(out.read_text())["networks"]["mlperf-tiny-resnet8"]["seeds"]
+    assert found["test"] > 0.5
+    done = run("frontier.py", tmp_path / "mine", "--dataset", "digits", "--references", out)
+    assert done.returncode == 0, done.stderr
+    assert f"{100 * found['test']:.2f}" in done.stdout
+
+
 def test_the_cost_of_a_baseline_is_that_of_its_full_schedule(tmp_path: Path, put: Callable[..., str]) -> None:
     small = secnn.start(input_shape=(1, 8, 8), num_classes=10, channels=2, num_blocks=2)
     wide = small.widened(1, 2)

@@ -46,10 +46,15 @@ def split() -> Split:
     return Split(images, torch.randint(0, 4, (count,), generator=random)).to(CUDA)
 
 
-def trained(module: GraphModule, split: Split, config: RunConfig) -> tuple[Tensor, float]:
+def trained(
+    module: GraphModule,
+    split: Split,
+    config: RunConfig,
+    make: Callable[[GraphModule, RunConfig], torch.optim.Optimizer] = optim.make,
+) -> tuple[Tensor, float]:
     """All weights after an epoch whose rate falls, the average's behind them; and the mean loss."""
     module = deepcopy(module).to(CUDA)
-    step = TrainingStep(module, optim.make(module, config), config, RGB, compiled=config.compile)
+    step = TrainingStep(module, make(module, config), config, RGB, compiled=config.compile)
     average = WeightAverage(module, 0.8)
     rates = [config.learning_rate * (1 - number / NUM_BATCHES) for number in range(NUM_BATCHES)]
     generator = torch.Generator().manual_seed(2)
@@ -63,6 +68,20 @@ def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Spli
     eager = replace(EAGER, optimizer=optimizer, weight_decay=0.0 if optimizer == "adam" else 0.02)
     wanted, wanted_loss = trained(module, split, eager)
     found, loss = trained(module, split, replace(eager, compile=True))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert loss == pytest.approx(wanted_loss, rel=1e-4)
+
+
+def test_sgd_is_captured_too(module: GraphModule, split: Split) -> None:
+    """As benchmarks/references.py has it: fused, with a learning rate on the device."""
+
+    def sgd(module: GraphModule, config: RunConfig) -> torch.optim.Optimizer:
+        rate = torch.tensor(config.learning_rate, device=CUDA) if config.compile else config.learning_rate
+        options = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
+        return torch.optim.SGD(module.parameters(), lr=rate, fused=config.compile, **options)
+
+    wanted, wanted_loss = trained(module, split, EAGER, sgd)
+    found, loss = trained(module, split, replace(EAGER, compile=True), sgd)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert loss == pytest.approx(wanted_loss, rel=1e-4)
 
