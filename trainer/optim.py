@@ -22,10 +22,9 @@ def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
     device = next(module.parameters()).device
     captured = config.compile and device.type == "cuda"
     rate = torch.tensor(config.learning_rate, device=device) if captured else config.learning_rate
-    betas = (0.9, config.beta2)
+    options: dict[str, Any] = {"lr": rate, "betas": (0.9, config.beta2), "fused": True, "capturable": captured}
     if config.optimizer == "adam":
-        return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, capturable=captured)
-    options: dict[str, Any] = {"lr": rate, "betas": betas, "fused": True, "capturable": captured}
+        return torch.optim.Adam(module.parameters(), **options)
     kernels = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
     plain = {"params": vectors, "weight_decay": 0.0}
@@ -61,7 +60,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Puts saved state into an optimiser of `make`, whose options for its device stay (torch replaces them too)."""
-    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    own = [{name: group[name] for name in ("lr", "fused", "capturable")} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     rate = learning_rate(optimizer)
     for group, options in zip(optimizer.param_groups, own, strict=True):
