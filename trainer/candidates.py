@@ -115,8 +115,7 @@ def _score(
     if isinstance(rule, RatioRule):
         score = natural_score(moments) * size_penalty(params_added, rule.lambda_)
         return score, None, score - threshold
-    device = next(new.parameters()).device
-    gain = gain_of_new_parameters(moments, new_entries(module.graph, new.graph, device))
+    gain = gain_of_new_parameters(moments, new_entries(module.graph, new.graph))
     # Half of Δη is the loss a natural step would take off; relative to the loss, scores compare over a run.
     # A network that is certain of every image has a loss of exactly 0, and gradients of 0 with it.
     unit = 2 * max(loss, torch.finfo(torch.float32).tiny)

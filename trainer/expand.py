@@ -109,8 +109,8 @@ def expand(
 
     With an exact initialisation its logits in eval mode are those of `module`, to float32 rounding.
     """
-    device = next(module.parameters()).device
-    new = GraphModule(new_graph).to(device)
+    # On the CPU: a GPU takes longer to be asked for each of many small things than to do them.
+    new = GraphModule(new_graph)
     places = placements(module.graph, new_graph)
     old_state, new_state = module.state_dict(), new.state_dict()
     for node in new_graph.nodes:
@@ -118,8 +118,8 @@ def expand(
     with torch.no_grad():
         for name, place in places.items():
             if name in new_state:
-                new_state[name][grid(place, device)] = old_state[name]
-    new.train(module.training)
+                new_state[name][grid(place)] = old_state[name].cpu()
+    new.to(next(module.parameters()).device).train(module.training)
     if initialization.exact:
         _calibrate(new, _batch_norm_masks(new, places), calibration_images)
     return new
@@ -140,20 +140,20 @@ def shrink_and_perturb(module: GraphModule, shrink: float, generator: torch.Gene
             parameter.lerp_(other.to(parameter.device), 1 - shrink)
 
 
-def grid(place: Placement, device: torch.device) -> tuple[Tensor, ...]:
-    """Index of a new tensor that selects what came from the old one."""
-    axes = [torch.tensor(axis, dtype=torch.long, device=device) for axis in place]
+def grid(place: Placement) -> tuple[Tensor, ...]:
+    """Index of a new tensor, on whatever device, that selects what came from the old one."""
+    axes = [torch.tensor(axis, dtype=torch.long) for axis in place]
     return tuple(torch.meshgrid(*axes, indexing="ij"))
 
 
-def new_entries(old: Graph, new: Graph, device: torch.device) -> dict[str, Bool[Tensor, "..."]]:
-    """For each parameter tensor of `new` that holds anything new, which of its entries are."""
+def new_entries(old: Graph, new: Graph) -> dict[str, Bool[Tensor, "..."]]:
+    """For each parameter tensor of `new` that holds anything new, which of its entries are; on the CPU."""
     places = placements(old, new)
     masks = {}
     for name, shape in parameter_shapes(new).items():
-        mask = torch.ones(shape, dtype=torch.bool, device=device)
+        mask = torch.ones(shape, dtype=torch.bool)
         if name in places:
-            mask[grid(places[name], device)] = False
+            mask[grid(places[name])] = False
         if mask.any():
             masks[name] = mask
     return masks

@@ -172,7 +172,7 @@ def _score_all(
         everything = change.apply(everything, exact=True)
     graph = everything.graph()
     alone = {change: change.apply(architecture, exact=True) for change in changes}
-    new = {change: _entries_within(module.graph, one.graph(), graph, images.device) for change, one in alone.items()}
+    new = {change: _entries_within(module.graph, one.graph(), graph) for change, one in alone.items()}
     attached = expand(module, graph, _EXACT, calibration, generator)
     _silence_between(module.graph, attached, list(new.values()))
     measure = kronecker_moments if ladder.curvature == "kfac" else gradient_moments
@@ -197,13 +197,13 @@ def _score_all(
 @torch.no_grad()
 def _silence_between(old: Graph, attached: GraphModule, changes: list[dict[str, Bool[Tensor, "..."]]]) -> None:
     """Zero where one change's new channels would read another's: such weights belong to no change alone."""
-    for name, mask in new_entries(old, attached.graph, next(attached.parameters()).device).items():
+    for name, mask in new_entries(old, attached.graph).items():
         parameter = attached.get_parameter(name)
         if parameter.ndim > 1:
             for own in changes:
                 if name in own:
                     mask &= ~own[name]
-            parameter[mask] = 0
+            parameter.masked_fill_(mask.to(parameter.device), 0)
 
 
 def _merit(
@@ -228,14 +228,14 @@ def _merit(
             return -float(stage.num_layers if change.kind == "deepen" else stage.channels // ladder.width_step)
 
 
-def _entries_within(old: Graph, alone: Graph, attached: Graph, device: torch.device) -> dict[str, Bool[Tensor, "..."]]:
+def _entries_within(old: Graph, alone: Graph, attached: Graph) -> dict[str, Bool[Tensor, "..."]]:
     """The entries that one change alone adds to `old`, marked where they lie in the network with all changes."""
     places = placements(alone, attached)
     shapes = parameter_shapes(attached)
     masks = {}
-    for name, added in new_entries(old, alone, device).items():
-        masks[name] = torch.zeros(shapes[name], dtype=torch.bool, device=device)
-        masks[name][grid(places[name], device)] = added
+    for name, added in new_entries(old, alone).items():
+        masks[name] = torch.zeros(shapes[name], dtype=torch.bool)
+        masks[name][grid(places[name])] = added
     return masks
 
 

@@ -93,7 +93,7 @@ def carried(
     of_muon = {id(parameter) for group in new.param_groups if group.get("orthogonal") for parameter in group["params"]}
     for name, parameter in new_module.named_parameters():
         first = torch.zeros_like(parameter)
-        old_places = grid(places[name], parameter.device) if name in places else None
+        old_places = grid(places[name]) if name in places else None
         if id(parameter) in of_muon:
             if old_places is not None:
                 first[old_places] = old_state[name]["momentum"]

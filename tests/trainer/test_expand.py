@@ -191,7 +191,7 @@ def test_many_changes_at_once_keep_the_logits(
     for change in row:
         larger = change.apply(larger, exact=True)
     new = expand(module, larger.graph(), EXACT, calibration, torch.Generator().manual_seed(7))
-    marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph, CPU).values())
+    marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph).values())
     assert marked == num_params(new.graph) - num_params(module.graph) > 0
     assert_same_logits(logits(module, images), logits(new, images), row)
     training = [deepcopy(each).double().train() for each in (module, new)]
@@ -318,7 +318,7 @@ def test_what_begins_as_zero_has_a_gradient(random_module: RandomModule, head: s
         _, new = grow((architecture, module), change, EXACT, images)
         F.cross_entropy(new(images), labels).backward()
         found = 0
-        for name, mask in new_entries(module.graph, new.graph, CPU).items():
+        for name, mask in new_entries(module.graph, new.graph).items():
             parameter = new.get_parameter(name)
             if parameter.ndim < 2:
                 continue
@@ -335,7 +335,7 @@ def test_new_entries_are_all_that_an_expansion_adds(paper_net: Grown) -> None:
     architecture, module = paper_net
     for change in all_changes(architecture, 3):
         _, new = grow(paper_net, change, EXACT, inputs(architecture, 2))
-        marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph, CPU).values())
+        marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph).values())
         assert marked == num_params(new.graph) - num_params(module.graph)
 
 
@@ -369,7 +369,7 @@ def test_the_papers_initialisation_is_a_narrow_gaussian(paper_net: Grown) -> Non
     kernel = deeper.get_parameter("blocks.1.layers.1.conv.weight")
     drawn = [kernel - torch.nn.init.dirac_(torch.empty_like(kernel))]
     _, wider = grow(paper_net, Change("widen", 1, channels_added=16), PAPER, inputs(architecture, 2))
-    masks = new_entries(module.graph, wider.graph, CPU)
+    masks = new_entries(module.graph, wider.graph)
     widened = ("blocks.1.layers.0.conv.weight", "blocks.2.layers.0.conv.weight")
     drawn += [wider.get_parameter(name)[masks[name]] for name in widened]
     for values in drawn:

@@ -211,10 +211,10 @@ def test_a_gain_scored_together_with_all_others_is_the_gain_alone(net: Net, wide
         with torch.no_grad():
             for name, tensor in alone.state_dict().items():
                 if name in places:
-                    tensor.copy_(state[name][grid(places[name], CPU)])
+                    tensor.copy_(state[name][grid(places[name])])
         with statistics_of(alone, images):
             moments = gradient_moments(alone, images, labels)
-        gain = gain_of_new_parameters(moments, new_entries(module.graph, graph, CPU))
+        gain = gain_of_new_parameters(moments, new_entries(module.graph, graph))
         score = together[str(change)]
         assert score.score == pytest.approx(gain.value / (2 * moments.loss), rel=1e-3, abs=1e-5), change
         assert score.standard_error == pytest.approx(gain.standard_error / (2 * moments.loss), rel=1e-3, abs=1e-5)

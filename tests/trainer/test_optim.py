@@ -97,7 +97,7 @@ def mark(module: GraphModule, optimizer: torch.optim.Adam) -> None:
 def assert_state_is_where_it_belongs(
     carried: torch.optim.Adam, module: GraphModule, new: GraphModule, moments: GradientMoments
 ) -> None:
-    masks = new_entries(module.graph, new.graph, CPU)
+    masks = new_entries(module.graph, new.graph)
     for name, parameter in new.named_parameters():
         state, tensor = carried.state[parameter], moments.by_name[name]
         fresh = masks.get(name, torch.zeros_like(parameter, dtype=torch.bool))
@@ -161,7 +161,7 @@ def test_training_goes_on_as_if_a_frozen_residual_layer_were_not_there(
     train(module, optimizer, data[:6])
     new, moments = grow(architecture, module, Change("deepen", block, layer_kind="residual"), data)
     carried = optim.carried(optimizer, module, new, moments, CONFIG)
-    for name in new_entries(module.graph, new.graph, CPU):
+    for name in new_entries(module.graph, new.graph):
         new.get_parameter(name).requires_grad_(False)
     fresh = deepcopy(new)
 
@@ -251,7 +251,7 @@ def test_training_with_adamw_goes_on_as_if_frozen_growth_were_not_there(
         train(module, optimizer, data[:6])
         new, moments = grow(BLUEPRINT, module, change, data)
         carried = optim.carried(optimizer, module, new, moments, config)
-        masks = new_entries(module.graph, new.graph, CPU)
+        masks = new_entries(module.graph, new.graph)
         grown = {name: new.get_parameter(name).detach()[mask].clone() for name, mask in masks.items()}
         train(module, optimizer, data[6:])
         new.train()
@@ -264,7 +264,7 @@ def test_training_with_adamw_goes_on_as_if_frozen_growth_were_not_there(
                     new.get_parameter(name)[mask] = grown[name]
         places = placements(module.graph, new.graph)
         for name, parameter in module.named_parameters():
-            kept = new.get_parameter(name)[grid(places[name], CPU)]
+            kept = new.get_parameter(name)[grid(places[name])]
             torch.testing.assert_close(kept, parameter, rtol=1e-4, atol=1e-4)
 
 

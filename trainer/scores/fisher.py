@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -97,7 +96,7 @@ def statistics_of(
     lag: its score was 3 to 12 times as high and changed as much from epoch to epoch, docs/log.md.)
     """
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    before = [(layer.momentum, deepcopy(layer.state_dict())) for layer in norms]
+    before = [(layer.momentum, [statistic.clone() for statistic in layer.buffers()]) for layer in norms]
     was_training = module.training
     images = images.contiguous(memory_format=torch.channels_last)
     module.eval()
@@ -113,9 +112,10 @@ def statistics_of(
                     module(batch)
         yield module.eval()
     finally:
-        for layer, (momentum, state) in zip(norms, before, strict=True):
+        for layer, (momentum, statistics) in zip(norms, before, strict=True):
             layer.momentum = momentum
-            layer.load_state_dict(state)
+            for statistic, value in zip(layer.buffers(), statistics, strict=True):
+                statistic.copy_(value)
         module.train(was_training)
 
 
