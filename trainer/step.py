@@ -130,9 +130,9 @@ class TrainingStep:
     @torch.no_grad()
     def _add_l1_gradient(self) -> None:
         # Two operations for all: as a term of the loss, autograd needs six for each tensor.
-        parameters: list[Tensor] = list(self.module.parameters())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._foreach_add_(gradients, torch._foreach_sign(parameters), alpha=self.config.l1)
+        pairs = [(weight, weight.grad) for weight in self.module.parameters() if weight.grad is not None]
+        signs = torch._foreach_sign([weight for weight, _ in pairs])
+        torch._foreach_add_([gradient for _, gradient in pairs], signs, alpha=self.config.l1)
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self._compiled is None:
