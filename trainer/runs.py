@@ -61,10 +61,10 @@ def grow() -> RunConfig:
                 150_000,
             ),
             # Larger networks have more to learn: at 150,000 parameters twice as many epochs as at the start.
-            pace=-0.2,
+            pace=-0.25,
             shrink=0.5,
         ),
-        epochs=350,
+        epochs=400,
         batch_size=512,
         learning_rate=3e-2,
         optimizer="muon",
