@@ -64,7 +64,7 @@ def grow() -> RunConfig:
             pace=-0.25,
             shrink=0.5,
         ),
-        epochs=400,
+        epochs=350,
         batch_size=512,
         learning_rate=3e-2,
         optimizer="muon",
