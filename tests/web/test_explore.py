@@ -155,7 +155,7 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     rules = {"secnn": "its score clears the threshold", "blueprint": "Some change, made or not, must score above"}
     expect(page.get_by_text(rules[architecture["family"]])).to_be_visible()
     cost = page.locator("section", has=page.get_by_role("heading", name="Cost"))
-    device = {"digits": "cpu with 1 thread", "cifar10": "NVIDIA H200"}[dataset]
+    device = {"digits": "cpu with 1 thread", "cifar10": "NVIDIA H100"}[dataset]
     expect(cost.locator("dd").first).to_contain_text(f" for {descriptor['cost']['epochs']} epochs on {device}")
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
