@@ -156,6 +156,10 @@ class RunConfig:
     max_shift: int = 0
     # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
+    # Each training image has a part blacked out, with sides of this part of the image's (cutout: DeVries and Taylor,
+    # arXiv 1708.04552), for networks of at least so many parameters.
+    cutout: float | None = None
+    cutout_from_params: int | None = None
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
     # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is
     # the trunk itself.

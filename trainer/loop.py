@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.augment import Augmentation, draw, shift_of
+from trainer.augment import Augmentation, cutout_of, draw, shift_of
 from trainer.data import Split
 from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
@@ -52,8 +52,9 @@ def train_epoch(
     total_correct = torch.zeros((), dtype=torch.long, device=order.device)
     num_images = 0
     steps = step.num_steps(len(split))
-    shift = shift_of(config, sum(parameter.numel() for parameter in module.parameters()))
-    augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device)
+    num_params = sum(parameter.numel() for parameter in module.parameters())
+    shift, cutout = shift_of(config, num_params), cutout_of(config, num_params)
+    augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device, cutout=cutout)
     batches = _batches(split, order[: steps * config.batch_size], augmentation, config.batch_size)
     for index, (images, labels) in enumerate(batches):
         if learning_rates is not None:

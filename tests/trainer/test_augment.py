@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.augment import draw, shift_of
+from trainer.augment import cutout_of, draw, shift_of
 from trainer.runs import grow
 
 CPU = torch.device("cpu")
@@ -63,6 +63,28 @@ def test_every_flip_and_shift_comes_up_equally_often() -> None:
                 assert times == pytest.approx(count / 18, abs=60)  # 4 standard deviations
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9), st.integers(0, 999))
+def test_a_rectangle_is_blacked_out_anywhere(channels: int, height: int, width: int, seed: int) -> None:
+    """Half of the sides, less what would lie outside; every pixel is covered now and then."""
+    images = drawn_images(400, channels, height, width, seed)
+    drawn = draw(len(images), False, 0, torch.Generator().manual_seed(seed), CPU, cutout=0.5)
+    found = drawn.of(images, slice(0, len(images)))
+    black = (found == 0).all(1)
+    assert torch.equal(found, images * ~black[:, None])
+    rows, columns = black.any(2), black.any(1)
+    assert torch.equal(black, rows[:, :, None] & columns[:, None, :])
+    for lines, size in ((rows, height), (columns, width)):
+        counts = lines.sum(1)
+        assert set(counts.tolist()) == set(range(1, round(size / 2) + 1))
+        for line, count in zip(lines.tolist(), counts.tolist(), strict=True):
+            first = line.index(True)
+            assert line[first : first + count] == [True] * count
+            assert count == round(size / 2) or first == 0 or first + count == size
+    assert black.any(0).all()
+    assert not black.all(0).any()
+
+
 def test_no_augmentation_leaves_the_images() -> None:
     images = drawn_images(3, 2, 4, 5)
     assert torch.equal(augmented(images, False, 0, seed=0), images)
@@ -70,7 +92,7 @@ def test_no_augmentation_leaves_the_images() -> None:
 
 def test_a_batch_is_treated_as_in_the_whole_epoch() -> None:
     images = drawn_images(10, 3, 5, 5)
-    drawn = draw(10, True, 2, torch.Generator().manual_seed(4), CPU)
+    drawn = draw(10, True, 2, torch.Generator().manual_seed(4), CPU, cutout=0.4)
     parts = [drawn.of(images[place], place) for place in (slice(0, 4), slice(4, 8), slice(8, 10))]
     assert torch.equal(torch.cat(parts), drawn.of(images, slice(0, 10)))
 
@@ -78,3 +100,9 @@ def test_a_batch_is_treated_as_in_the_whole_epoch() -> None:
 def test_smaller_networks_see_images_shifted_less() -> None:
     config = replace(grow(), max_shift=4, full_shift_params=40_000)
     assert [shift_of(config, params) for params in (3_000, 10_000, 20_000, 40_000, 150_000)] == [1, 2, 3, 4, 4]
+
+
+def test_smaller_networks_see_whole_images() -> None:
+    config = replace(grow(), cutout=0.25, cutout_from_params=20_000)
+    assert [cutout_of(config, params) for params in (3_000, 19_999, 20_000, 150_000)] == [0, 0, 0.25, 0.25]
+    assert cutout_of(replace(config, cutout=None), 150_000) == 0
