@@ -21,9 +21,9 @@ class Augmentation:
     offsets: Int64[Tensor, "2 n"]
     max_shift: int
     # Where the black part lies, vertically and horizontally, from 0 for its last line in the image to 1 for its first.
-    places: Float[Tensor, "2 n"] | None = None
-    # Its sides, as a part of the image's.
-    cutout: float = 0.0
+    places: Float[Tensor, "2 n"]
+    # Its sides, as a part of the image's; 0: none is black.
+    cutout: float
 
     def of(
         self, images: UInt8[Tensor, "batch channels height width"], place: slice
@@ -37,7 +37,7 @@ class Augmentation:
             padded = F.pad(images, (self.max_shift,) * 4)
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (batch, channels, row, column, height, width)
             images = windows[torch.arange(batch, device=rows.device), :, rows, columns]
-        if self.places is not None:
+        if self.cutout:
             rows, columns = (
                 self._covered(size, where) for size, where in zip(images.shape[2:], self.places[:, place], strict=True)
             )
@@ -64,9 +64,13 @@ def draw(
     """For a whole epoch at once, on the CPU, where `generator` is: every device sees the same images."""
     mirrored = torch.rand(num_images, generator=generator) < 0.5 if mirror else None
     offsets = torch.randint(0, 2 * max_shift + 1, (2, num_images), generator=generator)
-    places = torch.rand(2, num_images, generator=generator).to(device) if cutout else None
+    places = torch.rand(2, num_images, generator=generator)
     return Augmentation(
-        mirrored.to(device) if mirrored is not None else None, offsets.to(device), max_shift, places, cutout
+        mirrored.to(device) if mirrored is not None else None,
+        offsets.to(device),
+        max_shift,
+        places.to(device),
+        cutout,
     )
 
 
@@ -76,5 +80,5 @@ def shift_of(config: RunConfig, num_params: int) -> int:
 
 
 def cutout_of(config: RunConfig, num_params: int) -> float:
-    """Sides of the black part of the images that a network of this size has, see `RunConfig.cutout`."""
-    return config.cutout if config.cutout and num_params >= (config.cutout_from_params or 0) else 0.0
+    """Sides of the part that is black for a network of this size, as a part of the image's; 0: none is."""
+    return config.cutout.part if config.cutout is not None and num_params >= config.cutout.from_params else 0.0

@@ -125,6 +125,15 @@ NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
+class Cutout:
+    """A part of each training image is black (DeVries and Taylor, arXiv 1708.04552); smaller networks see it whole."""
+
+    # Its sides, as a part of the image's.
+    part: float
+    from_params: int
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Training defaults are those of section 3.3 of the paper."""
 
@@ -156,10 +165,7 @@ class RunConfig:
     max_shift: int = 0
     # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
-    # Each training image has a part blacked out, with sides of this part of the image's (cutout: DeVries and Taylor,
-    # arXiv 1708.04552), for networks of at least so many parameters.
-    cutout: float | None = None
-    cutout_from_params: int | None = None
+    cutout: Cutout | None = None
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
     # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is
     # the trunk itself.

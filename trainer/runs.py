@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RatioRule, RunConfig, StartNet
+from trainer.config import BlueprintStart, Cutout, Expansion, GainRule, Ladder, RatioRule, RunConfig, StartNet
 
 
 def paper() -> RunConfig:
@@ -63,7 +63,7 @@ def grow() -> RunConfig:
             # Gains are measured against a loss that is small where images are known by heart: with 3, networks from
             # 18,000 parameters on left their size after half of its epochs (docs/log.md).
             threshold=30.0,
-            # Larger networks have more to learn: at 150,000 parameters twice as many epochs as at the start.
+            # Larger networks have more to learn: at 150,000 parameters over twice as many epochs as at the start.
             pace=-0.25,
             shrink=0.5,
         ),
@@ -78,8 +78,7 @@ def grow() -> RunConfig:
         l1=0.0,
         max_shift=4,
         full_shift_params=30_000,
-        cutout=0.25,
-        cutout_from_params=20_000,
+        cutout=Cutout(part=0.25, from_params=20_000),
         anneal_share=1.0,
         continue_from="branch",
         mixed_precision=True,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.augment import cutout_of, draw, shift_of
+from trainer.config import Cutout
 from trainer.runs import grow
 
 CPU = torch.device("cpu")
@@ -103,6 +104,6 @@ def test_smaller_networks_see_images_shifted_less() -> None:
 
 
 def test_smaller_networks_see_whole_images() -> None:
-    config = replace(grow(), cutout=0.25, cutout_from_params=20_000)
+    config = replace(grow(), cutout=Cutout(part=0.25, from_params=20_000))
     assert [cutout_of(config, params) for params in (3_000, 19_999, 20_000, 150_000)] == [0, 0, 0.25, 0.25]
     assert cutout_of(replace(config, cutout=None), 150_000) == 0
