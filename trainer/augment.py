@@ -1,9 +1,10 @@
-"""Random changes to training images that leave their class alone."""
+"""Random changes to training images: such as leave their class alone, and mixtures of two, which have two."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
@@ -14,7 +15,8 @@ from trainer.config import RunConfig
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each of n images: mirrored or not, shifted by so many pixels over black, a part blacked out."""
+    """What happens to each of n images: mirrored or not, shifted by so many pixels over black, a part blacked out, and
+    mixed with the one before it."""
 
     mirrored: Bool[Tensor, " n"] | None
     # Rows and columns into the image padded by `max_shift` on all sides.
@@ -24,11 +26,13 @@ class Augmentation:
     places: Float[Tensor, "2 n"]
     # Its sides, as a part of the image's; 0: none is black.
     cutout: float
+    # How much of each image is left when it is mixed, at least a half; None: all.
+    kept: Float[Tensor, " n"] | None
 
     def of(
         self, images: UInt8[Tensor, "batch channels height width"], place: slice
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """The images at that place among the n, changed."""
+        """The images at that place among the n, changed but not mixed."""
         if self.mirrored is not None:
             images = torch.where(self.mirrored[place].view(-1, 1, 1, 1), images.flip(3), images)
         if self.max_shift:
@@ -43,6 +47,21 @@ class Augmentation:
             )
             images = images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
         return images
+
+    def mixed(
+        self,
+        images: UInt8[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, " batch"],
+        place: slice,
+        num_classes: int,
+    ) -> tuple[UInt8[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
+        """Images as `of` returns them, each mixed with the one before it, the first with the last, and how much each
+        class has of each: mixup (Zhang et al., arXiv 1710.09412), with a part drawn for each image."""
+        assert self.kept is not None
+        kept = self.kept[place]
+        pixels = torch.lerp(images.roll(1, 0).float(), images.float(), kept.view(-1, 1, 1, 1))
+        classes = F.one_hot(labels, num_classes).float()
+        return pixels.round().to(torch.uint8), torch.lerp(classes.roll(1, 0), classes, kept.view(-1, 1))
 
     def _covered(self, size: int, places: Float[Tensor, " batch"]) -> Bool[Tensor, "batch size"]:
         """The lines, of so many, that the black part covers; at the border it is cut off."""
@@ -60,18 +79,30 @@ def draw(
     device: torch.device,
     *,
     cutout: float = 0.0,
+    mixup: float = 0.0,
 ) -> Augmentation:
-    """For a whole epoch at once, on the CPU, where `generator` is: every device sees the same images."""
+    """For a whole epoch at once, on the CPU, where `generator` is: every device sees the same images.
+
+    What is kept of an image is drawn from Beta(mixup, mixup), or the rest is, whichever is more; 0: all is kept.
+    """
     mirrored = torch.rand(num_images, generator=generator) < 0.5 if mirror else None
     offsets = torch.randint(0, 2 * max_shift + 1, (2, num_images), generator=generator)
     places = torch.rand(2, num_images, generator=generator)
+    kept = _beta(mixup, num_images, generator) if mixup else None
     return Augmentation(
         mirrored.to(device) if mirrored is not None else None,
         offsets.to(device),
         max_shift,
         places.to(device),
         cutout,
+        torch.maximum(kept, 1 - kept).to(device) if kept is not None else None,
     )
+
+
+def _beta(alpha: float, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+    """From Beta(alpha, alpha), by NumPy: torch's takes no generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count).astype(np.float32))
 
 
 def shift_of(config: RunConfig, num_params: int) -> int:
@@ -82,3 +113,8 @@ def shift_of(config: RunConfig, num_params: int) -> int:
 def cutout_of(config: RunConfig, num_params: int) -> float:
     """Sides of the part that is black for a network of this size, as a part of the image's; 0: none is."""
     return config.cutout.part if config.cutout is not None and num_params >= config.cutout.from_params else 0.0
+
+
+def mixup_of(config: RunConfig, num_params: int) -> float:
+    """Of the Beta distribution by which images are mixed for a network of this size; 0: they are not."""
+    return config.mixup.alpha if config.mixup is not None and num_params >= config.mixup.from_params else 0.0

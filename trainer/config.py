@@ -134,6 +134,15 @@ class Cutout:
 
 
 @dataclass(frozen=True)
+class Mixup:
+    """Training images are mixed in pairs, labels too (Zhang et al., arXiv 1710.09412); not for smaller networks."""
+
+    # Of Beta(alpha, alpha), from which comes how much there is of each.
+    alpha: float
+    from_params: int
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Training defaults are those of section 3.3 of the paper."""
 
@@ -166,6 +175,7 @@ class RunConfig:
     # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
     cutout: Cutout | None = None
+    mixup: Mixup | None = None
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
     # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is
     # the trunk itself.

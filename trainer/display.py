@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 
@@ -52,8 +54,9 @@ class Display:
             case DecisionRecord() if record.chosen:
                 best = max(record.candidates, key=lambda candidate: candidate.score)
                 why = f"best score {best.score:.4g} over {record.threshold:.4g}"
-                self._growth = f"epoch {record.epoch}: {'; '.join(record.chosen)} ({why})"
-                self._print(f"  epoch {record.epoch}: expands {'; '.join(record.chosen)}; {why}")
+                changes = _counted(record.chosen)
+                self._growth = f"epoch {record.epoch}: {changes} ({why})"
+                self._print(f"  epoch {record.epoch}: expands {changes}; {why}")
             case CheckpointRecord():
                 self._print(
                     f"  epoch {record.epoch}: saved {record.name}  {record.params:,} parameters, validation "
@@ -82,6 +85,11 @@ class Display:
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
+
+
+def _counted(changes: Sequence[str]) -> str:
+    times = Counter(changes)
+    return "; ".join(f"{change} ({number} times)" if number > 1 else change for change, number in times.items())
 
 
 def _time_left(epoch: EpochRecord, total: float) -> str:

@@ -6,7 +6,8 @@ the network computes what it did before, and the gradient of every candidate is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,6 @@ from zoo.module import GraphModule
 _EXACT = Initialization(exact=True, noise_std=None)
 # A size is reached when this fraction of it is; the steps of growth are too coarse to meet it exactly.
 _REACHED = 0.92
-# Scoring passes for one expansion: each may take every candidate once.
-_MAX_PASSES = 6
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Taken:
 class Climb:
     """From one size to the next; `taken` is empty where nothing cleared the threshold or fitted.
 
-    `scores` has every candidate of every pass.
+    `scores` has every candidate.
     """
 
     architecture: Architecture
@@ -100,38 +99,46 @@ def climb(
     """Grows to at most `size` parameters; `module` is left alone, and so are the logits unless the ladder is inexact.
 
     Some change must gain `threshold` of the loss, and each that is taken `standard_errors` times its standard error.
-    They are taken in the order of their gain per cost, so the first need not be the one that gains most.
+    They are taken in the order of their gain per cost, so the first need not be the one that gains most. One pass
+    scores them all, for what is added exactly changes no other's gradient.
     """
     calibration = images[: ladder.calibration_samples]
-    grown, new = architecture, module
-    scores: list[CandidateScore] = []
+    ranked, flops = _score_all(architecture, module, ladder, images, labels, calibration, generator)
+    scores = tuple(scored.record() for scored in ranked)
+    sound = [scored for scored in ranked if scored.score > ladder.standard_errors * scored.standard_error]
+    if not any(scored.score > threshold for scored in sound):
+        return Climb(architecture, module, threshold, scores, (), flops)
+    grown, taken = _grown(architecture, sound, ladder, size, limits)
+    # From the trained network: what was attached to be scored was a trial.
+    new = expand(module, grown.graph(), Initialization(ladder.exact, noise_std=None), calibration, generator)
+    return Climb(grown, new if taken else module, threshold, scores, taken, flops)
+
+
+def _grown(
+    architecture: Architecture, sound: Sequence[Scored], ladder: Ladder, size: int, limits: Limits
+) -> tuple[Architecture, tuple[Taken, ...]]:
+    """Takes the best change that fits until the size is reached or none does.
+
+    A score is that of the first time: a second time counts for half of it, a third for a third.
+    """
     taken: list[Taken] = []
-    flops = 0
-    for _ in range(_MAX_PASSES):
-        ranked, pass_flops = _score_all(grown, new, ladder, images, labels, calibration, generator)
-        flops += pass_flops
-        scores += [scored.record() for scored in ranked]
-        if not taken and not any(scored.score > threshold for scored in ranked if _is_sound(scored, ladder)):
+    times: Counter[Change] = Counter()
+    while (before := _costs(architecture)[0]) < _REACHED * size:
+        possible = options(architecture, ladder)
+        larger = {one: one.change.apply(architecture, exact=True) for one in sound if one.change in possible}
+        fitting = [one for one, grown in larger.items() if _fits(grown, size, limits)]
+        if not fitting:
             break
-        before = len(taken)
-        for scored in ranked:
-            if not _is_sound(scored, ladder):
-                continue
-            wider = scored.change.apply(grown, exact=True)
-            params, macs = _costs(wider)
-            if params <= size and limits.allow(params, macs):
-                taken.append(Taken(scored, _costs(grown)[0], params))
-                grown = wider
-            if _costs(grown)[0] >= _REACHED * size:
-                break
-        if len(taken) == before:
-            break
-        # Always from the trained network: what an earlier pass added was a trial.
-        initialization = Initialization(ladder.exact, noise_std=None)
-        new = expand(module, grown.graph(), initialization, calibration, generator)
-        if _costs(grown)[0] >= _REACHED * size:
-            break
-    return Climb(grown, new, threshold, tuple(scores), tuple(taken), flops)
+        best = max(fitting, key=lambda one: one.rank(ladder) / (1 + times[one.change]))
+        architecture = larger[best]
+        times[best.change] += 1
+        taken.append(Taken(best, before, _costs(architecture)[0]))
+    return architecture, tuple(taken)
+
+
+def _fits(architecture: Architecture, size: int, limits: Limits) -> bool:
+    params, macs = _costs(architecture)
+    return params <= size and limits.allow(params, macs)
 
 
 def next_size(ladder: Ladder, params: int) -> int | None:
@@ -225,7 +232,7 @@ def _merit(
         case "uniform":
             assert isinstance(architecture, BlueprintArchitecture)
             stage = architecture.stages[change.block]
-            return -float(stage.num_layers if change.kind == "deepen" else stage.channels // ladder.width_step)
+            return 1 / (1 + (stage.num_layers if change.kind == "deepen" else stage.channels // ladder.width_step))
 
 
 def _entries_within(old: Graph, alone: Graph, attached: Graph) -> dict[str, Bool[Tensor, "..."]]:
@@ -237,10 +244,6 @@ def _entries_within(old: Graph, alone: Graph, attached: Graph) -> dict[str, Bool
         masks[name] = torch.zeros(shapes[name], dtype=torch.bool)
         masks[name][grid(places[name])] = added
     return masks
-
-
-def _is_sound(scored: Scored, ladder: Ladder) -> bool:
-    return scored.score > ladder.standard_errors * scored.standard_error
 
 
 def _costs(architecture: Architecture) -> tuple[int, int]:

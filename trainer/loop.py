@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.augment import Augmentation, cutout_of, draw, shift_of
+from trainer.augment import Augmentation, cutout_of, draw, mixup_of, shift_of
 from trainer.data import Split
 from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
+from zoo.graph import output_shapes
 from zoo.module import GraphModule, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
@@ -25,7 +26,10 @@ _BYTES_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Mean cross-entropy (without the L1 term) and accuracy over the epoch's augmented training batches."""
+    """Mean cross-entropy (without the L1 term) and accuracy over the epoch's augmented training batches.
+
+    Where images are mixed, an answer is right that names the class of the larger part.
+    """
 
     loss: float
     accuracy: float
@@ -53,30 +57,42 @@ def train_epoch(
     num_images = 0
     steps = step.num_steps(len(split))
     num_params = sum(parameter.numel() for parameter in module.parameters())
-    shift, cutout = shift_of(config, num_params), cutout_of(config, num_params)
-    augmentation = draw(len(split), config.horizontal_flip, shift, generator, order.device, cutout=cutout)
-    batches = _batches(split, order[: steps * config.batch_size], augmentation, config.batch_size)
-    for index, (images, labels) in enumerate(batches):
+    augmentation = draw(
+        len(split),
+        config.horizontal_flip,
+        shift_of(config, num_params),
+        generator,
+        order.device,
+        cutout=cutout_of(config, num_params),
+        mixup=mixup_of(config, num_params),
+    )
+    batches = _batches(split, order[: steps * config.batch_size], augmentation, step)
+    for index, (images, targets) in enumerate(batches):
         if learning_rates is not None:
             optim.set_learning_rate(step.optimizer, learning_rates[index])
-        loss, correct = step(images, labels)
+        loss, correct = step(images, targets)
         if average is not None:
             average.update()
-        total_loss += loss * len(labels[step.group.rank :: step.group.size])
+        total_loss += loss * len(targets[step.group.rank :: step.group.size])
         total_correct += correct
-        num_images += len(labels)
+        num_images += len(targets)
     loss_sum, num_correct = step.group.summed(total_loss).item(), step.group.summed(total_correct).item()
     return EpochResult(loss_sum / num_images, num_correct / num_images, num_images)
 
 
 def _batches(
-    split: Split, order: Int64[Tensor, " n"], augmentation: Augmentation, batch_size: int
+    split: Split, order: Int64[Tensor, " n"], augmentation: Augmentation, step: TrainingStep
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, augmented, and labels, in that order; the last batch may be smaller."""
+    """Images, augmented, and targets as a step takes them, in that order; the last batch may be smaller."""
+    batch_size = step.config.batch_size
     several = batch_size * max(1, _BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
     for index, indices in enumerate(order.split(several)):
-        images = augmentation.of(split.images[indices], slice(index * several, index * several + len(indices)))
-        yield from zip(images.split(batch_size), split.labels[indices].split(batch_size), strict=True)
+        place = slice(index * several, index * several + len(indices))
+        images, targets = augmentation.of(split.images[indices], place), split.labels[indices]
+        if augmentation.kept is not None:
+            graph = step.module.graph
+            images, targets = augmentation.mixed(images, targets, place, output_shapes(graph)[graph.output][0])
+        yield from zip(images.split(batch_size), targets.split(batch_size), strict=True)
 
 
 class WeightAverage:

@@ -40,7 +40,7 @@ class CandidateScore:
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """`chosen` is empty where no candidate cleared the threshold."""
+    """`chosen` is empty where no candidate cleared the threshold, and has a change as often as it was made."""
 
     event: ClassVar[str] = "decision"
     epoch: int

@@ -19,6 +19,9 @@ from zoo import glibc
 from zoo.descriptor import Preprocessing
 from zoo.module import GraphModule
 
+# Of each image its class, or how much of it belongs to each class.
+Targets = Int64[Tensor, " batch"] | Float[Tensor, "batch classes"]
+
 # By the id of the tensor that each is a copy of.
 Snapshot = dict[int, Tensor]
 
@@ -74,7 +77,7 @@ class TrainingStep:
         self._graph = _CapturedStep(self) if alone and self.device.type == "cuda" else None
 
     def __call__(
-        self, images: UInt8[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"]
+        self, images: UInt8[Tensor, "batch channels height width"], targets: Targets
     ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
         """Updates the weights with a batch of the whole group, of which this process trains on its share.
 
@@ -82,10 +85,10 @@ class TrainingStep:
         """
         if self.group.size > 1:
             mine = slice(self.group.rank, None, self.group.size)
-            return self.run(images[mine], labels[mine], share=len(labels[mine]) * self.group.size / len(labels))
+            return self.run(images[mine], targets[mine], share=len(targets[mine]) * self.group.size / len(targets))
         if self._graph is not None:
-            return self._graph(images, labels)
-        return self.run(images, labels)
+            return self._graph(images, targets)
+        return self.run(images, targets)
 
     def num_steps(self, num_images: int) -> int:
         """Batches of an epoch. A last one that is not full is left out of compiled steps, which have one shape, and
@@ -117,10 +120,10 @@ class TrainingStep:
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
-    def run(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    def run(self, images: Tensor, targets: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """`share` weighs this process's loss in the group's average: 1 where all have equally many images."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, correct = self._forward(images, labels)
+        loss, correct = self._forward(images, targets)
         (loss * share).backward()
         if self.config.l1:
             self._add_l1_gradient()
@@ -134,17 +137,17 @@ class TrainingStep:
         signs = torch._foreach_sign([weight for weight, _ in pairs])
         torch._foreach_add_([gradient for _, gradient in pairs], signs, alpha=self.config.l1)
 
-    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if self._compiled is None:
-            return self._loss(images, labels)
+            return self._loss(images, targets)
         try:
-            return self._compiled(images, labels)
+            return self._compiled(images, targets)
         except torch._dynamo.exc.TorchDynamoException as error:
             logger.warning("this step is not compiled: %s", str(error).partition("\n")[0])
             self._compiled = None
-            return self._loss(images, labels)
+            return self._loss(images, targets)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         inputs = ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
         # Each weight is cast once a step: a cache would only outlive a captured graph.
         dtype = self._dtype or torch.bfloat16
@@ -153,9 +156,10 @@ class TrainingStep:
             with torch.no_grad():
                 wanted = self.teacher(inputs) if self.teacher is not None else None
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, targets)
         if wanted is not None:
             loss = self._distilled(loss, logits, wanted.float())
+        labels = targets.argmax(1) if targets.is_floating_point() else targets
         return loss, (logits.detach().argmax(1) == labels).sum()
 
     def _distilled(self, loss: Tensor, logits: Tensor, wanted: Tensor) -> Tensor:
@@ -179,34 +183,34 @@ class _CapturedStep:
     def __init__(self, step: TrainingStep) -> None:
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._images = self._labels = torch.empty(0)
+        self._images = self._targets = torch.empty(0)
         self._results = (torch.empty(0), torch.empty(0))
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if self._graph is None:
-            self._capture(images, labels)
+            self._capture(images, targets)
         if images.shape != self._images.shape:
-            return self._step.run(images, labels)
+            return self._step.run(images, targets)
         assert self._graph is not None
         self._images.copy_(images)
-        self._labels.copy_(labels)
+        self._targets.copy_(targets)
         self._graph.replay()
         loss, correct = self._results
         return loss.clone(), correct.clone()
 
-    def _capture(self, images: Tensor, labels: Tensor) -> None:
+    def _capture(self, images: Tensor, targets: Tensor) -> None:
         """Warm-up steps would train: weights, running statistics and the optimiser are put back afterwards."""
-        self._images, self._labels = images.clone(), labels.clone()
+        self._images, self._targets = images.clone(), targets.clone()
         before = self._step.snapshot()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARMUP_STEPS):
-                self._step.run(self._images, self._labels)
+                self._step.run(self._images, self._targets)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._results = self._step.run(self._images, self._labels)
+            self._results = self._step.run(self._images, self._targets)
         self._step.restore(before)
 
 

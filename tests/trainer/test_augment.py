@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.augment import cutout_of, draw, shift_of
-from trainer.config import Cutout
+from trainer.augment import cutout_of, draw, mixup_of, shift_of
+from trainer.config import Cutout, Mixup
 from trainer.runs import grow
 
 CPU = torch.device("cpu")
@@ -86,6 +86,35 @@ def test_a_rectangle_is_blacked_out_anywhere(channels: int, height: int, width: 
     assert not black.all(0).any()
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 6), st.sampled_from([0.2, 0.5, 1.0, 3.0]), st.integers(0, 999))
+def test_each_image_is_mixed_with_the_one_before_it(count: int, alpha: float, seed: int) -> None:
+    """In pixels and classes alike, image by image; what was given is left alone."""
+    images, labels = drawn_images(count, 2, 3, 4, seed), torch.arange(count) % 4
+    before = images.clone()
+    drawn = draw(count + 2, False, 0, torch.Generator().manual_seed(seed), CPU, mixup=alpha)
+    found, classes = drawn.mixed(images, labels, slice(2, count + 2), num_classes=4)
+    assert torch.equal(images, before)
+    assert found.dtype == torch.uint8
+    assert drawn.kept is not None
+    for index, kept in enumerate(drawn.kept[2:].tolist()):
+        assert 0.5 <= kept <= 1
+        pixels = kept * before[index].double() + (1 - kept) * before[index - 1].double()
+        assert (found[index] - pixels).abs().max() <= 0.5 + 1e-4
+        wanted = torch.zeros(4)
+        wanted[labels[index]] += kept
+        wanted[labels[index - 1]] += 1 - kept
+        torch.testing.assert_close(classes[index], wanted)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0])
+def test_what_is_kept_follows_the_beta_distribution(alpha: float) -> None:
+    """Its mean and variance about a half, of which the larger side says all."""
+    drawn = draw(40_000, False, 0, torch.Generator().manual_seed(0), CPU, mixup=alpha)
+    assert drawn.kept is not None
+    assert (drawn.kept - 0.5).square().mean().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
+
+
 def test_no_augmentation_leaves_the_images() -> None:
     images = drawn_images(3, 2, 4, 5)
     assert torch.equal(augmented(images, False, 0, seed=0), images)
@@ -107,3 +136,9 @@ def test_smaller_networks_see_whole_images() -> None:
     config = replace(grow(), cutout=Cutout(part=0.25, from_params=20_000))
     assert [cutout_of(config, params) for params in (3_000, 19_999, 20_000, 150_000)] == [0, 0, 0.25, 0.25]
     assert cutout_of(replace(config, cutout=None), 150_000) == 0
+
+
+def test_images_of_smaller_networks_are_not_mixed() -> None:
+    config = replace(grow(), mixup=Mixup(alpha=0.5, from_params=20_000))
+    assert [mixup_of(config, params) for params in (3_000, 19_999, 20_000, 150_000)] == [0, 0, 0.5, 0.5]
+    assert mixup_of(replace(config, mixup=None), 150_000) == 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer import optim
-from trainer.config import Ladder, RunConfig
+from trainer.config import Cutout, Ladder, Mixup, RunConfig
 from trainer.data import Data, Split
 from trainer.grow import grow
 from trainer.loop import WeightAverage, train_epoch
@@ -70,6 +70,15 @@ def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Spli
     found, loss = trained(module, split, replace(eager, compile=True))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert loss == pytest.approx(wanted_loss, rel=1e-4)
+
+
+def test_mixed_images_are_captured_too(module: GraphModule, split: Split) -> None:
+    mixing = replace(EAGER, mixup=Mixup(alpha=0.5, from_params=0), cutout=Cutout(part=0.25, from_params=0))
+    wanted, wanted_loss = trained(module, split, mixing)
+    found, loss = trained(module, split, replace(mixing, compile=True))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert loss == pytest.approx(wanted_loss, rel=1e-4)
+    assert loss != pytest.approx(trained(module, split, EAGER)[1], rel=1e-3)
 
 
 def test_sgd_is_captured_too(module: GraphModule, split: Split) -> None:

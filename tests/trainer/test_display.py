@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -74,3 +75,11 @@ def test_elsewhere_there_are_plain_lines() -> None:
         "  epoch 4/10  3,426 parameters  loss 1.250  train 0.500  validation 0.625  30.0 s",
         "  epoch 4: expands block 1: one more layer; block 0: 8 more channels; best score 0.75 over 0.5",
     ]
+
+
+def test_what_was_taken_several_times_is_told_once() -> None:
+    output = io.StringIO()
+    deeper, wider = DECISION.chosen
+    with Display(Console(file=output, width=80)) as display:
+        display(replace(DECISION, chosen=(deeper, wider, deeper)))
+    assert "expands block 1: one more layer (2 times); block 0: 8 more channels; best" in output.getvalue()

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer import optim
-from trainer.config import RunConfig
+from trainer.augment import draw
+from trainer.config import Mixup, RunConfig
 from trainer.data import Split
 from trainer.loop import WeightAverage, evaluate, predict, train_epoch
 from trainer.runs import digits, paper
@@ -137,6 +138,26 @@ def test_an_epoch_is_one_step_for_each_batch(architecture: SecnnArchitecture, ra
     torch.testing.assert_close(weights(found), weights(expected), rtol=1e-4, atol=1e-6)
     assert loss == pytest.approx(sum(losses) / 21, rel=1e-5)
     assert accuracy == hits / 21
+
+
+def test_a_mixed_image_has_both_classes(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
+    """The loss weighs the classes of both; the answer that counts as right is that of the larger part."""
+    no_dropout = architecture.model_copy(update={"conv_dropout": 0.0, "linear_dropout": 0.0})
+    module, split = random_module(no_dropout, 0), drawn_split(20)
+    config = replace(PLAIN, batch_size=20, mixup=Mixup(alpha=1.0, from_params=0))
+    _, loss, accuracy = train_once(module, split, config)
+
+    generator = torch.Generator().manual_seed(3)
+    order = torch.randperm(20, generator=generator)
+    kept = draw(20, config.horizontal_flip, config.max_shift, generator, order.device, mixup=1.0).kept
+    assert kept is not None
+    images, labels = split.images[order].float(), split.labels[order]
+    share = kept.view(-1, 1, 1, 1)
+    mixture = (share * images + (1 - share) * images.roll(1, 0)).round().to(torch.uint8)
+    logits = deepcopy(module).train()(normalize(mixture, GRAY))
+    own, other = (F.cross_entropy(logits, classes, reduction="none") for classes in (labels, labels.roll(1)))
+    assert loss == pytest.approx((kept * own + (1 - kept) * other).mean().item(), rel=1e-4)
+    assert accuracy == int((logits.argmax(1) == labels).sum()) / 20
 
 
 def test_an_epoch_depends_on_its_seeds_alone(architecture: SecnnArchitecture, random_module: RandomModule) -> None:

@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
 from trainer.data import load
 from trainer.grow import grow
 from trainer.parallel import group_of
@@ -29,7 +29,7 @@ config = RunConfig(
     start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
     expansion=Ladder(sizes=(300, 500), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
     epochs=6, batch_size=16, learning_rate=1e-2, optimizer="adamw", plateau=False, l1=1e-5, anneal_share=0.5,
-    cpu_threads=1,
+    cutout=Cutout(part=0.25, from_params=0), mixup=Mixup(alpha=0.5, from_params=0), cpu_threads=1,
 )
 device = torch.device("cpu")
 with group_of(device) as group:

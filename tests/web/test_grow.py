@@ -169,6 +169,18 @@ def test_of_two_passes_only_what_was_taken_is_marked(
     assert page.locator("tr.taken td:nth-child(3)").all_inner_texts() == ["2", "0.5"]
 
 
+def test_what_was_taken_several_times_is_told_once(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
+) -> None:
+    growth = decision(1, 1.0, ["deeper", "wider", "deeper", "deeper"], ("deeper", 2.0), ("wider", 0.5), ("other", 1.5))
+    log_of(tmp_path, "run").write_text(lines_of(epoch(1, 100), saved(1), growth, epoch(2, 140)))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
+    expect(page.locator(".story .decision")).to_contain_text("Grew: deeper (3 times); wider")
+    expect(page.locator(".story .decision")).to_contain_text("Scores 2, 0.5; threshold 1")
+    page.get_by_text("3 ways to grow were scored").click()
+    assert page.locator("tr.taken td:nth-child(3)").all_inner_texts() == ["2", "0.5"]
+
+
 def test_a_run_is_followed_while_it_writes(
     open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path, grown: Path
 ) -> None:

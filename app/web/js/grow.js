@@ -204,7 +204,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     return h(
       "div",
       {},
-      h("p", {}, h("strong", {}, `${hasGrown(record) ? "Grew" : "To grow, once this size is annealed and saved"}: ${chosen.join("; ")}`)),
+      h("p", {}, h("strong", {}, `${hasGrown(record) ? "Grew" : "To grow, once this size is annealed and saved"}: ${counted(chosen).join("; ")}`)),
       h(
         "p",
         {},
@@ -222,14 +222,22 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     );
   }
 
-  /** In the order in which they were taken, which is that of the log; a second pass scores the same changes again. */
+  /** Each change that was taken, with how often if that was more than once. */
+  function counted(chosen) {
+    const times = new Map();
+    for (const change of chosen) times.set(change, (times.get(change) ?? 0) + 1);
+    return [...times].map(([change, number]) => (number > 1 ? `${change} (${number} times)` : change));
+  }
+
+  /** Candidates, in the order in which they were first taken. Older runs scored, in further passes, the same changes again. */
   function takenOf({ candidates, chosen }) {
-    let at = -1;
-    return chosen.flatMap((change) => {
-      const next = candidates.findIndex((candidate, index) => index > at && candidate.change === change && candidate.score > STANDARD_ERRORS * candidate.standard_error);
-      if (next >= 0) at = next;
-      return next >= 0 ? [candidates[next]] : [];
+    const isSound = (candidate) => candidate.score > STANDARD_ERRORS * candidate.standard_error;
+    const taken = chosen.map((change, index) => {
+      const scored = candidates.filter((candidate) => candidate.change === change && isSound(candidate));
+      const before = chosen.slice(0, index).filter((other) => other === change).length;
+      return scored[before] ?? scored.at(-1);
     });
+    return [...new Set(taken)].filter(Boolean);
   }
 
   let waiting = null;
