@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     device = chosen_device(options.device)
     data = datasets.load(options.data, limit_train=options.limit_train)
-    config = replace(grow(), batch_size=128, max_shift=4, full_shift_params=1, cutout=None)
+    config = replace(grow(), batch_size=128, max_shift=4, full_shift_params=1, cutout=None, mixup=None)
     prepare(device, config)
     machine = describe(device)
     print(machine)

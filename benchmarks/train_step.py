@@ -75,8 +75,8 @@ def subjects() -> list[Subject]:
     )
     return [
         Subject("paper's start", replace(paper(), mixed_precision=True, compile=True, max_shift=4), start),
-        Subject("grow's start", replace(grow(), max_shift=4, full_shift_params=1, cutout=None), small),
-        Subject("grow, larger", replace(grow(), max_shift=4, full_shift_params=1, cutout=None), larger),
+        Subject("grow's start", replace(grow(), max_shift=4, full_shift_params=1, cutout=None, mixup=None), small),
+        Subject("grow, larger", replace(grow(), max_shift=4, full_shift_params=1, cutout=None, mixup=None), larger),
     ]
 
 
