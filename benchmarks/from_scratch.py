@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,11 @@ def train(
         synchronize(device)
         seconds.append(time.perf_counter() - started)
         images += result.num_images
+        print(
+            f"epoch {epoch + 1} of {epochs}: loss {result.loss:.3f}, {100 * result.accuracy:.1f} % of the training "
+            f"images, {seconds[-1]:.1f} s",
+            file=sys.stderr,
+        )
     drawn = joules_so_far(device)
     final = module if average is None else average.module
     num_classes = len(data.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import torch
@@ -120,6 +121,7 @@ class Reference:
 
 
 REFERENCES = {
+    "bsconv-s-wrn-16-1": Reference(partial(BlueprintWideResNet, width=1), 0.873),
     "mlperf-tiny-resnet8": Reference(ResNet8, 0.87),
     "bsconv-s-wrn-16-2": Reference(BlueprintWideResNet, 0.916),
 }

@@ -154,12 +154,13 @@ class RunConfig:
     epochs: int = 300
     batch_size: int = 512
     learning_rate: float = 2e-3
-    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.muon).
-    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.muon). "sgd": with Nesterov's momentum.
+    optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
     # Not of "adam"; on matrices and kernels only.
     weight_decay: float = 0.0
-    # Of Muon: its momentum, and its rate as a multiple of the learning rate.
+    # Of Muon and SGD.
     momentum: float = 0.9
+    # Muon's rate as a multiple of the learning rate.
     muon_scale: float = 2.0
     beta2: float = 0.999
     # Steps over which the learning rate rises from 0 at the start of the run.

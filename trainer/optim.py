@@ -14,8 +14,8 @@ from trainer.scores.fisher import GradientMoments
 from zoo.module import GraphModule
 
 
-def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
-    """The run's optimiser (AdamW is a kind of Adam in torch).
+def make(module: GraphModule, config: RunConfig) -> torch.optim.Optimizer:
+    """The run's optimiser.
 
     For a CUDA graph, which replays the numbers it was captured with, the learning rate is a tensor on the device.
     """
@@ -28,8 +28,11 @@ def make(module: GraphModule, config: RunConfig) -> torch.optim.Adam:
     kernels = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in module.parameters() if parameter.ndim == 1]
     plain = {"params": vectors, "weight_decay": 0.0}
+    decayed = {"params": kernels, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW([{"params": kernels, "weight_decay": config.weight_decay}, plain], **options)
+        return torch.optim.AdamW([decayed, plain], **options)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD([decayed, plain], lr=rate, momentum=config.momentum, nesterov=True, fused=True)
     matrices = [kernel for kernel in kernels if _is_pointwise(kernel)]
     others = [kernel for kernel in kernels if not _is_pointwise(kernel)]
     return MuonAdamW(
@@ -60,7 +63,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Puts saved state into an optimiser of `make`, whose options for its device stay (torch replaces them too)."""
-    own = [{name: group[name] for name in ("lr", "fused", "capturable")} for group in optimizer.param_groups]
+    of_device = ("lr", "fused", "capturable")
+    own = [{name: group[name] for name in of_device if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     rate = learning_rate(optimizer)
     for group, options in zip(optimizer.param_groups, own, strict=True):
@@ -69,17 +73,17 @@ def load_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
 
 
 def carried(
-    old: torch.optim.Adam,
+    old: torch.optim.Optimizer,
     old_module: GraphModule,
     new_module: GraphModule,
     moments: GradientMoments,
     config: RunConfig,
     *,
     all_new: bool = False,
-) -> torch.optim.Adam:
+) -> torch.optim.Optimizer:
     """The optimiser of the expanded network, with the old moments in the old places, unless weights are `all_new`.
 
-    New entries begin with a first moment (or Muon's momentum) of 0 and the second moment that the run's batches of B
+    New entries begin with a first moment (or a momentum) of 0 and the second moment that the run's batches of B
     images would show: ḡ² + (E[g²] − ḡ²)/B, from `moments`, the score's own statistics of the new network. (A second
     moment of 0 beside a large step count would give first updates of up to 6.6 times the learning rate.)
     """
@@ -89,21 +93,21 @@ def carried(
     old_state = {name: old.state[parameter] for name, parameter in old_module.named_parameters()}
     if not any(old_state.values()):
         return new
-    step = max(state["step"] for state in old_state.values() if state)
+    steps = max((state["step"] for state in old_state.values() if "step" in state), default=torch.zeros(()))
     of_muon = {id(parameter) for group in new.param_groups if group.get("orthogonal") for parameter in group["params"]}
     for name, parameter in new_module.named_parameters():
-        first = torch.zeros_like(parameter)
-        old_places = grid(places[name]) if name in places else None
-        if id(parameter) in of_muon:
-            if old_places is not None:
-                first[old_places] = old_state[name]["momentum"]
-            new.state[parameter] = {"step": torch.zeros(()), "momentum": first}
-            continue
-        tensor = moments.by_name[name]
-        mean_squared = tensor.mean.square()
-        second = mean_squared + (tensor.mean_square - mean_squared) / config.batch_size
-        if old_places is not None:
-            first[old_places] = old_state[name]["exp_avg"]
-            second[old_places] = old_state[name]["exp_avg_sq"]
-        new.state[parameter] = {"step": step.clone(), "exp_avg": first, "exp_avg_sq": second}
+        nothing = torch.zeros_like(parameter)
+        if isinstance(new, torch.optim.SGD):
+            state = {"momentum_buffer": nothing}
+        elif id(parameter) in of_muon:
+            state = {"step": torch.zeros(()), "momentum": nothing}
+        else:
+            tensor = moments.by_name[name]
+            mean_squared = tensor.mean.square()
+            second = mean_squared + (tensor.mean_square - mean_squared) / config.batch_size
+            state = {"step": steps.clone(), "exp_avg": nothing, "exp_avg_sq": second}
+        if name in places:
+            for moment in state.keys() - {"step"}:
+                state[moment][grid(places[name])] = old_state[name][moment]
+        new.state[parameter] = state
     return new

@@ -49,7 +49,7 @@ class Branch:
 class RunState:
     architecture: Architecture
     module: GraphModule
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
     # Of the trunk; `num_epochs` counts those of branches too.
     epoch: int = 0

@@ -63,7 +63,7 @@ def trained(
     return torch.cat([tensor.flatten().float() for tensor in tensors if tensor.is_floating_point()]).cpu(), result.loss
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
 def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Split, optimizer: Any) -> None:
     eager = replace(EAGER, optimizer=optimizer, weight_decay=0.0 if optimizer == "adam" else 0.02)
     wanted, wanted_loss = trained(module, split, eager)

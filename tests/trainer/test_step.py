@@ -22,6 +22,7 @@ from zoo.module import GraphModule, normalize
 RGB = Preprocessing(color="rgb", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 ADAM = replace(paper(), l1=0.0, learning_rate=1e-2, mixed_precision=False)
 ADAMW = replace(ADAM, optimizer="adamw", weight_decay=0.02, beta2=0.99)
+SGD = replace(ADAM, optimizer="sgd", weight_decay=0.02, momentum=0.9)
 
 
 @pytest.fixture(params=["blueprint", "secnn"])
@@ -64,24 +65,26 @@ def weights(module: GraphModule) -> Tensor:
         ("blueprint", ADAMW),
         ("blueprint", replace(ADAMW, l1=1e-3)),
         ("secnn", replace(ADAM, l1=1e-3)),
+        ("blueprint", SGD),
+        ("secnn", SGD),
     ],
     indirect=["module"],
-    ids=["adam", "adamw", "adamw and l1", "adam and l1"],
+    ids=["adam", "adamw", "adamw and l1", "adam and l1", "sgd", "sgd of secnn"],
 )
 def test_a_step_is_what_one_would_write_by_hand(module: GraphModule, config: RunConfig) -> None:
     step = step_of(module, config)
     expected = deepcopy(module)
     kernels = [parameter for parameter in expected.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in expected.parameters() if parameter.ndim == 1]
-    optimizer = (
-        torch.optim.Adam(expected.parameters(), lr=1e-2)
-        if config.optimizer == "adam"
-        else torch.optim.AdamW(
-            [{"params": kernels, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}],
-            lr=1e-2,
-            betas=(0.9, 0.99),
-        )
-    )
+    groups = [{"params": kernels, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer: torch.optim.Optimizer
+    match config.optimizer:
+        case "adam":
+            optimizer = torch.optim.Adam(expected.parameters(), lr=1e-2)
+        case "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.99))
+        case _:
+            optimizer = torch.optim.SGD(groups, lr=1e-2, momentum=0.9, nesterov=True)
     for images, labels in batches(5):
         loss, correct = step(images, labels)
         logits = expected(normalize(images, RGB))
@@ -108,7 +111,7 @@ def test_mixed_precision_stays_close_to_single(module: GraphModule) -> None:
     assert torch.equal(weights(single.module), weights(mixed.module)) is not has_bfloat16(torch.device("cpu"))
 
 
-@pytest.mark.parametrize("config", [ADAM, ADAMW], ids=["adam", "adamw"])
+@pytest.mark.parametrize("config", [ADAM, ADAMW, SGD], ids=["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("steps_before", [0, 3])
 def test_a_snapshot_puts_everything_back(module: GraphModule, config: RunConfig, steps_before: int) -> None:
     """Weights, running statistics and the optimiser: what follows is as if there had been no branch, bit for bit."""
@@ -173,12 +176,13 @@ def test_l1_pulls_every_weight_but_is_no_part_of_the_loss(module: GraphModule) -
         assert torch.allclose(parameter.detach(), old - 1e-2 * old.sign(), atol=1e-4), name
 
 
+@pytest.mark.parametrize("config", [ADAMW, SGD], ids=["adamw", "sgd"])
 def test_after_an_expansion_each_weight_moves_by_its_own_moments(
-    random_module: Callable[[Architecture, int], GraphModule],
+    random_module: Callable[[Architecture, int], GraphModule], config: RunConfig
 ) -> None:
-    """As torch's plain AdamW would move it; the fused one reads weights and moments in the order of their memory."""
+    """As torch's plain optimisers would move it; fused ones read weights and moments in the order of their memory."""
     architecture = blueprint.start(input_shape=(3, 8, 10), num_classes=4, channels=(6, 8), num_layers=(1, 2))
-    step = step_of(random_module(architecture, 0).train(), ADAMW)
+    step = step_of(random_module(architecture, 0).train(), config)
     data = batches(6)
     for batch in data[:5]:
         step(*batch)
@@ -187,11 +191,15 @@ def test_after_an_expansion_each_weight_moves_by_its_own_moments(
     exact = Initialization(exact=True, noise_std=0.0)
     new = expand(step.module, graph, exact, images, torch.Generator().manual_seed(2))
     moments = gradient_moments(new, images, data[0][1])
-    carried = optim.carried(step.optimizer, step.module, new, moments, ADAMW)
+    carried = optim.carried(step.optimizer, step.module, new, moments, config)
 
     expected = GraphModule(graph)
     expected.load_state_dict(new.state_dict())
-    plain = torch.optim.AdamW(expected.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
+    plain: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        plain = torch.optim.SGD(expected.parameters(), lr=1e-2, momentum=0.9, nesterov=True)
+    else:
+        plain = torch.optim.AdamW(expected.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
     for name, parameter in expected.named_parameters():
         state = carried.state[new.get_parameter(name)]
         plain.state[parameter] = {key: tensor.clone() for key, tensor in state.items()}
@@ -200,6 +208,6 @@ def test_after_an_expansion_each_weight_moves_by_its_own_moments(
     images, labels = data[5]
     F.cross_entropy(expected.train()(normalize(images, RGB)), labels).backward()
     plain.step()
-    TrainingStep(new.train(), carried, ADAMW, RGB)(images, labels)
+    TrainingStep(new.train(), carried, config, RGB)(images, labels)
     for name, parameter in new.named_parameters():
         torch.testing.assert_close(parameter, expected.get_parameter(name), rtol=1e-4, atol=1e-5, msg=name)
