@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config import RunConfig
 from trainer.expand import grid, placements
@@ -14,7 +14,7 @@ from trainer.scores.fisher import GradientMoments
 from zoo.module import GraphModule
 
 
-def make(module: GraphModule, config: RunConfig) -> torch.optim.Optimizer:
+def make(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """The run's optimiser.
 
     For a CUDA graph, which replays the numbers it was captured with, the learning rate is a tensor on the device.

@@ -46,15 +46,10 @@ def split() -> Split:
     return Split(images, torch.randint(0, 4, (count,), generator=random)).to(CUDA)
 
 
-def trained(
-    module: GraphModule,
-    split: Split,
-    config: RunConfig,
-    make: Callable[[GraphModule, RunConfig], torch.optim.Optimizer] = optim.make,
-) -> tuple[Tensor, float]:
+def trained(module: GraphModule, split: Split, config: RunConfig) -> tuple[Tensor, float]:
     """All weights after an epoch whose rate falls, the average's behind them; and the mean loss."""
     module = deepcopy(module).to(CUDA)
-    step = TrainingStep(module, make(module, config), config, RGB, compiled=config.compile)
+    step = TrainingStep(module, optim.make(module, config), config, RGB, compiled=config.compile)
     average = WeightAverage(module, 0.8)
     rates = [config.learning_rate * (1 - number / NUM_BATCHES) for number in range(NUM_BATCHES)]
     generator = torch.Generator().manual_seed(2)
@@ -79,20 +74,6 @@ def test_mixed_images_are_captured_too(module: GraphModule, split: Split) -> Non
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert loss == pytest.approx(wanted_loss, rel=1e-4)
     assert loss != pytest.approx(trained(module, split, EAGER)[1], rel=1e-3)
-
-
-def test_sgd_is_captured_too(module: GraphModule, split: Split) -> None:
-    """As benchmarks/references.py has it: fused, with a learning rate on the device."""
-
-    def sgd(module: GraphModule, config: RunConfig) -> torch.optim.Optimizer:
-        rate = torch.tensor(config.learning_rate, device=CUDA) if config.compile else config.learning_rate
-        options = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
-        return torch.optim.SGD(module.parameters(), lr=rate, fused=config.compile, **options)
-
-    wanted, wanted_loss = trained(module, split, EAGER, sgd)
-    found, loss = trained(module, split, replace(EAGER, compile=True), sgd)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    assert loss == pytest.approx(wanted_loss, rel=1e-4)
 
 
 def test_mixed_precision_computes_nearly_the_same(module: GraphModule, split: Split) -> None:
