@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import cos, pi
+from pathlib import Path
+from typing import Any
 
 import torch
 from machine import joules_so_far, synchronize
 from torch import nn
 
+from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.cost import training_flops
+from zoo.errors import RunError
+from zoo.storage import write_atomically
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def train(
     schedule: Callable[[int], Sequence[float]],
     *,
     average_from: float | None = None,
+    kept: Path | None = None,
 ) -> Trained:
     """With the batches, augmentation and compiled step of `trainer.grow`.
 
@@ -67,17 +75,23 @@ def train(
 
     From the fraction `average_from` of the epochs on, weights are averaged as in the annealing of a growth run, and it
     is the average that is evaluated. `config.seed` seeds batches and dropout; the caller seeds the weights.
+
+    A training that does not average may be interrupted: each epoch's end is `kept` in that file, from which the same
+    call goes on. Raises RunError where the file is of another training.
     """
+    assert kept is None or average_from is None, "no average is kept"
     device = next(module.parameters()).device
+    of = json.loads(json.dumps({"epochs": epochs, "config": asdict(config), "dataset": data.record().model_dump()}))
+    before = _load(kept, of, module, optimizer) if kept is not None and kept.exists() else _Done()
     train_split = data.train.to(device)
     compiled = pays_to_compile(config, macs, len(train_split))
     step = TrainingStep(module, optimizer, config, data.preprocessing, compiled=compiled)
     steps = step.num_steps(len(train_split))
     rates = schedule(epochs * steps)
     average = None
-    seconds, images = [], 0
+    seconds, images = list(before.seconds), before.images
     joules = joules_so_far(device)
-    for epoch in range(epochs):
+    for epoch in range(len(seconds), epochs):
         if average is None and average_from is not None and epoch >= average_from * epochs:
             average = WeightAverage(module, config.average_decay)
         started = time.perf_counter()
@@ -91,12 +105,14 @@ def train(
         synchronize(device)
         seconds.append(time.perf_counter() - started)
         images += result.num_images
+        if kept is not None:
+            _save(kept, of, module, optimizer, _Done(seconds, images, _drawn(before, joules, device)))
         print(
             f"epoch {epoch + 1} of {epochs}: loss {result.loss:.3f}, {100 * result.accuracy:.1f} % of the training "
             f"images, {seconds[-1]:.1f} s",
             file=sys.stderr,
         )
-    drawn = joules_so_far(device)
+    drawn = _drawn(before, joules, device)
     final = module if average is None else average.module
     num_classes = len(data.classes)
     validation, test = (
@@ -111,5 +127,36 @@ def train(
         flops=training_flops(macs, images),
         seconds=sum(seconds),
         seconds_per_image=sum(steady) / (images / epochs * len(steady)),
-        joules=None if joules is None or drawn is None else drawn - joules,
+        joules=drawn,
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an interrupted training has spent: seconds of each epoch, images, joules where they can be read."""
+
+    seconds: Sequence[float] = ()
+    images: int = 0
+    joules: float | None = 0.0
+
+
+def _drawn(before: _Done, start: float | None, device: torch.device) -> float | None:
+    """Joules, from a counter that stood at `start`, and those of before."""
+    now = joules_so_far(device)
+    return None if before.joules is None or start is None or now is None else before.joules + now - start
+
+
+def _save(path: Path, of: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer, done: _Done) -> None:
+    buffer = io.BytesIO()
+    training = {"of": of, "module": module.state_dict(), "optimizer": optimizer.state_dict(), "done": asdict(done)}
+    torch.save(training, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _load(path: Path, of: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer) -> _Done:
+    training = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
+    if differing := [key for key in of if training["of"][key] != of[key]]:
+        raise RunError(f"{path} has other {' and '.join(differing)}")
+    module.load_state_dict(training["module"])
+    optim.load_state(optimizer, training["optimizer"])
+    return _Done(**training["done"])

@@ -5,7 +5,8 @@
 Trains each network of reference_networks.py with this project's loop, step and augmentation (mirrored, shifted by up
 to 4 pixels), batches of 128 and the usual schedule: SGD with Nesterov momentum 0.9, weight decay 1e-4 on kernels and
 matrices, learning rate 0.1 down to 0 along a cosine. The last epoch's network counts, whatever its validation accuracy;
-the test split is read once. The results go into a JSON file that frontier.py reads.
+the test split is read once. The results go into a JSON file that frontier.py reads; beside it each training keeps its
+last epoch until it is done. `--resume` goes on with both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from from_scratch import cosine, train
+from from_scratch import Trained, cosine, train
 from machine import chosen_device, describe, spread
 from reference_networks import REFERENCES, num_macs, num_params
 
@@ -27,6 +28,8 @@ from trainer import data as datasets
 from trainer import optim
 from trainer.runs import grow
 from trainer.step import prepare
+from zoo.errors import RunError
+from zoo.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 PEAK = 0.1
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--limit-train", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / f"references-{datetime.now(UTC):%Y-%m-%d}.json")
+    parser.add_argument("--resume", action="store_true", help="what an interrupted call with the same --out has begun")
     options = parser.parse_args()
     device = chosen_device(options.device)
     data = datasets.load(options.data, limit_train=options.limit_train)
@@ -64,17 +68,29 @@ def main() -> None:
         f"images; {options.epochs} epochs, seeds 0 to {options.seeds - 1}"
     )
     record = {"machine": machine, "epochs": options.epochs, "dataset": data.record().model_dump(), "networks": {}}
+    if options.resume and options.out.exists():
+        before = json.loads(options.out.read_text())
+        if differing := [key for key in ("epochs", "dataset") if before[key] != record[key]]:
+            parser.error(f"{options.out} has other {' and '.join(differing)}: --resume with the same, or another --out")
+        record["networks"] = before["networks"]
     for name in options.network or REFERENCES:
         channels, num_classes = data.image_shape[0], len(data.classes)
-        runs, network = [], {}
-        for seed in range(options.seeds):
+        network = record["networks"].get(name, {"seeds": []})
+        runs = [Trained(**run) for run in network["seeds"]]
+        for seed in range(len(runs), options.seeds):
             torch.manual_seed(seed)
             module = REFERENCES[name].make(channels, num_classes)
             macs = num_macs(module, data.image_shape)
             optimizer = optim.make(module.to(device), config)
-            runs.append(
-                train(module, optimizer, replace(config, seed=seed), data, macs, options.epochs, partial(cosine, PEAK))
-            )
+            kept = options.out.with_name(f"{options.out.stem}-{name}-s{seed}.pt")
+            if not options.resume:
+                kept.unlink(missing_ok=True)
+            schedule = partial(cosine, PEAK)
+            seeded = replace(config, seed=seed)
+            try:
+                runs.append(train(module, optimizer, seeded, data, macs, options.epochs, schedule, kept=kept))
+            except RunError as error:
+                parser.error(f"{error}: --resume with the same, or another --out")
             network = {
                 "params": num_params(module),
                 "macs": macs,
@@ -83,7 +99,8 @@ def main() -> None:
             }
             # After each seed: hours lie between them.
             record["networks"][name] = network
-            options.out.write_text(json.dumps(record, indent=2) + "\n")
+            write_atomically(options.out, f"{json.dumps(record, indent=2)}\n".encode())
+            kept.unlink()
         published = f", published {100 * network['published']:.1f}" if network["published"] else ""
         print(
             f"{name}: {network['params']:,} parameters, {network['macs']:,} MACs; "

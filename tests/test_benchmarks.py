@@ -22,9 +22,16 @@ from zoo.storage import Directory
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     words = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    with start(script, *arguments) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def test_the_frontier_marks_floors_and_goals(tmp_path: Path, put: Callable[..., str]) -> None:
@@ -60,6 +67,37 @@ def test_references_learn_and_are_on_the_frontier(tmp_path: Path, put: Callable[
     done = run("frontier.py", tmp_path / "mine", "--dataset", "digits", "--references", out)
     assert done.returncode == 0, done.stderr
     assert f"{100 * found['test']:.2f}" in done.stdout
+
+
+def test_an_interrupted_reference_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def words(out: str, *more: object) -> list[object]:
+        network = ("--network", "mlperf-tiny-resnet8", "--epochs", 4, "--seeds", 2, "--limit-train", 200)
+        return ["--data", "digits", *network, "--device", "cpu", "--out", tmp_path / out, *more]
+
+    def accuracies(out: str) -> list[tuple[float, float]]:
+        seeds = json.loads((tmp_path / out).read_text())["networks"]["mlperf-tiny-resnet8"]["seeds"]
+        return [(seed["validation"], seed["test"]) for seed in seeds]
+
+    whole = run("references.py", *words("whole.json"))
+    assert whole.returncode == 0, whole.stderr
+    with start("references.py", *words("cut.json")) as process:
+        assert process.stderr is not None
+        # Of the second seed: the first one's result is to stay.
+        second_epochs = (line for line in process.stderr if line.startswith("epoch 2 of 4"))
+        assert next(second_epochs)
+        assert next(second_epochs)
+        process.kill()
+    assert len(accuracies("cut.json")) == 1
+
+    other = run("references.py", *words("cut.json", "--resume", "--epochs", 5))
+    resumed = run("references.py", *words("cut.json", "--resume"))
+
+    assert other.returncode == 2
+    assert "has other epochs: --resume with the same, or another --out" in other.stderr
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1 of 4" not in resumed.stderr
+    assert accuracies("cut.json") == accuracies("whole.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.json", "whole.json"]
 
 
 def test_the_cost_of_a_baseline_is_that_of_its_full_schedule(tmp_path: Path, put: Callable[..., str]) -> None:
