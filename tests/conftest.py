@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -35,6 +36,10 @@ from zoo.families.blueprint import BlueprintArchitecture, Stage
 from zoo.families.secnn import SecnnArchitecture
 from zoo.graph import tensor_shapes
 from zoo.storage import Directory
+
+# How long an example takes says as much about the machine's other work as about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 BIN = Path(sys.executable).parent
 # Two threads on networks this small stall each other where a core is busy.

@@ -73,7 +73,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=14), boundary=st.sampled_from([b"XX", b"X", b"-"]))
 @example(pieces=[form(b"a\r\n--XXb")], boundary=b"XX")
 @example(pieces=[form(b"a\r\n--XX--b")], boundary=b"XX")

@@ -36,7 +36,7 @@ def shifted(image: Tensor, down: int, right: int) -> Tensor:
     return result
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2), st.booleans(), st.integers(0, 999))
 def test_each_image_becomes_one_of_its_own_flips_and_shifts(
     channels: int, height: int, width: int, max_shift: int, flip: bool, seed: int
@@ -64,7 +64,7 @@ def test_every_flip_and_shift_comes_up_equally_often() -> None:
                 assert times == pytest.approx(count / 18, abs=60)  # 4 standard deviations
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 3), st.integers(4, 9), st.integers(4, 9), st.integers(0, 999))
 def test_a_rectangle_is_blacked_out_anywhere(channels: int, height: int, width: int, seed: int) -> None:
     """Half of the sides, less what would lie outside; every pixel is covered now and then."""
@@ -86,7 +86,7 @@ def test_a_rectangle_is_blacked_out_anywhere(channels: int, height: int, width: 
     assert not black.all(0).any()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 6), st.sampled_from([0.2, 0.5, 1.0, 3.0]), st.integers(0, 999))
 def test_each_image_is_mixed_with_the_one_before_it(count: int, alpha: float, seed: int) -> None:
     """In pixels and classes alike, image by image; what was given is left alone."""

@@ -132,7 +132,7 @@ def assert_same_logits(old: Tensor, new: Tensor, what: object) -> None:
     assert difference <= TOLERANCE, f"{what}: logits of up to {old.abs().max():.1f} moved by {difference:.2g}"
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(architectures() | blueprints(), st.integers(1, 5), st.integers(0, 2**32))
 def test_every_exact_expansion_keeps_the_logits(
     random_module: RandomModule, architecture: Architecture, channels_added: int, seed: int
@@ -147,7 +147,7 @@ def test_every_exact_expansion_keeps_the_logits(
         assert_same_logits(before, logits(new, images), change)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(architectures() | blueprints(), st.data(), st.integers(0, 2**32))
 def test_exact_expansions_in_a_row_keep_the_logits(
     random_module: RandomModule, architecture: Architecture, data: st.DataObject, seed: int
@@ -162,7 +162,7 @@ def test_exact_expansions_in_a_row_keep_the_logits(
     assert_same_logits(before, logits(grown[1], images), row)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(architectures(dropout=0) | blueprints(), st.integers(1, 5), st.integers(0, 2**32))
 def test_residual_layers_and_widening_keep_the_logits_while_training(
     random_module: RandomModule, architecture: Architecture, channels_added: int, seed: int
@@ -177,7 +177,7 @@ def test_residual_layers_and_widening_keep_the_logits_while_training(
         assert_same_logits(before, logits(new.double(), images.double()), change)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(blueprints(), st.data(), st.integers(0, 2**32))
 def test_many_changes_at_once_keep_the_logits(
     random_module: RandomModule, architecture: BlueprintArchitecture, data: st.DataObject, seed: int

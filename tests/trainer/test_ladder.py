@@ -98,7 +98,7 @@ def test_what_gains_most_is_taken_again_but_not_alone(net: Net) -> None:
     assert changes.index(times.most_common(1)[0][0]) == 0
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     size=st.integers(204, 1500),
     max_params=st.none() | st.integers(100, 1500),

@@ -51,7 +51,7 @@ def every_cascade(candidates: list[Candidate]) -> list[tuple[float, float]]:
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_candidates())
 def test_no_cascade_beats_those_found(candidates: list[Candidate]) -> None:
     found = search(candidates)
@@ -61,7 +61,7 @@ def test_no_cascade_beats_those_found(candidates: list[Candidate]) -> None:
         assert next(one.macs for one in found if one.accuracy >= accuracy - 1e-9) == pytest.approx(cheapest)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_candidates())
 def test_cascades_ascend_and_cost_what_they_say(candidates: list[Candidate]) -> None:
     found = search(candidates)

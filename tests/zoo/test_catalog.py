@@ -172,7 +172,7 @@ def dumps(rows: list[CheckpointRow]) -> list[dict[str, Any]]:
     return [row.model_dump() for row in rows]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=catalogs(), some_budgets=st.lists(budgets(), min_size=10, max_size=20))
 def test_every_selection_equals_brute_force(
     shared: Catalog, rows: list[CheckpointRow], some_budgets: list[Budget]
@@ -187,7 +187,7 @@ def test_every_selection_equals_brute_force(
         assert shared.dataset_of(budget) == (budget.dataset or default_dataset(rows))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows=catalogs(), some_budgets=st.lists(budgets(), min_size=5, max_size=10))
 def test_pareto_equals_brute_force(shared: Catalog, rows: list[CheckpointRow], some_budgets: list[Budget]) -> None:
     shared.replace(dumps(rows))
@@ -207,7 +207,7 @@ EVERY_BOUND = [
 ]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=catalogs(), data=st.data())
 def test_rows_added_and_removed_one_by_one_give_the_answers_of_a_rebuild(
     shared: Catalog, rows: list[CheckpointRow], data: st.DataObject
@@ -227,7 +227,7 @@ def test_rows_added_and_removed_one_by_one_give_the_answers_of_a_rebuild(
         assert shared.smallest(budget) == next(iter(eligible(left, budget)), None), budget
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=catalogs(), budget=budgets(), limit=st.integers(1, 5))
 def test_pages_put_together_are_the_whole_list(
     shared: Catalog, rows: list[CheckpointRow], budget: Budget, limit: int

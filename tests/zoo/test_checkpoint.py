@@ -44,7 +44,7 @@ def with_header(length: int, header: bytes, rest: bytes = b"") -> bytes:
     return length.to_bytes(8, "little") + header + rest
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_save_then_load_is_identity(
     architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
@@ -105,7 +105,7 @@ def test_the_header_alone_tells_descriptor_and_cost(make_checkpoint: MakeCheckpo
     assert header.size_bytes == len(path.read_bytes())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_flipped_bit_is_noticed(
     make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -119,7 +119,7 @@ def test_a_flipped_bit_is_noticed(
         load(path)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_truncated_file_is_noticed_by_its_header(
     make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -136,7 +136,7 @@ def test_a_truncated_file_is_noticed_by_its_header(
             read(path)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damaged_bytes_are_a_checkpoint_or_a_checkpoint_error(
     make_checkpoint: MakeCheckpoint, data: st.DataObject

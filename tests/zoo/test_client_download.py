@@ -197,7 +197,7 @@ def test_a_place_that_cannot_be_written(download: Ask, best: Any, server: Any, t
     assert server.requests == []
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.lists(FAULTS, max_size=6))
 def test_whatever_happens_the_bytes_are_right_or_there_are_none(
     best: Any, server: Any, fault: Ask, tmp_path: Path, faults: list[dict[str, Any]]

@@ -31,7 +31,7 @@ def counted_macs(module: GraphModule, image: Tensor) -> int:
     return total
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_counts_agree_with_the_network_that_torch_runs(
     architectures: SearchStrategy[Architecture], data: st.DataObject

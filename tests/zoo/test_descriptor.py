@@ -60,7 +60,7 @@ STEPS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     steps=st.lists(STEPS, max_size=3).map(tuple),

@@ -188,7 +188,7 @@ def test_16_megapixels_are_decoded() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # about damaged EXIF data
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), kind=st.sampled_from(FORMATS), color=st.sampled_from(["rgb", "gray"]))
 def test_damaged_bytes_are_pixels_or_an_image_error(data: st.DataObject, kind: str, color: Color) -> None:
     exif = Image.Exif()

@@ -71,7 +71,7 @@ def slow_op(op: ops.Op, tensors: dict[str, Tensor], inputs: list[Tensor]) -> Ten
             return inputs[0] + inputs[1]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_the_module_computes_what_the_graph_says(
     architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int
@@ -84,7 +84,7 @@ def test_the_module_computes_what_the_graph_says(
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_tensors_go_in_and_come_out_the_same(
     architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject

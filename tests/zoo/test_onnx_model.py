@@ -34,7 +34,7 @@ def random_pixels(checkpoint: Checkpoint, batch: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (batch, height, width, channels), dtype=np.uint8)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 1000), batch=st.integers(1, 4))
 def test_torch_and_onnx_agree(
     architectures: SearchStrategy[Architecture],
@@ -59,7 +59,7 @@ def test_equal_checkpoints_give_equal_bytes(make_checkpoint: MakeCheckpoint) -> 
     assert onnx_model.build(checkpoint) == onnx_model.build(decode(encode(checkpoint)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_the_package_onnx_reads_it_and_writes_the_same_bytes(
     architectures: SearchStrategy[Architecture], make_checkpoint: MakeCheckpoint, data: st.DataObject, seed: int

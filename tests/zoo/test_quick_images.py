@@ -99,7 +99,7 @@ def test_what_is_unusual_is_left_to_pillow(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # about damaged EXIF data
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG"]), gray=st.booleans())
 def test_of_damaged_bytes_both_make_the_same(data: st.DataObject, kind: str, gray: bool) -> None:
     damaged = bytearray(encoded(smooth(6, 9).convert("L" if gray else "RGB"), kind))
