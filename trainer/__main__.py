@@ -107,6 +107,15 @@ def train(
         int | None,
         typer.Option(help="Then teach each smaller checkpoint what the best one knows, for EPOCHS.", metavar="EPOCHS"),
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with this checkpoint and grow it at once; --epochs counts those it has behind it.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")] = False,
@@ -126,7 +135,7 @@ def train(
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
         )
-        digests = _grow(console, _run(run, overrides), data, zoo, limit_train, image_size, device, resume)
+        digests = _grow(console, _run(run, overrides), data, zoo, limit_train, image_size, from_, device, resume)
     except (ZooError, OSError) as error:
         _refuse(console, error)
     except KeyboardInterrupt:
@@ -237,6 +246,7 @@ def _grow(
     zoo: Path,
     limit_train: int | None,
     image_size: int | None,
+    from_: Path | None,
     device: Device,
     resume: bool,
 ) -> tuple[str, ...]:
@@ -246,8 +256,10 @@ def _grow(
     from trainer.display import Display
     from trainer.distil import distil
     from trainer.grow import grow, run_directory
+    from trainer.origin import read
     from trainer.parallel import group_of, local_device
 
+    origin = None if from_ is None else read(from_)
     cuda = torch.cuda.is_available()
     if device is Device.cuda and not cuda:
         raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
@@ -264,7 +276,7 @@ def _grow(
             highlight=False,
             soft_wrap=True,
         )
-        digests = grow(config, images, zoo, chosen, resume=resume, observe=display, group=group)
+        digests = grow(config, images, zoo, chosen, resume=resume, observe=display, group=group, origin=origin)
         if not group.writes:
             return ()
         if config.distil_epochs:

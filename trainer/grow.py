@@ -28,8 +28,9 @@ from pydantic import ValidationError
 from trainer import optim
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
-from trainer.growth import Proposal, applied, num_score_samples, propose, shrinks
+from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrinks
 from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
+from trainer.origin import Origin, check, kept_log_bytes
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
 from trainer.seeds import seed_epoch, seed_of
@@ -41,7 +42,7 @@ from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Me
 from zoo.errors import DescriptorError, RunError
 from zoo.families import blueprint, secnn
 from zoo.graph import Graph
-from zoo.module import GraphModule, normalize
+from zoo.module import GraphModule, module_of, normalize
 from zoo.storage import Directory
 
 Observer = Callable[[Record], None]
@@ -63,11 +64,14 @@ def grow(
     resume: bool,
     observe: Observer,
     group: Group = ALONE,
+    origin: Origin | None = None,
 ) -> tuple[str, ...]:
     """Runs to the end and returns the digests of the run's checkpoints, first to last.
 
     All processes of a group call it alike; the first writes and observes. With `resume`, goes on where the run
-    stopped, or starts it. Raises RunError where a run stands in the way.
+    stopped, or starts it. A run with an origin begins with that checkpoint, which is then the first of its own, and
+    grows at once; its epochs, cost and lineage count on. Raises RunError where a run stands in the way, and for an
+    origin that the run cannot go on from.
     """
     directory = run_directory(zoo, config, data.name)
     state_path = directory / "state.pt"
@@ -79,8 +83,9 @@ def grow(
             lock(log, directory)
         if state_path.exists() and not resume:
             raise RunError(f"{directory} holds this run already: --resume goes on with it")
-        run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe)
-        state = load(state_path, config, run.data_record, device) if state_path.exists() else _start(run)
+        run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe, origin)
+        begun = state_path.exists()
+        state = load(state_path, config, run.data_record, device) if begun else _start(run)
         # What was logged after the state was saved happens again now.
         if group.writes:
             for leftover in directory.glob(".*.tmp"):
@@ -89,7 +94,9 @@ def grow(
             log.seek(0, os.SEEK_END)
         if run.is_ending(state):
             run.save_last_checkpoint(state)
-        if state.decided is not None or (state.epoch and not run.is_over(state)):
+        if origin is not None and not begun:
+            run.grow_at_once(state)
+        elif state.decided is not None or (state.epoch and not run.is_over(state)):
             run.consider_growth(state)
         while not run.is_over(state):
             run.epoch(state)
@@ -108,6 +115,38 @@ def lock(log: BinaryIO, directory: Path) -> None:
 
 
 def _start(run: _Run) -> RunState:
+    return _start_anew(run) if run.origin is None else _start_from(run, run.origin)
+
+
+def _start_from(run: _Run, origin: Origin) -> RunState:
+    """As the run that wrote the checkpoint was then, but for the optimiser, which begins anew."""
+    check(origin, run.config, run.data)
+    descriptor = origin.descriptor
+    lineage, cost = descriptor.lineage, descriptor.cost
+    module = module_of(origin.checkpoint).to(run.device)
+    optimizer = optim.make(module, run.config)
+    log_bytes = 0
+    if run.group.writes:
+        log_bytes = kept_log_bytes(run.state_path.with_name("log.jsonl"), origin)
+        run.directory.put(origin.content)
+    return RunState(
+        descriptor.architecture,
+        module,
+        optimizer,
+        plateau(optimizer, run.config),
+        epoch=lineage.epoch,
+        num_epochs=cost.epochs,
+        validation=descriptor.metrics.validation,
+        expansions=lineage.expansions,
+        checkpoints=(origin.digest,),
+        checkpoint_epoch=lineage.epoch,
+        device_seconds=cost.device_seconds,
+        training_flops=cost.training_flops,
+        log_bytes=log_bytes,
+    )
+
+
+def _start_anew(run: _Run) -> RunState:
     config, data = run.config, run.data
     _, height, width = data.image_shape
     try:
@@ -155,6 +194,7 @@ class _Run:
         state_path: Path,
         log: BinaryIO,
         observe: Observer,
+        origin: Origin | None,
     ) -> None:
         self.config = config
         self.data = data
@@ -164,6 +204,7 @@ class _Run:
         self.state_path = state_path
         self.log = log
         self.observe = observe
+        self.origin = origin
         self._step: TrainingStep | None = None
         self._goes_on_annealed = config.anneal_share > 0 and config.continue_from == "branch"
         self.train = data.train.to(device)
@@ -173,16 +214,21 @@ class _Run:
             "image shape": data.image_shape,
             "classes": data.classes,
             "checksum of the images": data.checksum(),
+            "--from": None if origin is None else origin.digest,
         }
 
     def is_over(self, state: RunState) -> bool:
         limit = self.config.limits.max_seconds
-        if state.epoch >= self.config.epochs or limit is None or not state.epoch:
+        seconds, flops = state.device_seconds, state.training_flops
+        if self.origin is not None:
+            seconds -= self.origin.descriptor.cost.device_seconds
+            flops -= self.origin.descriptor.cost.training_flops
+        if state.epoch >= self.config.epochs or limit is None or not flops:
             return state.epoch >= self.config.epochs
         # Another epoch, and the branch of the last checkpoint after it; time goes with multiply-accumulates.
         ahead = (1 + self._branch_epochs(state, state.epoch + 1)) * self._epoch_flops(state)
         devices = self.group.size
-        return self.group.shared(state.device_seconds * (1 + ahead / state.training_flops) > limit * devices)
+        return self.group.shared(seconds * (1 + ahead / flops) > limit * devices)
 
     def _epoch_flops(self, state: RunState) -> int:
         num_images = self.step_of(state).num_trained(len(self.train))
@@ -350,7 +396,7 @@ class _Run:
         self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
         # At the end of a branch gradients are near 0, and scores are noise: the trunk's decide.
         is_annealed = self._goes_on_annealed and state.epoch == state.checkpoint_epoch
-        if state.decided is None and (is_annealed or not num_score_samples(state, self.config)):
+        if state.decided is None and (is_annealed or not may_grow(state, self.config)):
             return
         if not self._goes_on_annealed:
             proposal, seconds = self._propose(state)
@@ -368,13 +414,24 @@ class _Run:
             self.save_checkpoint(state)
             self._expand(state, state.decided)
 
-    def _propose(self, state: RunState) -> tuple[Proposal, float]:
+    def grow_at_once(self, state: RunState) -> None:
+        """From the checkpoint that the run begins with: there need not be a second one of its size."""
+        self.step_of(state)
+        if not can_grow(state, self.config):
+            return
+        proposal, seconds = self._propose(state, at_once=True)
+        self._book(state, proposal, seconds)
+        if proposal.decided is not None:
+            self._expand(state, proposal.decided)
+
+    def _propose(self, state: RunState, *, at_once: bool = False) -> tuple[Proposal, float]:
         """What to add, and the seconds that scoring took."""
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, "growth"))
-        sample = self._score_sample(generator, num_score_samples(state, self.config))
+        sample = self._score_sample(generator, self.config.expansion.score_samples)
         images = normalize(sample.images, self.data.preprocessing)
-        proposal = self.group.shared(propose(state, self.config, images, sample.labels, generator))
+        proposal = propose(state, self.config, images, sample.labels, generator, at_once=at_once)
+        proposal = self.group.shared(proposal)
         return proposal, time.perf_counter() - started
 
     def _book(self, state: RunState, proposal: Proposal, seconds: float) -> None:

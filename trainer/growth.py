@@ -59,14 +59,17 @@ def applied(
         return new, gradient_moments(new, images, labels)
 
 
-def num_score_samples(state: RunState, config: RunConfig) -> int:
-    """Training images to score on; 0 while it is too early to grow, or the network is as large as it may become."""
+def may_grow(state: RunState, config: RunConfig) -> bool:
+    """Unless it is too early to, or the network is as large as it may become."""
     expansion = config.expansion
     if isinstance(expansion, Expansion):
-        is_due = state.epoch - state.last_growth_epoch >= expansion.cooldown_epochs
-    else:
-        is_due = _next_rung(state, expansion, config.epochs) is not None
-    return expansion.score_samples if is_due else 0
+        return state.epoch - state.last_growth_epoch >= expansion.cooldown_epochs
+    return _next_rung(state, expansion, config.epochs) is not None
+
+
+def can_grow(state: RunState, config: RunConfig) -> bool:
+    """Whether there is a size to grow to, whatever the time."""
+    return isinstance(config.expansion, Expansion) or _rung_at_once(state, config.expansion) is not None
 
 
 def propose(
@@ -75,11 +78,19 @@ def propose(
     images: Float[Tensor, "n channels height width"],
     labels: Int64[Tensor, " n"],
     generator: torch.Generator,
+    *,
+    at_once: bool = False,
 ) -> Proposal:
-    """Scores the ways to grow on (normalised) training images; the state is left alone."""
+    """Scores the ways to grow on (normalised) training images; the state is left alone.
+
+    `at_once`: as if all the time at the present size were over, whatever the epoch.
+    """
     if isinstance(config.expansion, Expansion):
         return _propose_change(state, config, config.expansion, images, labels, generator)
-    return _propose_climb(state, config, config.expansion, images, labels, generator)
+    ladder = config.expansion
+    rung = _rung_at_once(state, ladder) if at_once else _next_rung(state, ladder, config.epochs)
+    assert rung is not None
+    return _propose_climb(state, config, ladder, rung, images, labels, generator)
 
 
 def _propose_change(
@@ -96,10 +107,14 @@ def _propose_change(
 
 
 def _propose_climb(
-    state: RunState, config: RunConfig, ladder: Ladder, images: Tensor, labels: Tensor, generator: torch.Generator
+    state: RunState,
+    config: RunConfig,
+    ladder: Ladder,
+    rung: _Rung,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
 ) -> Proposal:
-    rung = _next_rung(state, ladder, config.epochs)
-    assert rung is not None
     climbed = climb(
         state.architecture,
         state.module,
@@ -138,6 +153,12 @@ class _Rung:
 
     size: int
     share_left: float
+
+
+def _rung_at_once(state: RunState, ladder: Ladder) -> _Rung | None:
+    """None at the top of the ladder."""
+    size = next_size(ladder, num_params(state.module.graph))
+    return None if size is None else _Rung(size, 0.0)
 
 
 def _next_rung(state: RunState, ladder: Ladder, epochs: int) -> _Rung | None:

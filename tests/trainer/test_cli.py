@@ -86,6 +86,20 @@ def test_options_reach_the_run(tmp_path: Path, images: Path) -> None:
     assert (descriptor.architecture.input_height, descriptor.architecture.input_width) == (10, 10)
 
 
+def test_a_run_begins_with_a_checkpoint(tmp_path: Path, images: Path) -> None:
+    words = ("digits", "--data", images, "--device", "cpu", "--threshold", 0)
+    [origin] = digests_in(zoo_train(*words, "--zoo", tmp_path / "first", "--epochs", 2).stdout)
+    path = Directory(tmp_path / "first").path(origin)
+    result = zoo_train(*words, "--zoo", tmp_path / "second", "--epochs", 3, "--from", path)
+    assert result.exit_code == 0, result.stderr
+    first, second = digests_in(result.stdout)
+    assert first == origin
+    before, after = (load(Directory(tmp_path / "second").path(digest)).descriptor for digest in (first, second))
+    assert (before.lineage.epoch, after.lineage.epoch, after.lineage.parent) == (2, 3, origin)
+    assert after.lineage.num_expansions == 1
+    assert_refused(zoo_train(*words, "--zoo", tmp_path / "third", "--from", images), "Is a directory")
+
+
 def test_the_paper_run_starts_from_the_papers_net(tmp_path: Path, write_images: Callable[..., Path]) -> None:
     classes = tuple(f"class {index}" for index in range(10))
     images = write_images(tmp_path / "ten", {"train": 2, "test": 1}, classes=classes, size=(32, 32), mode="RGB")

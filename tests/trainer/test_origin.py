@@ -1,0 +1,254 @@
+"""Runs that begin with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.config import Ladder, Limits, RunConfig
+from trainer.data import Data, load
+from trainer.grow import grow, run_directory
+from trainer.origin import read
+from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, Record
+from zoo.checkpoint import Checkpoint, encode
+from zoo.checkpoint import load as load_checkpoint
+from zoo.cost import num_params
+from zoo.descriptor import Descriptor
+from zoo.errors import CheckpointError, RunError
+from zoo.storage import Directory
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A run that is over: its zoo, and its checkpoints, first to last."""
+
+    zoo: Path
+    digests: tuple[str, ...]
+
+    def file(self, index: int) -> Path:
+        return Directory(self.zoo).path(self.digests[index])
+
+    def descriptors(self) -> list[Descriptor]:
+        return [load_checkpoint(self.file(index)).descriptor for index in range(len(self.digests))]
+
+
+def begun_with(
+    path: Path, config: RunConfig, data: Data, zoo: Path, *, resume: bool = False, observe: Any = lambda _: None
+) -> Grown:
+    return Grown(zoo, grow(config, data, zoo, CPU, resume=resume, observe=observe, origin=read(path)))
+
+
+@pytest.fixture(params=["ladder", "one change"])
+def config(request: pytest.FixtureRequest, ladder_run: RunConfig, tiny_run: RunConfig) -> RunConfig:
+    """Each grows after epochs 2 and 4 of 6."""
+    return replace(ladder_run, continue_from="branch") if request.param == "ladder" else tiny_run
+
+
+@pytest.fixture
+def grown(tmp_path: Path, config: RunConfig, data: Data) -> Grown:
+    zoo = tmp_path / "grown"
+    return Grown(zoo, grow(config, data, zoo, CPU, resume=False, observe=lambda _: None))
+
+
+def test_it_grows_at_once_and_its_history_counts_on(
+    tmp_path: Path, config: RunConfig, data: Data, grown: Grown
+) -> None:
+    records: list[Record] = []
+    found = begun_with(grown.file(0), config, data, tmp_path / "zoo", observe=records.append)
+    assert found.digests[0] == grown.digests[0]
+    assert found.file(0).read_bytes() == grown.file(0).read_bytes()
+    assert {path.stem for path in found.zoo.rglob("*.safetensors")} == set(found.digests)
+
+    assert isinstance(records[0], DecisionRecord)
+    assert (records[0].epoch, len(records[0].chosen) > 0) == (2, True)
+    trunk = [record.epoch for record in records if isinstance(record, EpochRecord) and not record.branch_epoch]
+    assert trunk == [3, 4, 5, 6]
+    saved = [record.digest for record in records if isinstance(record, CheckpointRecord)]
+    assert saved == list(found.digests[1:])
+
+    before, after = grown.descriptors(), found.descriptors()
+    assert [each.lineage.epoch for each in after] == [each.lineage.epoch for each in before]
+    assert [each.lineage.parent for each in after] == [None, *found.digests[:-1]]
+    assert [each.lineage.anneal_epochs for each in after] == [each.lineage.anneal_epochs for each in before]
+    assert [each.cost.epochs for each in after] == [each.cost.epochs for each in before]
+    assert after[1].lineage.expansions[0].epoch == 2
+    assert after[1].lineage.expansions[0].params_before == num_params(before[0].architecture.graph())
+    for one, next_one in pairwise(after):
+        assert next_one.cost.training_flops > one.cost.training_flops
+        assert next_one.cost.device_seconds > one.cost.device_seconds
+
+
+def test_it_goes_on_with_the_checkpoints_weights(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+    """With a learning rate of 0, all that kept its shape is as it was."""
+    expansion = config.expansion
+    if isinstance(expansion, Ladder):
+        expansion = replace(expansion, shrink=1.0)
+    found = begun_with(grown.file(0), replace(config, learning_rate=0.0, expansion=expansion), data, tmp_path / "zoo")
+    first, second = (load_checkpoint(found.file(index)) for index in (0, 1))
+    assert num_params(second.descriptor.architecture.graph()) > num_params(first.descriptor.architecture.graph())
+    kept = [
+        np.array_equal(tensor, second.tensors[name])
+        for name, tensor in first.tensors.items()
+        if "running" not in name and second.tensors[name].shape == tensor.shape
+    ]
+    assert len(kept) > 5
+    assert all(kept)
+
+
+class Interrupt:
+    """Observes, and stops the run at the n-th record of it."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.seen = 0
+
+    def __call__(self, _: Record) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise KeyboardInterrupt
+
+
+def weights(grown: Grown) -> list[dict[str, bytes]]:
+    loaded = [load_checkpoint(grown.file(index)) for index in range(len(grown.digests))]
+    return [{name: tensor.tobytes() for name, tensor in each.tensors.items()} for each in loaded]
+
+
+def test_interrupted_anywhere_it_goes_on_exactly(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+    records: list[Record] = []
+    whole = begun_with(grown.file(0), config, data, tmp_path / "whole", observe=records.append)
+    # Before the first epoch, in it, after it, and around the next growth.
+    saved = [type(record) for record in records].index(CheckpointRecord)
+    for at in sorted({1, 2, 3, saved, saved + 2}):
+        zoo = tmp_path / f"interrupted at {at}"
+        with pytest.raises(KeyboardInterrupt):
+            begun_with(grown.file(0), config, data, zoo, observe=Interrupt(at))
+        resumed = begun_with(grown.file(0), config, data, zoo, resume=True)
+        assert weights(resumed) == weights(whole), f"interrupted at {records[at - 1]}"
+        assert {path.stem for path in zoo.rglob("*.safetensors")} == set(resumed.digests)
+        assert events(resumed, config) == [record.event for record in records]
+
+
+def events(grown: Grown, config: RunConfig) -> list[str]:
+    log = run_directory(grown.zoo, config, "bars") / "log.jsonl"
+    return [json.loads(line)["event"] for line in log.read_text().splitlines()]
+
+
+# --- a run whose state is lost --------------------------------------------------------------------------
+
+
+def test_a_run_whose_state_is_lost_goes_on_from_its_last_checkpoint(
+    config: RunConfig, data: Data, grown: Grown
+) -> None:
+    """And its log with it; what was logged after that checkpoint happens again."""
+    directory = run_directory(grown.zoo, config, "bars")
+    (directory / "state.pt").unlink()
+    log = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
+    assert json.loads(log[-1])["event"] == "finished"
+    longer = replace(config, epochs=8)
+    found = begun_with(grown.file(-1), longer, data, grown.zoo)
+    assert found.digests[0] == grown.digests[-1]
+    assert found.descriptors()[-1].lineage.epoch == 8
+    assert {path.stem for path in grown.zoo.rglob("*.safetensors")} == {*grown.digests, *found.digests}
+    after = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
+    assert after[: len(log) - 1] == log[:-1]
+    assert [json.loads(line)["event"] for line in after].count("finished") == 1
+
+
+def test_what_a_run_saved_since_stays_in_its_log(config: RunConfig, data: Data, grown: Grown) -> None:
+    directory = run_directory(grown.zoo, config, "bars")
+    (directory / "state.pt").unlink()
+    before = {path: path.read_bytes() for path in grown.zoo.rglob("*") if path.is_file()}
+    message = f"log.jsonl is of a run whose last checkpoint is {grown.digests[-1]}: begin with that, or use another"
+    with pytest.raises(RunError, match=message):
+        begun_with(grown.file(0), config, data, grown.zoo)
+    assert {path: path.read_bytes() for path in grown.zoo.rglob("*") if path.is_file()} == before
+
+
+# --- limits ---------------------------------------------------------------------------------------------
+
+
+def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+    """Not those that the checkpoint took, perhaps on another machine."""
+    slow = load_checkpoint(grown.file(0))
+    cost = slow.descriptor.cost.model_copy(update={"device_seconds": 1e6})
+    path = tmp_path / "slow.safetensors"
+    path.write_bytes(encode(Checkpoint(slow.descriptor.model_copy(update={"cost": cost}), slow.tensors)))
+    found = begun_with(path, replace(config, limits=Limits(max_seconds=1000.0)), data, tmp_path / "zoo")
+    last = found.descriptors()[-1]
+    assert last.lineage.epoch == 6
+    assert last.cost.device_seconds > 1e6
+
+
+# --- what cannot be done --------------------------------------------------------------------------------
+
+
+def test_it_is_refused_where_the_run_cannot_go_on_from_it(
+    tmp_path: Path, config: RunConfig, data: Data, grown: Grown
+) -> None:
+    first = num_params(grown.descriptors()[0].architecture.graph())
+    for other, message in (
+        (replace(config, epochs=2), "has 2 epochs of its trunk behind it, and the run ends after 2: --epochs counts"),
+        (replace(config, limits=Limits(max_params=first - 1)), f"has {first} parameters and .*: allow as many, or"),
+    ):
+        with pytest.raises(RunError, match=message):
+            begun_with(grown.file(0), other, data, tmp_path / "zoo")
+    assert not list((tmp_path / "zoo").rglob("*.safetensors"))
+
+
+def test_it_is_refused_by_a_run_of_other_networks(
+    tmp_path: Path, config: RunConfig, ladder_run: RunConfig, tiny_run: RunConfig, data: Data, grown: Grown
+) -> None:
+    other = tiny_run if isinstance(config.expansion, Ladder) else ladder_run
+    family = grown.descriptors()[0].architecture.family
+    message = f"run {other.name} does not grow {family} networks; this one is of run {config.name}"
+    with pytest.raises(RunError, match=message):
+        begun_with(grown.file(0), other, data, tmp_path / "zoo")
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ({"train": 31, "test": 8}, {}, "its data set is .*num_train=81 .*, here it is .*num_train=84"),
+        ({"train": 30, "test": 8}, {"size": (8, 9)}, r"its image shape is \(1, 8, 8\), here it is \(1, 8, 9\)"),
+        ({"train": 30, "test": 8}, {"classes": ("l", "m", "r")}, r"its classes is \('left', .*here it is \('l', "),
+        ({"train": 30, "test": 8}, {"seed": 1}, "its preprocessing is .*, here it is"),
+    ],
+)
+def test_it_is_refused_on_other_images(
+    tmp_path: Path,
+    config: RunConfig,
+    grown: Grown,
+    write_images: Callable[..., Path],
+    counts: dict[str, int],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    other = load(str(write_images(tmp_path / "other" / "bars", counts, **options)))
+    with pytest.raises(RunError, match=message):
+        begun_with(grown.file(0), config, other, tmp_path / "zoo")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, grown: Grown) -> None:
+    damaged = tmp_path / grown.file(0).name
+    damaged.write_bytes(grown.file(0).read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="the file was changed or damaged"):
+        read(damaged)
+
+
+def test_it_is_resumed_with_the_same_checkpoint(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+    zoo = tmp_path / "zoo"
+    begun_with(grown.file(0), config, data, zoo)
+    with pytest.raises(RunError, match=f"was started with --from = {grown.digests[0]}, not {grown.digests[1]}: resume"):
+        begun_with(grown.file(1), config, data, zoo, resume=True)
+    with pytest.raises(RunError, match=f"was started with --from = {grown.digests[0]}, not None: resume with the same"):
+        grow(config, data, zoo, CPU, resume=True, observe=lambda _: None)
