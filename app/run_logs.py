@@ -129,6 +129,8 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
         of.setdefault(entry.record["event"], []).append(entry.record)
     checkpoints = of.get("checkpoint", [])
     try:
+        # A run that had to begin again with its last checkpoint decides once more; the later decision counts.
+        decided = {record["epoch"]: len(record["chosen"]) for record in of.get("decision", [])}
         last_epoch = of["epoch"][-1] if "epoch" in of else {"epoch": 0, "epochs": 0, "params": 0}
         return RunSummary(
             name=path.parent.name,
@@ -138,7 +140,7 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
             params=last_epoch["params"],
             val_accuracy=max((record["val_accuracy"] for record in checkpoints), default=None),
             num_checkpoints=len(checkpoints),
-            num_expansions=sum(len(record["chosen"]) for record in of.get("decision", [])),
+            num_expansions=sum(decided.values()),
             updated_at=datetime.fromtimestamp(stamp[0] / 1e9, UTC),
         )
     except (KeyError, TypeError, ValidationError) as error:

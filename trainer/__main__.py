@@ -111,7 +111,7 @@ def train(
         Path | None,
         typer.Option(
             "--from",
-            help="Begin with this checkpoint and grow it at once; --epochs counts those it has behind it.",
+            help="Begin with this checkpoint of the same run and seed; --epochs counts those it has behind it.",
             metavar="FILE",
             show_default=False,
         ),

@@ -30,7 +30,7 @@ from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrinks
 from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
-from trainer.origin import Origin, check, kept_log_bytes
+from trainer.origin import Origin, check, last_saved
 from trainer.parallel import ALONE, Group
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
 from trainer.seeds import seed_epoch, seed_of
@@ -69,12 +69,14 @@ def grow(
     """Runs to the end and returns the digests of the run's checkpoints, first to last.
 
     All processes of a group call it alike; the first writes and observes. With `resume`, goes on where the run
-    stopped, or starts it. A run with an origin begins with that checkpoint, which is then the first of its own, and
-    grows at once; its epochs, cost and lineage count on. Raises RunError where a run stands in the way, and for an
-    origin that the run cannot go on from.
+    stopped, or starts it: with the checkpoint `origin`, if there is one, which is looked at for a way to grow at once,
+    and whose epochs, cost and lineage count on. Raises RunError where a run stands in the way, and for an origin that
+    this run cannot go on from.
     """
     directory = run_directory(zoo, config, data.name)
     state_path = directory / "state.pt"
+    if origin is not None and not state_path.exists():
+        check(origin, config, data)
     prepare(device, config)
     directory.mkdir(parents=True, exist_ok=True)
     # Processes that do not write have a log that nobody reads.
@@ -83,9 +85,11 @@ def grow(
             lock(log, directory)
         if state_path.exists() and not resume:
             raise RunError(f"{directory} holds this run already: --resume goes on with it")
-        run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe, origin)
-        begun = state_path.exists()
-        state = load(state_path, config, run.data_record, device) if begun else _start(run)
+        run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe)
+        is_begun = state_path.exists()
+        state = load(state_path, config, run.data_record, device) if is_begun else _start(run, origin)
+        if origin is not None and origin.digest != next(iter(state.checkpoints), None):
+            raise RunError(f"{directory} did not begin with {origin.name}: --resume goes on with it, without --from")
         # What was logged after the state was saved happens again now.
         if group.writes:
             for leftover in directory.glob(".*.tmp"):
@@ -94,8 +98,8 @@ def grow(
             log.seek(0, os.SEEK_END)
         if run.is_ending(state):
             run.save_last_checkpoint(state)
-        if origin is not None and not begun:
-            run.grow_at_once(state)
+        if origin is not None and not is_begun:
+            run.begin_with(origin, state)
         elif state.decided is not None or (state.epoch and not run.is_over(state)):
             run.consider_growth(state)
         while not run.is_over(state):
@@ -114,21 +118,23 @@ def lock(log: BinaryIO, directory: Path) -> None:
         raise RunError(f"{directory}: another process is at work on this run") from None
 
 
-def _start(run: _Run) -> RunState:
-    return _start_anew(run) if run.origin is None else _start_from(run, run.origin)
+def _start(run: _Run, origin: Origin | None) -> RunState:
+    """Raises RunError where a log tells of checkpoints that would be forgotten."""
+    digest, log_bytes = last_saved(run.log_path) if run.group.writes else (None, 0)
+    if digest not in (None, None if origin is None else origin.digest):
+        raise RunError(
+            f"{run.log_path.parent} has no state.pt any more: --from its last checkpoint, {digest}, goes on with it; "
+            "another --zoo or --seed is another run"
+        )
+    return _start_anew(run) if origin is None else _start_from(run, origin, log_bytes)
 
 
-def _start_from(run: _Run, origin: Origin) -> RunState:
-    """As the run that wrote the checkpoint was then, but for the optimiser, which begins anew."""
-    check(origin, run.config, run.data)
+def _start_from(run: _Run, origin: Origin, log_bytes: int) -> RunState:
+    """As the run was when it wrote the checkpoint, but for the optimiser, which begins anew."""
     descriptor = origin.descriptor
     lineage, cost = descriptor.lineage, descriptor.cost
     module = module_of(origin.checkpoint).to(run.device)
     optimizer = optim.make(module, run.config)
-    log_bytes = 0
-    if run.group.writes:
-        log_bytes = kept_log_bytes(run.state_path.with_name("log.jsonl"), origin)
-        run.directory.put(origin.content)
     return RunState(
         descriptor.architecture,
         module,
@@ -142,6 +148,7 @@ def _start_from(run: _Run, origin: Origin) -> RunState:
         checkpoint_epoch=lineage.epoch,
         device_seconds=cost.device_seconds,
         training_flops=cost.training_flops,
+        begun=origin.beginning(),
         log_bytes=log_bytes,
     )
 
@@ -194,7 +201,6 @@ class _Run:
         state_path: Path,
         log: BinaryIO,
         observe: Observer,
-        origin: Origin | None,
     ) -> None:
         self.config = config
         self.data = data
@@ -204,7 +210,7 @@ class _Run:
         self.state_path = state_path
         self.log = log
         self.observe = observe
-        self.origin = origin
+        self.log_path = state_path.with_name("log.jsonl")
         self._step: TrainingStep | None = None
         self._goes_on_annealed = config.anneal_share > 0 and config.continue_from == "branch"
         self.train = data.train.to(device)
@@ -214,19 +220,16 @@ class _Run:
             "image shape": data.image_shape,
             "classes": data.classes,
             "checksum of the images": data.checksum(),
-            "--from": None if origin is None else origin.digest,
         }
 
     def is_over(self, state: RunState) -> bool:
         limit = self.config.limits.max_seconds
-        seconds, flops = state.device_seconds, state.training_flops
-        if self.origin is not None:
-            seconds -= self.origin.descriptor.cost.device_seconds
-            flops -= self.origin.descriptor.cost.training_flops
-        if state.epoch >= self.config.epochs or limit is None or not flops:
+        if state.epoch >= self.config.epochs or limit is None or state.epoch == state.begun.epoch:
             return state.epoch >= self.config.epochs
         # Another epoch, and the branch of the last checkpoint after it; time goes with multiply-accumulates.
         ahead = (1 + self._branch_epochs(state, state.epoch + 1)) * self._epoch_flops(state)
+        seconds = state.device_seconds - state.begun.device_seconds
+        flops = state.training_flops - state.begun.training_flops
         devices = self.group.size
         return self.group.shared(seconds * (1 + ahead / flops) > limit * devices)
 
@@ -414,8 +417,13 @@ class _Run:
             self.save_checkpoint(state)
             self._expand(state, state.decided)
 
-    def grow_at_once(self, state: RunState) -> None:
-        """From the checkpoint that the run begins with: there need not be a second one of its size."""
+    def begin_with(self, origin: Origin, state: RunState) -> None:
+        """Takes the checkpoint into the zoo and, unless it is there, the log; grows, if a candidate clears its
+        threshold: there need not be a second one of this size."""
+        if self.group.writes:
+            self.directory.put(origin.content, scratch=self.state_path.parent)
+            if state.log_bytes == 0:
+                write(_checkpoint_record(origin.digest, origin.descriptor), self.log)
         self.step_of(state)
         if not can_grow(state, self.config):
             return
@@ -492,21 +500,9 @@ class _Run:
         content = self.finish_branch(state)
         if self.group.writes:
             self.directory.put(content, scratch=self.state_path.parent)
-        descriptor = decode(content).descriptor
-        assert descriptor.metrics.test is not None
         state.checkpoints = (*state.checkpoints, digest_of(content))
         state.checkpoint_epoch = state.epoch
-        self.record(
-            CheckpointRecord(
-                epoch=state.epoch,
-                digest=state.checkpoints[-1],
-                name=descriptor.name,
-                params=num_params(state.module.graph),
-                macs=num_macs(state.module.graph),
-                val_accuracy=descriptor.metrics.validation.accuracy,
-                test_accuracy=descriptor.metrics.test.accuracy,
-            )
-        )
+        self.record(_checkpoint_record(state.checkpoints[-1], decode(content).descriptor))
 
     def _checkpoint(self, state: RunState) -> Checkpoint:
         """Reads the test split, this once for this checkpoint."""
@@ -546,6 +542,20 @@ class _Run:
             return
         write(record, self.log)
         self.observe(record)
+
+
+def _checkpoint_record(digest: str, descriptor: Descriptor) -> CheckpointRecord:
+    graph = descriptor.architecture.graph()
+    assert descriptor.metrics.test is not None
+    return CheckpointRecord(
+        epoch=descriptor.lineage.epoch,
+        digest=digest,
+        name=descriptor.name,
+        params=num_params(graph),
+        macs=num_macs(graph),
+        val_accuracy=descriptor.metrics.validation.accuracy,
+        test_accuracy=descriptor.metrics.test.accuracy,
+    )
 
 
 def _code_version() -> str:

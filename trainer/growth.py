@@ -68,7 +68,7 @@ def may_grow(state: RunState, config: RunConfig) -> bool:
 
 
 def can_grow(state: RunState, config: RunConfig) -> bool:
-    """Whether there is a size to grow to, whatever the time."""
+    """Unless the network is at the top of its ladder; whatever the time."""
     return isinstance(config.expansion, Expansion) or _rung_at_once(state, config.expansion) is not None
 
 
@@ -166,7 +166,7 @@ def _next_rung(state: RunState, ladder: Ladder, epochs: int) -> _Rung | None:
     size = next_size(ladder, num_params(state.module.graph))
     if size is None:
         return None
-    ends = [0, *deadlines(ladder, epochs)]
+    ends = [0, *deadlines(ladder, epochs, state.begun)]
     place = ladder.sizes.index(size)
     # Where no change fits a size, it is left out once the next one's time is up too.
     while place + 1 < len(ladder.sizes) and state.epoch >= ends[place + 2]:

@@ -22,6 +22,7 @@ from trainer.records import CandidateScore
 from trainer.scores.expansion_score import gain_of_new_parameters
 from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.scores.kfac import KroneckerMoments, kfac_gain_of_new_parameters, kronecker_moments
+from trainer.state import FROM_NOTHING, Beginning
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Architecture
 from zoo.families.blueprint import BlueprintArchitecture
@@ -146,10 +147,17 @@ def next_size(ladder: Ladder, params: int) -> int | None:
     return next((size for size in ladder.sizes if params < _REACHED * size), None)
 
 
-def deadlines(ladder: Ladder, epochs: int) -> list[int]:
-    """The epoch by which each size, from the start network's on, is to be left; the last one is the end of the run."""
+def deadlines(ladder: Ladder, epochs: int, begun: Beginning = FROM_NOTHING) -> list[int]:
+    """The epoch by which each size, from the start network's on, is to be left; the last one is the end of the run.
+
+    A run that began with a checkpoint leaves its size at once, and shares out the epochs that are left.
+    """
     weights = np.array([ladder.sizes[0], *ladder.sizes], dtype=float) ** -ladder.pace
-    return [round(float(end)) for end in epochs * weights.cumsum() / weights.sum()]
+    if begun.epoch > 0:
+        num_reached = sum(begun.params >= _REACHED * size for size in ladder.sizes)
+        weights[: min(num_reached, len(ladder.sizes) - 1) + 1] = 0
+    ends = begun.epoch + (epochs - begun.epoch) * weights.cumsum() / weights.sum()
+    return [round(float(end)) for end in ends]
 
 
 def options(architecture: Architecture, ladder: Ladder) -> list[Change]:

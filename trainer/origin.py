@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from trainer.config import BlueprintStart, RunConfig
+from trainer.config import RunConfig
 from trainer.data import Data
-from zoo.checkpoint import Checkpoint, digest_of, load
+from trainer.state import Beginning
+from zoo import checkpoint
+from zoo.checkpoint import Checkpoint, digest_of
 from zoo.cost import num_macs, num_params
 from zoo.descriptor import Descriptor
 from zoo.errors import RunError
-from zoo.families.blueprint import BlueprintArchitecture
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Origin:
     content: bytes
     checkpoint: Checkpoint
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.content)
 
@@ -31,56 +33,69 @@ class Origin:
     def descriptor(self) -> Descriptor:
         return self.checkpoint.descriptor
 
+    @property
+    def params(self) -> int:
+        return num_params(self.descriptor.architecture.graph())
+
+    @property
+    def macs(self) -> int:
+        return num_macs(self.descriptor.architecture.graph())
+
+    def beginning(self) -> Beginning:
+        cost = self.descriptor.cost
+        return Beginning(self.descriptor.lineage.epoch, self.params, cost.device_seconds, cost.training_flops)
+
 
 def read(path: Path) -> Origin:
     """Raises CheckpointError unless the file is one whole checkpoint, and OSError where it cannot be read."""
-    return Origin(path.name, path.read_bytes(), load(path))
+    content = checkpoint.read(path)
+    return Origin(path.name, content, checkpoint.decode(content, path.name))
 
 
 def check(origin: Origin, config: RunConfig, data: Data) -> None:
     """Raises RunError where a run with this configuration cannot go on from the checkpoint, on these images.
 
-    Its validation images should be those that it was validated on. Names, numbers and classes show whether they are.
+    It should not be validated on images that it was trained on: name, numbers, classes and pixel statistics show
+    whether these are the same.
     """
-    descriptor = origin.descriptor
-    graph = descriptor.architecture.graph()
-    of_data = {
+    descriptor, lineage = origin.descriptor, origin.descriptor.lineage
+    if (lineage.run, lineage.seed) != (config.name, config.seed):
+        raise RunError(
+            f"{origin.name} is of run {lineage.run} with seed {lineage.seed}, not of {config.name} with seed "
+            f"{config.seed}: begin with that run and seed"
+        )
+    facts = {
         "data set": (descriptor.dataset, data.record()),
-        "image shape": (graph.input_shape, data.image_shape),
+        "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
         "classes": (descriptor.classes, data.classes),
         "preprocessing": (descriptor.preprocessing, data.preprocessing),
     }
-    for what, (of_origin, here) in of_data.items():
-        if of_origin != here:
-            raise RunError(f"{origin.name}: its {what} is {of_origin}, here it is {here}")
-    if isinstance(descriptor.architecture, BlueprintArchitecture) is not isinstance(config.start, BlueprintStart):
-        family, run = descriptor.architecture.family, descriptor.lineage.run
-        raise RunError(f"{origin.name}: run {config.name} does not grow {family} networks; this one is of run {run}")
-    if descriptor.lineage.epoch >= config.epochs:
+    for what, (then, now) in facts.items():
+        if then != now:
+            raise RunError(f"{origin.name} has another {what}: ({then}), not ({now})")
+    if lineage.epoch >= config.epochs:
         raise RunError(
-            f"{origin.name} has {descriptor.lineage.epoch} epochs of its trunk behind it, and the run ends after "
+            f"{origin.name} has {lineage.epoch} epochs of its trunk behind it, and the run ends after "
             f"{config.epochs}: --epochs counts them all"
         )
-    params, macs = num_params(graph), num_macs(graph)
-    if not config.limits.allow(params, macs):
+    if descriptor.metrics.test is None:
+        raise RunError(f"{origin.name} has no test accuracy, which this run's checkpoints have")
+    if not config.limits.allow(origin.params, origin.macs):
         raise RunError(
-            f"{origin.name} has {params:,} parameters and {macs:,} multiply-accumulates an image: allow as many, or "
-            "begin with a smaller one"
+            f"{origin.name} has {origin.params:,} parameters and {origin.macs:,} multiply-accumulates an image: allow "
+            "as many, or begin with a smaller one"
         )
 
 
-def kept_log_bytes(log: Path, origin: Origin) -> int:
-    """How much of a run's log led to the checkpoint. Raises RunError for a log of anything that was saved since."""
-    kept, last = 0, None
-    position = 0
+def last_saved(log: Path) -> tuple[str | None, int]:
+    """The digest of the last checkpoint that a run's log tells of, and how many bytes it has up to there."""
+    digest, end, position = None, 0, 0
     for line in log.read_bytes().splitlines(keepends=True):
         position += len(line)
         try:
             record = json.loads(line)
-        except ValueError:  # a line that a power cut left
+        except ValueError:  # the last line, if the process was killed while it wrote it
             continue
         if record["event"] == "checkpoint":
-            kept, last = position, record["digest"]
-    if last not in (None, origin.digest):
-        raise RunError(f"{log} is of a run whose last checkpoint is {last}: begin with that, or use another --zoo")
-    return kept
+            digest, end = record["digest"], position
+    return digest, end

@@ -27,6 +27,19 @@ _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, F
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a run has behind it when it begins: the size of a checkpoint, and what that took."""
+
+    epoch: int = 0
+    params: int = 0
+    device_seconds: float = 0.0
+    training_flops: int = 0
+
+
+FROM_NOTHING = Beginning()
+
+
+@dataclass(frozen=True)
 class Decided:
     """The network to grow into, and the steps to it."""
 
@@ -69,6 +82,7 @@ class RunState:
     saved_at: datetime | None = None
     # What the last epoch ran on, for people.
     device: str = ""
+    begun: Beginning = FROM_NOTHING
     log_bytes: int = 0
 
     @property
@@ -110,6 +124,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
             "device": state.device,
+            "begun": vars(state.begun),
             "log_bytes": state.log_bytes,
         },
         buffer,
@@ -156,6 +171,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),
         device=saved["device"],
+        begun=Beginning(**saved.get("begun", {})),
         log_bytes=saved["log_bytes"],
     )
 

@@ -79,11 +79,16 @@ def decode(data: bytes, name: str = "checkpoint") -> Checkpoint:
 
 def load(path: Path) -> Checkpoint:
     """Reads and checks the file; if it is named by a digest, its bytes must have that digest."""
+    return decode(read(path), path.name)
+
+
+def read(path: Path) -> bytes:
+    """The file's bytes, of which only the digest was checked, if the file is named by one."""
     data = path.read_bytes()
     found = digest_of(data)
     if len(path.stem) == len(found) and path.stem != found:
         raise CheckpointError(f"{path.name}: the bytes have SHA-256 {found}: the file was changed or damaged")
-    return decode(data, path.name)
+    return data
 
 
 def read_header(path: Path) -> Header:

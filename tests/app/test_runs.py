@@ -53,6 +53,17 @@ def test_a_run_that_is_over_is_summed_up(client: httpx.Client, lines: list[bytes
     assert client.get(f"/runs/{RUN}").json()["records"] == records
 
 
+def test_of_two_decisions_of_one_epoch_the_later_counts(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    """A run whose state was lost begins again with its last checkpoint, and decides once more."""
+    log.write_bytes(b"".join(lines))
+    before = client_of(tmp_path).get("/runs/again-s0").json()["num_expansions"]
+    decided = next(line for line in lines if json.loads(line)["event"] == "decision" and json.loads(line)["chosen"])
+    log.write_bytes(b"".join([decided, *lines]))
+    assert client_of(tmp_path).get("/runs/again-s0").json()["num_expansions"] == before > 0
+
+
 def test_a_run_is_running_while_a_process_holds_its_log(
     client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
 ) -> None:

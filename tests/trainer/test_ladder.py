@@ -19,6 +19,7 @@ from trainer.ladder import Climb, climb, deadlines, next_size, options
 from trainer.runs import grow
 from trainer.scores.expansion_score import gain_of_new_parameters
 from trainer.scores.fisher import gradient_moments, statistics_of
+from trainer.state import Beginning
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Architecture
 from zoo.families import blueprint
@@ -292,6 +293,15 @@ def test_the_epochs_are_shared_out_over_the_sizes(sizes: list[int], pace: float,
 
 def test_without_pace_every_size_has_the_same_share() -> None:
     assert deadlines(Ladder(sizes=(1_000, 10_000, 100_000), pace=0.0), 40) == [10, 20, 30, 40]
+
+
+def test_a_run_that_began_with_a_checkpoint_shares_out_what_is_left() -> None:
+    """It leaves that size at once, however late it is."""
+    ladder = Ladder(sizes=(1_000, 10_000, 100_000), pace=0.0)
+    assert deadlines(ladder, 40, Beginning(epoch=20, params=800)) == [20, 27, 33, 40]
+    assert deadlines(ladder, 40, Beginning(epoch=20, params=1_000)) == [20, 20, 30, 40]
+    assert deadlines(ladder, 40, Beginning(epoch=39, params=10_000)) == [39, 39, 39, 40]
+    assert deadlines(ladder, 40, Beginning(epoch=20, params=100_000)) == [20, 20, 20, 40]
 
 
 def test_a_pace_of_one_gives_each_size_its_share_of_operations() -> None:

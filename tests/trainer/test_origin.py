@@ -135,7 +135,7 @@ def test_interrupted_anywhere_it_goes_on_exactly(tmp_path: Path, config: RunConf
         resumed = begun_with(grown.file(0), config, data, zoo, resume=True)
         assert weights(resumed) == weights(whole), f"interrupted at {records[at - 1]}"
         assert {path.stem for path in zoo.rglob("*.safetensors")} == set(resumed.digests)
-        assert events(resumed, config) == [record.event for record in records]
+        assert events(resumed, config) == ["checkpoint", *(record.event for record in records)]
 
 
 def events(grown: Grown, config: RunConfig) -> list[str]:
@@ -146,35 +146,55 @@ def events(grown: Grown, config: RunConfig) -> list[str]:
 # --- a run whose state is lost --------------------------------------------------------------------------
 
 
+def records_in(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stopped_after_first", [True, False])
 def test_a_run_whose_state_is_lost_goes_on_from_its_last_checkpoint(
-    config: RunConfig, data: Data, grown: Grown
+    tmp_path: Path, config: RunConfig, data: Data, grown: Grown, stopped_after_first: bool
 ) -> None:
-    """And its log with it; what was logged after that checkpoint happens again."""
-    directory = run_directory(grown.zoo, config, "bars")
-    (directory / "state.pt").unlink()
-    log = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
-    assert json.loads(log[-1])["event"] == "finished"
-    longer = replace(config, epochs=8)
-    found = begun_with(grown.file(-1), longer, data, grown.zoo)
+    """And its log with it: what was logged after that checkpoint happens again."""
+    if stopped_after_first:
+
+        def stop(record: Record) -> None:
+            if isinstance(record, EpochRecord) and record.epoch == 3:
+                raise KeyboardInterrupt
+
+        zoo = tmp_path / "stopped"
+        with pytest.raises(KeyboardInterrupt):
+            grow(config, data, zoo, CPU, resume=False, observe=stop)
+        grown = Grown(zoo, tuple(path.stem for path in zoo.rglob("*.safetensors")))
+    log = run_directory(grown.zoo, config, "bars") / "log.jsonl"
+    before = records_in(log)
+    (log.parent / "state.pt").unlink()
+
+    found = begun_with(grown.file(-1), replace(config, epochs=8), data, grown.zoo)
     assert found.digests[0] == grown.digests[-1]
     assert found.descriptors()[-1].lineage.epoch == 8
     assert {path.stem for path in grown.zoo.rglob("*.safetensors")} == {*grown.digests, *found.digests}
-    after = (directory / "log.jsonl").read_bytes().splitlines(keepends=True)
-    assert after[: len(log) - 1] == log[:-1]
-    assert [json.loads(line)["event"] for line in after].count("finished") == 1
+    after = records_in(log)
+    [place] = [index for index, record in enumerate(before) if record.get("digest") == grown.digests[-1]]
+    assert after[: place + 1] == before[: place + 1]
+    assert [record["digest"] for record in after if record["event"] == "checkpoint"] == [
+        *grown.digests,
+        *found.digests[1:],
+    ]
+    assert [record["event"] for record in after].count("finished") == 1
 
 
 def test_what_a_run_saved_since_stays_in_its_log(config: RunConfig, data: Data, grown: Grown) -> None:
-    directory = run_directory(grown.zoo, config, "bars")
-    (directory / "state.pt").unlink()
+    (run_directory(grown.zoo, config, "bars") / "state.pt").unlink()
     before = {path: path.read_bytes() for path in grown.zoo.rglob("*") if path.is_file()}
-    message = f"log.jsonl is of a run whose last checkpoint is {grown.digests[-1]}: begin with that, or use another"
+    message = f"has no state.pt any more: --from its last checkpoint, {grown.digests[-1]}, goes on with it; another"
     with pytest.raises(RunError, match=message):
         begun_with(grown.file(0), config, data, grown.zoo)
+    with pytest.raises(RunError, match=message):
+        grow(config, data, grown.zoo, CPU, resume=True, observe=lambda _: None)
     assert {path: path.read_bytes() for path in grown.zoo.rglob("*") if path.is_file()} == before
 
 
-# --- limits ---------------------------------------------------------------------------------------------
+# --- limits and sizes -----------------------------------------------------------------------------------
 
 
 def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
@@ -183,10 +203,21 @@ def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig,
     cost = slow.descriptor.cost.model_copy(update={"device_seconds": 1e6})
     path = tmp_path / "slow.safetensors"
     path.write_bytes(encode(Checkpoint(slow.descriptor.model_copy(update={"cost": cost}), slow.tensors)))
-    found = begun_with(path, replace(config, limits=Limits(max_seconds=1000.0)), data, tmp_path / "zoo")
-    last = found.descriptors()[-1]
-    assert last.lineage.epoch == 6
-    assert last.cost.device_seconds > 1e6
+    for max_seconds, last_epoch in ((1000.0, 6), (1e-3, 3)):
+        limits = Limits(max_seconds=max_seconds)
+        found = begun_with(path, replace(config, limits=limits), data, tmp_path / f"{max_seconds}")
+        last = found.descriptors()[-1]
+        assert last.lineage.epoch == last_epoch
+        assert last.cost.device_seconds > 1e6
+
+
+@pytest.mark.parametrize("config", ["ladder"], indirect=True)
+def test_at_the_top_of_its_ladder_it_is_trained_on(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+    first = num_params(grown.descriptors()[0].architecture.graph())
+    assert isinstance(config.expansion, Ladder)
+    config = replace(config, expansion=replace(config.expansion, sizes=(first,)))
+    found = begun_with(grown.file(0), config, data, tmp_path / "zoo")
+    assert [num_params(each.architecture.graph()) for each in found.descriptors()] == [first, first]
 
 
 # --- what cannot be done --------------------------------------------------------------------------------
@@ -199,29 +230,21 @@ def test_it_is_refused_where_the_run_cannot_go_on_from_it(
     for other, message in (
         (replace(config, epochs=2), "has 2 epochs of its trunk behind it, and the run ends after 2: --epochs counts"),
         (replace(config, limits=Limits(max_params=first - 1)), f"has {first} parameters and .*: allow as many, or"),
+        (replace(config, seed=1), f"is of run {config.name} with seed 0, not of {config.name} with seed 1: begin"),
+        (replace(config, name="other"), f"is of run {config.name} with seed 0, not of other with seed 0: begin"),
     ):
         with pytest.raises(RunError, match=message):
             begun_with(grown.file(0), other, data, tmp_path / "zoo")
-    assert not list((tmp_path / "zoo").rglob("*.safetensors"))
-
-
-def test_it_is_refused_by_a_run_of_other_networks(
-    tmp_path: Path, config: RunConfig, ladder_run: RunConfig, tiny_run: RunConfig, data: Data, grown: Grown
-) -> None:
-    other = tiny_run if isinstance(config.expansion, Ladder) else ladder_run
-    family = grown.descriptors()[0].architecture.family
-    message = f"run {other.name} does not grow {family} networks; this one is of run {config.name}"
-    with pytest.raises(RunError, match=message):
-        begun_with(grown.file(0), other, data, tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({"train": 31, "test": 8}, {}, "its data set is .*num_train=81 .*, here it is .*num_train=84"),
-        ({"train": 30, "test": 8}, {"size": (8, 9)}, r"its image shape is \(1, 8, 8\), here it is \(1, 8, 9\)"),
-        ({"train": 30, "test": 8}, {"classes": ("l", "m", "r")}, r"its classes is \('left', .*here it is \('l', "),
-        ({"train": 30, "test": 8}, {"seed": 1}, "its preprocessing is .*, here it is"),
+        ({"train": 31, "test": 8}, {}, r"has another data set: \(.*num_train=81 .*\), not \(.*num_train=84"),
+        ({"train": 30, "test": 8}, {"size": (8, 9)}, r"another image shape: \(\(1, 8, 8\)\), not \(\(1, 8, 9\)\)"),
+        ({"train": 30, "test": 8}, {"classes": ("l", "m", "r")}, r"another classes: \(\('left', .*not \(\('l', "),
+        ({"train": 30, "test": 8}, {"seed": 1}, r"has another preprocessing: \(.*mean=.*\), not \(.*mean="),
     ],
 )
 def test_it_is_refused_on_other_images(
@@ -245,10 +268,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path, grown: Grown) -> None:
         read(damaged)
 
 
-def test_it_is_resumed_with_the_same_checkpoint(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+def test_it_is_resumed_with_that_checkpoint_or_none(
+    tmp_path: Path, config: RunConfig, data: Data, grown: Grown
+) -> None:
     zoo = tmp_path / "zoo"
-    begun_with(grown.file(0), config, data, zoo)
-    with pytest.raises(RunError, match=f"was started with --from = {grown.digests[0]}, not {grown.digests[1]}: resume"):
+    found = begun_with(grown.file(0), config, data, zoo)
+    assert grow(config, data, zoo, CPU, resume=True, observe=lambda _: None) == found.digests
+    assert begun_with(grown.file(0), config, data, zoo, resume=True) == found
+    with pytest.raises(RunError, match=f"did not begin with {grown.digests[1]}.safetensors: --resume goes on with it"):
         begun_with(grown.file(1), config, data, zoo, resume=True)
-    with pytest.raises(RunError, match=f"was started with --from = {grown.digests[0]}, not None: resume with the same"):
-        grow(config, data, zoo, CPU, resume=True, observe=lambda _: None)

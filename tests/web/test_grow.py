@@ -52,7 +52,7 @@ def saved(number: int, digest: str = "0" * 64) -> dict[str, object]:
         "epoch": number,
         "digest": digest,
         "name": name,
-        "params": 1,
+        "params": 100,
         "macs": 1,
         **accuracies,
     }
@@ -155,6 +155,25 @@ def test_what_is_decided_before_a_branch_is_told_after_it(
             break
         page.wait_for_timeout(100)
     assert steps.all_inner_texts() == told
+
+
+def test_a_run_that_began_with_a_checkpoint_tells_of_its_first_growth(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
+) -> None:
+    """In a log of its own, and in one whose run lost its state after it had decided something else."""
+    overruled, growth = decision(2, 3.0, ["deeper"], ("deeper", 4.0)), decision(2, 0.0, ["wider"], ("wider", 1.0))
+    own, recovered = log_of(tmp_path, "own"), log_of(tmp_path, "recovered")
+    own.write_text(lines_of(saved(2), growth, epoch(3, 116)))
+    recovered.write_text(lines_of(epoch(2, 100), overruled, epoch(2, 100, 1), saved(2), growth, epoch(3, 116)))
+    url = serve_zoo(tmp_path)
+    for name in ("own", "recovered"):
+        page = open_page(f"{url}/#/grow?run={name}")
+        steps = page.locator(".story li")
+        expect(steps).to_have_count(2)
+        expect(steps.first).to_contain_text("Grew: wider")
+        expect(steps.first).to_contain_text("100 → 116 parameters. Score 1; threshold 0.")
+        expect(steps.last).to_contain_text("Saved")
+        expect(page.locator(".figures div", has_text="expansions").locator("dd")).to_have_text("1")
 
 
 def test_of_two_passes_only_what_was_taken_is_marked(

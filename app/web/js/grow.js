@@ -64,7 +64,9 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
 
   const of = (event) => records.filter((record) => record.event === event);
   /** What an expansion makes larger is saved before; decided it may be before its last epochs, or after them. */
-  const hasGrown = (decision) => decision.chosen.length > 0 && of("checkpoint").some((record) => record.epoch === decision.epoch);
+  const hasGrown = (decision) => decision.chosen.length > 0 && !isOverruled(decision) && of("checkpoint").some((record) => record.epoch === decision.epoch);
+  /** A run that had to begin again with its last checkpoint decides once more. */
+  const isOverruled = (decision) => of("decision").findLast((record) => record.epoch === decision.epoch) !== decision;
 
   function drawSelect() {
     for (const item of runs) {
@@ -147,7 +149,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     for (const record of records) {
       const isDecided = steps.at(-1)?.event === "decision" && steps.at(-1).epoch === record.epoch;
       if (record.event === "checkpoint" && isDecided) steps.splice(-1, 0, record);
-      else if (["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0)) steps.push(record);
+      else if (["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0 && !isOverruled(record))) steps.push(record);
     }
     const now = steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened)));
     // The story grows at its head; what is told already stays in place, and with it the focus.
@@ -181,7 +183,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   function expansion(record, opened) {
     const { epoch, chosen, candidates, threshold } = record;
     const at = records.indexOf(record);
-    const before = records.slice(0, at).findLast((other) => other.event === "epoch")?.params;
+    const before = records.slice(0, at).findLast((other) => ["epoch", "checkpoint"].includes(other.event))?.params;
     const after = records.slice(at).find((other) => other.event === "epoch" && other.branch_epoch === 0)?.params;
     const taken = takenOf(record);
     const best = candidates.reduce((a, b) => (b.score > a.score ? b : a));
