@@ -529,7 +529,7 @@ class _Run:
             metrics=Metrics(validation=validation, test=test),
             cost=Cost(
                 epochs=state.num_epochs,
-                device=state.device,
+                device="; ".join(dict.fromkeys(filter(None, (state.begun.device, state.device)))),
                 device_seconds=round(state.device_seconds, 3),
                 training_flops=state.training_flops,
             ),

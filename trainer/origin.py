@@ -42,8 +42,8 @@ class Origin:
         return num_macs(self.descriptor.architecture.graph())
 
     def beginning(self) -> Beginning:
-        cost = self.descriptor.cost
-        return Beginning(self.descriptor.lineage.epoch, self.params, cost.device_seconds, cost.training_flops)
+        epoch, cost = self.descriptor.lineage.epoch, self.descriptor.cost
+        return Beginning(epoch, self.params, cost.device, cost.device_seconds, cost.training_flops)
 
 
 def read(path: Path) -> Origin:

@@ -28,10 +28,11 @@ _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, F
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run has behind it when it begins: the size of a checkpoint, and what that took."""
+    """What a run has behind it when it begins: the size of a checkpoint, what that took, and on which device."""
 
     epoch: int = 0
     params: int = 0
+    device: str = ""
     device_seconds: float = 0.0
     training_flops: int = 0
 

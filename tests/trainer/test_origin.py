@@ -200,7 +200,7 @@ def test_what_a_run_saved_since_stays_in_its_log(config: RunConfig, data: Data, 
 def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
     """Not those that the checkpoint took, perhaps on another machine."""
     slow = load_checkpoint(grown.file(0))
-    cost = slow.descriptor.cost.model_copy(update={"device_seconds": 1e6})
+    cost = slow.descriptor.cost.model_copy(update={"device_seconds": 1e6, "device": "an abacus"})
     path = tmp_path / "slow.safetensors"
     path.write_bytes(encode(Checkpoint(slow.descriptor.model_copy(update={"cost": cost}), slow.tensors)))
     for max_seconds, last_epoch in ((1000.0, 6), (1e-3, 3)):
@@ -209,6 +209,7 @@ def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig,
         last = found.descriptors()[-1]
         assert last.lineage.epoch == last_epoch
         assert last.cost.device_seconds > 1e6
+        assert last.cost.device == "an abacus; cpu, 1 threads"
 
 
 @pytest.mark.parametrize("config", ["ladder"], indirect=True)
