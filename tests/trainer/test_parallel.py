@@ -22,6 +22,7 @@ import torch
 from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
 from trainer.data import load
 from trainer.grow import grow
+from trainer.origin import read
 from trainer.parallel import group_of
 
 config = RunConfig(
@@ -32,34 +33,49 @@ config = RunConfig(
     cutout=Cutout(part=0.25, from_params=0), mixup=Mixup(alpha=0.5, from_params=0), cpu_threads=1,
 )
 device = torch.device("cpu")
+origin = read(Path(sys.argv[3])) if len(sys.argv) > 3 else None
 with group_of(device) as group:
     digests = grow(
-        config, load(sys.argv[1]), Path(sys.argv[2]), device, resume=False, observe=lambda record: None, group=group
+        config,
+        load(sys.argv[1]),
+        Path(sys.argv[2]),
+        device,
+        resume=False,
+        observe=lambda record: None,
+        group=group,
+        origin=origin,
     )
     Path(f"{sys.argv[2]}.{group.rank}").write_text(" ".join(digests))
 """
 
 
-@pytest.fixture(scope="module")
-def zoos(tmp_path_factory: pytest.TempPathFactory, write_images: Callable[..., Path]) -> tuple[Path, Path]:
-    """The zoo of one process, and that of two; beside each, the digests that each process returned."""
-    root = tmp_path_factory.mktemp("parallel")
-    images = write_images(root / "bars", {"train": 30, "test": 8}, size=(16, 16))
-    script = root / "run.py"
+def run(processes: int, images: Path, zoo: Path, *origin: Path) -> None:
+    script = images.parent / "run.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for command, zoo in (([sys.executable], "one"), (launcher, "two")):
-        done = subprocess.run(
-            [*command, str(script), str(images), str(root / zoo)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-    return root / "one", root / "two"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [*([sys.executable] if processes == 1 else launcher), script, images, zoo, *origin],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, write_images: Callable[..., Path]) -> Path:
+    return write_images(tmp_path_factory.mktemp("parallel") / "bars", {"train": 30, "test": 8}, size=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def zoos(images: Path) -> tuple[Path, Path]:
+    """The zoo of one process, and that of two; beside each, the digests that each process returned."""
+    one, two = images.parent / "one", images.parent / "two"
+    run(1, images, one)
+    run(2, images, two)
+    return one, two
 
 
 def log(zoo: Path) -> list[dict[str, object]]:
@@ -94,3 +110,17 @@ def test_the_checkpoints_have_the_same_architectures(zoos: tuple[Path, Path]) ->
     one, two = ({read_header(path).descriptor.architecture for _, path in Directory(zoo).paths()} for zoo in zoos)
     assert len(one) > 1
     assert one == two
+
+
+def test_two_processes_begin_with_a_checkpoint(images: Path, zoos: tuple[Path, Path]) -> None:
+    """The zoo has it once, and the log tells of it once."""
+    first = Path(f"{zoos[0]}.0").read_text().split()[0]
+    zoo = images.parent / "begun"
+    run(2, images, zoo, Directory(zoos[0]).path(first))
+    digests, others = (Path(f"{zoo}.{rank}").read_text().split() for rank in range(2))
+    assert digests == others
+    assert digests[0] == first
+    assert {digest for digest, _ in Directory(zoo).paths()} == set(digests)
+    saved = [record["digest"] for record in log(zoo) if record["event"] == "checkpoint"]
+    assert saved == digests
+    assert len(digests) > 1
