@@ -439,8 +439,7 @@ class _Run:
         sample = self._score_sample(generator, self.config.expansion.score_samples)
         images = normalize(sample.images, self.data.preprocessing)
         proposal = propose(state, self.config, images, sample.labels, generator, at_once=at_once)
-        proposal = self.group.shared(proposal)
-        return proposal, time.perf_counter() - started
+        return self.group.shared(proposal), time.perf_counter() - started
 
     def _book(self, state: RunState, proposal: Proposal, seconds: float) -> None:
         """Books a decision's cost and reports it."""

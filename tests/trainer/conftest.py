@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
 from trainer.data import Data, load
+from trainer.records import Record
 from zoo.descriptor import Architecture
 from zoo.module import GraphModule
 
@@ -129,6 +131,22 @@ def tiny_run() -> RunConfig:
         lr_patience=1,
         max_shift=1,
     )
+
+
+@pytest.fixture(scope="session")
+def interrupted_at() -> Callable[[int], Callable[[Record], None]]:
+    """An observer that stops the run at the n-th record."""
+
+    def make(number: int) -> Callable[[Record], None]:
+        seen = itertools.count(1)
+
+        def observe(_: Record) -> None:
+            if next(seen) == number:
+                raise KeyboardInterrupt
+
+        return observe
+
+    return make
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def files(zoo: Path) -> set[str]:
     return {path.stem for path in paths}
 
 
+Interrupted = Callable[[int], Callable[[Record], None]]
 Runs = Callable[[RunConfig], tuple[Path, tuple[str, ...], list[Record]]]
 
 
@@ -256,21 +257,8 @@ def test_a_run_that_diverges_stops(tmp_path: Path, tiny_run: RunConfig, data: Da
 # --- interruptions --------------------------------------------------------------------------------------
 
 
-class Interrupt:
-    """Observes, and stops the run at the n-th record of it."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.seen = 0
-
-    def __call__(self, _: Record) -> None:
-        self.seen += 1
-        if self.seen == self.at:
-            raise KeyboardInterrupt
-
-
 def test_a_run_interrupted_anywhere_goes_on_exactly(
-    tmp_path: Path, tiny_run: RunConfig, data: Data, uninterrupted: Runs
+    tmp_path: Path, tiny_run: RunConfig, data: Data, uninterrupted: Runs, interrupted_at: Interrupted
 ) -> None:
     zoo, digests, records = uninterrupted(tiny_run)
     expected = story(zoo, digests)
@@ -278,14 +266,14 @@ def test_a_run_interrupted_anywhere_goes_on_exactly(
     for at in (1, 2, 3, 4, len(records) - 1, len(records)):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
-            run(tiny_run, data, zoo, observe=Interrupt(at))
+            run(tiny_run, data, zoo, observe=interrupted_at(at))
         resumed = run(tiny_run, data, zoo, resume=True)
         assert story(zoo, resumed) == expected, f"interrupted at {records[at - 1]}"
         assert files(zoo) == set(resumed)
 
 
 def test_a_run_interrupted_again_and_again_goes_on_exactly(
-    tmp_path: Path, config: RunConfig, data: Data, uninterrupted: Runs
+    tmp_path: Path, config: RunConfig, data: Data, uninterrupted: Runs, interrupted_at: Interrupted
 ) -> None:
     zoo, digests, _ = uninterrupted(config)
     expected = story(zoo, digests)
@@ -294,7 +282,7 @@ def test_a_run_interrupted_again_and_again_goes_on_exactly(
     interruptions = 0
     while True:
         try:
-            resumed = run(config, data, zoo, resume=True, observe=Interrupt(chance.randint(1, 5)))
+            resumed = run(config, data, zoo, resume=True, observe=interrupted_at(chance.randint(1, 5)))
         except KeyboardInterrupt:
             interruptions += 1
             continue
@@ -557,7 +545,12 @@ def test_a_run_that_goes_on_from_its_branches_decides_before_them(ladder_run: Ru
 
 @pytest.mark.parametrize("continue_from", ["trunk", "branch"])
 def test_a_ladder_interrupted_anywhere_goes_on_exactly(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs, continue_from: Any
+    tmp_path: Path,
+    ladder_run: RunConfig,
+    data: Data,
+    uninterrupted: Runs,
+    continue_from: Any,
+    interrupted_at: Interrupted,
 ) -> None:
     ladder_run = replace(ladder_run, continue_from=continue_from)
     zoo, digests, records = uninterrupted(ladder_run)
@@ -568,7 +561,7 @@ def test_a_ladder_interrupted_anywhere_goes_on_exactly(
     for at in (*range(first_climb - 2, first_climb + 4), *range(len(records) - 3, len(records) + 1)):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
-            run(ladder_run, data, zoo, observe=Interrupt(at))
+            run(ladder_run, data, zoo, observe=interrupted_at(at))
         resumed = run(ladder_run, data, zoo, resume=True)
         assert story(zoo, resumed) == expected, f"interrupted at {records[at - 1]}"
         assert files(zoo) == set(resumed), f"interrupted at {records[at - 1]}"
@@ -576,13 +569,18 @@ def test_a_ladder_interrupted_anywhere_goes_on_exactly(
 
 @pytest.mark.parametrize(("continue_from", "goes_on_with"), [("branch", 3), ("trunk", 1)])
 def test_a_branch_goes_on_where_it_was_interrupted(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, continue_from: Any, goes_on_with: int
+    tmp_path: Path,
+    ladder_run: RunConfig,
+    data: Data,
+    continue_from: Any,
+    goes_on_with: int,
+    interrupted_at: Interrupted,
 ) -> None:
     """Unless it would be thrown away."""
     config = replace(ladder_run, continue_from=continue_from, anneal_share=2.0)
     third_epoch_of_branch = 2 + 2 + 3  # after as many epochs of the trunk, and as many decisions
     with pytest.raises(KeyboardInterrupt):
-        run(config, data, tmp_path, observe=Interrupt(third_epoch_of_branch))
+        run(config, data, tmp_path, observe=interrupted_at(third_epoch_of_branch))
     records: list[Record] = []
     run(config, data, tmp_path, resume=True, observe=records.append)
     assert epochs_of(records, branches=True)[0].branch_epoch == goes_on_with
@@ -677,7 +675,7 @@ def test_a_finished_run_can_be_made_longer(
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_run_that_goes_on_from_its_branches_goes_on_from_its_last_one(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, interrupted: bool
+    tmp_path: Path, ladder_run: RunConfig, data: Data, interrupted: bool, interrupted_at: Interrupted
 ) -> None:
     """If it is made longer: no epoch is annealed twice, and the next checkpoint knows its parent."""
     config = replace(ladder_run, continue_from="branch", anneal_share=2.0)
@@ -688,7 +686,7 @@ def test_a_run_that_goes_on_from_its_branches_goes_on_from_its_last_one(
     if interrupted:
         in_last_branch = len(observed) - 2  # in its second epoch; a checkpoint and the end follow
         with pytest.raises(KeyboardInterrupt):
-            run(shorter, data, zoo, observe=Interrupt(in_last_branch))
+            run(shorter, data, zoo, observe=interrupted_at(in_last_branch))
     else:
         run(shorter, data, zoo)
     records: list[Record] = []

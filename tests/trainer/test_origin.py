@@ -27,6 +27,8 @@ from zoo.storage import Directory
 
 CPU = torch.device("cpu")
 
+Interrupted = Callable[[int], Callable[[Record], None]]
+
 
 @dataclass(frozen=True)
 class Grown:
@@ -105,25 +107,14 @@ def test_it_goes_on_with_the_checkpoints_weights(tmp_path: Path, config: RunConf
     assert all(kept)
 
 
-class Interrupt:
-    """Observes, and stops the run at the n-th record of it."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.seen = 0
-
-    def __call__(self, _: Record) -> None:
-        self.seen += 1
-        if self.seen == self.at:
-            raise KeyboardInterrupt
-
-
 def weights(grown: Grown) -> list[dict[str, bytes]]:
     loaded = [load_checkpoint(grown.file(index)) for index in range(len(grown.digests))]
     return [{name: tensor.tobytes() for name, tensor in each.tensors.items()} for each in loaded]
 
 
-def test_interrupted_anywhere_it_goes_on_exactly(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
+def test_interrupted_anywhere_it_goes_on_exactly(
+    tmp_path: Path, config: RunConfig, data: Data, grown: Grown, interrupted_at: Interrupted
+) -> None:
     records: list[Record] = []
     whole = begun_with(grown.file(0), config, data, tmp_path / "whole", observe=records.append)
     # Before the first epoch, in it, after it, and around the next growth.
@@ -131,7 +122,7 @@ def test_interrupted_anywhere_it_goes_on_exactly(tmp_path: Path, config: RunConf
     for at in sorted({1, 2, 3, saved, saved + 2}):
         zoo = tmp_path / f"interrupted at {at}"
         with pytest.raises(KeyboardInterrupt):
-            begun_with(grown.file(0), config, data, zoo, observe=Interrupt(at))
+            begun_with(grown.file(0), config, data, zoo, observe=interrupted_at(at))
         resumed = begun_with(grown.file(0), config, data, zoo, resume=True)
         assert weights(resumed) == weights(whole), f"interrupted at {records[at - 1]}"
         assert {path.stem for path in zoo.rglob("*.safetensors")} == set(resumed.digests)
