@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import cos, pi
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def train(
     is the average that is evaluated. `config.seed` seeds batches and dropout; the caller seeds the weights.
 
     A training that does not average may be interrupted: each epoch's end is `kept` in that file, from which the same
-    call goes on. Raises RunError where the file is of another training.
+    call goes on. Raises RunError where the file is of another training, and where the loss is no number any more.
     """
     assert kept is None or average_from is None, "no average is kept"
     device = next(module.parameters()).device
@@ -103,6 +103,8 @@ def train(
             average=average,
         )
         synchronize(device)
+        if not isfinite(result.loss):
+            raise RunError(f"training diverged: the loss of epoch {epoch + 1} is {result.loss}")
         seconds.append(time.perf_counter() - started)
         images += result.num_images
         if kept is not None:
@@ -156,7 +158,7 @@ def _save(path: Path, of: dict[str, Any], module: nn.Module, optimizer: torch.op
 def _load(path: Path, of: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer) -> _Done:
     training = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
     if differing := [key for key in of if training["of"][key] != of[key]]:
-        raise RunError(f"{path} has other {' and '.join(differing)}")
+        raise RunError(f"{path} has other {' and '.join(differing)}: --resume with the same, or another --out")
     module.load_state_dict(training["module"])
     optim.load_state(optimizer, training["optimizer"])
     return _Done(**training["done"])

@@ -32,7 +32,6 @@ from zoo.errors import RunError
 from zoo.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
-PEAK = 0.1
 
 
 def main() -> None:
@@ -41,6 +40,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1, help="this many, from 0 on")
     parser.add_argument("--network", choices=REFERENCES, action="append", help="only this one; may be given again")
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="at the start of the cosine")
     parser.add_argument("--limit-train", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS / f"references-{datetime.now(UTC):%Y-%m-%d}.json")
@@ -51,7 +51,7 @@ def main() -> None:
     config = replace(
         grow(),
         optimizer="sgd",
-        learning_rate=PEAK,
+        learning_rate=options.learning_rate,
         weight_decay=1e-4,
         momentum=0.9,
         batch_size=128,
@@ -59,6 +59,9 @@ def main() -> None:
         full_shift_params=1,
         cutout=None,
         mixup=None,
+        # As they were published. In bfloat16, on a GPU, the loss of the BSConv network was no number from its first
+        # epoch on (docs/log.md).
+        mixed_precision=False,
     )
     prepare(device, config)
     machine = describe(device)
@@ -85,12 +88,12 @@ def main() -> None:
             kept = options.out.with_name(f"{options.out.stem}-{name}-s{seed}.pt")
             if not options.resume:
                 kept.unlink(missing_ok=True)
-            schedule = partial(cosine, PEAK)
+            schedule = partial(cosine, options.learning_rate)
             seeded = replace(config, seed=seed)
             try:
                 runs.append(train(module, optimizer, seeded, data, macs, options.epochs, schedule, kept=kept))
             except RunError as error:
-                parser.error(f"{error}: --resume with the same, or another --out")
+                parser.error(f"{name}, seed {seed}: {error}")
             network = {
                 "params": num_params(module),
                 "macs": macs,

@@ -69,6 +69,17 @@ def test_references_learn_and_are_on_the_frontier(tmp_path: Path, put: Callable[
     assert f"{100 * found['test']:.2f}" in done.stdout
 
 
+def test_a_reference_that_diverges_is_no_result(tmp_path: Path) -> None:
+    out = tmp_path / "references.json"
+    network = ("--network", "mlperf-tiny-resnet8", "--limit-train", 200, "--device", "cpu", "--out", out)
+
+    done = run("references.py", "--data", "digits", *network, "--learning-rate", 1e30)
+
+    assert done.returncode == 2
+    assert "mlperf-tiny-resnet8, seed 0: training diverged: the loss of epoch 1 is" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_reference_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     def words(out: str, *more: object) -> list[object]:
         network = ("--network", "mlperf-tiny-resnet8", "--epochs", 4, "--seeds", 2, "--limit-train", 200)
