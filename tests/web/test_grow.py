@@ -157,6 +157,22 @@ def test_what_is_decided_before_a_branch_is_told_after_it(
     assert steps.all_inner_texts() == told
 
 
+def test_the_shipped_run_tells_what_its_largest_taught(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/grow?run=cifar10-grow-s0")
+    records = httpx.get(f"{site}/runs/cifar10-grow-s0").json()["records"]
+    lessons = [record for record in records if record["event"] == "distilled"]
+    names = {record["digest"]: record["name"] for record in records if record["event"] == "checkpoint"}
+    told = page.locator(".story .distilled")
+    expect(told).to_have_count(len(lessons))
+    # Last first.
+    last = lessons[-1]
+    expect(told.first).to_contain_text(f"{names[last['student']]} learned from {names[last['teacher']]}: ")
+    in_vain = page.locator(".story .distilled", has_text="not better, not saved")
+    expect(in_vain).to_have_count(sum(record["digest"] is None for record in lessons))
+    told.first.get_by_role("link").click()
+    expect(page.locator(".readout code")).to_have_text(last["digest"][:12])
+
+
 def test_a_run_that_began_with_a_checkpoint_tells_of_its_first_growth(
     open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
 ) -> None:

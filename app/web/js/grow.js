@@ -166,16 +166,23 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     switch (record.event) {
       case "decision":
         return [when(record), expansion(record, opened)];
-      case "checkpoint": {
-        const item = known.get(record.digest);
-        const name = item ? h("a", { href: `#/explore?${paramsOf({ ...choice, dataset: item.dataset, model: item.id })}` }, record.name) : record.name;
-        return [when(record), h("p", {}, "Saved ", name, `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
+      case "checkpoint":
+        return [when(record), h("p", {}, "Saved ", linked(record.digest, record.name), `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
+      case "distilled": {
+        const change = `${percent(record.val_accuracy_before)} → ${percent(record.val_accuracy)} validation`;
+        return [when(record), h("p", {}, linked(record.digest, nameOf(record.student)), ` learned from ${nameOf(record.teacher)}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
       }
-      case "distilled":
-        return [when(record), h("p", {}, `${record.student} learned from ${record.teacher}: ${percent(record.val_accuracy_before)} → ${percent(record.val_accuracy)}${record.digest ? "" : ", no better, not saved"}`)];
       default:
         return [when(record), h("p", {}, `Finished: ${plural(record.num_expansions, "expansion")}, ${plural(record.checkpoints.length, "checkpoint")}, ${duration(record.device_seconds)}`)];
     }
+  }
+
+  const nameOf = (digest) => of("checkpoint").find((record) => record.digest === digest)?.name ?? digest.slice(0, 12);
+
+  /** Its name, which leads to it where it is served. */
+  function linked(digest, name) {
+    const item = known.get(digest);
+    return item ? h("a", { href: `#/explore?${paramsOf({ ...choice, dataset: item.dataset, model: item.id })}` }, name) : name;
   }
 
   const when = ({ epoch }) => h("p", { class: "when number" }, epoch === undefined ? "" : `epoch ${epoch}`);
