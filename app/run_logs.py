@@ -106,7 +106,8 @@ def summary(path: Path) -> RunSummary:
     """Raises ZooError for a damaged log."""
     status = path.stat()
     found = _summary(path, (status.st_mtime_ns, status.st_size))
-    if found.status == "stopped" and _is_at_work(path):
+    # One that has finished may still be teaching what it grew.
+    if _is_at_work(path):
         return found.model_copy(update={"status": "running"})
     return found
 
@@ -127,8 +128,9 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
     of: dict[str, list[Record]] = {}
     for entry in read(path).entries:
         of.setdefault(entry.record["event"], []).append(entry.record)
-    checkpoints = of.get("checkpoint", [])
     try:
+        lessons = [record for record in of.get("distilled", []) if record["digest"] is not None]
+        checkpoints = of.get("checkpoint", []) + lessons
         # A run that had to begin again with its last checkpoint decides once more; the later decision counts.
         decided = {record["epoch"]: len(record["chosen"]) for record in of.get("decision", [])}
         last_epoch = of["epoch"][-1] if "epoch" in of else {"epoch": 0, "epochs": 0, "params": 0}

@@ -75,6 +75,26 @@ def test_a_run_is_running_while_a_process_holds_its_log(
         assert client.get("/runs/again-s0").json()["status"] == "running"
 
 
+def test_what_a_run_distils_is_among_its_checkpoints(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    """It does so after its end, and is at work as long."""
+    log.write_bytes(b"".join(lines))
+    client = client_of(tmp_path)
+    before = client.get("/runs/again-s0").json()
+    lesson = {"event": "distilled", "student": "0" * 64, "teacher": "1" * 64, "val_accuracy": 0.99}
+    with log.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for digest in ("2" * 64, None):
+            held.write(f"{json.dumps(lesson | {'digest': digest})}\n")
+        held.flush()
+        run = client.get("/runs/again-s0").json()
+    assert run["status"] == "running"
+    assert run["num_checkpoints"] == before["num_checkpoints"] + 1
+    assert run["val_accuracy"] == 0.99
+    assert client.get("/runs/again-s0").json()["status"] == before["status"] == "finished"
+
+
 def test_a_line_that_is_being_written_is_left_for_later(
     client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
 ) -> None:

@@ -58,6 +58,19 @@ def saved(number: int, digest: str = "0" * 64) -> dict[str, object]:
     }
 
 
+def lesson(student: str) -> dict[str, object]:
+    accuracies = {"val_accuracy_before": 0.6, "val_accuracy": 0.7}
+    return {
+        "event": "distilled",
+        "student": student,
+        "teacher": "1" * 64,
+        "params": 100,
+        "digest": "2" * 64,
+        "seconds": 5.0,
+        **accuracies,
+    }
+
+
 def decision(number: int, threshold: float, chosen: list[str], *scores: tuple[str, float]) -> dict[str, object]:
     """Each score comes with a standard error of 0.1."""
     candidates = [
@@ -247,8 +260,12 @@ def test_a_run_is_followed_while_it_writes(
         spent = time.inner_text()
         seconds = sum(record["seconds"] for record in records if record["event"] in ("epoch", "decision"))
         assert spent == f"{round(seconds)} s"
+        # After its end the largest may still teach the others.
         file.write(lines[-1])
-        expect(page.locator(".state")).to_have_text("finished")
+        file.write(lines_of(lesson(records[first]["digest"])).encode())
+        expect(page.locator(".story .distilled")).to_contain_text(f"{records[first]['name']} learned from")
+        expect(page.locator(".state")).to_have_text("running")
+    expect(page.locator(".state")).to_have_text("finished")
     assert records[-1]["device_seconds"] - seconds < 0.5
     expect(page.locator("main option")).to_have_text(["live-s0 (finished)"])
     assert httpx.get(f"{url}/runs/live-s0").json()["status"] == "finished"

@@ -96,7 +96,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         figure("parameters", last && count(last.params)),
         figure("validation accuracy", percent(last?.val_accuracy)),
         figure("expansions", count(expansions)),
-        figure("checkpoints", count(of("checkpoint").length)),
+        figure("checkpoints", count(of("checkpoint").length + of("distilled").filter(({ digest }) => digest).length)),
         figure("training and scoring", duration(finished?.device_seconds ?? seconds)),
       ),
     );
@@ -270,18 +270,19 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   if (run.status !== "finished") follow(`runs/${run.name}/events`, run.end, take, AbortSignal.any([signal, over.signal]));
 
   function take(event, record) {
-    if (event === "finished") over.abort();
     if (event === "restart") records = [];
     else records.push(record);
-    run.status = event === "finished" ? "finished" : "running";
+    // Whether it is over, the server knows: after its end a run may still teach what it grew.
+    if (run.status === "stopped") run.status = "running";
     waiting ??= setTimeout(redraw, REDRAW_MS);
   }
 
   poll(async () => {
     runs = (await get("runs", { signal })).items;
     const now = runs.find((item) => item.name === run.name);
-    // Only the server knows of a run that it was stopped; of its end the log may have told before.
-    const isNews = now && run.status !== "finished" && run.status !== now.status;
+    // When it is told a second time that the run is over, the last records have come.
+    if (now?.status === "finished" && run.status === "finished") over.abort();
+    const isNews = now && run.status !== now.status;
     if (isNews) run.status = now.status;
     drawSelect();
     if (isNews) drawHead();
