@@ -65,8 +65,8 @@ def grow() -> RunConfig:
             threshold=30.0,
             # Larger networks have more to learn: at 150,000 parameters over five times as many epochs as at the start.
             pace=-0.5,
-            # By multiply-accumulates alone, or without an end to layers, which cost few parameters, growth goes into one
-            # stage only, and is worth less (docs/log.md).
+            # By multiply-accumulates alone, or with more layers, all growth goes into one stage, and is worth less
+            # (docs/log.md).
             grow_for="both",
             max_layers_per_stage=6,
             shrink=0.5,
