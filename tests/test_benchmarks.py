@@ -153,7 +153,7 @@ def test_a_zoo_of_another_recipe_is_not_compared(tmp_path: Path, put: Callable[.
     put(tmp_path, dataset="digits", run="grow")
     done = run("one_run_beats_many.py", "--data", "digits", "--zoo", tmp_path)
     assert done.returncode == 1
-    assert "run grow annealed 0 epochs at epoch 3, and would anneal 3 today" in done.stderr
+    assert "run grow annealed 0 epochs at epoch 3, and would anneal" in done.stderr
 
 
 def test_cascades_are_compared_with_checkpoints_alone(grown: Path) -> None:
