@@ -267,7 +267,8 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   });
   // Also a run that stopped may be resumed; one that is finished says no more.
   const over = new AbortController();
-  if (run.status !== "finished") follow(`runs/${run.name}/events`, run.end, take, AbortSignal.any([signal, over.signal]));
+  if (run.status === "finished") over.abort();
+  follow(`runs/${run.name}/events`, run.end, take, AbortSignal.any([signal, over.signal]));
 
   function take(event, record) {
     if (event === "restart") records = [];
@@ -282,7 +283,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const now = runs.find((item) => item.name === run.name);
     // When it is told a second time that the run is over, the last records have come.
     if (now?.status === "finished" && run.status === "finished") over.abort();
-    const isNews = now && run.status !== now.status;
+    const isNews = now && !over.signal.aborted && run.status !== now.status;
     if (isNews) run.status = now.status;
     drawSelect();
     if (isNews) drawHead();
