@@ -54,7 +54,7 @@ DATA is a directory or .tar.gz of {train,test}/<class>/*.{png,jpg}, or one of: d
 fashion_mnist (the last three are downloaded).
 """
 
-EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains one more for each, in branches."
+EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains half as many more, in branches."
 
 
 class _TrainByDefault(TyperGroup):
