@@ -40,7 +40,7 @@ from torchvision import transforms
 
 from trainer import data as datasets
 from trainer import optim
-from trainer.config import BlueprintStart, RunConfig, StartNet
+from trainer.config import BlueprintStart, PaddingMode, RunConfig, StartNet
 from trainer.data import Split
 from trainer.loop import train_epoch
 from trainer.runs import grow, paper
@@ -83,13 +83,13 @@ def subjects() -> list[Subject]:
 class _Images(Dataset):
     """As torchvision's CIFAR10 keeps and gives them."""
 
-    def __init__(self, split: Split, preprocessing: Preprocessing) -> None:
+    def __init__(self, split: Split, preprocessing: Preprocessing, padding_mode: PaddingMode) -> None:
         self.pixels = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels.tolist()
         self.transform = transforms.Compose(
             [
                 transforms.RandomHorizontalFlip(),
-                transforms.RandomCrop(IMAGE[1], padding=4),
+                transforms.RandomCrop(IMAGE[1], padding=4, padding_mode=padding_mode),
                 transforms.ToTensor(),
                 transforms.Normalize(preprocessing.mean, preprocessing.std),
             ]
@@ -113,7 +113,7 @@ def plain(subject: Subject, split: Split, preprocessing: Preprocessing, device: 
         weight_decay=config.weight_decay,
     )
     loader = DataLoader(
-        _Images(split, preprocessing),
+        _Images(split, preprocessing, config.padding_mode),
         config.batch_size,
         shuffle=True,
         num_workers=workers,

@@ -10,18 +10,19 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.config import RunConfig
+from trainer.config import PaddingMode, RunConfig
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each of n images: mirrored or not, shifted by so many pixels over black, a part blacked out, and
-    mixed with the one before it."""
+    """What happens to each of n images: mirrored or not, shifted by so many pixels, a part blacked out, and mixed with
+    the one before it."""
 
     mirrored: Bool[Tensor, " n"] | None
     # Rows and columns into the image padded by `max_shift` on all sides.
     offsets: Int64[Tensor, "2 n"]
     max_shift: int
+    padding_mode: PaddingMode
     # Where the black part lies, vertically and horizontally, from 0 for its last line in the image to 1 for its first.
     places: Float[Tensor, "2 n"]
     # Its sides, as a part of the image's; 0: none is black.
@@ -38,7 +39,7 @@ class Augmentation:
         if self.max_shift:
             batch, _, height, width = images.shape
             rows, columns = self.offsets[:, place]
-            padded = F.pad(images, (self.max_shift,) * 4)
+            padded = F.pad(images, (self.max_shift,) * 4, mode=self.padding_mode)
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (batch, channels, row, column, height, width)
             images = windows[torch.arange(batch, device=rows.device), :, rows, columns]
         if self.cutout:
@@ -78,6 +79,7 @@ def draw(
     generator: torch.Generator,
     device: torch.device,
     *,
+    padding_mode: PaddingMode = "constant",
     cutout: float = 0.0,
     mixup: float = 0.0,
 ) -> Augmentation:
@@ -93,6 +95,7 @@ def draw(
         mirrored.to(device) if mirrored is not None else None,
         offsets.to(device),
         max_shift,
+        padding_mode,
         places.to(device),
         cutout,
         torch.maximum(kept, 1 - kept).to(device) if kept is not None else None,

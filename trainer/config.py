@@ -7,6 +7,7 @@ from typing import Literal
 
 GrowFor = Literal["params", "macs", "both"]
 Choice = Literal["score", "gradient", "random", "uniform"]
+PaddingMode = Literal["constant", "reflect"]
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ class RunConfig:
     horizontal_flip: bool = True
     # Pixels by which a training image may be shifted in each direction.
     max_shift: int = 0
+    # What comes in from outside then: black, or the image mirrored at its border; as of torchvision's RandomCrop.
+    padding_mode: PaddingMode = "constant"
     # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
     cutout: Cutout | None = None

@@ -60,9 +60,10 @@ def train_epoch(
     augmentation = draw(
         len(split),
         config.horizontal_flip,
-        shift_of(config, num_params),
+        min(shift_of(config, num_params), min(split.images.shape[2:]) - 1),
         generator,
         order.device,
+        padding_mode=config.padding_mode,
         cutout=cutout_of(config, num_params),
         mixup=mixup_of(config, num_params),
     )

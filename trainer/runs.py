@@ -83,6 +83,8 @@ def grow() -> RunConfig:
         plateau=False,
         l1=0.0,
         max_shift=4,
+        # Over black, an image's borders differ from those that are predicted (docs/log.md).
+        padding_mode="reflect",
         full_shift_params=30_000,
         # Of 18,530 parameters, which know 89 % of the training images, both take more than they give (docs/log.md).
         cutout=Cutout(part=0.25, from_params=35_000),

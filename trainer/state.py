@@ -138,7 +138,9 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     saved = torch.load(path, map_location=device, weights_only=True)
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
-    before, now = saved["config"] | saved["data"], _flat(asdict(config)) | _flat(data)
+    # What states of before there was this setting do not say.
+    before = {"padding_mode": "constant"} | saved["config"] | saved["data"]
+    now = _flat(asdict(config)) | _flat(data)
     longer = {"limits.max_seconds", "distil_epochs"} | ({"epochs"} if config.epochs >= saved["epoch"] else set())
     differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
     if differing:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.augment import cutout_of, draw, mixup_of, shift_of
-from trainer.config import Cutout, Mixup
+from trainer.config import Cutout, Mixup, PaddingMode
 from trainer.runs import grow
 
 CPU = torch.device("cpu")
@@ -20,36 +22,44 @@ def drawn_images(count: int, channels: int, height: int, width: int, seed: int =
     return torch.randint(1, 256, (count, channels, height, width), generator=random, dtype=torch.uint8)
 
 
-def augmented(images: Tensor, mirror: bool, max_shift: int, seed: int) -> Tensor:
-    drawn = draw(len(images), mirror, max_shift, torch.Generator().manual_seed(seed), CPU)
+def augmented(
+    images: Tensor, mirror: bool, max_shift: int, seed: int, padding_mode: PaddingMode = "constant"
+) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    drawn = draw(len(images), mirror, max_shift, random, CPU, padding_mode=padding_mode)
     return drawn.of(images, slice(0, len(images)))
 
 
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """One image moved over black, pixel by pixel."""
+def shifted(image: Tensor, down: int, right: int, padding_mode: PaddingMode = "constant") -> Tensor:
+    """One image moved, by NumPy."""
     _, height, width = image.shape
-    result = torch.zeros_like(image)
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                result[:, row, column] = image[:, row - down, column - right]
-    return result
+    by = max(abs(down), abs(right))
+    padded = np.pad(image.numpy(), ((0, 0), (by, by), (by, by)), mode=padding_mode)
+    return torch.from_numpy(padded[:, by - down :, by - right :][:, :height, :width].copy())
 
 
 @settings(max_examples=15)
-@given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2), st.booleans(), st.integers(0, 999))
+@given(
+    st.integers(1, 3),
+    st.integers(3, 6),
+    st.integers(3, 6),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from(get_args(PaddingMode)),
+    st.integers(0, 999),
+)
 def test_each_image_becomes_one_of_its_own_flips_and_shifts(
-    channels: int, height: int, width: int, max_shift: int, flip: bool, seed: int
+    channels: int, height: int, width: int, max_shift: int, flip: bool, padding_mode: PaddingMode, seed: int
 ) -> None:
     images = drawn_images(5, channels, height, width, seed)
     before = images.clone()
-    found = augmented(images, flip, max_shift, seed)
+    found = augmented(images, flip, max_shift, seed, padding_mode)
     assert torch.equal(images, before)
     assert found.dtype == torch.uint8
     shifts = range(-max_shift, max_shift + 1)
     for image, result in zip(images, found, strict=True):
         starts = [image, image.flip(2)] if flip else [image]
-        possible = [shifted(one, down, right) for one in starts for down in shifts for right in shifts]
+        possible = [shifted(one, down, right, padding_mode) for one in starts for down in shifts for right in shifts]
         assert any(torch.equal(result, one) for one in possible)
 
 

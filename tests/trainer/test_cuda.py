@@ -68,7 +68,12 @@ def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Spli
 
 
 def test_mixed_images_are_captured_too(module: GraphModule, split: Split) -> None:
-    mixing = replace(EAGER, mixup=Mixup(alpha=0.5, from_params=0), cutout=Cutout(part=0.25, from_params=0))
+    mixing = replace(
+        EAGER,
+        padding_mode="reflect",
+        mixup=Mixup(alpha=0.5, from_params=0),
+        cutout=Cutout(part=0.25, from_params=0),
+    )
     wanted, wanted_loss = trained(module, split, mixing)
     found, loss = trained(module, split, replace(mixing, compile=True))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)

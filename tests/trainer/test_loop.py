@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from math import isfinite
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from trainer import optim
 from trainer.augment import draw
-from trainer.config import Mixup, RunConfig
+from trainer.config import Mixup, PaddingMode, RunConfig
 from trainer.data import Split
 from trainer.loop import WeightAverage, evaluate, predict, train_epoch
 from trainer.runs import digits, paper
@@ -158,6 +160,15 @@ def test_a_mixed_image_has_both_classes(architecture: SecnnArchitecture, random_
     own, other = (F.cross_entropy(logits, classes, reduction="none") for classes in (labels, labels.roll(1)))
     assert loss == pytest.approx((kept * own + (1 - kept) * other).mean().item(), rel=1e-4)
     assert accuracy == int((logits.argmax(1) == labels).sum()) / 20
+
+
+@pytest.mark.parametrize("padding_mode", get_args(PaddingMode))
+def test_images_smaller_than_the_largest_shift_are_trained_on(
+    architecture: SecnnArchitecture, random_module: RandomModule, padding_mode: PaddingMode
+) -> None:
+    config = replace(PLAIN, max_shift=20, padding_mode=padding_mode)
+    _, loss, _ = train_once(random_module(architecture, 0), drawn_split(20), config)
+    assert isfinite(loss)
 
 
 def test_an_epoch_depends_on_its_seeds_alone(architecture: SecnnArchitecture, random_module: RandomModule) -> None:

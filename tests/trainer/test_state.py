@@ -156,6 +156,18 @@ def test_other_images_are_refused(tmp_path: Path, tiny_run: RunConfig, change: d
         load(path, tiny_run, {**DATA, **change}, CPU)
 
 
+def test_a_state_from_before_images_were_mirrored_at_their_border(tmp_path: Path, tiny_run: RunConfig) -> None:
+    """It says nothing of that, and had none: a run that still has none goes on."""
+    path = tmp_path / "state.pt"
+    save(path, trained(tiny_run), tiny_run, DATA)
+    saved = torch.load(path, weights_only=True)
+    del saved["config"]["padding_mode"]
+    torch.save(saved, path)
+    assert load(path, tiny_run, DATA, CPU).epoch == 3
+    with pytest.raises(RunError, match="was started with padding_mode = constant, not reflect"):
+        load(path, replace(tiny_run, padding_mode="reflect"), DATA, CPU)
+
+
 def test_a_state_of_another_version_is_refused(tmp_path: Path, tiny_run: RunConfig) -> None:
     torch.save({"version": 2, "config": {}}, tmp_path / "state.pt")
     with pytest.raises(RunError, match="was written by another version of the trainer: use another --zoo or --seed"):
