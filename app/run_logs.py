@@ -1,7 +1,7 @@
 """What training runs keep beside their checkpoints: `<zoo>/**/runs/<name>/log.jsonl`, one JSON record a line.
 
-`event` says what a record is: an epoch, a decision, a checkpoint, a distilled one, or the end. A run that is resumed
-cuts its log back to where it goes on, so a log may get shorter.
+`event` says what a record is: an epoch, a decision, a checkpoint, a lesson (an epoch of distillation), a distilled
+checkpoint, or the end. A run that is resumed cuts its log back to where it goes on, so a log may get shorter.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
     for entry in read(path).entries:
         of.setdefault(entry.record["event"], []).append(entry.record)
     try:
-        lessons = [record for record in of.get("distilled", []) if record["digest"] is not None]
-        checkpoints = of.get("checkpoint", []) + lessons
+        distilled = [record for record in of.get("distilled", []) if record["digest"] is not None]
+        checkpoints = of.get("checkpoint", []) + distilled
         # A run that had to begin again with its last checkpoint decides once more; the later decision counts.
         decided = {record["epoch"]: len(record["chosen"]) for record in of.get("decision", [])}
         last_epoch = of["epoch"][-1] if "epoch" in of else {"epoch": 0, "epochs": 0, "params": 0}

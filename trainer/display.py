@@ -14,7 +14,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainer.records import CheckpointRecord, DecisionRecord, DistilledRecord, EpochRecord, FinishedRecord, Record
+from trainer.records import (
+    CheckpointRecord,
+    DecisionRecord,
+    DistilledRecord,
+    EpochRecord,
+    FinishedRecord,
+    LessonRecord,
+    Record,
+)
 
 # Elsewhere than on a terminal, epochs are reported no more often than this.
 _PLAIN_SECONDS = 5.0
@@ -29,6 +37,7 @@ class Display:
         self._anneal_share = anneal_share
         self._last_plain = 0.0
         self._epoch: EpochRecord | None = None
+        self._lesson: LessonRecord | None = None
         self._growth = "none yet"
         self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
@@ -47,9 +56,7 @@ class Display:
         match record:
             case EpochRecord():
                 self._epoch = record
-                due = time.monotonic() - self._last_plain > _PLAIN_SECONDS or record.epoch == record.epochs
-                if self._live is None and due:
-                    self._last_plain = time.monotonic()
+                if self._live is None and self._is_due(record.epoch == record.epochs):
                     self._print(f"  {_figures(record)}  {record.seconds:.1f} s")
             case DecisionRecord() if record.chosen:
                 best = max(record.candidates, key=lambda candidate: candidate.score)
@@ -62,6 +69,10 @@ class Display:
                     f"  epoch {record.epoch}: saved {record.name}  {record.params:,} parameters, validation "
                     f"{record.val_accuracy:.4f}, test {record.test_accuracy:.4f}"
                 )
+            case LessonRecord():
+                self._lesson = record
+                if self._live is None and self._is_due(record.epoch == record.epochs):
+                    self._print(f"  {_lesson_figures(record)}  {record.seconds:.1f} s")
             case DistilledRecord():
                 kept = "saved" if record.digest else "not better, left as it is"
                 self._print(
@@ -75,13 +86,20 @@ class Display:
                 )
 
     def __rich__(self) -> RenderableType:
-        epoch = self._epoch
+        epoch, lesson = self._epoch, self._lesson
+        if lesson is not None:
+            return Group(_bar(lesson.epoch, lesson.epochs, lesson.seconds, "this one:"), Text(_lesson_figures(lesson)))
         if epoch is None:
             return Text("reading images …")
-        bar = Table.grid(padding=(0, 1))
-        total = epoch.epochs * (1 + self._anneal_share)
-        bar.add_row(ProgressBar(total=total, completed=epoch.num_epochs, width=40), _time_left(epoch, total))
+        # At the present size's speed: later epochs, of a larger network, take longer.
+        bar = _bar(epoch.num_epochs, epoch.epochs * (1 + self._anneal_share), epoch.seconds, "at least")
         return Group(bar, Text(_figures(epoch)), Text(f"last expansion: {self._growth}"))
+
+    def _is_due(self, is_last: bool) -> bool:
+        due = is_last or time.monotonic() - self._last_plain > _PLAIN_SECONDS
+        if due:
+            self._last_plain = time.monotonic()
+        return due
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
@@ -92,10 +110,12 @@ def _counted(changes: Sequence[str]) -> str:
     return "; ".join(f"{change} ({number} times)" if number > 1 else change for change, number in times.items())
 
 
-def _time_left(epoch: EpochRecord, total: float) -> str:
-    """At the present size's speed: later epochs, of a larger network, take longer."""
-    left = max(0.0, total - epoch.num_epochs) * epoch.seconds
-    return f"at least {timedelta(seconds=round(left))} left"
+def _bar(done: int, total: int | float, seconds: float, before: str) -> RenderableType:
+    """`seconds` of an epoch, and a word on the time that is left."""
+    left = timedelta(seconds=round(max(0.0, total - done) * seconds))
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(total=total, completed=done, width=40), f"{before} {left} left")
+    return bar
 
 
 def _figures(epoch: EpochRecord) -> str:
@@ -103,4 +123,11 @@ def _figures(epoch: EpochRecord) -> str:
     return (
         f"epoch {epoch.epoch}/{epoch.epochs}  {epoch.params:,} parameters  loss {epoch.loss:.3f}  "
         f"train {epoch.accuracy:.3f}  validation {epoch.val_accuracy:.3f}{branch}"
+    )
+
+
+def _lesson_figures(lesson: LessonRecord) -> str:
+    return (
+        f"distilling {lesson.params:,} parameters  epoch {lesson.epoch}/{lesson.epochs}  loss {lesson.loss:.3f}  "
+        f"train {lesson.accuracy:.3f}"
     )

@@ -1,17 +1,20 @@
 """The last pass of a run: its best checkpoint teaches the smaller ones.
 
 Each student trains on from its own weights, with a learning rate that falls to 0, on the teacher's softened answers.
-One that gets better on validation images becomes a new file whose parent is the student; the old file stays.
+One that gets better on validation images becomes a new file whose parent is the student; the old file stays. Each
+epoch's end is kept in the run's directory, from which an interrupted pass goes on exactly.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +23,7 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.grow import lock, run_directory
 from trainer.loop import WeightAverage, evaluate, train_epoch
-from trainer.records import DistilledRecord, Record, write
+from trainer.records import DistilledRecord, LessonRecord, Record, write
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, decode, encode, read_header
@@ -28,7 +31,7 @@ from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Descriptor, Metrics
 from zoo.errors import CheckpointError
 from zoo.module import GraphModule, module_of
-from zoo.storage import Directory
+from zoo.storage import Directory, write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,24 +68,31 @@ def distil(
     """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it.
 
     Yields the digest of each new one as it is saved. Students that were distilled before are not again, but told of:
-    a resumed run has cut its log back to the end of growth. Raises RunError where another process is at work on it.
+    a resumed run has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises
+    RunError where another process is at work on it.
     """
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
     teacher = max(members, key=lambda member: (member.val_accuracy, member.params))
     before = _distilled_before(directory, teacher.digest)
+    kept = run / "distil.pt"
     with (run / "log.jsonl").open("ab") as log:
         lock(log, run)
+
+        def tell(record: Record) -> None:
+            write(record, log)
+            observe(record)
+
         for student in members:
             if student.params >= teacher.params:
                 continue
             record = before.get(student.digest)
             if record is None:
-                record = _distil_one(config, data, directory, student, teacher, device)
-            write(record, log)
-            observe(record)
+                record = _distil_one(config, data, directory, student, teacher, device, kept, tell)
+            tell(record)
             if record.digest is not None and student.digest not in before:
                 yield record.digest
+        kept.unlink(missing_ok=True)
 
 
 def _distilled_before(directory: Directory, teacher: str) -> dict[str, DistilledRecord]:
@@ -115,34 +125,18 @@ def _distil_one(
     student: _Member,
     teacher: _Member,
     device: torch.device,
+    kept: Path,
+    tell: Callable[[Record], None],
 ) -> DistilledRecord:
-    started = time.perf_counter()
-    module, train = student.module(device), data.train.to(device)
-    step = TrainingStep(
-        module,
-        optim.make(module, config),
-        config,
-        data.preprocessing,
-        teacher=teacher.module(device),
-        compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
-    )
-    average = WeightAverage(module, config.average_decay)
-    steps = step.num_steps(len(train))
-    total = config.distil_epochs * steps
-    # Up quickly and down slowly: the student comes from the end of an annealing.
-    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
-    for epoch in range(config.distil_epochs):
-        generator = seed_epoch(config, epoch, f"distilling {student.digest}")
-        train_epoch(step, train, generator, learning_rates=rates[epoch * steps : (epoch + 1) * steps], average=average)
-    result = average.module
+    result, lessons = _teach(config, data, student, teacher, device, kept, tell)
     validation = evaluate(result, data.validation.to(device), data.preprocessing, len(data.classes))
-    seconds = time.perf_counter() - started
+    seconds = sum(lesson.seconds for lesson in lessons)
     digest = None
     if validation.accuracy > student.val_accuracy:
         # The test split is read once, for a checkpoint that is kept.
         test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
         metrics = Metrics(validation=validation, test=test)
-        num_images = config.distil_epochs * step.num_trained(len(train))
+        num_images = sum(lesson.num_images for lesson in lessons)
         descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds)
         digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
     return DistilledRecord(
@@ -154,6 +148,89 @@ def _distil_one(
         digest=digest,
         seconds=seconds,
     )
+
+
+def _teach(
+    config: RunConfig,
+    data: Data,
+    student: _Member,
+    teacher: _Member,
+    device: torch.device,
+    kept: Path,
+    tell: Callable[[Record], None],
+) -> tuple[GraphModule, list[LessonRecord]]:
+    """The network that comes of it, and every epoch, those before an interruption too."""
+    module, train = student.module(device), data.train.to(device)
+    optimizer = optim.make(module, config)
+    what = [student.digest, teacher.digest, repr(config), data.record().model_dump_json()]
+    before = _load(kept, what, device)
+    if before is not None:
+        module.load_state_dict(before["module"])
+        optim.load_state(optimizer, before["optimizer"])
+    step = TrainingStep(
+        module,
+        optimizer,
+        config,
+        data.preprocessing,
+        teacher=teacher.module(device),
+        compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
+    )
+    lessons = []
+    average = WeightAverage(module, config.average_decay)
+    if before is not None:
+        average.module.load_state_dict(before["average"])
+        average.num_updates = before["num_updates"]
+        lessons = [LessonRecord(**lesson) for lesson in before["lessons"]]
+        for lesson in lessons:
+            tell(lesson)
+    steps = step.num_steps(len(train))
+    total = config.distil_epochs * steps
+    # Up quickly and down slowly: the student comes from the end of an annealing.
+    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
+    for epoch in range(len(lessons), config.distil_epochs):
+        started = time.perf_counter()
+        generator = seed_epoch(config, epoch, f"distilling {student.digest}")
+        learning_rates = rates[epoch * steps : (epoch + 1) * steps]
+        result = train_epoch(step, train, generator, learning_rates=learning_rates, average=average)
+        lesson = LessonRecord(
+            student=student.digest,
+            teacher=teacher.digest,
+            params=student.params,
+            epoch=epoch + 1,
+            epochs=config.distil_epochs,
+            loss=result.loss,
+            accuracy=result.accuracy,
+            num_images=result.num_images,
+            seconds=time.perf_counter() - started,
+        )
+        lessons.append(lesson)
+        _save(kept, what, step, average, lessons)
+        tell(lesson)
+    return average.module, lessons
+
+
+def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "what": what,
+            "module": step.module.state_dict(),
+            "optimizer": step.optimizer.state_dict(),
+            "average": average.module.state_dict(),
+            "num_updates": average.num_updates,
+            "lessons": [vars(lesson) for lesson in lessons],
+        },
+        buffer,
+    )
+    write_atomically(kept, buffer.getvalue())
+
+
+def _load(kept: Path, what: list[str], device: torch.device) -> dict[str, Any] | None:
+    """What was kept of this student, taught by the same teacher in the same way."""
+    if not kept.exists():
+        return None
+    saved: dict[str, Any] = torch.load(kept, map_location=device, weights_only=True)
+    return saved if saved["what"] == what else None
 
 
 def _distilled(

@@ -63,6 +63,22 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class LessonRecord:
+    """An epoch of distillation; `loss` and `accuracy` are those of augmented training images."""
+
+    event: ClassVar[str] = "lesson"
+    student: str
+    teacher: str
+    params: int
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    num_images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DistilledRecord:
     """`digest` is None where the student did not get better, and nothing was saved."""
 
@@ -86,7 +102,7 @@ class FinishedRecord:
     checkpoints: tuple[str, ...] = field(default_factory=tuple)
 
 
-Record = EpochRecord | DecisionRecord | CheckpointRecord | DistilledRecord | FinishedRecord
+Record = EpochRecord | DecisionRecord | CheckpointRecord | LessonRecord | DistilledRecord | FinishedRecord
 
 
 def write(record: Record, log: BinaryIO) -> None:

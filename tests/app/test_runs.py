@@ -82,11 +82,11 @@ def test_what_a_run_distils_is_among_its_checkpoints(
     log.write_bytes(b"".join(lines))
     client = client_of(tmp_path)
     before = client.get("/runs/again-s0").json()
-    lesson = {"event": "distilled", "student": "0" * 64, "teacher": "1" * 64, "val_accuracy": 0.99}
+    distilled = {"event": "distilled", "student": "0" * 64, "teacher": "1" * 64, "val_accuracy": 0.99}
     with log.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         for digest in ("2" * 64, None):
-            held.write(f"{json.dumps(lesson | {'digest': digest})}\n")
+            held.write(f"{json.dumps(distilled | {'digest': digest})}\n")
         held.flush()
         run = client.get("/runs/again-s0").json()
     assert run["status"] == "running"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from trainer.display import Display
-from trainer.records import CandidateScore, DecisionRecord, EpochRecord
+from trainer.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord
 
 
 def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:
@@ -37,6 +37,18 @@ DECISION = DecisionRecord(
     seconds=2.0,
 )
 
+LESSON = LessonRecord(
+    student="0" * 64,
+    teacher="1" * 64,
+    params=3426,
+    epoch=2,
+    epochs=6,
+    loss=0.75,
+    accuracy=0.875,
+    num_images=90,
+    seconds=30.0,
+)
+
 
 def panel(display: Display) -> str:
     console = Console(file=io.StringIO(), width=120)
@@ -65,15 +77,28 @@ def test_on_a_terminal_a_panel_says_where_the_run_is() -> None:
         assert "at least 0:04:30 left" in shown
 
 
+def test_on_a_terminal_a_panel_says_where_distillation_is() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Display(console) as display:
+        display(epoch(10))
+        display(LESSON)
+        shown = panel(display)
+        assert "this one: 0:02:00 left" in shown
+        assert "distilling 3,426 parameters  epoch 2/6  loss 0.750  train 0.875" in shown
+        assert "annealing" not in shown
+
+
 def test_elsewhere_there_are_plain_lines() -> None:
     output = io.StringIO()
     with Display(Console(file=output, width=80)) as display:
         display(epoch(4))
         display(DECISION)
+        display(replace(LESSON, epoch=6))
     lines = output.getvalue().splitlines()
     assert lines == [
         "  epoch 4/10  3,426 parameters  loss 1.250  train 0.500  validation 0.625  30.0 s",
         "  epoch 4: expands block 1: one more layer; block 0: 8 more channels; best score 0.75 over 0.5",
+        "  distilling 3,426 parameters  epoch 6/6  loss 0.750  train 0.875  30.0 s",
     ]
 
 

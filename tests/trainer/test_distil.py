@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ from trainer.data import Data, load
 from trainer.distil import distil
 from trainer.grow import grow
 from trainer.loop import evaluate
-from trainer.records import DistilledRecord, Record
+from trainer.records import DistilledRecord, LessonRecord, Record
 from trainer.step import TrainingStep
 from zoo.checkpoint import decode, read_header
 from zoo.cost import num_macs, num_params, training_flops
@@ -90,13 +92,67 @@ def test_students_that_were_taught_are_not_again(tmp_path: Path, data: Data, dig
     assert list(distil(CONFIG, data, zoo, digests, CPU, first.append))
     (zoo / "checkpoints" / f"{'0' * 64}.safetensors").write_bytes(b"damaged")
     log = zoo / "runs" / "bars-tiny-s0" / "log.jsonl"
-    assert logged(log) == [record.digest for record in first if isinstance(record, DistilledRecord)]
+    assert logged(log) == [record.digest for record in told(first)]
     assert grow(CONFIG, data, zoo, CPU, resume=True, observe=[].append) == digests
     assert logged(log) == []
     again: list[Record] = []
     assert list(distil(CONFIG, data, zoo, digests, CPU, again.append)) == []
-    assert [replace(record, seconds=0.0) for record in again] == [replace(record, seconds=0.0) for record in first]
-    assert len(logged(log)) == len(first)
+    assert [replace(record, seconds=0.0) for record in again] == [replace(one, seconds=0.0) for one in told(first)]
+    assert len(logged(log)) == len(again)
+
+
+def told(records: list[Record]) -> list[DistilledRecord]:
+    return [record for record in records if isinstance(record, DistilledRecord)]
+
+
+def lessons(records: list[Record]) -> list[LessonRecord]:
+    """But for how long they took."""
+    return [replace(record, seconds=0.0) for record in records if isinstance(record, LessonRecord)]
+
+
+def test_an_interrupted_pass_goes_on_exactly(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    whole, other = tmp_path / "zoo", tmp_path / "other"
+    copytree(whole, other)
+    wanted: list[Record] = []
+    wanted_digests = list(distil(CONFIG, data, whole, digests, CPU, wanted.append))
+    assert [lesson.epoch for lesson in lessons(wanted)] == list(range(1, 17))
+
+    before: list[Record] = []
+
+    def interrupted(record: Record) -> None:
+        before.append(record)
+        if isinstance(record, LessonRecord) and record.epoch == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(distil(CONFIG, data, other, digests, CPU, interrupted))
+    found: list[Record] = []
+    assert grow(CONFIG, data, other, CPU, resume=True, observe=[].append) == digests
+    found_digests = list(distil(CONFIG, data, other, digests, CPU, found.append))
+    assert lessons(found) == lessons(wanted)
+    assert found[:7] == before, "how long they took says that they were not trained again"
+    log = other / "runs" / "bars-tiny-s0" / "log.jsonl"
+    logged = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert [record["epoch"] for record in logged if record["event"] == "lesson"] == list(range(1, 17))
+    for one, two in zip(found_digests, wanted_digests, strict=True):
+        tensors, expected = (
+            decode(Directory(zoo).path(digest).read_bytes()).tensors for zoo, digest in ((other, one), (whole, two))
+        )
+        assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
+    assert {path.name for path in log.parent.iterdir()} == {"log.jsonl", "state.pt"}
+
+
+def test_a_pass_of_other_length_begins_anew(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    zoo, records = tmp_path / "zoo", list[Record]()
+
+    def interrupted(record: Record) -> None:
+        if isinstance(record, LessonRecord) and record.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(distil(CONFIG, data, zoo, digests, CPU, interrupted))
+    list(distil(replace(CONFIG, distil_epochs=2), data, zoo, digests, CPU, records.append))
+    assert [(lesson.epoch, lesson.epochs) for lesson in lessons(records)] == [(1, 2), (2, 2)]
 
 
 def logged(log: Path) -> list[str | None]:

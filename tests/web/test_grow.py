@@ -58,7 +58,7 @@ def saved(number: int, digest: str = "0" * 64) -> dict[str, object]:
     }
 
 
-def lesson(student: str) -> dict[str, object]:
+def distilled(student: str) -> dict[str, object]:
     accuracies = {"val_accuracy_before": 0.6, "val_accuracy": 0.7}
     return {
         "event": "distilled",
@@ -69,6 +69,12 @@ def lesson(student: str) -> dict[str, object]:
         "seconds": 5.0,
         **accuracies,
     }
+
+
+def lesson(student: str, number: int) -> dict[str, object]:
+    whose = {"student": student, "teacher": "1" * 64, "params": 3426}
+    result = {"loss": 0.5, "accuracy": 0.75, "num_images": 100, "seconds": 5.0}
+    return {"event": "lesson", "epoch": number, "epochs": 9, **whose, **result}
 
 
 def decision(number: int, threshold: float, chosen: list[str], *scores: tuple[str, float]) -> dict[str, object]:
@@ -173,15 +179,15 @@ def test_what_is_decided_before_a_branch_is_told_after_it(
 def test_the_shipped_run_tells_what_its_largest_taught(open_page: OpenPage, site: str) -> None:
     page = open_page(f"{site}/#/grow?run=cifar10-grow-s0")
     records = httpx.get(f"{site}/runs/cifar10-grow-s0").json()["records"]
-    lessons = [record for record in records if record["event"] == "distilled"]
+    taught = [record for record in records if record["event"] == "distilled"]
     names = {record["digest"]: record["name"] for record in records if record["event"] == "checkpoint"}
     told = page.locator(".story .distilled")
-    expect(told).to_have_count(len(lessons))
+    expect(told).to_have_count(len(taught))
     # Last first.
-    last = lessons[-1]
+    last = taught[-1]
     expect(told.first).to_contain_text(f"{names[last['student']]} learned from {names[last['teacher']]}: ")
     in_vain = page.locator(".story .distilled", has_text="not better, not saved")
-    expect(in_vain).to_have_count(sum(record["digest"] is None for record in lessons))
+    expect(in_vain).to_have_count(sum(record["digest"] is None for record in taught))
     told.first.get_by_role("link").click()
     expect(page.locator(".readout code")).to_have_text(last["digest"][:12])
 
@@ -262,10 +268,13 @@ def test_a_run_is_followed_while_it_writes(
         assert spent == f"{round(seconds)} s"
         # After its end the largest may still teach the others.
         file.write(lines[-1])
-        file.write(lines_of(lesson(records[first]["digest"])).encode())
+        file.write(lines_of(lesson(records[first]["digest"], 2)).encode())
+        expect(page.get_by_role("status")).to_contain_text("distilling 3,426 parameters, epoch 2 of 9")
+        file.write(lines_of(distilled(records[first]["digest"])).encode())
         expect(page.locator(".story .distilled")).to_contain_text(f"{records[first]['name']} learned from")
         expect(page.locator(".state")).to_have_text("running")
     expect(page.locator(".state")).to_have_text("finished")
+    expect(page.get_by_role("status")).not_to_contain_text("distilling")
     assert records[-1]["device_seconds"] - seconds < 0.5
     expect(page.locator("main option")).to_have_text(["live-s0 (finished)"])
     assert httpx.get(f"{url}/runs/live-s0").json()["status"] == "finished"

@@ -89,7 +89,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     // Only ladders anneal, and only they make several changes at once.
     rule.textContent = most === 0 ? "" : ruleOf(hasBranches || most > 1);
     head.replaceChildren(
-      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}${annealing(last)}` : " nothing logged yet"),
+      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}${annealing(last)}${distilling(records.at(-1))}` : " nothing logged yet"),
       h(
         "dl",
         { class: "figures" },
@@ -104,6 +104,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
 
   // Logs that were written before 2026-11-25 do not say how long a branch is.
   const annealing = ({ branch_epoch, branch_epochs }) => (branch_epoch > 0 && branch_epochs > 0 && run.status !== "finished" ? `, annealing ${branch_epoch} of ${branch_epochs}` : "");
+  const distilling = (record) => (record?.event === "lesson" && run.status === "running" ? `, distilling ${count(record.params)} parameters, epoch ${record.epoch} of ${record.epochs}` : "");
   const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"));
 
   function drawPlot() {
