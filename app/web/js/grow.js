@@ -178,7 +178,11 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     }
   }
 
-  const nameOf = (digest) => of("checkpoint").find((record) => record.digest === digest)?.name ?? digest.slice(0, 12);
+  /** Of one that was distilled, that of the network before. */
+  function nameOf(digest) {
+    const distilled = of("distilled").find((record) => record.digest === digest);
+    return distilled ? nameOf(distilled.student) : (of("checkpoint").find((record) => record.digest === digest)?.name ?? digest.slice(0, 12));
+  }
 
   /** Its name, which leads to it where it is served. */
   function linked(digest, name) {
