@@ -56,6 +56,7 @@ def main() -> None:
         momentum=0.9,
         batch_size=128,
         max_shift=4,
+        padding_mode="constant",
         full_shift_params=1,
         cutout=None,
         mixup=None,
