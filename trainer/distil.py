@@ -21,7 +21,7 @@ import torch
 from trainer import optim
 from trainer.config import RunConfig
 from trainer.data import Data
-from trainer.grow import lock, run_directory
+from trainer.grow import device_name, lock, run_directory
 from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.records import DistilledRecord, LessonRecord, Record, write
 from trainer.seeds import seed_epoch
@@ -137,7 +137,8 @@ def _distil_one(
         test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
         metrics = Metrics(validation=validation, test=test)
         num_images = sum(lesson.num_images for lesson in lessons)
-        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds)
+        name = device_name(device)
+        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds, name)
         digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
     return DistilledRecord(
         student=student.digest,
@@ -234,7 +235,7 @@ def _load(kept: Path, what: list[str], device: torch.device) -> dict[str, Any] |
 
 
 def _distilled(
-    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, num_images: int, seconds: float
+    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, num_images: int, seconds: float, device: str
 ) -> Descriptor:
     """The student's descriptor, with the cost of its own further training and of the teacher's answers."""
     before = student.descriptor
@@ -246,6 +247,7 @@ def _distilled(
             "metrics": metrics,
             "cost": before.cost.model_copy(
                 update={
+                    "device": "; ".join(dict.fromkeys((*before.cost.device.split("; "), device))),
                     "epochs": before.cost.epochs + epochs,
                     "device_seconds": round(before.cost.device_seconds + seconds, 3),
                     "training_flops": before.cost.training_flops + flops,

@@ -271,7 +271,7 @@ class _Run:
         self.save(state)
 
     def save(self, state: RunState) -> None:
-        state.saved_at, state.device = datetime.now(UTC), _device_name(self.device)
+        state.saved_at, state.device = datetime.now(UTC), device_name(self.device)
         if self.group.writes:
             # The state counts on this much of the log, after a power cut too.
             os.fsync(self.log.fileno())
@@ -564,7 +564,7 @@ def _code_version() -> str:
         return "unknown"
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"

@@ -108,7 +108,8 @@ class Trial:
                     name: getattr(total, name) + getattr(descriptor.cost, name) - getattr(student.cost, name)
                     for name in ("epochs", "device_seconds", "training_flops")
                 }
-                total = total.model_copy(update=changes)
+                devices = dict.fromkeys((*total.device.split("; "), *descriptor.cost.device.split("; ")))
+                total = total.model_copy(update={**changes, "device": "; ".join(devices)})
         return total
 
     def hypervolume(self) -> float:

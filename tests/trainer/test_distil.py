@@ -21,7 +21,8 @@ from trainer.grow import grow
 from trainer.loop import evaluate
 from trainer.records import DistilledRecord, LessonRecord, Record
 from trainer.step import TrainingStep
-from zoo.checkpoint import decode, read_header
+from trainer.trials import read_trials
+from zoo.checkpoint import decode, encode, read_header
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.families.blueprint import start
 from zoo.module import GraphModule, module_of
@@ -76,6 +77,22 @@ def test_a_better_student_is_a_new_file_beside_the_old_one(
         assert flops == training_flops(own, 16 * 270) + 2 * answers * 16 * 270
         assert num_params(teacher.architecture.graph()) > num_params(descriptor.architecture.graph())
         assert teacher.metrics.validation.accuracy >= parent.metrics.validation.accuracy
+
+
+def test_its_cost_names_every_device(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    """As where a zoo from a GPU is distilled on a CPU."""
+    directory, there = Directory(tmp_path / "zoo"), []
+    for digest in digests:
+        checkpoint = decode(directory.path(digest).read_bytes())
+        cost = checkpoint.descriptor.cost.model_copy(update={"device": "some GPU"})
+        descriptor = checkpoint.descriptor.model_copy(update={"cost": cost})
+        there.append(directory.put(encode(replace(checkpoint, descriptor=descriptor))))
+        directory.path(digest).unlink()
+    (digest, *_) = distil(CONFIG, data, tmp_path / "zoo", tuple(there), CPU, [].append)
+    here = f"cpu, {torch.get_num_threads()} threads"
+    assert read_header(directory.path(digest)).descriptor.cost.device == f"some GPU; {here}"
+    (trial,), _ = read_trials(tmp_path / "zoo")
+    assert trial.cost().device == f"some GPU; {here}"
 
 
 def test_its_accuracy_is_that_of_the_file(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
