@@ -28,7 +28,7 @@ from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, decode, encode, read_header
 from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Descriptor, Metrics
+from zoo.descriptor import Descriptor, Metrics, join_devices
 from zoo.errors import CheckpointError
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory, write_atomically
@@ -247,7 +247,7 @@ def _distilled(
             "metrics": metrics,
             "cost": before.cost.model_copy(
                 update={
-                    "device": "; ".join(dict.fromkeys((*before.cost.device.split("; "), device))),
+                    "device": join_devices(before.cost.device, device),
                     "epochs": before.cost.epochs + epochs,
                     "device_seconds": round(before.cost.device_seconds + seconds, 3),
                     "training_flops": before.cost.training_flops + flops,

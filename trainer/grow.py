@@ -38,7 +38,7 @@ from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile, prepare
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics
+from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
 from zoo.errors import DescriptorError, RunError
 from zoo.families import blueprint, secnn
 from zoo.graph import Graph
@@ -528,7 +528,7 @@ class _Run:
             metrics=Metrics(validation=validation, test=test),
             cost=Cost(
                 epochs=state.num_epochs,
-                device="; ".join(dict.fromkeys(filter(None, (state.begun.device, state.device)))),
+                device=join_devices(state.begun.device, state.device),
                 device_seconds=round(state.device_seconds, 3),
                 training_flops=state.training_flops,
             ),

@@ -10,7 +10,7 @@ from math import log10
 from pathlib import Path
 
 from zoo.checkpoint import Header, read_header
-from zoo.descriptor import Cost, Descriptor, ExpansionStep
+from zoo.descriptor import Cost, Descriptor, ExpansionStep, join_devices
 from zoo.errors import CheckpointError, ZooError
 from zoo.pareto import front
 from zoo.storage import Directory
@@ -108,8 +108,8 @@ class Trial:
                     name: getattr(total, name) + getattr(descriptor.cost, name) - getattr(student.cost, name)
                     for name in ("epochs", "device_seconds", "training_flops")
                 }
-                devices = dict.fromkeys((*total.device.split("; "), *descriptor.cost.device.split("; ")))
-                total = total.model_copy(update={**changes, "device": "; ".join(devices)})
+                devices = join_devices(total.device, descriptor.cost.device)
+                total = total.model_copy(update={**changes, "device": devices})
         return total
 
     def hypervolume(self) -> float:

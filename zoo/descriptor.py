@@ -112,6 +112,11 @@ class Cost(_Frozen):
     training_flops: Count
 
 
+def join_devices(*names: str) -> str:
+    """Of what ran on several, or on several in turn: each device once, in that order, as `Cost.device` has them."""
+    return "; ".join(dict.fromkeys(device for name in names for device in name.split("; ") if device))
+
+
 class Dataset(_Frozen):
     name: Slug
     num_train: Count
