@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from trainer.runs import RUNS
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:
+    import torch
+
     from trainer.sweep import Outcome, Share
 
 
@@ -47,6 +50,8 @@ zoo-train paper --data cifar10.tar.gz --zoo my-zoo --epochs 60 --limit-train 100
 zoo-train paper --data photos/ --zoo my-zoo --seed 1 --resume
 
 zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2
+
+zoo-train distil 5d41402a 7d793037 --data cifar10 --zoo my-zoo --epochs 30
 
 zoo-train report my-zoo
 
@@ -140,6 +145,45 @@ def train(
         _refuse(console, error)
     except KeyboardInterrupt:
         console.print("zoo-train: stopped; the same command with --resume goes on from the last whole epoch")
+        raise typer.Exit(130) from None
+    for digest in digests:
+        typer.echo(digest)
+
+
+@app.command(
+    name="distil", epilog="Example: zoo-train distil 5d41402a 7d793037 --data cifar10.tar.gz --zoo my-zoo --epochs 30"
+)
+def distil_(
+    students: Annotated[
+        list[str], typer.Argument(help="The checkpoints to teach, by the first digits of their digests.", metavar="ID…")
+    ],
+    data: Annotated[str, typer.Option(help="The images that they were trained on.", metavar="PATH|NAME")],
+    zoo: Annotated[Path, typer.Option(help="Directory that holds them, and receives what comes of it.", metavar="DIR")],
+    epochs: Annotated[int, typer.Option(help="For each.", min=1)],
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Without it, the best in the zoo for these images.", metavar="ID", show_default=False),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of their run's own.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of their run's own.", min=0)] = None,
+    limit_train: Annotated[int | None, typer.Option(help="As their run had it.", min=4)] = None,
+    image_size: Annotated[int | None, typer.Option(help="As their run had it.", min=8)] = None,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
+) -> None:
+    """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
+
+    A student that gets better becomes a new file; the old one stays. The same command again goes on where it was
+    stopped, and teaches nobody twice. Prints the SHA-256 digests of what got better.
+    """
+    console = Console(stderr=True)
+    try:
+        wishes = {"batch_size": batch_size, "learning_rate": learning_rate}
+        changes = {name: value for name, value in wishes.items() if value is not None}
+        digests = _distil(console, students, teacher, epochs, changes, data, zoo, limit_train, image_size, device)
+    except (ZooError, OSError) as error:
+        _refuse(console, error)
+    except KeyboardInterrupt:
+        console.print("zoo-train: stopped; the same command goes on from the last whole epoch", soft_wrap=True)
         raise typer.Exit(130) from None
     for digest in digests:
         typer.echo(digest)
@@ -250,8 +294,6 @@ def _grow(
     device: Device,
     resume: bool,
 ) -> tuple[str, ...]:
-    import torch
-
     from trainer import data
     from trainer.display import Display
     from trainer.distil import distil
@@ -260,10 +302,7 @@ def _grow(
     from trainer.parallel import group_of, local_device
 
     origin = None if from_ is None else read(from_)
-    cuda = torch.cuda.is_available()
-    if device is Device.cuda and not cuda:
-        raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
-    chosen = local_device(torch.device("cuda" if cuda and device is not Device.cpu else "cpu"))
+    chosen = local_device(_torch_device(device))
     with group_of(chosen) as group, Display(console, config.anneal_share) as display:
         console.quiet = not group.writes
         with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
@@ -282,6 +321,47 @@ def _grow(
         if config.distil_epochs:
             digests += tuple(distil(config, images, zoo, digests, chosen, display))
         return digests
+
+
+def _distil(
+    console: Console,
+    students: list[str],
+    teacher: str | None,
+    epochs: int,
+    changes: dict[str, Any],
+    source: str,
+    zoo: Path,
+    limit_train: int | None,
+    image_size: int | None,
+    device: Device,
+) -> list[str]:
+    from trainer import data
+    from trainer.display import Display
+    from trainer.distil import distil, pair
+    from trainer.step import prepare
+
+    chosen = _torch_device(device)
+    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    plan = []
+    for student in students:
+        descriptor, digests = pair(zoo, images, student, teacher)
+        overrides = Overrides(seed=descriptor.lineage.seed, distil_epochs=epochs)
+        plan.append((replace(_run(descriptor.lineage.run, overrides), **changes), digests))
+    better: list[str] = []
+    with Display(console) as display:
+        for config, digests in plan:
+            prepare(chosen, config)
+            better += distil(config, images, zoo, digests, chosen, display)
+    return better
+
+
+def _torch_device(device: Device) -> torch.device:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device is Device.cuda and not cuda:
+        raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    return torch.device("cuda" if cuda and device is not Device.cpu else "cpu")
 
 
 def _sweep(

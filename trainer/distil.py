@@ -1,4 +1,4 @@
-"""The last pass of a run: its best checkpoint teaches the smaller ones.
+"""The last pass of a run: its best checkpoint teaches the smaller ones. So may any pair of a zoo's checkpoints.
 
 Each student trains on from its own weights, with a learning rate that falls to 0, on the teacher's softened answers.
 One that gets better on validation images becomes a new file whose parent is the student; the old file stays. Each
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,13 +23,14 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.grow import device_name, lock, run_directory
 from trainer.loop import WeightAverage, evaluate, train_epoch
-from trainer.records import DistilledRecord, LessonRecord, Record, write
+from trainer.origin import check_images, differences
+from trainer.records import DistilledRecord, LessonRecord, Record, line_of, write
 from trainer.seeds import seed_epoch
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, decode, encode, read_header
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Descriptor, Metrics, join_devices
-from zoo.errors import CheckpointError
+from zoo.errors import CheckpointError, RunError
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory, write_atomically
 
@@ -57,6 +58,46 @@ class _Member:
         return module_of(self.checkpoint).to(device)
 
 
+def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tuple[Descriptor, tuple[str, str]]:
+    """The student's descriptor, and both digests in full, of which the first digits are enough.
+
+    Without a teacher, the best of those that could teach it. Raises RunError unless there is one of each, both are of
+    these images, and the teacher is larger and no worse.
+    """
+    found = _descriptors(Directory(zoo))
+    taught = _find(zoo, found, student)
+    check_images(taught[:12], found[taught], data)
+    accuracy, params = _rank(found[taught])
+
+    def can_teach(descriptor: Descriptor) -> bool:
+        theirs, size = _rank(descriptor)
+        return size > params and theirs >= accuracy and not any(differences(descriptor, data))
+
+    candidates = found if teacher is None else [_find(zoo, found, teacher)]
+    able = [digest for digest in candidates if can_teach(found[digest])]
+    if not able:
+        who = f"none in {zoo} is" if teacher is None else f"{teacher} is not"
+        raise RunError(
+            f"{taught[:12]} has {params:,} parameters and validation accuracy {accuracy:.4f}: its teacher should be "
+            f"larger, no worse, and of the same images, and {who}"
+        )
+    return found[taught], (taught, max(able, key=lambda digest: _rank(found[digest])))
+
+
+def _find(zoo: Path, digests: Iterable[str], prefix: str) -> str:
+    matching = [digest for digest in digests if digest.startswith(prefix)]
+    if not matching:
+        raise RunError(f"{zoo} holds no checkpoint whose digest begins with {prefix}")
+    if len(matching) > 1:
+        raise RunError(f"several checkpoints in {zoo} begin with {prefix}: give more of the digest's digits")
+    return matching[0]
+
+
+def _rank(descriptor: Descriptor) -> tuple[float, int]:
+    """By validation accuracy; of equals the largest."""
+    return descriptor.metrics.validation.accuracy, num_params(descriptor.architecture.graph())
+
+
 def distil(
     config: RunConfig,
     data: Data,
@@ -67,20 +108,24 @@ def distil(
 ) -> Iterator[str]:
     """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it.
 
-    Yields the digest of each new one as it is saved. Students that were distilled before are not again, but told of:
-    a resumed run has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises
-    RunError where another process is at work on it.
+    Yields the digest of each better one. Students that were distilled before are not again, but told of: a resumed run
+    has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises RunError where
+    another process is at work on it.
     """
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
-    teacher = max(members, key=lambda member: (member.val_accuracy, member.params))
+    teacher = max(members, key=lambda member: _rank(member.descriptor))
     before = _distilled_before(directory, teacher.digest)
+    run.mkdir(parents=True, exist_ok=True)
     kept = run / "distil.pt"
-    with (run / "log.jsonl").open("ab") as log:
+    with (run / "log.jsonl").open("ab+") as log:
         lock(log, run)
+        log.seek(0)
+        logged = {line.rstrip(b"\n") for line in log}
 
         def tell(record: Record) -> None:
-            write(record, log)
+            if line_of(record) not in logged:
+                write(record, log)
             observe(record)
 
         for student in members:
@@ -90,32 +135,44 @@ def distil(
             if record is None:
                 record = _distil_one(config, data, directory, student, teacher, device, kept, tell)
             tell(record)
-            if record.digest is not None and student.digest not in before:
+            if record.digest is not None:
                 yield record.digest
         kept.unlink(missing_ok=True)
 
 
 def _distilled_before(directory: Directory, teacher: str) -> dict[str, DistilledRecord]:
     """By student. Files that are no checkpoint, or gone by now, are none."""
-    headers = {}
+    descriptors, found = _descriptors(directory), {}
+    for digest, after in descriptors.items():
+        parent = after.lineage.parent or ""
+        if after.lineage.distilled_from == teacher and parent in descriptors:
+            found[parent] = _record(descriptors[parent], digest, after)
+    return found
+
+
+def _descriptors(directory: Directory) -> dict[str, Descriptor]:
+    """By digest. Files that are no checkpoint, or gone by now, have none."""
+    found = {}
     for digest, path in directory.paths():
         with suppress(CheckpointError, FileNotFoundError):
-            headers[digest] = read_header(path)
-    found = {}
-    for digest, header in headers.items():
-        after, parent = header.descriptor, header.descriptor.lineage.parent or ""
-        if after.lineage.distilled_from == teacher and parent in headers:
-            before = headers[parent].descriptor
-            found[parent] = DistilledRecord(
-                student=parent,
-                teacher=teacher,
-                params=header.params,
-                val_accuracy_before=before.metrics.validation.accuracy,
-                val_accuracy=after.metrics.validation.accuracy,
-                digest=digest,
-                seconds=after.cost.device_seconds - before.cost.device_seconds,
-            )
+            found[digest] = read_header(path).descriptor
     return found
+
+
+def _record(before: Descriptor, digest: str, after: Descriptor) -> DistilledRecord:
+    """Of a student that got better, from what the two files say."""
+    parent, teacher = after.lineage.parent, after.lineage.distilled_from
+    assert parent is not None
+    assert teacher is not None
+    return DistilledRecord(
+        student=parent,
+        teacher=teacher,
+        params=num_params(after.architecture.graph()),
+        val_accuracy_before=before.metrics.validation.accuracy,
+        val_accuracy=after.metrics.validation.accuracy,
+        digest=digest,
+        seconds=round(after.cost.device_seconds - before.cost.device_seconds, 3),
+    )
 
 
 def _distil_one(
@@ -131,7 +188,6 @@ def _distil_one(
     result, lessons = _teach(config, data, student, teacher, device, kept, tell)
     validation = evaluate(result, data.validation.to(device), data.preprocessing, len(data.classes))
     seconds = sum(lesson.seconds for lesson in lessons)
-    digest = None
     if validation.accuracy > student.val_accuracy:
         # The test split is read once, for a checkpoint that is kept.
         test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
@@ -140,14 +196,15 @@ def _distil_one(
         name = device_name(device)
         descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds, name)
         digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
+        return _record(student.descriptor, digest, descriptor)
     return DistilledRecord(
         student=student.digest,
         teacher=teacher.digest,
         params=num_params(result.graph),
         val_accuracy_before=student.val_accuracy,
         val_accuracy=validation.accuracy,
-        digest=digest,
-        seconds=seconds,
+        digest=None,
+        seconds=round(seconds, 3),
     )
 
 

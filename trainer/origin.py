@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,26 +54,14 @@ def read(path: Path) -> Origin:
 
 
 def check(origin: Origin, config: RunConfig, data: Data) -> None:
-    """Raises RunError where a run with this configuration cannot go on from the checkpoint, on these images.
-
-    It should not be validated on images that it was trained on: name, numbers, classes and pixel statistics show
-    whether these are the same.
-    """
+    """Raises RunError where a run with this configuration cannot go on from the checkpoint, on these images."""
     descriptor, lineage = origin.descriptor, origin.descriptor.lineage
     if (lineage.run, lineage.seed) != (config.name, config.seed):
         raise RunError(
             f"{origin.name} is of run {lineage.run} with seed {lineage.seed}, not of {config.name} with seed "
             f"{config.seed}: begin with that run and seed"
         )
-    facts = {
-        "data set": (descriptor.dataset, data.record()),
-        "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
-        "classes": (descriptor.classes, data.classes),
-        "preprocessing": (descriptor.preprocessing, data.preprocessing),
-    }
-    for what, (then, now) in facts.items():
-        if then != now:
-            raise RunError(f"{origin.name} has another {what}: ({then}), not ({now})")
+    check_images(origin.name, descriptor, data)
     if lineage.epoch >= config.epochs:
         raise RunError(
             f"{origin.name} has {lineage.epoch} epochs of its trunk behind it, and the run ends after "
@@ -85,6 +74,29 @@ def check(origin: Origin, config: RunConfig, data: Data) -> None:
             f"{origin.name} has {origin.params:,} parameters and {origin.macs:,} multiply-accumulates an image: allow "
             "as many, or begin with a smaller one"
         )
+
+
+def check_images(name: str, descriptor: Descriptor, data: Data) -> None:
+    """Raises RunError where the checkpoint of that name is one of other images.
+
+    It should not be validated on images that it was trained on: name, numbers, classes and pixel statistics show
+    whether these are the same.
+    """
+    for difference in differences(descriptor, data):
+        raise RunError(f"{name} has another {difference}")
+
+
+def differences(descriptor: Descriptor, data: Data) -> Iterator[str]:
+    """Between a checkpoint's images and these."""
+    facts = {
+        "data set": (descriptor.dataset, data.record()),
+        "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
+        "classes": (descriptor.classes, data.classes),
+        "preprocessing": (descriptor.preprocessing, data.preprocessing),
+    }
+    for what, (then, now) in facts.items():
+        if then != now:
+            yield f"{what}: ({then}), not ({now})"
 
 
 def last_saved(log: Path) -> tuple[str | None, int]:

@@ -105,7 +105,12 @@ class FinishedRecord:
 Record = EpochRecord | DecisionRecord | CheckpointRecord | LessonRecord | DistilledRecord | FinishedRecord
 
 
+def line_of(record: Record) -> bytes:
+    """As JSON, without the end of the line."""
+    return json.dumps({"event": record.event, **asdict(record)}).encode()
+
+
 def write(record: Record, log: BinaryIO) -> None:
-    """As one line of JSON, for others to read at once."""
-    log.write(json.dumps({"event": record.event, **asdict(record)}).encode() + b"\n")
+    """As one line, for others to read at once."""
+    log.write(line_of(record) + b"\n")
     log.flush()

@@ -1,0 +1,153 @@
+"""`zoo-train distil`, in a zoo of which nothing but its checkpoint files is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from trainer.__main__ import app
+from trainer.display import Display
+from trainer.records import LessonRecord, Record
+from zoo.checkpoint import read_header
+from zoo.descriptor import Descriptor
+from zoo.storage import Directory
+
+IMAGES = ("--data", "digits", "--limit-train", "600", "--device", "cpu")
+
+
+def zoo_train(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints."""
+    zoo = tmp_path_factory.mktemp("grown")
+    result = zoo_train("digits", *IMAGES, "--zoo", zoo, "--epochs", 14, "--seed", 3)
+    assert result.exit_code == 0, result.stderr
+    return zoo
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, grown: Path) -> Path:
+    copytree(grown / "checkpoints", tmp_path / "zoo" / "checkpoints")
+    return tmp_path / "zoo"
+
+
+def by_size(zoo: Path) -> list[str]:
+    headers = {digest: read_header(path) for digest, path in Directory(zoo).paths()}
+    return sorted(headers, key=lambda digest: headers[digest].params)
+
+
+def descriptor_of(zoo: Path, digest: str) -> Descriptor:
+    return read_header(Directory(zoo).path(digest)).descriptor
+
+
+def log_of(zoo: Path) -> list[dict[str, Any]]:
+    lines = (zoo / "runs" / "digits-digits-s3" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_refused(result: Any, *messages: str) -> None:
+    """On one line, on standard error."""
+    assert (result.exit_code, result.stdout) == (1, "")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("zoo-train: ")
+    assert all(message in last for message in messages), last
+
+
+def test_the_better_student_is_a_new_file_with_its_log(zoo: Path) -> None:
+    student, teacher = by_size(zoo)
+    result = zoo_train("distil", student[:8], *IMAGES, "--zoo", zoo, "--epochs", 8)
+    assert result.exit_code == 0, result.stderr
+    [digest] = result.stdout.split()
+    before, after = (descriptor_of(zoo, one) for one in (student, digest))
+    assert (after.lineage.parent, after.lineage.distilled_from) == (student, teacher)
+    assert (after.lineage.run, after.lineage.seed, after.architecture) == ("digits", 3, before.architecture)
+    assert after.metrics.validation.accuracy > before.metrics.validation.accuracy
+    assert after.cost.epochs == before.cost.epochs + 8
+    assert [record["event"] for record in log_of(zoo)] == [*["lesson"] * 8, "distilled"]
+    assert log_of(zoo)[-1]["digest"] == digest
+    assert "saved" in result.stderr.splitlines()[-1]
+
+
+def test_the_same_command_again_teaches_nobody_twice(zoo: Path) -> None:
+    words = ("distil", by_size(zoo)[0], *IMAGES, "--zoo", zoo, "--epochs", 8)
+    first = zoo_train(*words)
+    files, log = sorted(Directory(zoo).paths()), log_of(zoo)
+    again = zoo_train(*words)
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    assert (sorted(Directory(zoo).paths()), log_of(zoo)) == (files, log)
+
+
+def test_it_goes_on_where_it_was_stopped(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("distil", by_size(zoo)[0], *IMAGES, "--zoo", zoo, "--epochs", 4)
+    show = Display.__call__
+
+    def interrupted(display: Display, record: Record) -> None:
+        show(display, record)
+        if isinstance(record, LessonRecord) and record.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Display, "__call__", interrupted)
+        stopped = zoo_train(*words)
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert "the same command goes on from the last whole epoch" in stopped.stderr
+    before = log_of(zoo)
+    assert [record["epoch"] for record in before] == [1, 2]
+    result = zoo_train(*words)
+    assert result.exit_code == 0, result.stderr
+    assert log_of(zoo)[:2] == before
+    assert [record["epoch"] for record in log_of(zoo) if record["event"] == "lesson"] == [1, 2, 3, 4]
+
+
+def test_batches_and_rate_are_the_commands(grown: Path, tmp_path: Path) -> None:
+    """Else those of the run that grew it, 64 and 0.01. What no network survives is not saved."""
+    losses = []
+    for number, words in enumerate(
+        (
+            (),
+            ("--batch-size", 64, "--learning-rate", 0.01),
+            ("--batch-size", 32),
+            ("--learning-rate", 1000),
+        )
+    ):
+        zoo = tmp_path / f"{number}"
+        copytree(grown / "checkpoints", zoo / "checkpoints")
+        result = zoo_train("distil", by_size(zoo)[0], *IMAGES, "--zoo", zoo, "--epochs", 1, *words)
+        assert result.exit_code == 0, result.stderr
+        lesson, distilled = log_of(zoo)
+        losses.append(lesson["loss"])
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[0]
+    assert losses[3] > losses[0]
+    assert (distilled["digest"], result.stdout, len(by_size(zoo))) == (None, "", 2)
+
+
+def test_several_are_taught_by_the_one_that_is_named(zoo: Path) -> None:
+    small, teacher = by_size(zoo)
+    options = ("--zoo", zoo, "--teacher", teacher[:10])
+    [taught] = zoo_train("distil", small, *IMAGES, *options, "--epochs", 8).stdout.split()
+    result = zoo_train("distil", small, taught, *IMAGES, *options, "--epochs", 2)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split()[0] == taught
+    for digest in result.stdout.split()[1:]:
+        assert descriptor_of(zoo, digest).lineage.parent == taught
+
+
+def test_who_cannot_be_taught(zoo: Path) -> None:
+    small, large = by_size(zoo)
+    options = (*IMAGES, "--zoo", zoo, "--epochs", 1)
+    assert_refused(zoo_train("distil", "x", *options), f"{zoo} holds no checkpoint whose digest begins with x")
+    assert_refused(zoo_train("distil", "", *options), "several checkpoints in", "give more of the digest's digits")
+    assert_refused(zoo_train("distil", large, *options), "should be larger, no worse", f"none in {zoo} is")
+    assert_refused(zoo_train("distil", large, *options, "--teacher", small), f"{small} is not")
+    other = ("--data", "digits", "--zoo", zoo, "--epochs", 1)
+    assert_refused(zoo_train("distil", small, *other), f"{small[:12]} has another data set", "num_train=1294")
+    assert not (zoo / "runs").exists()
