@@ -294,6 +294,28 @@ def test_a_run_that_is_stopped_is_told_so(open_page: OpenPage, serve_zoo: Callab
     expect(page.locator("main option")).to_have_text(["run (stopped)"])
 
 
+def test_where_checkpoints_were_only_taught_no_growth_is_drawn(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    """As with `zoo-train distil`, where their run's log is elsewhere."""
+    student = put(tmp_path)
+    log = log_of(tmp_path, "run")
+    with log.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(lines_of(lesson(student, 1), lesson(student, 2)))
+        file.flush()
+        url = serve_zoo(tmp_path)
+        page = open_page(f"{url}/#/grow")
+        status = page.get_by_role("status")
+        expect(status).to_contain_text("its growth is not logged here, distilling 3,426 parameters, epoch 2 of 9")
+        expect(page.locator(".chart")).not_to_be_visible()
+        file.write(lines_of(distilled(student)))
+        file.flush()
+        name = httpx.get(f"{url}/models/{student}").json()["name"]
+        expect(page.locator(".story .distilled")).to_contain_text(f"{name} learned from {'1' * 12}: ")
+        expect(page.locator(".figures")).to_have_text("checkpoints1training10 s")
+
+
 def test_a_zoo_without_anything_says_how_to_begin(
     open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -47,9 +47,9 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   const rule = h("p", { class: "quiet" });
   let known = new Map(zoo.items.map((item) => [item.id, item]));
 
-  page.append(
-    h("div", { class: "toolbar" }, h("label", {}, "Run ", select)),
-    head,
+  const picture = h(
+    "div",
+    {},
     h("div", { class: "chart tall", role: "group", "aria-label": "Accuracy and parameters over the epochs" }, plot),
     h(
       "p",
@@ -59,6 +59,11 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
       h("span", {}, h("i", { class: "key dot" }), saved),
       h("span", {}, h("i", { class: "key step" }), "expansion"),
     ),
+  );
+  page.append(
+    h("div", { class: "toolbar" }, h("label", {}, "Run ", select)),
+    head,
+    picture,
     h("section", {}, h("h2", {}, "Every step, last first"), rule, story),
   );
 
@@ -80,24 +85,27 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   function drawHead() {
     const last = of("epoch").at(-1);
     const finished = of("finished").at(-1);
+    // Where the zoo has nothing but the files of a run, its checkpoints may be taught all the same.
+    const isOnlyTaught = !last && of("lesson").length > 0;
     const expansions = of("decision").filter(hasGrown).reduce((sum, record) => sum + record.chosen.length, 0);
     // Of the same parts as the sum that a run ends with, which also has the little that making an expansion takes.
-    const seconds = [...of("epoch"), ...of("decision")].reduce((sum, record) => sum + record.seconds, 0);
+    const seconds = [...of("epoch"), ...of("decision"), ...(isOnlyTaught ? of("lesson") : [])].reduce((sum, record) => sum + record.seconds, 0);
     const hasBranches = of("epoch").some((record) => record.branch_epoch > 0);
     saved.textContent = hasBranches ? "checkpoint, annealed on a branch" : "checkpoint";
     const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
     // Only ladders anneal, and only they make several changes at once.
+    picture.hidden = isOnlyTaught;
     rule.textContent = most === 0 ? "" : ruleOf(hasBranches || most > 1);
     head.replaceChildren(
-      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}${annealing(last)}${distilling(records.at(-1))}` : " nothing logged yet"),
+      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}${annealing(last)}${distilling(records.at(-1))}` : isOnlyTaught ? ` its growth is not logged here${distilling(records.at(-1))}` : " nothing logged yet"),
       h(
         "dl",
         { class: "figures" },
-        figure("parameters", last && count(last.params)),
-        figure("validation accuracy", percent(last?.val_accuracy)),
-        figure("expansions", count(expansions)),
+        !isOnlyTaught && figure("parameters", last && count(last.params)),
+        !isOnlyTaught && figure("validation accuracy", percent(last?.val_accuracy)),
+        !isOnlyTaught && figure("expansions", count(expansions)),
         figure("checkpoints", count(of("checkpoint").length + of("distilled").filter(({ digest }) => digest).length)),
-        figure("training and scoring", duration(finished?.device_seconds ?? seconds)),
+        figure(isOnlyTaught ? "training" : "training and scoring", duration(finished?.device_seconds ?? seconds)),
       ),
     );
   }
@@ -137,7 +145,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const shown = layout(palette, {
       margin: { ...MARGIN, l: 64 },
       xaxis: axis(palette, hasBranches ? "Epochs, those of annealing too" : "Epoch", { anchor: "y2", range: [0, (hasBranches ? all.length : (all.at(-1)?.epochs ?? 1)) * 1.02], showgrid: false }),
-      yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%" }),
+      yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%", ...(all.length === 0 && { range: [0, 1] }) }),
       yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", range: sizes, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
       shapes: expansions.filter(lastOf).map((record) => ({ type: "line", x0: lastOf(record).x, x1: lastOf(record).x, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
     });
@@ -181,7 +189,8 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   /** Of one that was distilled, that of the network before. */
   function nameOf(digest) {
     const distilled = of("distilled").find((record) => record.digest === digest);
-    return distilled ? nameOf(distilled.student) : (of("checkpoint").find((record) => record.digest === digest)?.name ?? digest.slice(0, 12));
+    if (distilled) return nameOf(distilled.student);
+    return (of("checkpoint").find((record) => record.digest === digest) ?? known.get(digest))?.name ?? digest.slice(0, 12);
   }
 
   /** Its name, which leads to it where it is served. */
