@@ -95,9 +95,11 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
     // Only ladders anneal, and only they make several changes at once.
     picture.hidden = isOnlyTaught;
+    const unknown = isOnlyTaught ? "its growth is not logged here" : "nothing logged yet";
+    const where = last ? `epoch ${last.epoch} of ${last.epochs}${annealing(last)}` : unknown;
     rule.textContent = most === 0 ? "" : ruleOf(hasBranches || most > 1);
     head.replaceChildren(
-      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), last ? ` epoch ${last.epoch} of ${last.epochs}${annealing(last)}${distilling(records.at(-1))}` : isOnlyTaught ? ` its growth is not logged here${distilling(records.at(-1))}` : " nothing logged yet"),
+      h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), ` ${where}${distilling(records.at(-1))}`),
       h(
         "dl",
         { class: "figures" },
