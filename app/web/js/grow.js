@@ -92,11 +92,11 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const seconds = [...of("epoch"), ...of("decision"), ...(isOnlyTaught ? of("lesson") : [])].reduce((sum, record) => sum + record.seconds, 0);
     const hasBranches = of("epoch").some((record) => record.branch_epoch > 0);
     saved.textContent = hasBranches ? "checkpoint, annealed on a branch" : "checkpoint";
-    const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
-    // Only ladders anneal, and only they make several changes at once.
     picture.hidden = isOnlyTaught;
     const unknown = isOnlyTaught ? "its growth is not logged here" : "nothing logged yet";
     const where = last ? `epoch ${last.epoch} of ${last.epochs}${annealing(last)}` : unknown;
+    const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
+    // Only ladders anneal, and only they make several changes at once.
     rule.textContent = most === 0 ? "" : ruleOf(hasBranches || most > 1);
     head.replaceChildren(
       h("p", { role: "status" }, h("span", { class: `state ${run.status === "running" ? "live" : ""}` }, run.status), ` ${where}${distilling(records.at(-1))}`),
