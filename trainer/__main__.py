@@ -173,7 +173,7 @@ def distil_(
     """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
 
     A student that gets better becomes a new file; the old one stays. The same command again goes on where it was
-    stopped, and teaches nobody twice. Prints the SHA-256 digests of what got better.
+    stopped, and does not teach again what got better. Prints the SHA-256 digests of these.
     """
     console = Console(stderr=True)
     try:
