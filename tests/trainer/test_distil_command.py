@@ -90,8 +90,11 @@ def test_what_got_better_is_not_taught_again(zoo: Path) -> None:
 def test_it_goes_on_where_it_was_stopped(zoo: Path) -> None:
     words = ("distil", by_size(zoo)[0], *IMAGES, "--zoo", str(zoo), "--epochs", "30")
     log = zoo / "runs" / "digits-digits-s1" / "log.jsonl"
+    # As from a terminal: tests that run in the background hand down that Ctrl-C is ignored.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from trainer.__main__ import app; app()"
     with subprocess.Popen(
-        [sys.executable, "-m", "trainer", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         while process.poll() is None and not (log.exists() and len(log_of(zoo)) >= 2):
             time.sleep(0.01)
