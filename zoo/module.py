@@ -195,7 +195,11 @@ class _MaxPool2d(nn.MaxPool2d):
 
 
 class _VectorMaxPool2x2(torch.autograd.Function):
-    """The gradient goes to the largest of four; several that are equal share it."""
+    """The gradient goes to the largest of four; several that are equal share it.
+
+    Equal but for rounding: in bfloat16 the compiler keeps the maximum rounded and computes the four again unrounded,
+    none of which may be exactly that (pytorch/pytorch#195214).
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, images: Tensor) -> Tensor:
@@ -207,8 +211,9 @@ class _VectorMaxPool2x2(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         images, maxima = ctx.saved_tensors
-        num_equal = sum((quarter == maxima).to(gradient.dtype) for quarter in _quarters(images))
-        return torch.where(images == _doubled(maxima), _doubled(gradient / num_equal), 0)
+        least = maxima - torch.finfo(maxima.dtype).eps * maxima.abs()
+        num_equal = sum((quarter >= least).to(gradient.dtype) for quarter in _quarters(images))
+        return torch.where(images >= _doubled(least), _doubled(gradient / num_equal), 0)
 
 
 def _quarters(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

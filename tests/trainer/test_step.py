@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +111,14 @@ def test_mixed_precision_stays_close_to_single(module: GraphModule) -> None:
     assert {parameter.dtype for parameter in mixed.module.parameters()} == {torch.float32}
     # Only where the machine has units for it is anything else computed at all.
     assert torch.equal(weights(single.module), weights(mixed.module)) is not has_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="reads what Linux says of an x86"
+)
+def test_bfloat16_is_taken_where_the_cpu_has_units_for_it() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    assert has_bfloat16(torch.device("cpu")) is bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @pytest.mark.parametrize("config", [ADAM, ADAMW, SGD], ids=["adam", "adamw", "sgd"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -190,6 +192,32 @@ def test_a_compiled_step_has_the_gradients_of_an_eager_one(
         gradients.append(torch.autograd.grad(loss, [inputs, *module.parameters()]))
     for eager, compiled in zip(*gradients, strict=True):
         torch.testing.assert_close(compiled, eager)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling needs a C++ compiler")
+@pytest.mark.parametrize("family", ["secnn", "blueprint"])
+def test_a_compiled_step_in_bfloat16_has_the_gradients_of_single_precision(
+    tiny: SecnnArchitecture, family: str
+) -> None:
+    """Whatever the compiler rounds on the way, and whatever it does not."""
+    architecture: Architecture = tiny
+    if family == "blueprint":
+        architecture = blueprint.start(input_shape=(1, 8, 8), num_classes=3, channels=(8, 8), num_layers=(1, 1))
+    module = GraphModule(architecture.graph()).eval().to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64, 1, 8, 8, generator=generator).to(memory_format=torch.channels_last)
+    labels = torch.randint(3, (64,), generator=generator)
+
+    def loss_of(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = module(images)
+        return F.cross_entropy(logits.float(), labels)
+
+    parameters = list(module.parameters())
+    single = torch.autograd.grad(F.cross_entropy(module(images), labels), parameters)
+    mixed = torch.autograd.grad(torch.compile(loss_of)(images), parameters)
+    for (name, _), expected, gradient in zip(module.named_parameters(), single, mixed, strict=True):
+        assert (gradient - expected).norm() < 0.2 * expected.norm(), name
 
 
 def test_pixels_are_normalised_per_channel() -> None:
