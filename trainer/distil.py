@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,8 @@ def _teach(
     tell: Callable[[Record], None],
 ) -> tuple[GraphModule, list[LessonRecord]]:
     """The network that comes of it, and every epoch, those before an interruption too."""
+    # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed (docs/log.md).
+    config = replace(config, cutout=None, mixup=None)
     module, train = student.module(device), data.train.to(device)
     optimizer = optim.make(module, config)
     what = [student.digest, teacher.digest, repr(config), data.record().model_dump_json()]

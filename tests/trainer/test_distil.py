@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from trainer import optim
-from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
 from trainer.data import Data, load
 from trainer.distil import distil
 from trainer.grow import grow
@@ -128,6 +128,18 @@ def told(records: list[Record]) -> list[DistilledRecord]:
 def lessons(records: list[Record]) -> list[LessonRecord]:
     """But for how long they took."""
     return [replace(record, seconds=0.0) for record in records if isinstance(record, LessonRecord)]
+
+
+def test_students_are_shown_whole_images(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    """Whether or not the run blacks them out and mixes them."""
+    whole, other = tmp_path / "zoo", tmp_path / "other"
+    copytree(whole, other)
+    mixing = replace(CONFIG, cutout=Cutout(part=0.5, from_params=0), mixup=Mixup(alpha=0.5, from_params=0))
+    wanted: list[Record] = []
+    found: list[Record] = []
+    list(distil(CONFIG, data, whole, digests, CPU, wanted.append))
+    list(distil(mixing, data, other, digests, CPU, found.append))
+    assert lessons(found) == lessons(wanted)
 
 
 def test_an_interrupted_pass_goes_on_exactly(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
