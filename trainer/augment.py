@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,24 @@ class Augmentation:
             )
             images = images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
         return images
+
+    def at(self, order: Int64[Tensor, " m"]) -> Augmentation:
+        """What happens to these of the n images, in that order."""
+        return replace(
+            self,
+            mirrored=None if self.mirrored is None else self.mirrored[order],
+            offsets=self.offsets[:, order],
+            places=self.places[:, order],
+            kept=None if self.kept is None else self.kept[order],
+        )
+
+    def mirror(self) -> Augmentation:
+        """Shows each image as the mirror image of what it is now. Nothing may be blacked out, and none be mixed."""
+        assert self.mirrored is not None
+        assert not self.cutout
+        assert self.kept is None
+        rows, columns = self.offsets
+        return replace(self, mirrored=~self.mirrored, offsets=torch.stack((rows, 2 * self.max_shift - columns)))
 
     def mixed(
         self,

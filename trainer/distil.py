@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from trainer import optim
+from trainer.answers import Answers, Teacher
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.grow import device_name, lock, run_directory
@@ -36,7 +37,7 @@ from zoo.storage import Directory, write_atomically
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """A checkpoint of the run."""
 
     digest: str
@@ -106,38 +107,46 @@ def distil(
     device: torch.device,
     observe: Callable[[Record], None],
 ) -> Iterator[str]:
-    """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it.
+    """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it,
+    the smallest first.
 
     Yields the digest of each better one. Students that were distilled before are not again, but told of: a resumed run
     has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises RunError where
     another process is at work on it.
     """
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
-    members = [_Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
+    members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
     teacher = max(members, key=lambda member: _rank(member.descriptor))
     before = _distilled_before(directory, teacher.digest)
-    run.mkdir(parents=True, exist_ok=True)
-    kept = run / "distil.pt"
-    with (run / "log.jsonl").open("ab+") as log:
-        lock(log, run)
-        log.seek(0)
-        logged = {line.rstrip(b"\n") for line in log}
-
-        def tell(record: Record) -> None:
-            if line_of(record) not in logged:
-                write(record, log)
-            observe(record)
-
-        for student in members:
-            if student.params >= teacher.params:
-                continue
+    students = sorted((one for one in members if one.params < teacher.params), key=lambda one: (one.params, one.digest))
+    lessons = Lessons(config, data, [teacher], device, run)
+    with logged(run, observe) as tell:
+        for student in students:
             record = before.get(student.digest)
             if record is None:
-                record = _distil_one(config, data, directory, student, teacher, device, kept, tell)
+                record = _distil_one(data, directory, student, teacher, lessons, tell)
             tell(record)
             if record.digest is not None:
                 yield record.digest
-        kept.unlink(missing_ok=True)
+    lessons.remove()
+
+
+@contextmanager
+def logged(run: Path, observe: Callable[[Record], None]) -> Iterator[Callable[[Record], None]]:
+    """Records are observed, and appended to the run's log unless they stand there. Raises RunError where another
+    process is at work on the run."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "log.jsonl").open("ab+") as log:
+        lock(log, run)
+        log.seek(0)
+        lines = {line.rstrip(b"\n") for line in log}
+
+        def tell(record: Record) -> None:
+            if line_of(record) not in lines:
+                write(record, log)
+            observe(record)
+
+        yield tell
 
 
 def _distilled_before(directory: Directory, teacher: str) -> dict[str, DistilledRecord]:
@@ -176,25 +185,21 @@ def _record(before: Descriptor, digest: str, after: Descriptor) -> DistilledReco
 
 
 def _distil_one(
-    config: RunConfig,
     data: Data,
     directory: Directory,
-    student: _Member,
-    teacher: _Member,
-    device: torch.device,
-    kept: Path,
+    student: Member,
+    teacher: Member,
+    lessons: Lessons,
     tell: Callable[[Record], None],
 ) -> DistilledRecord:
-    result, lessons = _teach(config, data, student, teacher, device, kept, tell)
-    validation = evaluate(result, data.validation.to(device), data.preprocessing, len(data.classes))
-    seconds = sum(lesson.seconds for lesson in lessons)
+    result, epochs = lessons.teach(student, tell)
+    validation = evaluate(result, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
+    seconds = sum(epoch.seconds for epoch in epochs)
     if validation.accuracy > student.val_accuracy:
         # The test split is read once, for a checkpoint that is kept.
-        test = evaluate(result, data.test.to(device), data.preprocessing, len(data.classes))
+        test = evaluate(result, data.test.to(lessons.device), data.preprocessing, len(data.classes))
         metrics = Metrics(validation=validation, test=test)
-        num_images = sum(lesson.num_images for lesson in lessons)
-        name = device_name(device)
-        descriptor = _distilled(student, teacher, metrics, config.distil_epochs, num_images, seconds, name)
+        descriptor = distilled(student, teacher, data, metrics, epochs, device_name(lessons.device))
         digest = directory.put(encode(Checkpoint(descriptor, result.tensors())))
         return _record(student.descriptor, digest, descriptor)
     return DistilledRecord(
@@ -208,65 +213,85 @@ def _distil_one(
     )
 
 
-def _teach(
-    config: RunConfig,
-    data: Data,
-    student: _Member,
-    teacher: _Member,
-    device: torch.device,
-    kept: Path,
-    tell: Callable[[Record], None],
-) -> tuple[GraphModule, list[LessonRecord]]:
-    """The network that comes of it, and every epoch, those before an interruption too."""
-    # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed (docs/log.md).
-    config = replace(config, cutout=None, mixup=None)
-    module, train = student.module(device), data.train.to(device)
-    optimizer = optim.make(module, config)
-    what = [student.digest, teacher.digest, repr(config), data.record().model_dump_json()]
-    before = _load(kept, what, device)
-    if before is not None:
-        module.load_state_dict(before["module"])
-        optim.load_state(optimizer, before["optimizer"])
-    step = TrainingStep(
-        module,
-        optimizer,
-        config,
-        data.preprocessing,
-        teacher=teacher.module(device),
-        compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
-    )
-    lessons = []
-    average = WeightAverage(module, config.average_decay)
-    if before is not None:
-        average.module.load_state_dict(before["average"])
-        average.num_updates = before["num_updates"]
-        lessons = [LessonRecord(**lesson) for lesson in before["lessons"]]
-        for lesson in lessons:
-            tell(lesson)
-    steps = step.num_steps(len(train))
-    total = config.distil_epochs * steps
-    # Up quickly and down slowly: the student comes from the end of an annealing.
-    rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
-    for epoch in range(len(lessons), config.distil_epochs):
-        started = time.perf_counter()
-        generator = seed_epoch(config, epoch, f"distilling {student.digest}")
-        learning_rates = rates[epoch * steps : (epoch + 1) * steps]
-        result = train_epoch(step, train, generator, learning_rates=learning_rates, average=average)
-        lesson = LessonRecord(
-            student=student.digest,
-            teacher=teacher.digest,
-            params=student.params,
-            epoch=epoch + 1,
-            epochs=config.distil_epochs,
-            loss=result.loss,
-            accuracy=result.accuracy,
-            num_images=result.num_images,
-            seconds=time.perf_counter() - started,
+class Lessons:
+    """How students learn from one or more teachers, each epoch kept in the run's directory."""
+
+    def __init__(
+        self, config: RunConfig, data: Data, teachers: Sequence[Member], device: torch.device, run: Path
+    ) -> None:
+        # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed
+        # (docs/log.md).
+        self._config = replace(config, cutout=None, mixup=None)
+        self._data = data
+        self._teachers = teachers
+        self._kept = run / "distil.pt"
+        self.device = device
+        self._train = data.train.to(device)
+        answering = [Teacher(one.digest, one.module(device), one.descriptor.preprocessing) for one in teachers]
+        self._answers = Answers(run / "answers", answering, self._train, self._config)
+
+    def remove(self) -> None:
+        """Deletes what was kept of students and answers."""
+        self._kept.unlink(missing_ok=True)
+        self._answers.remove()
+
+    def teach(self, student: Member, tell: Callable[[Record], None]) -> tuple[GraphModule, list[LessonRecord]]:
+        """The network that comes of it, and every epoch, those before an interruption too."""
+        config, train = self._config, self._train
+        module = student.module(self.device)
+        optimizer = optim.make(module, config)
+        names = [teacher.digest for teacher in self._teachers]
+        what = [student.digest, *names, repr(config), self._data.record().model_dump_json()]
+        before = _load(self._kept, what, self.device)
+        if before is not None:
+            module.load_state_dict(before["module"])
+            optim.load_state(optimizer, before["optimizer"])
+        step = TrainingStep(
+            module,
+            optimizer,
+            config,
+            self._data.preprocessing,
+            compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
         )
-        lessons.append(lesson)
-        _save(kept, what, step, average, lessons)
-        tell(lesson)
-    return average.module, lessons
+        epochs = []
+        average = WeightAverage(module, config.average_decay)
+        if before is not None:
+            average.module.load_state_dict(before["average"])
+            average.num_updates = before["num_updates"]
+            epochs = [LessonRecord(**epoch) for epoch in before["lessons"]]
+            for epoch in epochs:
+                tell(epoch)
+        steps = step.num_steps(len(train))
+        total = config.distil_epochs * steps
+        # Up quickly and down slowly: the student comes from the end of an annealing.
+        rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
+        for number in range(len(epochs), config.distil_epochs):
+            started = time.perf_counter()
+            lesson = self._answers.lesson(number)
+            result = train_epoch(
+                step,
+                train,
+                seed_epoch(config, number, f"distilling {student.digest}"),
+                learning_rates=rates[number * steps : (number + 1) * steps],
+                average=average,
+                lesson=lesson,
+            )
+            epoch = LessonRecord(
+                student=student.digest,
+                teacher=names[0],
+                params=student.params,
+                epoch=number + 1,
+                epochs=config.distil_epochs,
+                loss=result.loss,
+                accuracy=result.accuracy,
+                num_images=result.num_images,
+                seconds=time.perf_counter() - started,
+                num_answered=lesson.num_answered,
+            )
+            epochs.append(epoch)
+            _save(self._kept, what, step, average, epochs)
+            tell(epoch)
+        return average.module, epochs
 
 
 def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:
@@ -293,21 +318,30 @@ def _load(kept: Path, what: list[str], device: torch.device) -> dict[str, Any] |
     return saved if saved["what"] == what else None
 
 
-def _distilled(
-    student: _Member, teacher: _Member, metrics: Metrics, epochs: int, num_images: int, seconds: float, device: str
+def distilled(
+    student: Member,
+    teacher: Member,
+    data: Data,
+    metrics: Metrics,
+    epochs: Sequence[LessonRecord],
+    device: str,
 ) -> Descriptor:
     """The student's descriptor, with the cost of its own further training and of the teacher's answers."""
     before = student.descriptor
     macs, teacher_macs = (num_macs(member.descriptor.architecture.graph()) for member in (student, teacher))
-    flops = training_flops(macs, num_images) + 2 * teacher_macs * num_images
+    flops = training_flops(macs, sum(epoch.num_images for epoch in epochs))
+    flops += 2 * teacher_macs * sum(epoch.num_answered for epoch in epochs)
+    seconds = sum(epoch.seconds for epoch in epochs)
     return before.model_copy(
         update={
             "lineage": before.lineage.model_copy(update={"parent": student.digest, "distilled_from": teacher.digest}),
+            "dataset": data.record(),
+            "preprocessing": data.preprocessing,
             "metrics": metrics,
             "cost": before.cost.model_copy(
                 update={
                     "device": join_devices(before.cost.device, device),
-                    "epochs": before.cost.epochs + epochs,
+                    "epochs": before.cost.epochs + len(epochs),
                     "device_seconds": round(before.cost.device_seconds + seconds, 3),
                     "training_flops": before.cost.training_flops + flops,
                 }

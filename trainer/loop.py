@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -36,6 +37,18 @@ class EpochResult:
     num_images: int
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher's answers to the images of a split, each augmented; in the order of the split, in half precision.
+
+    `num_answered` images went through the teacher for it; 0: the answers were there already.
+    """
+
+    augmentation: Augmentation
+    answers: Float[Tensor, "n classes"]
+    num_answered: int
+
+
 def train_epoch(
     step: TrainingStep,
     split: Split,
@@ -43,8 +56,11 @@ def train_epoch(
     *,
     learning_rates: Sequence[float] | None = None,
     average: WeightAverage | None = None,
+    lesson: Lesson | None = None,
 ) -> EpochResult:
     """One pass over the split in the order, with the augmentation, that `generator` (on the CPU) gives.
+
+    With a `lesson`, the images are augmented as the teacher has seen them, and its answers are learned.
 
     `learning_rates` has one for each of `step.num_steps`; without it the optimiser's stays. `average` takes part after
     each step. Dropout draws from torch's global generator, which the caller seeds: `trainer.seeds.seed_epoch`.
@@ -56,22 +72,13 @@ def train_epoch(
     total_correct = torch.zeros((), dtype=torch.long, device=order.device)
     num_images = 0
     steps = step.num_steps(len(split))
-    num_params = sum(parameter.numel() for parameter in module.parameters())
-    augmentation = draw(
-        len(split),
-        config.horizontal_flip,
-        min(shift_of(config, num_params), min(split.images.shape[2:]) - 1),
-        generator,
-        order.device,
-        padding_mode=config.padding_mode,
-        cutout=cutout_of(config, num_params),
-        mixup=mixup_of(config, num_params),
-    )
-    batches = _batches(split, order[: steps * config.batch_size], augmentation, step)
-    for index, (images, targets) in enumerate(batches):
+    augmentation = _augmentation(step, split, generator) if lesson is None else lesson.augmentation.at(order)
+    answers = None if lesson is None else lesson.answers[order]
+    batches = _batches(split, order[: steps * config.batch_size], augmentation, answers, step)
+    for index, (images, targets, answered) in enumerate(batches):
         if learning_rates is not None:
             optim.set_learning_rate(step.optimizer, learning_rates[index])
-        loss, correct = step(images, targets)
+        loss, correct = step(images, targets, answered)
         if average is not None:
             average.update()
         total_loss += loss * len(targets[step.group.rank :: step.group.size])
@@ -81,10 +88,33 @@ def train_epoch(
     return EpochResult(loss_sum / num_images, num_correct / num_images, num_images)
 
 
+def _augmentation(step: TrainingStep, split: Split, generator: torch.Generator) -> Augmentation:
+    """As the run has it for a network of this size."""
+    config = step.config
+    num_params = sum(parameter.numel() for parameter in step.module.parameters())
+    return draw(
+        len(split),
+        config.horizontal_flip,
+        min(shift_of(config, num_params), min(split.images.shape[2:]) - 1),
+        generator,
+        split.labels.device,
+        padding_mode=config.padding_mode,
+        cutout=cutout_of(config, num_params),
+        mixup=mixup_of(config, num_params),
+    )
+
+
 def _batches(
-    split: Split, order: Int64[Tensor, " n"], augmentation: Augmentation, step: TrainingStep
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, augmented, and targets as a step takes them, in that order; the last batch may be smaller."""
+    split: Split,
+    order: Int64[Tensor, " n"],
+    augmentation: Augmentation,
+    answers: Float[Tensor, "n classes"] | None,
+    step: TrainingStep,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Images, augmented, targets and a teacher's answers as a step takes them; the last batch may be smaller.
+
+    `augmentation` and `answers` are in the order of `order`.
+    """
     batch_size = step.config.batch_size
     several = batch_size * max(1, _BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
     for index, indices in enumerate(order.split(several)):
@@ -93,7 +123,8 @@ def _batches(
         if augmentation.kept is not None:
             graph = step.module.graph
             images, targets = augmentation.mixed(images, targets, place, output_shapes(graph)[graph.output][0])
-        yield from zip(images.split(batch_size), targets.split(batch_size), strict=True)
+        wanted = repeat(None) if answers is None else answers[place].float().split(batch_size)
+        yield from zip(images.split(batch_size), targets.split(batch_size), wanted, strict=answers is not None)
 
 
 class WeightAverage:

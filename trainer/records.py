@@ -64,7 +64,10 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class LessonRecord:
-    """An epoch of distillation; `loss` and `accuracy` are those of augmented training images."""
+    """An epoch of distillation; `loss` and `accuracy` are those of augmented training images.
+
+    `num_answered` images went through the teacher in it: answers are kept, for further students.
+    """
 
     event: ClassVar[str] = "lesson"
     student: str
@@ -76,6 +79,7 @@ class LessonRecord:
     accuracy: float
     num_images: int
     seconds: float
+    num_answered: int = 0
 
 
 @dataclass(frozen=True)

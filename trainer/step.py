@@ -50,7 +50,6 @@ class TrainingStep:
         config: RunConfig,
         preprocessing: Preprocessing,
         group: Group = ALONE,
-        teacher: GraphModule | None = None,
         *,
         compiled: bool = False,
     ) -> None:
@@ -59,12 +58,10 @@ class TrainingStep:
         _lay_out_alike(optimizer)
         self.config = config
         self.group = group
-        # Its softened answers are most of what the network is to learn; see `distil_weight`.
-        self.teacher = teacher.eval().to(memory_format=torch.channels_last) if teacher is not None else None
         self.device = next(module.parameters()).device
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1) * 255)
-        self._dtype = torch.bfloat16 if config.mixed_precision and has_bfloat16(self.device) else None
+        self._dtype = low_precision(self.device, config)
         self._has_one_shape = compiled
         self._compiled = None
         self._network: nn.Module = module
@@ -78,18 +75,25 @@ class TrainingStep:
         self._graph = _CapturedStep(self) if alone and self.device.type == "cuda" else None
 
     def __call__(
-        self, images: UInt8[Tensor, "batch channels height width"], targets: Targets
+        self,
+        images: UInt8[Tensor, "batch channels height width"],
+        targets: Targets,
+        answers: Float[Tensor, "batch classes"] | None = None,
     ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
         """Updates the weights with a batch of the whole group, of which this process trains on its share.
+
+        `answers` are a teacher's logits for these images: softened, they are most of what the network is then to
+        learn (`RunConfig.distil_weight`).
 
         Returns the mean loss without the L1 term, and the number of right answers, of that share.
         """
         if self.group.size > 1:
             mine = slice(self.group.rank, None, self.group.size)
-            return self.run(images[mine], targets[mine], share=len(targets[mine]) * self.group.size / len(targets))
+            share = len(targets[mine]) * self.group.size / len(targets)
+            return self.run(images[mine], targets[mine], answers if answers is None else answers[mine], share)
         if self._graph is not None:
-            return self._graph(images, targets)
-        return self.run(images, targets)
+            return self._graph(images, targets, answers)
+        return self.run(images, targets, answers)
 
     def num_steps(self, num_images: int) -> int:
         """Batches of an epoch. A last one that is not full is left out of compiled steps, which have one shape, and
@@ -121,10 +125,12 @@ class TrainingStep:
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
-    def run(self, images: Tensor, targets: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    def run(
+        self, images: Tensor, targets: Tensor, answers: Tensor | None = None, share: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """`share` weighs this process's loss in the group's average: 1 where all have equally many images."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss, correct = self._forward(images, targets)
+        loss, correct = self._forward(images, targets, answers)
         (loss * share).backward()
         if self.config.l1:
             self._add_l1_gradient()
@@ -138,28 +144,26 @@ class TrainingStep:
         signs = torch._foreach_sign([weight for weight, _ in pairs])
         torch._foreach_add_([gradient for _, gradient in pairs], signs, alpha=self.config.l1)
 
-    def _forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, images: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
         if self._compiled is None:
-            return self._loss(images, targets)
+            return self._loss(images, targets, answers)
         try:
-            return self._compiled(images, targets)
+            return self._compiled(images, targets, answers)
         except torch._dynamo.exc.TorchDynamoException as error:
             logger.warning("this step is not compiled: %s", str(error).partition("\n")[0])
             self._compiled = None
-            return self._loss(images, targets)
+            return self._loss(images, targets, answers)
 
-    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, images: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
         inputs = ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
         # Each weight is cast once a step: a cache would only outlive a captured graph.
         dtype = self._dtype or torch.bfloat16
         with torch.autocast(self.device.type, dtype, enabled=self._dtype is not None, cache_enabled=False):
             logits = self._network(inputs)
-            with torch.no_grad():
-                wanted = self.teacher(inputs) if self.teacher is not None else None
         logits = logits.float()
         loss = F.cross_entropy(logits, targets)
-        if wanted is not None:
-            loss = self._distilled(loss, logits, wanted.float())
+        if answers is not None:
+            loss = self._distilled(loss, logits, answers)
         labels = targets.argmax(1) if targets.is_floating_point() else targets
         return loss, (logits.detach().argmax(1) == labels).sum()
 
@@ -185,33 +189,38 @@ class _CapturedStep:
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._images = self._targets = torch.empty(0)
+        self._answers: Tensor | None = None
         self._results = (torch.empty(0), torch.empty(0))
 
-    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
         if self._graph is None:
-            self._capture(images, targets)
+            self._capture(images, targets, answers)
         if images.shape != self._images.shape:
-            return self._step.run(images, targets)
+            return self._step.run(images, targets, answers)
         assert self._graph is not None
         self._images.copy_(images)
         self._targets.copy_(targets)
+        if answers is not None:
+            assert self._answers is not None
+            self._answers.copy_(answers)
         self._graph.replay()
         loss, correct = self._results
         return loss.clone(), correct.clone()
 
-    def _capture(self, images: Tensor, targets: Tensor) -> None:
+    def _capture(self, images: Tensor, targets: Tensor, answers: Tensor | None) -> None:
         """Warm-up steps would train: weights, running statistics and the optimiser are put back afterwards."""
         self._images, self._targets = images.clone(), targets.clone()
+        self._answers = None if answers is None else answers.clone()
         before = self._step.snapshot()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARMUP_STEPS):
-                self._step.run(self._images, self._targets)
+                self._step.run(self._images, self._targets, self._answers)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._results = self._step.run(self._images, self._targets)
+            self._results = self._step.run(self._images, self._targets, self._answers)
         self._step.restore(before)
 
 
@@ -244,6 +253,11 @@ def _has_compiler() -> bool:
 def pays_to_compile(config: RunConfig, macs: int, num_images: int) -> bool:
     """Whether the run wants compiled steps, and epochs of so many images are long enough for it."""
     return config.compile and num_images * macs >= _WORTH_COMPILING
+
+
+def low_precision(device: torch.device, config: RunConfig) -> torch.dtype | None:
+    """Of matrix products: bfloat16 where the run wants it and the device has units for it; None: as of the weights."""
+    return torch.bfloat16 if config.mixed_precision and has_bfloat16(device) else None
 
 
 def has_bfloat16(device: torch.device) -> bool:
