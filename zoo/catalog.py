@@ -15,7 +15,7 @@ import base64
 import json
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,7 +41,7 @@ from zoo.cost import MAX_COUNT
 from zoo.errors import NotFoundError
 
 # Changes whenever the tables do; a catalog of another version is rebuilt from the files.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
@@ -56,8 +56,10 @@ class CheckpointRow(SQLModel):
     macs: int
     bytes: int
     latency_ms: float | None = None
+    # Of the test split: what the file claims, or what was measured when it was published here, which then decides.
     accuracy: float | None = None
     accuracy_n: int | None = None
+    accuracy_source: str | None = None  # "claimed", "measured"; None where there is no accuracy
     val_accuracy: float
     classes: str  # a JSON list
     # Text like 2026-11-21T02:00:00+00:00, which sorts as time does: SQLite has no type for it.
@@ -65,6 +67,8 @@ class CheckpointRow(SQLModel):
     parent: str | None = None
     # Found by whatever names it, but chosen by no budget and no computed alias.
     deprecated: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    # Published to be tried first: found by its digest alone, until it is promoted.
+    staged: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
     @property
     def created(self) -> datetime:
@@ -113,6 +117,8 @@ _FRONT: Any = FrontRow
 _ROWS = CheckpointTable.__table__  # type: ignore[attr-defined]
 _FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
 
+# What budgets and computed aliases choose from.
+_OFFERED = and_(~_ROW.deprecated, ~_ROW.staged)
 _COSTS: tuple[Complexity, ...] = ("params", "macs", "bytes", "latency_ms")
 # By gain, the sign with which a row's value counts.
 _SIGNS = {"accuracy": 1, "macs": -1, "bytes": -1, "latency_ms": -1}
@@ -178,15 +184,30 @@ class Catalog:
             connection.execute(delete(CheckpointTable).where(_ROW.digest == bindparam("gone")), gone)
             _rebuild_fronts(connection)
 
-    def deprecate(self, digests: Collection[str]) -> bool:
-        """These rows, as far as they are there, and no others; True if that changed any."""
+    def annotate(
+        self, deprecated: Collection[str], staged: Collection[str], measured: Mapping[str, tuple[float, int]]
+    ) -> bool:
+        """Makes the rows say what the annotations say, as far as they are there; True if that changed any.
+
+        `measured`: test accuracy and number of images by digest. A measurement, once known, stays: files do not change.
+        """
         with self._engine.connect() as connection:
-            before = set(connection.scalars(select(_ROW.digest).where(_ROW.deprecated)))
-            known = connection.scalars(select(_ROW.digest).where(_ROW.digest.in_(digests)))
-            if before == set(known):
-                return False
+            known = set(connection.scalars(select(_ROW.digest).where(or_(_ROW.deprecated, _ROW.staged))))
+            named = {*known, *deprecated, *staged, *measured}
+            rows = [row for digest in named if (row := _first(connection, _OF_DIGEST, digest=digest)) is not None]
+        changes = []
+        for row in rows:
+            wanted: dict[str, Any] = {"deprecated": row.digest in deprecated, "staged": row.digest in staged}
+            if row.digest in measured:
+                accuracy, count = measured[row.digest]
+                wanted |= {"accuracy": accuracy, "accuracy_n": count, "accuracy_source": "measured"}
+            if any(getattr(row, name) != value for name, value in wanted.items()):
+                changes.append((row.digest, wanted))
+        if not changes:
+            return False
         with self._writing() as connection:
-            connection.execute(update(_ROWS).values(deprecated=_ROW.digest.in_(digests)))
+            for digest, wanted in changes:
+                connection.execute(update(_ROWS).where(_ROW.digest == digest).values(**wanted))
             _rebuild_fronts(connection)
         return True
 
@@ -427,7 +448,7 @@ def _most_accurate(connection: Connection, budget: Budget, dataset: str) -> Chec
 def _extend_front(connection: Connection, dataset: str, cost: str, gain: str, row: CheckpointRow) -> None:
     """Adds a step for a new row, if no row before it reaches as far, and takes out the steps it outdoes."""
     size, value = getattr(row, cost), getattr(row, gain)
-    if size is None or value is None or row.deprecated:
+    if size is None or value is None or row.deprecated or row.staged:
         return
     accuracy = _NO_ACCURACY if row.accuracy is None else row.accuracy
     staircase = {"dataset": dataset, "cost": cost, "gain": gain, "reach": _SIGNS[gain] * value}
@@ -453,7 +474,7 @@ def _rebuild_fronts(connection: Connection) -> None:
             columns = [value.label(name) for name, value in zip(names, values, strict=True)]
             before = func.max(reach).over(partition_by=partition, order_by=order, rows=(None, -1))
             columns.append(before.label("before"))
-            known = select(*columns).where(~_ROW.deprecated, size.is_not(None), reach.is_not(None)).subquery()
+            known = select(*columns).where(_OFFERED, size.is_not(None), reach.is_not(None)).subquery()
             steps = select(*(known.c[name] for name in names))
             steps = steps.where(or_(known.c.before.is_(None), known.c.reach > known.c.before))
             connection.execute(insert(_FRONTS).from_select(names, steps))
@@ -468,7 +489,7 @@ def _in(dataset: str) -> list[ColumnElement[bool]]:
 
 def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
     """NULL compares as unknown, which is not true: an unknown value meets no bound."""
-    conditions = [~_ROW.deprecated, *_in(dataset)]
+    conditions = [_OFFERED, *_in(dataset)]
     if budget.min_acc is not None:
         conditions.append(_ROW.accuracy >= budget.min_acc)
     if budget.confidence is not None and budget.min_acc is not None:
@@ -488,17 +509,17 @@ def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
     return conditions
 
 
-_CIFAR10 = select(_ROW.dataset).where(~_ROW.deprecated, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
-_NEWEST_DATASET = select(_ROW.dataset).where(~_ROW.deprecated).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
+_CIFAR10 = select(_ROW.dataset).where(_OFFERED, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
+_NEWEST_DATASET = select(_ROW.dataset).where(_OFFERED).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
 _DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
 _OF_DIGEST = select(_ROWS).where(_ROW.digest == bindparam("digest"))
-_NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name")).order_by(*_NEWEST_FIRST).limit(1)
+_NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).order_by(*_NEWEST_FIRST).limit(1)
 
 
 @cache
 def _newest(*, everywhere: bool) -> Any:
     conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
-    return select(_ROWS).where(~_ROW.deprecated, *conditions).order_by(*_NEWEST_FIRST).limit(1)
+    return select(_ROWS).where(_OFFERED, *conditions).order_by(*_NEWEST_FIRST).limit(1)
 
 
 def _first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:

@@ -118,7 +118,7 @@ class LocalZoo:
         if new:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
-        deprecated = self.catalog.deprecate(self._marks.deprecated)
+        deprecated = self.catalog.annotate(self._marks.deprecated, (), {})
         self._synced_digests = known - gone | {row.digest for row in new}
         calibrated = self._follow_calibrations(self._synced_digests)
         changed = before != (self._synced_marks, self._paths.keys())
@@ -240,7 +240,7 @@ class LocalZoo:
             self._read_marks()
             self._marks.with_aliases(digest, aliases)  # raises where one is taken in any of the directories
         self._change_marks(change, forget)
-        self.catalog.deprecate(self._marks.deprecated)
+        self.catalog.annotate(self._marks.deprecated, (), {})
 
     def _change_marks(self, change: Callable[[Marks], Marks], forget: Callable[[Marks], Marks]) -> None:
         """What is said goes into the first directory; what is no longer said must be in none, hence `forget`.
@@ -488,6 +488,7 @@ def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
         bytes=header.size_bytes,
         accuracy=test.accuracy if test else None,
         accuracy_n=test.n if test else None,
+        accuracy_source="claimed" if test else None,
         val_accuracy=descriptor.metrics.validation.accuracy,
         classes=json.dumps(descriptor.classes, ensure_ascii=False),
         created_at=descriptor.created_at.isoformat(),
@@ -518,5 +519,7 @@ def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
         parent=row.parent,
         aliases=tuple(aliases),
         deprecated=row.deprecated,
+        staged=row.staged,
+        accuracy_source=row.accuracy_source,
         links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
     )

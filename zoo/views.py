@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -28,12 +29,14 @@ _EXAMPLE: JsonDict = {
     "accuracy": 0.8012,
     "accuracy_n": 10000,
     "accuracy_ci95": [0.7933, 0.8089],
+    "accuracy_source": "claimed",
     "val_accuracy": 0.8044,
     "classes": ["airplane", "automobile"],
     "created_at": "2026-11-21T02:00:00Z",
     "parent": None,
     "aliases": ["smallest"],
     "deprecated": False,
+    "staged": False,
     "links": {
         "self": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
         "file": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file",
@@ -64,7 +67,12 @@ class CheckpointView(BaseModel):
     created_at: datetime
     parent: str | None
     aliases: tuple[str, ...]
-    deprecated: bool
+    deprecated: bool = Field(description="Found by whatever names it, chosen by no budget.")
+    # Servers of earlier versions say neither of the two.
+    staged: bool = Field(default=False, description="Published to be tried first: found by its digest alone.")
+    accuracy_source: Literal["claimed", "measured"] | None = Field(
+        default=None, description="Whether the accuracy is the file's own claim, or was measured when it was published."
+    )
     links: Links
 
 

@@ -302,7 +302,7 @@ def test_the_default_data_set_is_one_that_can_be_chosen_from(catalog: Catalog) -
     names = {"a": "cifar10", "b": "digits", "c": "shapes"}
     catalog.add([row(digest * 64, dataset=name) for digest, name in names.items()])
     for deprecated, default in (("", "cifar10"), ("a", "digits"), ("ab", "shapes"), ("abc", None)):
-        catalog.deprecate([digest * 64 for digest in deprecated])
+        catalog.annotate([digest * 64 for digest in deprecated], (), {})
         assert catalog.dataset_of(Budget()) == default
 
 

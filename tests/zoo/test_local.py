@@ -188,6 +188,7 @@ def test_rows_say_what_the_file_says(
         "parent": "ab" * 32,
         "aliases": ("smallest", "best", "latest"),
         "deprecated": False,
+        "staged": False,
         "links": {
             "self": f"/models/{digest}",
             "file": f"/models/{digest}/file",
