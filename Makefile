@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 GROWN := .zoo/.grown
 SERVED := --zoo .zoo $(addprefix --zoo ,$(wildcard zoo/pretrained))
 
-.PHONY: run test clean
+.PHONY: run test faults clean
 
 run: $(INSTALLED) $(GROWN)
 	$(BIN)/zoo-serve $(SERVED) --port $(PORT)
@@ -18,6 +18,10 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# What takes minutes: attacks and accidents at full size. One at a time, so that they do not measure each other.
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

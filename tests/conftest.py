@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from zoo import onnx_runtime
 from zoo.checkpoint import Checkpoint, Tensors, encode
 from zoo.descriptor import (
     Accuracy,
@@ -40,6 +41,10 @@ from zoo.storage import Directory
 # How long an example takes says as much about the machine's other work as about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Tests that import ONNX Runtime themselves find it silenced; huggingface_hub counts its users too.
+assert onnx_runtime.InferenceSession
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 BIN = Path(sys.executable).parent
 # Two threads on networks this small stall each other where a core is busy.

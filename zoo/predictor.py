@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from PIL import Image
 
-from zoo import images, onnx_model, quick_images
+from zoo import images, onnx_model, onnx_runtime, quick_images
 from zoo.checkpoint import Checkpoint
 from zoo.errors import ImageError
 from zoo.views import Prediction
@@ -27,7 +26,7 @@ class Predictor:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.descriptor = checkpoint.descriptor
-        options = onnxruntime.SessionOptions()
+        options = onnx_runtime.SessionOptions()
         # One thread a session: two use twice the CPU for no more throughput on networks this small.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -35,7 +34,7 @@ class Predictor:
         options.enable_cpu_mem_arena = False
         model = onnx_model.build(checkpoint)
         self.size_bytes = _SESSION_BYTES + _MODEL_COPIES * len(model)
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = onnx_runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
