@@ -72,7 +72,7 @@ class _Network:
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
-        if len(images) <= _MAX_FILES_ON_LOOP and quick_images.num_pixels(images) <= _MAX_PIXELS_ON_LOOP:
+        if len(images) <= _MAX_FILES_ON_LOOP and quick_images.work(images) <= _MAX_PIXELS_ON_LOOP:
             return self.predictor.decode(images)
         with self._waiting.track_inprogress():
             await self._decoding.acquire()

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from zoo import image_header
 from zoo.errors import ImageError
+from zoo.image_header import MAX_PIXELS as MAX_PIXELS
+from zoo.image_header import Header
 
 Pixels = npt.NDArray[np.uint8]
 
-# An 81 megapixel PNG of 231 KiB takes 636 MiB to decode: the size is read from the header first.
-MAX_PIXELS = 16_000_000
-FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"rgb": "RGB", "gray": "L"}
-# What ImageOps.exif_transpose does, less its rewriting of the other EXIF data, which odd cameras' does not survive.
+# Not Image.open, which knows one limit of pixels for the whole process and none for what is shrunk.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "png": PngImagePlugin.PngImageFile,
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,21 +34,35 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What Pillow raises over damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
+# Rows that are worked on at once where a step takes many times the memory of its result.
+_STRIP_PIXELS = 2**18
 
 
 def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
     """PNG, JPEG or WebP bytes to uint8 (height, width, channels), resized to `size` (height, width) if it differs.
 
-    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits, transparency is laid over white.
-    Raises ImageError.
+    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits, transparency is laid over white. A JPEG of over
+    16 megapixels is decoded at a half, a quarter or an eighth of its size, whatever `size` is. Raises ImageError.
     """
-    with _opened(data) as image:
-        image.load()
-        if image.mode == "P" and image.palette is None:
-            raise ImageError("the image is damaged: it has colour numbers and no palette")
-        turn = _TURNS.get(_orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        return fit(upright, color, size)
+    return pixels(image_header.read(data), color, size)
+
+
+def pixels(header: Header, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
+    """As `decode`, of a file whose header is read."""
+    try:
+        image = _loaded(header)
+        turn = _TURNS.get(header.orientation)
+        return fit(image if turn is None else image.transpose(turn), color, size)
+    except _DAMAGE as error:
+        raise ImageError(f"the image is truncated or damaged: {error}") from error
+
+
+def probe(data: bytes) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+    """Colour, and (height, width) when upright and decoded, from the header alone. Raises ImageError."""
+    header = image_header.read(data)
+    return header.color, header.size
 
 
 def fit(image: Image.Image, color: Literal["rgb", "gray"], size: tuple[int, int] | None) -> Pixels:
@@ -51,48 +70,81 @@ def fit(image: Image.Image, color: Literal["rgb", "gray"], size: tuple[int, int]
     converted = _convert(image, _MODES[color])
     if size is not None and (converted.height, converted.width) != size:
         converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(converted, dtype=np.uint8)
-    return pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
+    array = np.asarray(converted, dtype=np.uint8)
+    return array.reshape(array.shape[0], array.shape[1], -1)
+
+
+def _loaded(header: Header) -> Image.Image:
+    """As stored, not yet upright."""
+    image = _opened(header)
+    if header.shrink > 1:
+        image.draft(image.mode, (image.width // header.shrink, image.height // header.shrink))
+    image.load()
+    if image.mode == "P" and image.palette is None:
+        raise ImageError("the image is damaged: it has colour numbers and no palette")
+    if header.transparent is not None:
+        _whiten(image, header)
+    return image
+
+
+def _opened(header: Header) -> ImageFile.ImageFile:
+    image = _READERS[header.format](io.BytesIO(header.picture))
+    if image.size != (header.width, header.height):
+        raise ImageError("the image is damaged: it says twice how large it is, and not the same")
+    return image
+
+
+def _whiten(image: Image.Image, header: Header) -> None:
+    """The one gray level or colour of a PNG that is transparent, which Pillow compares with at 8 bits only."""
+    wanted, low_bytes = np.array(header.transparent), None
+    if header.depth < 8:
+        wanted = wanted * (255 // (2**header.depth - 1))
+    elif header.depth == 16 and image.mode == "RGB":
+        # Pillow keeps the high bytes; read as if it were little-endian, the low ones.
+        low_bytes, wanted = _opened(header), wanted >> 8
+        low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
+    white: int | tuple[int, ...] = (255, 255, 255) if image.mode == "RGB" else 65535 if header.depth == 16 else 255
+    for box in _strips(image):
+        hidden = _equal(image.crop(box), wanted)
+        if low_bytes is not None:
+            hidden &= _equal(low_bytes.crop(box), np.array(header.transparent) & 255)
+        image.paste(white, box, Image.fromarray(hidden))
+
+
+def _equal(image: Image.Image, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which pixels are; (height, width)"""
+    levels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    return np.all(levels.reshape(image.height, image.width, -1) == wanted, axis=2)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        wide = np.asarray(image)
-        image = Image.fromarray((wide.astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+        image = _by_strips(image, "L", _to_8_bits)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert(mode)
+        image = _by_strips(image, mode, _over_white)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def probe(data: bytes) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
-    """Colour, and (height, width) when upright, from the header alone. Raises ImageError."""
-    with _opened(data) as image:
-        gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-        # Without EXIF data in the header, Pillow would decode a PNG to look for some behind the pixels.
-        sideways = "exif" in image.info and _orientation(image) in range(5, 9)
-        size = (image.width, image.height) if sideways else (image.height, image.width)
-        return ("gray" if gray else "rgb"), size
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    wide = np.asarray(image)
+    return Image.fromarray((wide.astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
-@contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked. What goes wrong with it inside is an ImageError too."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"the image has {image.width}×{image.height} pixels; at most 16 megapixels are decoded"
-                )
-            yield image
-    except UnidentifiedImageError:
-        raise ImageError(f"{len(data)} bytes that are no PNG, JPEG or WebP image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        # Pillow's own limits are wider than ours: it complains while reading the header.
-        raise ImageError("the image has over 80 million pixels; at most 16 megapixels are decoded") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"the image is truncated or damaged: {error}") from error
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
 
 
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+def _by_strips(image: Image.Image, mode: str, step: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`step` may take many times the memory of its result: the image goes through it in parts."""
+    result = Image.new(mode, image.size)
+    for box in _strips(image):
+        result.paste(step(image.crop(box)).convert(mode), box)
+    return result
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows."""
+    num_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        yield 0, top, image.width, min(top + num_rows, image.height)

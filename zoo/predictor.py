@@ -9,7 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+<<<<<<< HEAD
 from zoo import images, onnx_model, onnx_runtime, quick_images
+=======
+from zoo import image_header, images, onnx_model, quick_images
+>>>>>>> 3a78ac6 (Image headers are read before decoding: scans, segments, sizes, and the picture alone)
 from zoo.checkpoint import Checkpoint
 from zoo.errors import ImageError
 from zoo.views import Prediction
@@ -81,9 +85,10 @@ class Predictor:
 
 
 def _decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    pixels = quick_images.decode(data)
+    header = image_header.read(data)
+    pixels = quick_images.decode(header)
     if pixels is None:
-        return images.decode(data, color, size)
+        return images.pixels(header, color, size)
     if pixels.shape == (*size, 3 if color == "rgb" else 1):
         return pixels
     return images.fit(Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels), color, size)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -187,7 +190,6 @@ def test_16_megapixels_are_decoded() -> None:
     assert decode(file(Image.new("L", (4000, 4000), 7), compress_level=1), "gray").shape == (4000, 4000, 1)
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # about damaged EXIF data
 @settings(max_examples=300)
 @given(data=st.data(), kind=st.sampled_from(FORMATS), color=st.sampled_from(["rgb", "gray"]))
 def test_damaged_bytes_are_pixels_or_an_image_error(data: st.DataObject, kind: str, color: Color) -> None:
@@ -218,3 +220,15 @@ def test_webp_is_there() -> None:
 def test_colour_numbers_without_a_palette_are_damage() -> None:
     with pytest.raises(ImageError, match="colour numbers and no palette"):
         decode(png(2, 2, depth=8, color_type=3, rows=bytes(6)), "rgb")
+
+
+SAMPLES = Path(__file__).parent / "sample_images"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SAMPLES.glob("*.*") if path.suffix != ".json"))
+def test_files_have_the_pixels_that_they_always_had(name: str) -> None:
+    """Recorded with the first version of this package: other pixels would be other accuracies."""
+    data = (SAMPLES / name).read_bytes()
+    found = [decode(data, *form) for form in (("rgb", None), ("gray", None), ("rgb", (11, 9)))]
+    hashes = [hashlib.sha256(pixels.tobytes()).hexdigest()[:16] for pixels in found]
+    assert hashes == json.loads((SAMPLES / "pixels.json").read_text())[name]
