@@ -9,11 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-<<<<<<< HEAD
-from zoo import images, onnx_model, onnx_runtime, quick_images
-=======
-from zoo import image_header, images, onnx_model, quick_images
->>>>>>> 3a78ac6 (Image headers are read before decoding: scans, segments, sizes, and the picture alone)
+from zoo import image_header, images, onnx_model, onnx_runtime, quick_images
 from zoo.checkpoint import Checkpoint
 from zoo.errors import ImageError
 from zoo.views import Prediction
