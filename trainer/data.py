@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from trainer.decoded import Decoded, decoded_once
 from zoo import digits, image_folder
+from zoo.content import digest_of_images, digest_of_indices
+from zoo.descriptor import Content, Preprocessing
 from zoo.descriptor import Dataset as DatasetRecord
-from zoo.descriptor import Preprocessing
 from zoo.errors import DataError
 from zoo.image_folder import Color, ImageFile, ImageFolder
-from zoo.splits import stratified
+from zoo.splits import Indices, stratified
 from zoo.user_cache import user_cache
 
 VALIDATION_FRACTION = 0.1
@@ -57,6 +59,8 @@ class Data:
     train: Split
     validation: Split
     test: Split
+    # Of the validation images among the training data, as it was read.
+    validation_indices: Indices
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,6 +81,20 @@ class Data:
             num_train=len(self.train),
             num_validation=len(self.validation),
             num_test=len(self.test),
+            content=self.content,
+        )
+
+    @cached_property
+    def content(self) -> Content:
+        def digest(split: Split) -> str:
+            pixels = split.images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+            return digest_of_images(pixels, split.labels.cpu().numpy(), self.classes)
+
+        return Content(
+            train=digest(self.train),
+            validation=digest(self.validation),
+            test=digest(self.test),
+            split=digest_of_indices(self.validation_indices),
         )
 
 
@@ -108,7 +126,7 @@ def load(source: str, *, limit_train: int | None = None, image_size: int | None 
         raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
     validation, rest = stratified(train.labels.numpy(), num_validation)
     train, held_out = train.take(rest), train.take(validation)
-    return Data(raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test)
+    return Data(raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation)
 
 
 def _preprocessing(train: Split) -> Preprocessing:

@@ -14,7 +14,7 @@ from trainer.state import Beginning
 from zoo import checkpoint
 from zoo.checkpoint import Checkpoint, digest_of
 from zoo.cost import num_macs, num_params
-from zoo.descriptor import Descriptor
+from zoo.descriptor import Dataset, Descriptor
 from zoo.errors import RunError
 
 
@@ -88,15 +88,24 @@ def check_images(name: str, descriptor: Descriptor, data: Data) -> None:
 
 def differences(descriptor: Descriptor, data: Data) -> Iterator[str]:
     """Between a checkpoint's images and these."""
-    facts = {
-        "data set": (descriptor.dataset, data.record()),
+    then, now = descriptor.dataset, data.record()
+    facts: dict[str, tuple[object, object]] = {
         "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
         "classes": (descriptor.classes, data.classes),
-        "preprocessing": (descriptor.preprocessing, data.preprocessing),
+        "data set": (_counted(then), _counted(now)),
     }
-    for what, (then, now) in facts.items():
-        if then != now:
-            yield f"{what}: ({then}), not ({now})"
+    for what, (before, here) in facts.items():
+        if before != here:
+            yield f"{what}: ({before}), not ({here})"
+    if _counted(then) == _counted(now) and then.is_other_than(now):
+        yield f"data set: it is called {then.name} too, but these are other images, or they are split in another way"
+    if descriptor.preprocessing != data.preprocessing:
+        yield f"preprocessing: ({descriptor.preprocessing}), not ({data.preprocessing})"
+
+
+def _counted(dataset: Dataset) -> str:
+    counts = dataset.num_train, dataset.num_validation, dataset.num_test
+    return f"{dataset.name}, {' + '.join(f'{count:,}' for count in counts)} images"
 
 
 def last_saved(log: Path) -> tuple[str | None, int]:

@@ -529,7 +529,11 @@ def _checked(checkpoint: Checkpoint, images: HeldOutImages | None) -> dict[str, 
         params = num_params(checkpoint.descriptor.architecture.graph())
         return {"detail": f"{name}: {params:,} parameters, {len(onnx_model.build(checkpoint)):,} bytes as ONNX"}
     measurement = measure(checkpoint, images)
-    differs = {} if measurement.agrees else {"ok": False, "status": "differs"}
+    differs = {}
+    if measurement.same_images is False:
+        differs = {"ok": False, "status": "other"}
+    elif not measurement.agrees:
+        differs = {"ok": False, "status": "differs"}
     return {**differs, "detail": f"{name}: {measurement}", "measured": asdict(measurement)}
 
 

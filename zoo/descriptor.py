@@ -117,11 +117,33 @@ def join_devices(*names: str) -> str:
     return "; ".join(dict.fromkeys(device for name in names for device in name.split("; ") if device))
 
 
+class Content(_Frozen):
+    """The images and labels behind a data set's name (zoo.content), and which of the training images validate."""
+
+    train: Digest
+    validation: Digest
+    test: Digest
+    split: Digest
+
+
 class Dataset(_Frozen):
+    """`content` None: unknown, as in files written before it was recorded."""
+
     name: Slug
     num_train: Count
     num_validation: Count
     num_test: Count
+    content: Content | None = None
+
+    def is_other_than(self, other: Dataset) -> bool:
+        """Whether these are known to be other images; what is unknown is not."""
+        if (self.num_train, self.num_validation, self.num_test) != (
+            other.num_train,
+            other.num_validation,
+            other.num_test,
+        ):
+            return True
+        return self.content is not None and other.content is not None and self.content != other.content
 
 
 class Descriptor(_Frozen):
@@ -168,7 +190,8 @@ class Descriptor(_Frozen):
         return f"{self.dataset.name}-{self.lineage.run}-s{self.lineage.seed}-{params}"
 
     def to_json(self) -> str:
-        return self.model_dump_json()
+        """Without `dataset.content` where it is unknown: a file written before it existed keeps its bytes."""
+        return self.model_dump_json(exclude={"dataset": {"content"}} if self.dataset.content is None else None)
 
 
 _VERSION = TypeAdapter(dict[str, Any])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from zoo import digits, image_folder
 from zoo.checkpoint import Checkpoint
+from zoo.content import digest_of_images
 from zoo.descriptor import Dataset
 from zoo.errors import DataError
 from zoo.image_folder import Color, ImageFile, ImageFolder
@@ -39,9 +40,16 @@ class HeldOutImages:
         self._files = folder.test if validation is None else _validation(folder, validation)
         self.labels = folder.labels(self._files)
         self._decoded: dict[tuple[Color, tuple[int, int]], Pixels] = {}
+        self._contents: dict[tuple[Color, tuple[int, int]], str] = {}
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def content(self, color: Color, size: tuple[int, int]) -> str:
+        """What a descriptor that was tested on these images has as its `dataset.content.test`."""
+        if (color, size) not in self._contents:
+            self._contents[color, size] = digest_of_images(self.pixels(color, size), self.labels, self.classes)
+        return self._contents[color, size]
 
     def pixels(self, color: Color, size: tuple[int, int]) -> Pixels:
         """uint8 (n, height, width, channels). Raises DataError, which names the file."""
@@ -52,12 +60,16 @@ class HeldOutImages:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Images that the network gets right, of `total`; `stated`, `stated_total`: by its descriptor, if it says."""
+    """Images that the network gets right, of `total`; `stated`, `stated_total`: by its descriptor, if it says.
+
+    `same_images`: whether these are those that it was tested on; None where its descriptor does not say.
+    """
 
     correct: int
     total: int
     stated: int | None
     stated_total: int | None
+    same_images: bool | None = None
 
     @property
     def agrees(self) -> bool:
@@ -69,18 +81,27 @@ class Measurement:
         if self.stated is None or self.stated_total is None:
             return f"says nothing, measured {measured}"
         says = f"says {self.stated / self.stated_total:.4f} ({self.stated} of {self.stated_total})"
-        return f"{says}, measured {self.correct if self.stated_total == self.total else measured}"
+        found = f"{says}, measured {self.correct if self.stated_total == self.total else measured}"
+        if self.same_images is False:
+            return f"{found}: other images than those it was tested on"
+        if self.same_images is None and not self.agrees:
+            return f"{found}: perhaps on other images, the file does not say on which it was tested"
+        return found
 
 
 def measure(checkpoint: Checkpoint, images: HeldOutImages) -> Measurement:
     """Top-1, without test-time augmentation. Raises DataError where the images are of other classes."""
     predicted = scores(checkpoint, images, "logits").argmax(1)
-    stated = checkpoint.descriptor.metrics.test
+    descriptor = checkpoint.descriptor
+    stated, content = descriptor.metrics.test, descriptor.dataset.content
+    architecture = descriptor.architecture
+    size = architecture.input_height, architecture.input_width
     return Measurement(
         correct=int((predicted == images.labels).sum()),
         total=len(images),
         stated=round(stated.accuracy * stated.n) if stated else None,
         stated_total=stated.n if stated else None,
+        same_images=None if content is None else content.test == images.content(descriptor.preprocessing.color, size),
     )
 
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +21,7 @@ from torchvision import datasets
 
 from trainer import data
 from trainer.data import Data, Split
-from zoo.descriptor import Dataset, Preprocessing
+from zoo.descriptor import Dataset
 from zoo.errors import DataError
 
 WriteImages = Callable[..., Path]
@@ -69,7 +71,7 @@ def test_a_directory_and_its_archive_are_the_same_data(
     assert found.classes == ("a", "a-b", "c")
     assert found.image_shape == (channels, 9, 12)
     assert found.preprocessing.color == color
-    assert found.record() == Dataset(name="bars", num_train=32, num_validation=4, num_test=12)
+    assert found.record() == Dataset(name="bars", num_train=32, num_validation=4, num_test=12, content=found.content)
     assert_same(data.load(str(pack(root, tmp_path / "bars.tar.gz"))), found)
 
 
@@ -355,15 +357,42 @@ def test_cifar_from_its_files(tmp_path: Path) -> None:
     assert split.labels.tolist() == [0, 2, 1, 1, 0, 2]
 
 
-def test_checksum_sees_one_pixel_and_one_label(tmp_path: Path, write_images: WriteImages) -> None:
+def test_content_and_checksum_see_one_pixel_and_one_label(tmp_path: Path, write_images: WriteImages) -> None:
     found = data.load(str(write_images(tmp_path / "bars", {"train": 4, "test": 2})))
     images, labels = found.test.images.clone(), found.test.labels.clone()
     images[0, 0, 0, 0] ^= 1
     labels[0] = 2
-    changed = [Split(images, found.test.labels), Split(found.test.images, labels)]
-    preprocessing: Preprocessing = found.preprocessing
-    checksums = {
-        Data("bars", found.classes, preprocessing, found.train, found.validation, test).checksum()
-        for test in (found.test, *changed)
-    }
-    assert len(checksums) == 3
+    changed = [
+        replace(found, test=Split(images, found.test.labels)),
+        replace(found, test=Split(found.test.images, labels)),
+    ]
+    assert len({one.checksum() for one in (found, *changed)}) == 3
+    assert len({one.content.test for one in (found, *changed)}) == 3
+    assert {one.content.train for one in changed} == {found.content.train}
+    assert all(one.record().is_other_than(found.record()) for one in changed)
+
+
+def test_content_is_of_the_images_whatever_they_are_called(tmp_path: Path, write_images: WriteImages) -> None:
+    """The same files under another name and in an archive are the same data; other images of one name are not."""
+    root = write_images(tmp_path / "bars", {"train": 12, "test": 4})
+    found = data.load(str(root))
+    renamed = data.load(str(shutil.copytree(root, tmp_path / "stripes")))
+    assert renamed.content == found.content
+    other = data.load(str(write_images(tmp_path / "other" / "bars", {"train": 12, "test": 4}, seed=1)))
+    assert other.name == found.name
+    assert other.record().is_other_than(found.record())
+    unknown = found.record().model_copy(update={"content": None})
+    assert not unknown.is_other_than(found.record())
+    assert not other.record().is_other_than(unknown)
+
+
+def test_content_as_the_format_page_says(tmp_path: Path, write_images: WriteImages) -> None:
+    """docs/descriptor-format.md, followed by hand."""
+    found = data.load(str(write_images(tmp_path / "bars", {"train": 12, "test": 4}, size=(9, 12), mode="RGB")))
+    hashes = []
+    for image, label in zip(found.test.images.tolist(), found.test.labels.tolist(), strict=True):
+        pixels = bytes(image[c][y][x] for y in range(9) for x in range(12) for c in range(3))
+        hashes.append(hashlib.sha256(f"9×12×3 {found.classes[label]}\0".encode() + pixels).digest())
+    assert found.content.test == hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
+    indices = b"".join(int(index).to_bytes(8, "little") for index in sorted(found.validation_indices))
+    assert found.content.split == hashlib.sha256(indices).hexdigest()

@@ -77,9 +77,19 @@ def test_as_many_images_are_right_as_torch_says(make_checkpoint: MakeCheckpoint,
 @pytest.mark.parametrize(
     ("measurement", "agrees", "text"),
     [
-        (Measurement(8120, 10000, 8123, 10000), False, "says 0.8123 (8123 of 10000), measured 8120"),
+        (Measurement(8120, 10000, 8123, 10000, True), False, "says 0.8123 (8123 of 10000), measured 8120"),
         (Measurement(8123, 10000, 8123, 10000), True, "says 0.8123 (8123 of 10000), measured 8123"),
-        (Measurement(812, 1000, 8120, 10000), False, "says 0.8120 (8120 of 10000), measured 812 of 1000"),
+        (
+            Measurement(812, 1000, 8120, 10000),
+            False,
+            "says 0.8120 (8120 of 10000), measured 812 of 1000: perhaps on other images, the file does not say on "
+            "which it was tested",
+        ),
+        (
+            Measurement(8121, 10000, 8123, 10000, False),
+            False,
+            "says 0.8123 (8123 of 10000), measured 8121: other images than those it was tested on",
+        ),
         (Measurement(812, 1000, None, None), True, "says nothing, measured 812 of 1000"),
     ],
 )
@@ -157,6 +167,23 @@ def test_a_wrong_claim_is_found(command: Command, trained: tuple[Path, Path], tm
     assert line.startswith("differs ")
     assert line.endswith(f"says {(right - 1) / 300:.4f} ({right - 1} of 300), measured {right}")
     assert f"ok      {honest.stem[:12]}" in done.stdout
+
+
+def test_other_images_under_the_same_name_are_not_a_wrong_claim(
+    command: Command, trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    zoo, archive = trained
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "bars", filter="data")
+    first = min((tmp_path / "bars" / "test").rglob("*.jpg"))
+    with Image.open(first) as image:
+        image.transpose(Image.Transpose.ROTATE_180).save(first, quality=90)
+    done = command("zoo", "verify", "--zoo", zoo, "--data", tmp_path / "bars")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines
+    assert all(line.startswith("other   ") for line in lines)
+    assert all(line.endswith(": other images than those it was tested on") for line in lines)
 
 
 def test_other_data_sets_are_checked_and_not_measured(
