@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,6 +22,8 @@ zoo-serve --zoo my-zoo --workers 4 --log-format json --access-log
 
 ZOO_TOKEN=a-long-secret-token zoo-serve --zoo my-zoo --host 0.0.0.0
 
+systemd-socket-activate -l 127.0.0.1:8000 zoo-serve --zoo my-zoo
+
 curl 'http://127.0.0.1:8000/models?min_acc=0.8'
 
 curl -F file=@frog.png 'http://127.0.0.1:8000/predict?min_acc=0.8'
@@ -32,6 +35,12 @@ class LogLevel(StrEnum):
     info = "info"
     warning = "warning"
     error = "error"
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"zoo-serve {version_of('checkpoint-zoo')}")
+        raise typer.Exit
 
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -49,6 +58,10 @@ def main(
         int,
         typer.Option(min=1, help="Processes that answer; one for each core is the most of use.", envvar="ZOO_WORKERS"),
     ] = 1,
+    fd: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of an open listening socket, instead of --host and --port.", metavar="N"),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(envvar="ZOO_LOG_LEVEL")] = LogLevel.info,
     log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = (
         LogFormat.text
@@ -56,6 +69,7 @@ def main(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log each request.", envvar="ZOO_ACCESS_LOG")
     ] = False,
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Serve the checkpoints of a zoo: choose by budget, predict, download.
 
@@ -63,6 +77,7 @@ def main(
     """
     from pydantic import ValidationError
 
+    from app import listen
     from app.settings import Settings
     from app.workers import Worker, serve
 
@@ -74,10 +89,17 @@ def main(
     except ValidationError as error:
         _fail("; ".join(_setting(item) for item in error.errors()))
     try:
-        # log_level.value: `python -m app` makes LogLevel a class of __main__, which workers have another one of.
-        serve(Worker(settings, log_level.value, log_format, access_log), workers)
+        listener = listen.handed_over(fd)
+    except OSError as error:
+        _fail(f"the socket handed over: {error.strerror}")
+    if listener is not None and settings.token is None and not listener.is_loopback():
+        _fail(f"{', '.join(listener.addresses())} can be reached from other machines: set ZOO_TOKEN")
+    try:
+        listener = listener or listen.bind(host, port)
     except OSError as error:
         _fail(f"--host {host} --port {port}: {error}")
+    # log_level.value: `python -m app` makes LogLevel a class of __main__, which workers have another one of.
+    raise typer.Exit(serve(Worker(settings, log_level.value, log_format, access_log), workers, listener))
 
 
 def _setting(item: Any) -> str:

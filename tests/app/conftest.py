@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from PIL import Image
 
+from app.listen import bind
 from app.main import create_app
-from app.one_write import OneWriteProtocol
+from app.server import Server, config
 from app.settings import Settings
 from trainer import data, runs
 from trainer.config import GainRule
@@ -53,14 +53,15 @@ def checkpoints(zoo_root: Path) -> dict[str, Checkpoint]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """A real server on a free port, and a client of it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="error", http=OneWriteProtocol))
+    listener = bind("127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    server = Server(config(create_app(settings)), listener)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             yield client
     finally:
