@@ -82,9 +82,7 @@ def _loaded(header: Header) -> Image.Image:
     image.load()
     if image.mode == "P" and image.palette is None:
         raise ImageError("the image is damaged: it has colour numbers and no palette")
-    if header.transparent is not None:
-        _whiten(image, header)
-    return image
+    return image if header.transparent is None else _whitened(image, header)
 
 
 def _opened(header: Header) -> ImageFile.ImageFile:
@@ -94,7 +92,7 @@ def _opened(header: Header) -> ImageFile.ImageFile:
     return image
 
 
-def _whiten(image: Image.Image, header: Header) -> None:
+def _whitened(image: Image.Image, header: Header) -> Image.Image:
     """The one gray level or colour of a PNG that is transparent, which Pillow compares with at 8 bits only."""
     wanted, low_bytes = np.array(header.transparent), None
     if header.depth < 8:
@@ -103,12 +101,14 @@ def _whiten(image: Image.Image, header: Header) -> None:
         # Pillow keeps the high bytes; read as if it were little-endian, the low ones.
         low_bytes, wanted = _opened(header), wanted >> 8
         low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
-    white: int | tuple[int, ...] = (255, 255, 255) if image.mode == "RGB" else 65535 if header.depth == 16 else 255
+    white = (255, 255, 255) if image.mode == "RGB" else 255
+    result = _by_strips(image, "L", _to_8_bits) if image.mode.startswith("I") else image
     for box in _strips(image):
         hidden = _equal(image.crop(box), wanted)
         if low_bytes is not None:
             hidden &= _equal(low_bytes.crop(box), np.array(header.transparent) & 255)
-        image.paste(white, box, Image.fromarray(hidden))
+        result.paste(white, box, Image.fromarray(hidden))
+    return result
 
 
 def _equal(image: Image.Image, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
