@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
 from app.errors import ProblemError
+from app.openapi import described
 from app.schemas import PredictBody
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -30,7 +31,7 @@ DESCRIPTION: dict[str, Any] = {
         },
         **dict.fromkeys(IMAGE_TYPES, _BINARY),
         "application/json": {
-            "schema": PredictBody.model_json_schema(),
+            "schema": described(PredictBody),
             "example": {"inputs": ["iVBORw0KGgo…"], "parameters": {"top_k": 5}},
         },
     },

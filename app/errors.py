@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from zoo.errors import (
@@ -25,6 +26,8 @@ from zoo.errors import (
     NotFoundError,
 )
 from zoo.views import CheckpointView
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Problem(BaseModel):
@@ -39,7 +42,18 @@ class ProtocolError(BaseModel):
 
 
 class NoModelProblem(Problem):
-    best_available: CheckpointView | None = Field(description="The nearest checkpoint.")
+    """`best_available` only where a budget was asked for, and the zoo has anything."""
+
+    best_available: CheckpointView | None = Field(default=None, description="The nearest checkpoint.")
+
+
+class InvalidParameter(BaseModel):
+    parameter: str | None = Field(default=None, description="Which one; none where it is about several together.")
+    message: str
+
+
+class InvalidProblem(Problem):
+    errors: list[InvalidParameter] = Field(default=[], description="One for each parameter, where there are several.")
 
 
 class ProblemError(Exception):
@@ -174,7 +188,18 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     detail = str(error.detail)
     if error.status_code == 404:
         detail = f"no route {request.url.path}: /openapi.json lists what there is"
-    elif error.status_code == 405:
-        detail = f"{request.method} is not a method of {request.url.path}"
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+        detail = f"{request.method} is not a method of {request.url.path}, which has {headers['Allow']}"
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    return problem(error.status_code, kind, detail, dict(error.headers or {}))
+    return problem(error.status_code, kind, detail, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Of all routes with this path; the framework's own Allow is of the first alone."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.router.routes
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]

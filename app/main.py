@@ -6,20 +6,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 
-from app import errors
+from app import errors, openapi
 from app.choices import Choices
 from app.deps import Service, parameters_given_once
 from app.downloads import Downloads
-from app.errors import Problem
 from app.inference import Inference
 from app.metrics import Metrics
-from app.middleware import LimitBody, ObserveRequests, RequireToken
+from app.middleware import PROBES, LimitBody, ObserveRequests, RequireToken
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
@@ -62,7 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
         summary="The smallest image classifier that is good enough.",
         version=version("checkpoint-zoo"),
         lifespan=lifespan,
-        responses={401: {"model": Problem}, 422: {"model": Problem}},
+        license_info={"name": "MIT", "identifier": "MIT"},
+        generate_unique_id_function=openapi.operation_id,
         docs_url=None,
         redoc_url=None,
     )
@@ -72,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, dependencies=[Depends(parameters_given_once)])
     for module in (inference_protocol, hub, health, web):
         app.include_router(module.router)
-    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
+    openapi.install(app, None if settings.token is None else frozenset(PROBES))
     errors.install(app)
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(AnswerAgain)
@@ -117,16 +116,3 @@ async def _warm(service: Service) -> None:
         return
     glibc.drop_code()
     service.ready = True
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own description, but for the media type of errors, which it takes to be that of answers."""
-    if app.openapi_schema is None:
-        schema = FastAPI.openapi(app)
-        ours = (operations for path, operations in schema["paths"].items() if not path.startswith("/v2"))
-        for operation in (operation for operations in ours for operation in operations.values()):
-            for status, response in operation["responses"].items():
-                if int(status) >= 400 and "application/json" in response.get("content", {}):
-                    response["content"]["application/problem+json"] = response["content"].pop("application/json")
-    assert app.openapi_schema is not None
-    return app.openapi_schema

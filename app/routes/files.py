@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.deps import Service, ServiceDep
 from app.downloads import Download
-from app.errors import NoModelProblem, Problem
+from app.errors import NoModelProblem
+from app.openapi import declared, reading
 from app.schemas import BudgetFileQuery, FileFormat, ReferenceFileQuery
 from zoo.catalog import CheckpointRow
 
 router = APIRouter(tags=["files"])
 
 _BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-RESPONSES: dict[int | str, dict[str, object]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {**_BINARY, "description": "The file."},
     206: {**_BINARY, "description": "The range asked for."},
     304: {"description": "The client has this file."},
-    404: {"model": NoModelProblem},
-    416: {"model": Problem},
+    **declared(404, model=NoModelProblem),
+    **declared(410, 416),
 }
 
 
-@router.head("/models/file", include_in_schema=False)
-@router.get("/models/file", responses=RESPONSES, response_class=Response)
+@reading(router, "/models/file", responses=RESPONSES, response_class=Response)
 def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The file of the smallest checkpoint within the budget. Also HEAD."""
+    """The file of the smallest checkpoint within the budget."""
     row = service.zoo.smallest(query)
     return service.downloads.send(request, _download(service, row, query.format, immutable=False))
 
 
-@router.head("/models/{reference}/file", include_in_schema=False)
-@router.get("/models/{reference}/file", responses=RESPONSES, response_class=Response)
+@reading(router, "/models/{reference}/file", responses=RESPONSES, response_class=Response)
 def file(
     reference: str, query: Annotated[ReferenceFileQuery, Query()], request: Request, service: ServiceDep
 ) -> Response:
-    """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them. Also HEAD."""
+    """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them."""
     row = service.zoo.find(reference, query.dataset)
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.deps import ServiceDep
-from app.errors import Problem, ProblemError
+from app.errors import ProblemError
+from app.openapi import reading
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.errors import NoModelMeetsConstraintsError
 
 router = APIRouter(tags=["health"])
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 class Status(BaseModel):
     status: str
 
 
-@router.head("/livez", include_in_schema=False)
-@router.get("/livez")
+@reading(router, "/livez")
 async def live() -> Status:
     """The process answers."""
     return Status(status="alive")
 
 
-@router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", responses={503: {"model": Problem}})
+@reading(router, "/readyz")
 def ready(service: ServiceDep) -> Status:
     """The catalog can be read and the default checkpoint has answered once."""
     try:
@@ -47,7 +49,7 @@ def _not_ready(detail: str) -> ProblemError:
     return ProblemError(503, "not-ready", detail, {"Retry-After": "1"})
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@reading(router, "/metrics", response_class=Response, responses=_TEXT)
 def metrics(service: ServiceDep) -> Response:
     """Prometheus text format."""
     service.metrics.checkpoints.set(service.zoo.catalog.count(Budget(dataset=ALL_DATASETS)))

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from app.deps import Service, ServiceDep
 from app.downloads import Download
 from app.errors import ProblemError, explain, repeated
+from app.openapi import reading
 from app.routes.files import RESPONSES
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.catalog import CheckpointRow
@@ -31,14 +32,15 @@ router = APIRouter(tags=["files"])
 NAMESPACE = "zoo"
 FORMATS = {"model.safetensors": "safetensors", "model.onnx": "onnx", "config.json": "json"}
 _COMMIT_DIGITS = 40
+_FILES = {**RESPONSES[200]["content"], "application/json": {"schema": {"type": "object"}}}
+_RESPONSES = {**RESPONSES, 200: {**RESPONSES[200], "content": _FILES}}
 # What huggingface_hub raises, by the header X-Error-Code; its message is X-Error-Message.
 _NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "EntryNotFound"
 
 
-@router.head("/{namespace}/{name}/resolve/{revision}/{filename}", include_in_schema=False)
-@router.get("/{namespace}/{name}/resolve/{revision}/{filename}", responses=RESPONSES, response_class=Response)
+@reading(router, "/{namespace}/{name}/resolve/{revision}/{filename}", responses=_RESPONSES, response_class=Response)
 def resolve(namespace: str, name: str, revision: str, filename: str, request: Request, service: ServiceDep) -> Response:
-    """A file as huggingface_hub asks for it: of `zoo/<data set>`, at a checkpoint or a budget. Also HEAD."""
+    """A file as huggingface_hub asks for it: of `zoo/<data set>`, at a checkpoint or a budget."""
     row = _checkpoint(service, namespace, name, revision)
     commit = row.digest[:_COMMIT_DIGITS]
     if filename not in FORMATS:

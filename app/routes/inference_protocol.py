@@ -18,18 +18,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app import tensors
 from app.deps import Service, ServiceDep
-from app.errors import ProblemError, ProtocolError
+from app.errors import ProblemError
 from app.inference import QueueFullError
+from app.openapi import declared, described, reading
 from app.routes.health import ready
 from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestOutput, TensorError
 from zoo.catalog import CheckpointRow
 from zoo.errors import NotFoundError
 
-router = APIRouter(
-    prefix="/v2",
-    tags=["open inference protocol"],
-    responses={status: {"model": ProtocolError} for status in (400, 401, 404, 413, 422, 503)},
-)
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 INPUT = "images"
 _OUTPUTS = ("scores", "labels")
@@ -37,37 +34,57 @@ _EXAMPLE = {"inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [1], "data"
 _REQUEST_BODY = {
     "required": True,
     "content": {
-        "application/json": {"schema": {"type": "object", "required": ["inputs"]}, "example": _EXAMPLE},
+        "application/json": {"schema": described(InferRequest), "example": _EXAMPLE},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
+}
+_OF_MODEL = declared(404, 410)
+_INFERRED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The outputs, in the protocol's JSON, or in bytes behind it where the request asks so.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "additionalProperties": True}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    **_OF_MODEL,
 }
 Scores = npt.NDArray[np.float32]
 
 
-@router.get("")
+@reading(router, "")
 async def server_metadata() -> dict[str, Any]:
     """Name, version and extensions of this server."""
     extensions = ["binary_tensor_data", "classification"]
     return {"name": "checkpoint-zoo", "version": version("checkpoint-zoo"), "extensions": extensions}
 
 
-@router.get("/health/live")
+@reading(router, "/health/live")
 async def server_live() -> dict[str, bool]:
     """The process answers."""
     return {"live": True}
 
 
-@router.get("/health/ready")
+@reading(router, "/health/ready")
 def server_ready(service: ServiceDep) -> dict[str, bool]:
     """As /readyz: 503 until the default checkpoint has answered once."""
     ready(service)
     return {"ready": True}
 
 
-@router.get("/models/{name}")
-@router.get("/models/{name}/versions/{version}")
-def model_metadata(name: str, service: ServiceDep, version: str | None = None) -> dict[str, Any]:
+@reading(router, "/models/{name}", responses=_OF_MODEL)
+def model_metadata(name: str, service: ServiceDep) -> dict[str, Any]:
     """Inputs and outputs of a checkpoint."""
+    return _metadata(name, service, None)
+
+
+@reading(router, "/models/{name}/versions/{version}", responses=_OF_MODEL)
+def version_metadata(name: str, version: str, service: ServiceDep) -> dict[str, Any]:
+    """The same, of the version that is the checkpoint's digest."""
+    return _metadata(name, service, version)
+
+
+def _metadata(name: str, service: Service, version: str | None) -> dict[str, Any]:
     row = _checkpoint(service, name, version)
     architecture = service.zoo.descriptor(row.digest).architecture
     pixels = [-1, architecture.input_height, architecture.input_width, architecture.input_channels]
@@ -83,18 +100,35 @@ def model_metadata(name: str, service: ServiceDep, version: str | None = None) -
     }
 
 
-@router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{version}/ready")
-def model_ready(name: str, service: ServiceDep, version: str | None = None) -> dict[str, Any]:
+@reading(router, "/models/{name}/ready", responses=_OF_MODEL)
+def model_ready(name: str, service: ServiceDep) -> dict[str, Any]:
     """Any checkpoint of the zoo is: it is loaded by the first request that needs it."""
+    _checkpoint(service, name, None)
+    return {"name": name, "ready": True}
+
+
+@reading(router, "/models/{name}/versions/{version}/ready", responses=_OF_MODEL)
+def version_ready(name: str, version: str, service: ServiceDep) -> dict[str, Any]:
+    """The same, of the version that is the checkpoint's digest."""
     _checkpoint(service, name, version)
     return {"name": name, "ready": True}
 
 
-@router.post("/models/{name}/infer", openapi_extra={"requestBody": _REQUEST_BODY})
-@router.post("/models/{name}/versions/{version}/infer", openapi_extra={"requestBody": _REQUEST_BODY})
-async def infer(name: str, request: Request, service: ServiceDep, version: str | None = None) -> Response:
+@router.post("/models/{name}/infer", responses=_INFERRED, openapi_extra={"requestBody": _REQUEST_BODY})
+async def infer(name: str, request: Request, service: ServiceDep) -> Response:
     """Classify pixels (UINT8) or image files (BYTES; base64 in JSON)."""
+    return await _infer(name, request, service, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/infer", responses=_INFERRED, openapi_extra={"requestBody": _REQUEST_BODY}
+)
+async def infer_version(name: str, version: str, request: Request, service: ServiceDep) -> Response:
+    """The same, by the version that is the checkpoint's digest."""
+    return await _infer(name, request, service, version)
+
+
+async def _infer(name: str, request: Request, service: Service, version: str | None) -> Response:
     row = await run_in_threadpool(_checkpoint, service, name, version)
     if encoding := request.headers.get("content-encoding"):
         raise ProblemError(415, "unsupported-media-type", f"Content-Encoding {encoding}: send the body as it is")

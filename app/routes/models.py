@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.deps import ServiceDep
-from app.errors import NoModelProblem, Problem, ProblemError
+from app.errors import NoModelProblem, ProblemError
+from app.openapi import declared, reading
 from app.recent import RememberedRoute
 from app.schemas import ListQuery, Pareto, ParetoQuery, ReferenceQuery
 from zoo.views import CheckpointDetail, Selection
@@ -15,7 +16,7 @@ from zoo.views import CheckpointDetail, Selection
 router = APIRouter(tags=["models"], route_class=RememberedRoute)
 
 
-@router.get("/models", responses={404: {"model": NoModelProblem}, 422: {"model": Problem}})
+@reading(router, "/models", responses=declared(404, model=NoModelProblem))
 def list_models(
     query: Annotated[ListQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> Selection:
@@ -40,7 +41,7 @@ def list_models(
     )
 
 
-@router.get("/models/pareto", responses={404: {"model": NoModelProblem}, 422: {"model": Problem}})
+@reading(router, "/models/pareto", responses=declared(404, model=NoModelProblem))
 def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Pareto:
     """The checkpoints that no other beats in both complexity and accuracy, ascending."""
     rows = service.zoo.catalog.pareto(query, query.x)
@@ -54,7 +55,7 @@ def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Paret
     )
 
 
-@router.get("/models/{reference}", responses={404: {"model": Problem}})
+@reading(router, "/models/{reference}", responses=declared(404, 410))
 def show_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> CheckpointDetail:
     """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
     return service.zoo.show(reference, query.dataset)

@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from app import bodies, cascade
 from app.choices import Choice
 from app.deps import Service
-from app.errors import NoModelProblem, Problem, ProblemError
+from app.errors import NoModelProblem, ProblemError
 from app.inference import QueueFullError, Timing
+from app.openapi import declared
 from app.schemas import CascadeAnswer, PredictAnswer, PredictQuery
 
 Result = TypeVar("Result")
@@ -104,12 +105,6 @@ route = _BareRoute(
     methods=["POST"],
     tags=["predict"],
     openapi_extra={"requestBody": bodies.DESCRIPTION},
-    responses={
-        400: {"model": Problem, "description": "Not a whole image, or over 16 megapixels."},
-        404: {"model": NoModelProblem},
-        413: {"model": Problem},
-        415: {"model": Problem},
-        422: {"model": Problem},
-        503: {"model": Problem, "description": "Too many predictions wait."},
-    },
+    operation_id="predict",
+    responses=declared(410) | declared(404, model=NoModelProblem),
 )

@@ -6,14 +6,15 @@ import errno
 import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.deps import ServiceDep
-from app.errors import Problem, ProblemError
+from app.errors import ProblemError
+from app.openapi import PUBLISHING, declared
 from app.schemas import Changes, NoQuery, Published, ReferenceQuery
 from zoo.errors import CheckpointError
 from zoo.publish import Upload, no_space_is_ours, publish
@@ -37,24 +38,11 @@ def _needs_scope(request: Request, service: ServiceDep) -> None:
     raise ProblemError(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
 
-_DESCRIPTIONS = {
-    401: "No token, or an unknown one.",
-    403: "The token may only read, or this zoo takes no checkpoints.",
-    404: "No such checkpoint, or no such bytes.",
-    409: "The alias is taken.",
-    410: "The checkpoint was deleted.",
-    413: "The file is too large.",
-    422: "Not a checkpoint, or not the bytes of this digest.",
-    507: "No space.",
-}
-router = APIRouter(tags=["publish"], dependencies=[Depends(_needs_scope)])
+router = APIRouter(tags=[PUBLISHING], dependencies=[Depends(_needs_scope)])
+_BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": _DESCRIPTIONS[status]} for status in (401, 403, *statuses)}
-
-
-@router.put("/blobs/sha256:{digest}", status_code=201, responses=_responses(413, 422, 507))
+@router.put("/blobs/sha256:{digest}", status_code=201, responses=declared(507), openapi_extra={"requestBody": _BODY})
 async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
     """The bytes of a checkpoint file, as the body. `POST /models` then makes a checkpoint of them."""
     with _refusals(), Upload(service.zoo.roots[0]) as upload:
@@ -67,7 +55,7 @@ async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Requ
     return Response(status_code=201)
 
 
-@router.post("/models", status_code=201, responses={200: {"model": CheckpointView}, **_responses(404, 422, 507)})
+@router.post("/models", status_code=201, responses={200: {"model": CheckpointView}, **declared(404, 507)})
 def post_model(
     body: Published, _: Annotated[NoQuery, Query()], response: Response, service: ServiceDep
 ) -> CheckpointView:
@@ -81,7 +69,7 @@ def post_model(
     return view
 
 
-@router.patch("/models/{reference}", responses=_responses(404, 409, 410, 422))
+@router.patch("/models/{reference}", responses=declared(404, 409, 410, 507))
 def patch_model(
     reference: str, query: Annotated[ReferenceQuery, Query()], changes: Changes, service: ServiceDep
 ) -> CheckpointView:
@@ -93,7 +81,7 @@ def patch_model(
     return service.zoo.view(service.zoo.find(digest))
 
 
-@router.delete("/models/{reference}", status_code=204, responses=_responses(404, 410))
+@router.delete("/models/{reference}", status_code=204, responses=declared(404, 410, 507))
 def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> None:
     """Takes a checkpoint out of the zoo. `zoo gc` deletes its file; publishing it again brings it back."""
     digest = service.zoo.find(reference, query.dataset).digest

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field
 
 from app import run_logs
 from app.deps import ServiceDep
-from app.errors import Problem, ProblemError
+from app.errors import ProblemError
+from app.openapi import declared, reading
 from app.run_logs import Part, RunSummary
 from app.schemas import NoQuery
 from zoo.errors import ZooError
@@ -45,7 +46,7 @@ class EventsQuery(NoQuery):
     after: Annotated[int, Field(ge=0, description="Bytes of the log that the caller has already.")] = 0
 
 
-@router.get("/runs")
+@reading(router, "/runs")
 def list_runs(_: Annotated[NoQuery, Query()], service: ServiceDep) -> Runs:
     """The training runs whose logs lie beside the checkpoints."""
     items = []
@@ -58,7 +59,7 @@ def list_runs(_: Annotated[NoQuery, Query()], service: ServiceDep) -> Runs:
     return Runs(items=tuple(items), count=len(items))
 
 
-@router.get("/runs/{name}", responses={404: {"model": Problem}, 503: {"model": Problem}})
+@reading(router, "/runs/{name}", responses=declared(404))
 def show_run(name: str, _: Annotated[NoQuery, Query()], service: ServiceDep) -> RunDetail:
     """One run with every record of its log so far."""
     path = run_logs.path_of(service.settings.zoo, name)
@@ -72,7 +73,7 @@ def show_run(name: str, _: Annotated[NoQuery, Query()], service: ServiceDep) -> 
 @router.get(
     "/runs/{name}/events",
     response_class=StreamingResponse,
-    responses={200: _STREAM, 404: {"model": Problem}, 503: {"model": Problem}},
+    responses={200: _STREAM, **declared(404)},
 )
 async def follow_run(
     name: str,
