@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from enum import StrEnum
@@ -189,6 +190,44 @@ def distil_(
         typer.echo(digest)
 
 
+@app.command(
+    name="adapt",
+    epilog="Example: zoo-train adapt --from zoo/pretrained/cifar10 --data photos/ --zoo my-zoo --epochs 40",
+)
+def adapt_(
+    from_: Annotated[Path, typer.Option("--from", help="The zoo to begin from.", metavar="DIR")],
+    data: Annotated[str, typer.Option(help="Images, as of zoo-train RUN.", metavar="PATH|NAME")],
+    zoo: Annotated[Path, typer.Option(help="Directory that receives the new checkpoints.", metavar="DIR")],
+    epochs: Annotated[int, typer.Option(help="For each size.", min=1)] = 40,
+    dataset: Annotated[
+        str | None, typer.Option(help="Of the zoo to begin from, where it has several.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
+    limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Fine-tune every size of a grown zoo on other images: the largest first, which then teaches the rest.
+
+    Of several checkpoints of one size the best is taken. Where the classes are others, each gets a new head. The same
+    command again goes on where it was stopped. Prints the SHA-256 digests of the new files.
+    """
+    console = Console(stderr=True)
+    try:
+        config = replace(
+            _run("grow", Overrides(seed=seed, distil_epochs=epochs)), batch_size=batch_size, learning_rate=learning_rate
+        )
+        for digest in _adapt(console, config, from_, dataset, data, zoo, limit_train, image_size, device):
+            typer.echo(digest)
+    except (ZooError, OSError) as error:
+        _refuse(console, error)
+    except KeyboardInterrupt:
+        console.print("zoo-train: stopped; the same command goes on from the last whole epoch", soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
 @app.command(name="report", epilog="Example: zoo-train report my-zoo --out my-report")
 def report_(
     zoo: Annotated[Path, typer.Argument(help="Directory that holds the checkpoints.", metavar="ZOO")],
@@ -353,6 +392,34 @@ def _distil(
             prepare(chosen, config)
             better += distil(config, images, zoo, digests, chosen, display)
     return better
+
+
+def _adapt(
+    console: Console,
+    config: RunConfig,
+    from_: Path,
+    dataset: str | None,
+    source: str,
+    zoo: Path,
+    limit_train: int | None,
+    image_size: int | None,
+    device: Device,
+) -> Iterator[str]:
+    from trainer import data
+    from trainer.adapt import adapt, sources
+    from trainer.display import Display
+    from trainer.step import prepare
+
+    if not from_.is_dir():
+        raise RunError(f"{from_}: no such zoo directory")
+    chosen = _torch_device(device)
+    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    prepare(chosen, config)
+    found = sources(from_, images, dataset)
+    sizes = ", ".join(f"{member.params:,}" for member in found.members)
+    console.print(f"fine-tunes {sizes} parameters on {images.name}; the largest first", highlight=False, soft_wrap=True)
+    with Display(console) as display:
+        yield from adapt(config, images, found, zoo, chosen, display)
 
 
 def _torch_device(device: Device) -> torch.device:

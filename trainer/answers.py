@@ -47,15 +47,18 @@ class Teacher:
 
 
 class Answers:
-    """Lessons for one split of images. Of several teachers, the mean logits."""
+    """Lessons for one split of images, with `cutout` of each side blacked out. Of several teachers, the mean logits."""
 
-    def __init__(self, folder: Path, teachers: Sequence[Teacher], split: Split, config: RunConfig) -> None:
+    def __init__(
+        self, folder: Path, teachers: Sequence[Teacher], split: Split, config: RunConfig, cutout: float = 0.0
+    ) -> None:
         self._folder = folder
         self._teachers = teachers
         self._split = split
         self._config = config
         self._max_shift = min(config.max_shift, min(split.images.shape[2:]) - 1)
-        facts = [[teacher.digest for teacher in teachers], config.seed, self._max_shift, config.padding_mode]
+        self._cutout = cutout
+        facts = [[teacher.digest for teacher in teachers], config.seed, self._max_shift, config.padding_mode, cutout]
         self._key = hashlib.sha256(repr([*facts, _fingerprint(split)]).encode()).hexdigest()[:16]
 
     def lesson(self, number: int) -> Lesson:
@@ -84,8 +87,9 @@ class Answers:
 
         def drawn(number: int) -> Augmentation:
             generator = torch.Generator().manual_seed(seed_of(config, number, "images of lessons"))
+            mode, part = config.padding_mode, self._cutout
             mirror, shift = config.horizontal_flip, self._max_shift
-            return draw(len(self._split), mirror, shift, generator, device, padding_mode=config.padding_mode)
+            return draw(len(self._split), mirror, shift, generator, device, padding_mode=mode, cutout=part)
 
         first = drawn(2 * pair)
         return first, first.mirror() if config.horizontal_flip else drawn(2 * pair + 1)

@@ -29,6 +29,8 @@ class Augmentation:
     cutout: float
     # How much of each image is left when it is mixed, at least a half; None: all.
     kept: Float[Tensor, " n"] | None
+    # Places count from the right: what is then covered is the mirror image.
+    from_right: bool = False
 
     def of(
         self, images: UInt8[Tensor, "batch channels height width"], place: slice
@@ -46,6 +48,8 @@ class Augmentation:
             rows, columns = (
                 self._covered(size, where) for size, where in zip(images.shape[2:], self.places[:, place], strict=True)
             )
+            if self.from_right:
+                columns = columns.flip(1)
             images = images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
         return images
 
@@ -60,12 +64,12 @@ class Augmentation:
         )
 
     def mirror(self) -> Augmentation:
-        """Shows each image as the mirror image of what it is now. Nothing may be blacked out, and none be mixed."""
+        """Shows each image as the mirror image of what it is now. None may be mixed."""
         assert self.mirrored is not None
-        assert not self.cutout
         assert self.kept is None
         rows, columns = self.offsets
-        return replace(self, mirrored=~self.mirrored, offsets=torch.stack((rows, 2 * self.max_shift - columns)))
+        offsets = torch.stack((rows, 2 * self.max_shift - columns))
+        return replace(self, mirrored=~self.mirrored, offsets=offsets, from_right=not self.from_right)
 
     def mixed(
         self,

@@ -66,12 +66,13 @@ class CheckpointRecord:
 class LessonRecord:
     """An epoch of distillation; `loss` and `accuracy` are those of augmented training images.
 
-    `num_answered` images went through the teacher in it: answers are kept, for further students.
+    `num_answered` images went through the teacher in it: answers are kept, for further students. Without a teacher the
+    labels alone are learned.
     """
 
     event: ClassVar[str] = "lesson"
     student: str
-    teacher: str
+    teacher: str | None
     params: int
     epoch: int
     epochs: int
@@ -88,7 +89,7 @@ class DistilledRecord:
 
     event: ClassVar[str] = "distilled"
     student: str
-    teacher: str
+    teacher: str | None
     params: int
     val_accuracy_before: float
     val_accuracy: float

@@ -181,7 +181,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         return [when(record), h("p", {}, "Saved ", linked(record.digest, record.name), `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
       case "distilled": {
         const change = `${percent(record.val_accuracy_before)} → ${percent(record.val_accuracy)} validation`;
-        return [when(record), h("p", {}, linked(record.digest, nameOf(record.student)), ` learned from ${nameOf(record.teacher)}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
+        return [when(record), h("p", {}, linked(record.digest, nameOf(record.student)), ` learned from ${record.teacher ? nameOf(record.teacher) : "the labels"}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
       }
       default:
         return [when(record), h("p", {}, `Finished: ${plural(record.num_expansions, "expansion")}, ${plural(record.checkpoints.length, "checkpoint")}, ${duration(record.device_seconds)}`)];

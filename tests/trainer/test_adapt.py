@@ -1,0 +1,164 @@
+"""A grown zoo fine-tuned on other images: of the same classes, and of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from trainer.__main__ import app
+from trainer.adapt import Sources, adapt, sources
+from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.data import Data, load
+from trainer.grow import grow
+from trainer.loop import evaluate
+from trainer.records import DistilledRecord, LessonRecord, Record
+from zoo.checkpoint import decode, read_header
+from zoo.cost import num_params
+from zoo.descriptor import Descriptor
+from zoo.errors import RunError
+from zoo.module import module_of
+from zoo.storage import Directory
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(
+    name="tiny",
+    start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
+    expansion=Ladder(sizes=(600,), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    epochs=4,
+    batch_size=16,
+    learning_rate=1e-2,
+    optimizer="adamw",
+    plateau=False,
+    l1=0.0,
+    anneal_share=0.5,
+    distil_epochs=12,
+)
+WriteImages = Callable[..., Path]
+
+
+@pytest.fixture
+def grown(tmp_path: Path, write_images: WriteImages) -> Path:
+    data = load(str(write_images(tmp_path / "bars", {"train": 60, "test": 8}, size=(16, 16))))
+    grow(CONFIG, data, tmp_path / "grown", CPU, resume=False, observe=[].append)
+    return tmp_path / "grown"
+
+
+@pytest.fixture
+def other_images(tmp_path: Path, write_images: WriteImages) -> Data:
+    """Larger images of the same classes."""
+    return load(str(write_images(tmp_path / "wide", {"train": 60, "test": 8}, size=(16, 20), seed=1)))
+
+
+@pytest.fixture
+def other_classes(tmp_path: Path, write_images: WriteImages) -> Data:
+    root = write_images(tmp_path / "letters", {"train": 60, "test": 8}, size=(16, 16), classes=("a", "b", "c", "d"))
+    return load(str(root))
+
+
+def adapted(found: Sources, data: Data, zoo: Path) -> tuple[list[Descriptor], list[Record]]:
+    records: list[Record] = []
+    digests = list(adapt(CONFIG, data, found, zoo, CPU, records.append))
+    return [read_header(Directory(zoo).path(digest)).descriptor for digest in digests], records
+
+
+def size(descriptor: Descriptor) -> int:
+    return num_params(descriptor.architecture.graph())
+
+
+@pytest.mark.parametrize("images", ["other_images", "other_classes"])
+def test_every_size_is_fine_tuned_the_largest_first(
+    tmp_path: Path, grown: Path, images: str, request: pytest.FixtureRequest
+) -> None:
+    data: Data = request.getfixturevalue(images)
+    found = sources(grown, data)
+    assert len(found.members) == 2
+    zoo = tmp_path / "mine"
+    descriptors, records = adapted(found, data, zoo)
+    small, large = found.members
+    assert [descriptor.lineage.parent for descriptor in descriptors] == [large.digest, small.digest]
+    top, student = descriptors
+    assert size(top) > size(student)
+    by_digest = {read_header(path).descriptor.created_at: digest for digest, path in Directory(zoo).paths()}
+    assert student.lineage.distilled_from == by_digest[top.created_at]
+    assert top.lineage.distilled_from == (large.digest if images == "other_images" else None)
+    for descriptor, member in zip(descriptors, (large, small), strict=True):
+        assert descriptor.classes == data.classes
+        assert descriptor.dataset == data.record()
+        assert descriptor.preprocessing == data.preprocessing
+        assert descriptor.architecture.graph().input_shape == data.image_shape
+        assert descriptor.metrics.validation.accuracy > member.val_accuracy, "images this easy are soon learned"
+        assert descriptor.cost.epochs == member.descriptor.cost.epochs + 12
+        checkpoint = decode(Directory(zoo).path(by_digest[descriptor.created_at]).read_bytes())
+        measured = evaluate(module_of(checkpoint), data.test, data.preprocessing, len(data.classes))
+        assert measured == descriptor.metrics.test
+    told = [record for record in records if isinstance(record, DistilledRecord)]
+    assert [(record.student, record.teacher) for record in told] == [
+        (descriptor.lineage.parent, descriptor.lineage.distilled_from) for descriptor in descriptors
+    ]
+
+
+def test_only_the_head_is_fresh_where_classes_are_others(grown: Path, other_classes: Data) -> None:
+    for member in sources(grown, other_classes).members:
+        before = decode(Directory(grown).path(member.digest).read_bytes()).tensors
+        differing = {
+            name
+            for name, tensor in member.checkpoint.tensors.items()
+            if tensor.shape != before[name].shape or not np.array_equal(tensor, before[name])
+        }
+        assert differing == {"head.output.weight", "head.output.bias"}
+
+
+def test_an_interrupted_one_goes_on_exactly(tmp_path: Path, grown: Path, other_images: Data) -> None:
+    found = sources(grown, other_images)
+    _, wanted = adapted(found, other_images, tmp_path / "whole")
+    zoo, num_lessons = tmp_path / "mine", 0
+
+    def interrupted(record: Record) -> None:
+        nonlocal num_lessons
+        num_lessons += isinstance(record, LessonRecord)
+        if num_lessons == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(adapt(CONFIG, other_images, found, zoo, CPU, interrupted))
+    _, found_records = adapted(found, other_images, zoo)
+
+    def lessons(records: list[Record]) -> list[LessonRecord]:
+        return [replace(each, seconds=0.0, num_answered=0) for each in records if isinstance(each, LessonRecord)]
+
+    theirs = [replace(each, teacher=None) for each in lessons(found_records)]
+    assert theirs == [replace(each, teacher=None) for each in lessons(wanted)][12:], "the largest is not trained again"
+    run = zoo / "runs" / "wide-tiny-s0"
+    assert {path.name for path in run.iterdir()} == {"log.jsonl"}
+
+
+def test_what_cannot_be_a_source(tmp_path: Path, grown: Path, write_images: WriteImages, other_images: Data) -> None:
+    colour = load(str(write_images(tmp_path / "colour", {"train": 4, "test": 2}, size=(16, 16), mode="RGB")))
+    with pytest.raises(RunError, match="takes gray images, and these are colour ones"):
+        sources(grown, colour)
+    with pytest.raises(RunError, match="holds no checkpoint of data set x"):
+        sources(grown, other_images, "x")
+    tiny = load(str(write_images(tmp_path / "tiny", {"train": 4, "test": 2}, size=(1, 3))))
+    with pytest.raises(RunError, match="cannot take images of"):
+        sources(grown, tiny)
+    adapted(sources(grown, other_images), other_images, grown)
+    with pytest.raises(RunError, match="several data sets: name one of bars, wide by --dataset"):
+        sources(grown, other_images)
+
+
+def test_the_command(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
+    photos = write_images(tmp_path / "photos", {"train": 40, "test": 4}, size=(16, 16), seed=2)
+    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--epochs", "2"]
+    result = CliRunner().invoke(app, [*words, "--batch-size", "16", "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    digests = result.stdout.split()
+    assert sorted(digests) == sorted(digest for digest, _ in Directory(tmp_path / "mine").paths())
+    assert "the largest first" in result.stderr
+    again = CliRunner().invoke(app, [*words, "--batch-size", "16", "--device", "cpu"])
+    assert again.stdout.split() == digests
