@@ -27,7 +27,7 @@ access_log = logging.getLogger("app.access")
 
 PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 # A page cannot be opened with a header; it holds nothing of the zoo, and asks for the token itself.
-PAGE, PAGE_FILES = "/", "/web/"
+PAGES, PAGE_FILES = ("/", "/docs"), "/web/"
 # nginx's number for a client that went away before its answer.
 CLIENT_GONE = 499
 # So much of a refused body is read and thrown away: many clients look for an answer only when all of it is sent, and
@@ -122,7 +122,7 @@ class RequireToken:
 
 
 def _is_open(path: str) -> bool:
-    return path in (*PROBES, PAGE) or path.startswith(PAGE_FILES)
+    return path in (*PROBES, *PAGES) or path.startswith(PAGE_FILES)
 
 
 class LimitBody:

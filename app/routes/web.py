@@ -1,4 +1,4 @@
-"""The page at `/`: files of `app/web`, and the chart library's script from its own Python package.
+"""The page at `/` and the API's at `/docs`: files of `app/web`, and the scripts of two libraries from Python packages.
 
 The page names its files below a path that holds their digest, so that browsers keep them for good and never mix two
 versions; only the page itself is asked for again.
@@ -15,6 +15,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 from app.errors import ProblemError
+from app.openapi import reading
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,13 +34,28 @@ _POLICY = (
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept-Encoding"}
 
 
-@router.head("/")
-@router.get("/")
+# Swagger UI draws its icons from data: URLs, and sets widths in the page.
+_DOCS_POLICY = _POLICY.replace("img-src 'self' blob:", "img-src 'self' data:").replace(
+    "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+)
+
+
+@reading(router, "/")
 def index(request: Request) -> Response:
-    page = (_ROOT / "index.html").read_text().replace("{assets}", f"web/{_version()}")
+    return _page("index.html", _POLICY, request)
+
+
+@reading(router, "/docs")
+def docs(request: Request) -> Response:
+    return _page("docs.html", _DOCS_POLICY, request)
+
+
+def _page(name: str, policy: str, request: Request) -> Response:
+    page = (_ROOT / name).read_text().replace("{assets}", f"web/{_version()}")
     page = page.replace("{plotly}", f"web/plotly-{distribution('plotly').version}.min.js")
+    page = page.replace("{swagger}", f"web/swagger-{distribution('fastapi-offline').version}")
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
-    headers = {**_HEADERS, "Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "ETag": etag}
+    headers = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": etag}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     return Response(page, headers=headers, media_type=_MEDIA_TYPES[".html"])
@@ -47,11 +63,22 @@ def index(request: Request) -> Response:
 
 @router.get("/web/plotly-{version}.min.js")
 def plotly(version: str, request: Request) -> Response:
-    """Found without importing the package, which is larger than this service."""
-    found = distribution("plotly")
+    return _packaged("plotly", version, "plotly/package_data/plotly.min.js", request)
+
+
+@router.get("/web/swagger-{version}/{name}")
+def swagger(version: str, name: str, request: Request) -> Response:
+    if name not in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        raise ProblemError(404, "not-found", f"the page has no file {name}: load /docs again")
+    return _packaged("fastapi-offline", version, f"fastapi_offline/static/{name}", request)
+
+
+def _packaged(package: str, version: str, path: str, request: Request) -> Response:
+    """A package's file, found without importing it: plotly is larger than this service."""
+    found = distribution(package)
     if version != found.version:
-        raise ProblemError(404, "not-found", f"this server has plotly {found.version}, not {version}: load / again")
-    return _file(Path(str(found.locate_file("plotly/package_data/plotly.min.js"))), request)
+        raise ProblemError(404, "not-found", f"this server has {package} {found.version}, not {version}: load / again")
+    return _file(Path(str(found.locate_file(path))), request)
 
 
 @router.get("/web/{version}/{name:path}")

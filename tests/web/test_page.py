@@ -128,3 +128,25 @@ def test_a_server_that_is_gone_is_named_as_such(open_page: OpenPage, grown: Path
     page.get_by_role("link", name="Try", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_the_api_is_documented_without_asking_anybody_else(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/docs", ready=False)
+    page.locator("#operations-health-live").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response").first).to_contain_text('"alive"')
+    assert page.locator(".opblock").count() > 20
+
+
+def test_the_documented_api_opens_with_the_token_given_to_the_page(
+    open_page: OpenPage, serve_zoo: Callable[..., str], grown: Path
+) -> None:
+    url = serve_zoo(grown, token="a-token-of-some-length")
+    page = open_page(url, ready=False)
+    page.get_by_role("textbox", name="Token").fill("a-token-of-some-length")
+    page.get_by_role("button", name="Open the zoo").click()
+    expect(page.get_by_role("navigation")).to_be_visible()
+    expect(page.locator("#token")).to_be_hidden()
+    page.goto(f"{url}/docs")
+    expect(page.locator("#operations-predict-predict")).to_be_visible()
