@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from zoo.errors import RunError, ZooError
 if TYPE_CHECKING:
     import torch
 
+    from trainer.data import Data
     from trainer.sweep import Outcome, Share
 
 
@@ -95,6 +96,9 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+    ] = None,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
@@ -141,7 +145,9 @@ def train(
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
         )
-        digests = _grow(console, _run(run, overrides), data, zoo, limit_train, image_size, from_, device, resume)
+        digests = _grow(
+            console, _run(run, overrides), _Images(data, limit_train, image_size, name), zoo, from_, device, resume
+        )
     except (ZooError, OSError) as error:
         _refuse(console, error)
     except KeyboardInterrupt:
@@ -169,6 +175,9 @@ def distil_(
     learning_rate: Annotated[float | None, typer.Option(help="Instead of their run's own.", min=0)] = None,
     limit_train: Annotated[int | None, typer.Option(help="As their run had it.", min=4)] = None,
     image_size: Annotated[int | None, typer.Option(help="As their run had it.", min=8)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+    ] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
 ) -> None:
     """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
@@ -180,7 +189,9 @@ def distil_(
     try:
         wishes = {"batch_size": batch_size, "learning_rate": learning_rate}
         changes = {name: value for name, value in wishes.items() if value is not None}
-        digests = _distil(console, students, teacher, epochs, changes, data, zoo, limit_train, image_size, device)
+        digests = _distil(
+            console, students, teacher, epochs, changes, _Images(data, limit_train, image_size, name), zoo, device
+        )
     except (ZooError, OSError) as error:
         _refuse(console, error)
     except KeyboardInterrupt:
@@ -206,6 +217,9 @@ def adapt_(
     learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+    ] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -219,7 +233,9 @@ def adapt_(
         config = replace(
             _run("grow", Overrides(seed=seed, distil_epochs=epochs)), batch_size=batch_size, learning_rate=learning_rate
         )
-        for digest in _adapt(console, config, from_, dataset, data, zoo, limit_train, image_size, device):
+        for digest in _adapt(
+            console, config, from_, dataset, _Images(data, limit_train, image_size, name), zoo, device
+        ):
             typer.echo(digest)
     except (ZooError, OSError) as error:
         _refuse(console, error)
@@ -271,6 +287,9 @@ def sweep_(
     epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+    ] = None,
     max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,
     cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
     gpus_per_run: Annotated[
@@ -295,7 +314,7 @@ def sweep_(
             thresholds=sweep.numbers_of("--thresholds", thresholds),
         )
         share = sweep.Share(cpus_per_run, gpus_per_run)
-        outcomes = _sweep(console, configs, data, zoo, limit_train, image_size, share, address)
+        outcomes = _sweep(console, configs, _Images(data, limit_train, image_size, name), zoo, share, address)
     except (ZooError, OSError) as error:
         _refuse(console, error)
     except KeyboardInterrupt:
@@ -322,18 +341,31 @@ def _run(name: str, overrides: Overrides) -> RunConfig:
     return overrides.of(RUNS[name]())
 
 
+@dataclass(frozen=True)
+class _Images:
+    """As the options say."""
+
+    source: str
+    limit_train: int | None
+    image_size: int | None
+    name: str | None
+
+    def load(self) -> Data:
+        """Raises DataError."""
+        from trainer import data
+
+        return data.load(self.source, limit_train=self.limit_train, image_size=self.image_size, name=self.name)
+
+
 def _grow(
     console: Console,
     config: RunConfig,
-    source: str,
+    source: _Images,
     zoo: Path,
-    limit_train: int | None,
-    image_size: int | None,
     from_: Path | None,
     device: Device,
     resume: bool,
 ) -> tuple[str, ...]:
-    from trainer import data
     from trainer.display import Display
     from trainer.distil import distil
     from trainer.grow import grow, run_directory
@@ -345,7 +377,7 @@ def _grow(
     with group_of(chosen) as group, Display(console, config.anneal_share) as display:
         console.quiet = not group.writes
         with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
-            images = data.load(source, limit_train=limit_train, image_size=image_size)
+            images = source.load()
         console.print(
             f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
@@ -368,19 +400,16 @@ def _distil(
     teacher: str | None,
     epochs: int,
     changes: dict[str, Any],
-    source: str,
+    source: _Images,
     zoo: Path,
-    limit_train: int | None,
-    image_size: int | None,
     device: Device,
 ) -> list[str]:
-    from trainer import data
     from trainer.display import Display
     from trainer.distil import distil, pair
     from trainer.step import prepare
 
     chosen = _torch_device(device)
-    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    images = source.load()
     plan = []
     for student in students:
         descriptor, digests = pair(zoo, images, student, teacher)
@@ -399,13 +428,10 @@ def _adapt(
     config: RunConfig,
     from_: Path,
     dataset: str | None,
-    source: str,
+    source: _Images,
     zoo: Path,
-    limit_train: int | None,
-    image_size: int | None,
     device: Device,
 ) -> Iterator[str]:
-    from trainer import data
     from trainer.adapt import adapt, sources
     from trainer.display import Display
     from trainer.step import prepare
@@ -413,7 +439,7 @@ def _adapt(
     if not from_.is_dir():
         raise RunError(f"{from_}: no such zoo directory")
     chosen = _torch_device(device)
-    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    images = source.load()
     prepare(chosen, config)
     found = sources(from_, images, dataset)
     sizes = ", ".join(f"{member.params:,}" for member in found.members)
@@ -434,18 +460,15 @@ def _torch_device(device: Device) -> torch.device:
 def _sweep(
     console: Console,
     configs: list[RunConfig],
-    source: str,
+    source: _Images,
     zoo: Path,
-    limit_train: int | None,
-    image_size: int | None,
     share: Share,
     address: str,
 ) -> list[Outcome]:
     """In the order of `configs`."""
-    from trainer import data
     from trainer.sweep import sweep
 
-    images = data.load(source, limit_train=limit_train, image_size=image_size)
+    images = source.load()
     console.print(
         f"{len(configs)} runs on {images.name} with {address}; logs: {zoo}/runs/",
         markup=False,

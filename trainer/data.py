@@ -5,6 +5,7 @@ The validation split is carved out of the training data, so that growth and sche
 
 from __future__ import annotations
 
+import re
 import sys
 import zlib
 from collections import Counter
@@ -23,7 +24,7 @@ from torch import Tensor
 from trainer.decoded import Decoded, decoded_once
 from zoo import digits, image_folder
 from zoo.content import digest_of_images, digest_of_indices
-from zoo.descriptor import Content, Preprocessing
+from zoo.descriptor import SLUG, Content, Preprocessing
 from zoo.descriptor import Dataset as DatasetRecord
 from zoo.errors import DataError
 from zoo.image_folder import Color, ImageFile, ImageFolder
@@ -106,14 +107,19 @@ class _Raw:
     test: Split
 
 
-def load(source: str, *, limit_train: int | None = None, image_size: int | None = None) -> Data:
+def load(
+    source: str, *, limit_train: int | None = None, image_size: int | None = None, name: str | None = None
+) -> Data:
     """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/*.{png,jpg,webp}.
 
+    `name` is what the data set is called, in place of the path's last part; a slug, as `Photos 2026` is not.
     `limit_train` keeps that many training images (before the validation split), of each class its share.
     Raises DataError.
     """
     if limit_train is not None and limit_train < 1:
         raise DataError(f"limit-train should be at least 1, is {limit_train}")
+    if name is not None and not re.fullmatch(SLUG, name):
+        raise DataError(f"a data set's name has small letters, digits, dots, dashes and underscores, not {name!r}")
     raw = _named(source) if source in NAMED else _files(Path(source), image_size)
     if image_size is not None and raw.train.images.shape[2:] != (image_size, image_size):
         raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
@@ -126,7 +132,7 @@ def load(source: str, *, limit_train: int | None = None, image_size: int | None 
         raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
     validation, rest = stratified(train.labels.numpy(), num_validation)
     train, held_out = train.take(rest), train.take(validation)
-    return Data(raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation)
+    return Data(name or raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation)
 
 
 def _preprocessing(train: Split) -> Preprocessing:

@@ -216,7 +216,7 @@ class _Run:
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
         self.data_record = {
-            **data.record().model_dump(),
+            **data.record().model_dump(exclude={"content"}),  # the checksum below says as much
             "image shape": data.image_shape,
             "classes": data.classes,
             "checksum of the images": data.checksum(),

@@ -12,6 +12,7 @@ SQLAlchemy takes longer to build one than SQLite to answer it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -33,7 +34,7 @@ from sqlalchemy.pool import QueuePool
 from sqlmodel import Field, Index, SQLModel, and_, create_engine, delete, or_, select
 from sqlmodel import desc as descending
 
-from zoo import calibrated, pareto
+from zoo import calibrated, dataset_labels, pareto
 from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
 from zoo.calibrated import Latency
 from zoo.cascade import Calibration
@@ -41,7 +42,7 @@ from zoo.cost import MAX_COUNT
 from zoo.errors import NotFoundError
 
 # Changes whenever the tables do; a catalog of another version is rebuilt from the files.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
@@ -51,6 +52,8 @@ class CheckpointRow(SQLModel):
     digest: str = Field(primary_key=True)
     name: str
     dataset: str
+    # Which images those are: a key of ImageSet.
+    images: str = ""
     family: str
     params: int
     macs: int
@@ -112,10 +115,23 @@ class FrontRow(SQLModel, table=True):
     digest: str
 
 
+class ImageSet(SQLModel, table=True):
+    """What is known of some checkpoints' images (zoo.dataset_labels), and what their data set is called here."""
+
+    __tablename__ = "image_set"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    images: str = Field(primary_key=True)
+    facts: str
+    first_seen: str
+    label: str
+
+
 _ROW: Any = CheckpointTable
 _FRONT: Any = FrontRow
 _ROWS = CheckpointTable.__table__  # type: ignore[attr-defined]
 _FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
+_IMAGE_SETS = ImageSet.__table__  # type: ignore[attr-defined]
 
 # What budgets and computed aliases choose from.
 _OFFERED = and_(~_ROW.deprecated, ~_ROW.staged)
@@ -127,6 +143,11 @@ _STAIRCASES = (*(("params", gain) for gain in _SIGNS), *((cost, "accuracy") for 
 _BY_SIZE = (_ROW.params, descending(_ROW.accuracy), _ROW.digest)
 _NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
 _NO_ACCURACY = -1.0
+
+
+def images_key(facts: str) -> str:
+    """Short: each row has one."""
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +179,9 @@ class Catalog:
         with self._writing() as connection:
             found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if found != SCHEMA_VERSION:
-                SQLModel.metadata.drop_all(connection, tables=[_ROWS, _FRONTS])
+                SQLModel.metadata.drop_all(connection, tables=[_ROWS, _FRONTS, _IMAGE_SETS])
                 connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            SQLModel.metadata.create_all(connection, tables=[_ROWS, _FRONTS, *calibrated.TABLES])
+            SQLModel.metadata.create_all(connection, tables=[_ROWS, _FRONTS, _IMAGE_SETS, *calibrated.TABLES])
 
     def close(self) -> None:
         self._engine.dispose()
@@ -175,6 +196,33 @@ class Catalog:
                     for dataset in (row.dataset, ALL_DATASETS):
                         for cost, gain in _STAIRCASES:
                             _extend_front(connection, dataset, cost, gain, row)
+
+    def label_images(self, first_seen: Mapping[str, str]) -> dict[str, str]:
+        """What the data sets of these image sets (as `dataset_labels.image_set` gives them) are called here.
+
+        Rows of which the data set is called otherwise from now on say so.
+        """
+        with self._engine.connect() as connection:
+            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
+        if all(facts in known and known[facts].first_seen <= seen for facts, seen in first_seen.items()):
+            return {facts: known[facts].label for facts in first_seen}
+        with self._writing() as connection:
+            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
+            seen = {facts: row.first_seen for facts, row in known.items()}
+            seen |= {facts: min(when, seen.get(facts, when)) for facts, when in first_seen.items()}
+            labels = dataset_labels.labels(seen)
+            is_relabelled = False
+            for facts, label in labels.items():
+                row = ImageSet(images=images_key(facts), facts=facts, first_seen=seen[facts], label=label)
+                change = {"first_seen": row.first_seen, "label": label}
+                statement = insert(_IMAGE_SETS).values(row.model_dump())
+                connection.execute(statement.on_conflict_do_update(index_elements=["images"], set_=change))
+                if facts in known and known[facts].label != label:
+                    connection.execute(update(_ROWS).where(_ROW.images == row.images).values(dataset=label))
+                    is_relabelled = True
+            if is_relabelled:
+                _rebuild_fronts(connection)
+        return {facts: labels[facts] for facts in first_seen}
 
     def remove(self, digests: Iterable[str]) -> None:
         gone = [{"gone": digest} for digest in digests]

@@ -503,9 +503,12 @@ def collect_garbage(
 
 
 def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:
-    """Whether the images are of the checkpoint's data set: the one asked for, or that of their own name."""
-    name = images.name if dataset in (None, ALL_DATASETS) else dataset
-    return isinstance(found, Checkpoint) and found.descriptor.dataset.name == name
+    """Whether to measure it: all of the data set that is asked for, else those whose data set is called as the images.
+
+    Of one that is kept apart from another of its name, files do not know what it is called here.
+    """
+    is_asked_for = dataset not in (None, ALL_DATASETS)
+    return isinstance(found, Checkpoint) and (is_asked_for or found.descriptor.dataset.name == images.name)
 
 
 def _verified(digest: str, found: Checkpoint | ZooError, images: HeldOutImages | None) -> dict[str, Any]:

@@ -33,7 +33,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 # One path segment of a URL: the name of a checkpoint is made of these.
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+SLUG = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Slug = Annotated[str, Field(pattern=SLUG)]
 # One too, longer: a name that slugs were joined to.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,9 +87,17 @@ def read(path: Path) -> ImageFolder:
 
 
 def name_of(path: Path) -> str:
-    """The data set's name: Photos 2026.tar.gz -> photos-2026"""
-    stem = re.sub(r"\.(tar|tar\.gz|tgz)$", "", path.resolve().name.lower())
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-")[:64] or "images"
+    """The data set's name, a slug: Photos 2026.tar.gz -> photos-2026, Café -> cafe, Фото -> images-3d0a7e6c.
+
+    Names that differ in letters which a slug cannot have end in digits of their own.
+    """
+    stem = re.sub(r"\.(tar|tar\.gz|tgz)$", "", unicodedata.normalize("NFC", path.resolve().name).lower())
+    plain = "".join(c for c in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(c))
+    slug = re.sub(r"[^a-z0-9._-]+", "-", plain).strip("._-")[:64] or "images"
+    if any(c.isalnum() and not c.isascii() for c in plain):
+        digits = hashlib.sha256(stem.encode()).hexdigest()[:8]
+        slug = f"{slug[:55]}-{digits}"
+    return slug
 
 
 def _walk(path: Path) -> list[ImageFile]:

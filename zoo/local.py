@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from zoo import onnx_model
 from zoo.budget import ALL_DATASETS, Budget, wilson_interval
 from zoo.cascade import Calibration, Cascade
-from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow
+from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow, images_key
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
+from zoo.dataset_labels import image_set
 from zoo.descriptor import Descriptor
 from zoo.device import device_name
 from zoo.errors import (
@@ -80,6 +81,8 @@ class LocalZoo:
         # By data set, ascending in accuracy and in cost; as of the last sync, and what they were made of.
         self._cascades: dict[str, list[ReadyCascade]] = {}
         self._cascades_of: tuple[list[Calibration], set[str], frozenset[str]] | None = None
+        # Data sets of which it was said that they are kept apart from another one of their name.
+        self._labels_told: set[str] = set()
         # What such a file held, as it was then.
         self._brought: dict[Path, tuple[tuple[int, int], Calibration]] = {}
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
@@ -114,7 +117,7 @@ class LocalZoo:
             self.catalog.remove(gone)
         taken_out = (self._synced_digests - known) & self._paths.keys()
         self._look_for_damage(taken_out)
-        new = list(self._read_rows(self._paths.keys() - known))
+        new = self._labelled(self._read_rows(self._paths.keys() - known))
         if new:
             self.catalog.add(new)
         measured = self.catalog.follow_latencies(device_name())
@@ -130,7 +133,7 @@ class LocalZoo:
         self._damaged.clear()
         self._read_marks()
         self._paths = self._found()
-        rows = list(self._read_rows(self._paths))
+        rows = self._labelled(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
         self.catalog.follow_latencies(device_name())
         self._synced_digests = {row.digest for row in rows}
@@ -179,6 +182,27 @@ class LocalZoo:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
                     log.warning("left out of the catalog: %s", error)
+
+    def _labelled(self, rows: Iterable[CheckpointRow]) -> list[CheckpointRow]:
+        """With other images under one name kept apart. `images` are, in the rows that come, the image set itself."""
+        found = list(rows)
+        first_seen: dict[str, str] = {}
+        for row in found:
+            first_seen[row.images] = min(row.created_at, first_seen.get(row.images, row.created_at))
+        labels = self.catalog.label_images(first_seen) if found else {}
+        for row in found:
+            label = labels[row.images]
+            if label != row.dataset and label not in self._labels_told:
+                self._labels_told.add(label)
+                log.warning(
+                    "other images under the name %s: checkpoints such as %s are kept apart, as data set %s",
+                    row.dataset,
+                    row.name,
+                    label,
+                )
+        return [
+            row.model_copy(update={"dataset": labels[row.images], "images": images_key(row.images)}) for row in found
+        ]
 
     def _follow_calibrations(self, digests: set[str]) -> bool:
         """`digests` are the catalog's. True if that changed the cascades."""
@@ -269,7 +293,7 @@ class LocalZoo:
         """Adds the row of a checkpoint that has been put in place."""
         self._change_marks(lambda marks: marks.without_deleted(digest), lambda marks: marks.without_deleted(digest))
         self._damaged.pop(path, None)
-        row = _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
+        [row] = self._labelled([_row(digest, read_header(path), deprecated=digest in self._marks.deprecated)])
         self._paths = {**self._paths, digest: path}
         self.catalog.add([row])
         return row
@@ -482,6 +506,7 @@ def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
         digest=digest,
         name=descriptor.name,
         dataset=descriptor.dataset.name,
+        images=image_set(descriptor),
         family=descriptor.architecture.family,
         params=header.params,
         macs=header.macs,

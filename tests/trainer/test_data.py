@@ -386,6 +386,13 @@ def test_content_is_of_the_images_whatever_they_are_called(tmp_path: Path, write
     assert not other.record().is_other_than(unknown)
 
 
+def test_a_data_set_may_be_called_otherwise(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "data", {"train": 12, "test": 4})
+    assert data.load(str(root), name="trees").record().name == "trees"
+    with pytest.raises(DataError, match="a data set's name has small letters, .* not 'My Trees'"):
+        data.load(str(root), name="My Trees")
+
+
 def test_content_as_the_format_page_says(tmp_path: Path, write_images: WriteImages) -> None:
     """docs/descriptor-format.md, followed by hand."""
     found = data.load(str(write_images(tmp_path / "bars", {"train": 12, "test": 4}, size=(9, 12), mode="RGB")))

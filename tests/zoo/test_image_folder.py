@@ -57,9 +57,11 @@ def test_an_archive_equals_its_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("filename", "name"),
     [
-        ("Fotos vom Hügel (2026)", "fotos-vom-h-gel-2026"),
+        ("Fotos vom Hügel (2026)", "fotos-vom-hugel-2026"),
+        ("Фото", "images-5cea446a"),
+        ("Фото 2026", "2026-933740f6"),
         ("_hidden.", "hidden"),
-        ("日本", "images"),
+        ("日本", "images-cf2abf0c"),
         ("a" * 80, "a" * 64),
         ("cats.vs.dogs", "cats.vs.dogs"),
         ("cats.TAR.GZ", "cats"),
