@@ -19,11 +19,9 @@ from app.server import STOP_SECONDS
 log = logging.getLogger(__name__)
 
 STARTUP_FAILURE = 3  # also uvicorn's
-# A worker says once a second that it answers. Its own watchdog (app.workers) comes first, and says where it hangs.
-HUNG_SECONDS = 10.0
 # Whoever ends sooner after it began to serve counts as failed, and the next one waits, each time twice as long.
 _SETTLED_SECONDS = 10.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LONGEST_PAUSE = 30.0
 # So many failures of one worker in a row, while no other serves, are the end.
 _MAX_FAILURES = 6
 _TICK_SECONDS = 0.5
@@ -58,6 +56,10 @@ class Supervisor:
     run: Callable[[Callable[[], None]], None]
     num_workers: int
     listener: Listener
+    # Without a beat for so long. A worker's own watchdog (app.workers) comes first, and says where it hangs.
+    hung_seconds: float = 10.0
+    stop_seconds: float = STOP_SECONDS
+    first_pause_seconds: float = 0.5
     _slots: list[_Slot] = field(default_factory=list)
     _has_served: bool = False
     _stop_by: float | None = None
@@ -114,7 +116,7 @@ class Supervisor:
             self._exit_code = STARTUP_FAILURE
             self._stop()
             return
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (slot.failures - 2)) if slot.failures > 1 else 0.0
+        pause = min(_LONGEST_PAUSE, self.first_pause_seconds * 2 ** (slot.failures - 2)) if slot.failures > 1 else 0.0
         slot.due = now + pause
         when = f" in {pause:g} s" if pause else ""
         log.error("worker %d ended with exit code %d: starting another%s", slot.index, exit_code, when)
@@ -125,16 +127,16 @@ class Supervisor:
             if slot.process is None:
                 continue
             if self._stop_by is not None and now > self._stop_by:
-                log.error("worker %d has not ended within %g s: killing it", slot.index, STOP_SECONDS)
+                log.error("worker %d has not ended within %g s: killing it", slot.index, self.stop_seconds)
                 slot.process.kill()
-            elif slot.served_since is not None and now - slot.last_beat > HUNG_SECONDS and self._stop_by is None:
-                log.error("worker %d has not answered for %g s: killing it", slot.index, HUNG_SECONDS)
+            elif slot.served_since is not None and now - slot.last_beat > self.hung_seconds and self._stop_by is None:
+                log.error("worker %d has not answered for %g s: killing it", slot.index, self.hung_seconds)
                 slot.process.kill()
 
     def _stop(self) -> None:
         """Told again, at once."""
         is_again = self._stop_by is not None
-        self._stop_by = time.monotonic() + (0 if is_again else STOP_SECONDS)
+        self._stop_by = time.monotonic() + (0 if is_again else self.stop_seconds)
         if not is_again:
             if self.listener.is_ours:
                 self.listener.refuse_new()

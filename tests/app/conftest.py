@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +29,8 @@ from trainer.config import GainRule
 from trainer.grow import grow
 from zoo.checkpoint import Checkpoint, load
 from zoo.storage import Directory
+
+ZOO_SERVE = Path(sys.executable).parent / "zoo-serve"
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +104,45 @@ def png(pixels: np.ndarray) -> bytes:
 def digit_files(digits: data.Data) -> list[bytes]:
     """The first 40 test images as PNG files."""
     return [png(image[0].numpy()) for image in digits.test.images[:40]]
+
+
+class ServerProcess:
+    """zoo-serve on a port that the system chose."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.url = self.wait_for(r"http://127\.0\.0\.1:\d+")
+
+    def wait_for(self, pattern: str, count: int = 1) -> str:
+        """The last of `count` matches in the log."""
+        deadline = time.monotonic() + 30
+        while len(found := re.findall(pattern, self.log.read_text())) < count:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return found[count - 1]
+
+    def workers(self) -> list[int]:
+        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.log.read_text())]
+
+
+@pytest.fixture
+def serve(zoo_root: Path, tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    servers: list[ServerProcess] = []
+
+    def start(
+        *options: object, program: tuple[object, ...] = (ZOO_SERVE,), pass_fds: tuple[int, ...] = (), **environment: str
+    ) -> ServerProcess:
+        log = tmp_path / f"log-{len(servers)}"
+        command = [*program, "--zoo", zoo_root, "--port", "0", *map(str, options)]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        with log.open("w") as stderr:
+            process = subprocess.Popen(command, stderr=stderr, env=variables, pass_fds=pass_fds)
+        servers.append(ServerProcess(process, log))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.process.terminate()
+        server.process.wait(timeout=30)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,61 +23,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
-ZOO_SERVE = Path(sys.executable).parent / "zoo-serve"
 PNG = {"Content-Type": "image/png"}
 
 
-class Server:
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process = process
-        self.log = log
-        self.url = self.wait_for(r"http://127\.0\.0\.1:\d+")
-
-    def wait_for(self, pattern: str, count: int = 1) -> str:
-        """The last of `count` matches in the log."""
-        deadline = time.monotonic() + 30
-        while len(found := re.findall(pattern, self.log.read_text())) < count:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-        return found[count - 1]
-
-    def workers(self) -> list[int]:
-        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.log.read_text())]
-
-
-@pytest.fixture
-def serve(zoo_root: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def start(*options: object, program: tuple[object, ...] = (ZOO_SERVE,), **environment: str) -> Server:
-        log = tmp_path / f"log-{len(servers)}"
-        command = [*program, "--zoo", zoo_root, "--port", "0", *map(str, options)]
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                command, stderr=stderr, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-            )
-        servers.append(Server(process, log))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.process.terminate()
-        server.process.wait(timeout=30)
-
-
-def samples(server: Server, name: str) -> float:
+def samples(server: Any, name: str) -> float:
     families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
     return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
-def predict(server: Server, image: bytes) -> httpx.Response:
+def predict(server: Any, image: bytes) -> httpx.Response:
     """On a connection of its own, which any of the workers may get."""
     return httpx.post(f"{server.url}/predict", content=image, headers=PNG)
 
 
 def test_two_workers_answer_as_one_and_their_metrics_add_up(
-    serve: Callable[..., Server], digit_files: list[bytes]
+    serve: Callable[..., Any], digit_files: list[bytes]
 ) -> None:
     server = serve("--workers", 2)
     server.wait_for("Application startup complete", count=2)
@@ -92,12 +52,12 @@ def test_two_workers_answer_as_one_and_their_metrics_add_up(
         assert samples(server, "zoo_loaded_predictors") == 2
 
 
-def test_workers_start_under_the_module_s_name_too(serve: Callable[..., Server]) -> None:
+def test_workers_start_under_the_module_s_name_too(serve: Callable[..., Any]) -> None:
     server = serve("--workers", 2, program=(sys.executable, "-m", "app"))
     server.wait_for("Application startup complete", count=2)
 
 
-def test_a_worker_that_dies_is_replaced(serve: Callable[..., Server], digit_files: list[bytes]) -> None:
+def test_a_worker_that_dies_is_replaced(serve: Callable[..., Any], digit_files: list[bytes]) -> None:
     server = serve("--workers", 2)
     server.wait_for("Application startup complete", count=2)
     os.kill(server.workers()[0], signal.SIGKILL)
@@ -110,7 +70,7 @@ def test_a_worker_that_dies_is_replaced(serve: Callable[..., Server], digit_file
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_signals_let_finish_what_is_under_way(
-    serve: Callable[..., Server], digit_files: list[bytes], number: signal.Signals, workers: int
+    serve: Callable[..., Any], digit_files: list[bytes], number: signal.Signals, workers: int
 ) -> None:
     server = serve("--workers", workers)
     server.wait_for("Application startup complete", count=workers)
@@ -130,9 +90,9 @@ def test_signals_let_finish_what_is_under_way(
         httpx.get(f"{server.url}/livez")
 
 
-def test_a_taken_port_is_told(serve: Callable[..., Server], zoo_root: Path) -> None:
+def test_a_taken_port_is_told(serve: Callable[..., Any], zoo_root: Path) -> None:
     port = serve("--workers", 2).url.rpartition(":")[2]
-    command = [ZOO_SERVE, "--zoo", zoo_root, "--port", port, "--workers", "2"]
+    command = [Path(sys.executable).parent / "zoo-serve", "--zoo", zoo_root, "--port", port, "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith(f"zoo-serve: --host 127.0.0.1 --port {port}: ")
@@ -140,7 +100,7 @@ def test_a_taken_port_is_told(serve: Callable[..., Server], zoo_root: Path) -> N
 
 
 def test_logs_are_one_json_object_a_line_with_the_request_id(
-    serve: Callable[..., Server], digit_files: list[bytes]
+    serve: Callable[..., Any], digit_files: list[bytes]
 ) -> None:
     server = serve("--log-format", "json", "--access-log")
     given = {**PNG, "X-Request-Id": "mine-1"}
@@ -155,13 +115,13 @@ def test_logs_are_one_json_object_a_line_with_the_request_id(
     assert (record["method"], record["path"]) == ("POST", "/predict")
 
 
-def test_a_path_begins_no_line_of_the_log(serve: Callable[..., Server]) -> None:
+def test_a_path_begins_no_line_of_the_log(serve: Callable[..., Any]) -> None:
     server = serve("--access-log")
     httpx.get(f"{server.url}/nowhere%0aERROR%20app.main:%20forged")
     server.wait_for(r"app\.access: GET /nowhere%0AERROR%20app\.main:%20forged .*status=404")
 
 
-def test_without_access_log_requests_leave_no_record(serve: Callable[..., Server]) -> None:
+def test_without_access_log_requests_leave_no_record(serve: Callable[..., Any]) -> None:
     server = serve()
     httpx.get(f"{server.url}/livez")
     assert "app.access" not in server.log.read_text()
@@ -194,7 +154,7 @@ def collector() -> Iterator[tuple[str, list[Span]]]:
         server.server_close()
 
 
-def test_spans_of_a_prediction_and_its_stages_are_sent(serve: Callable[..., Server], digit_files: list[bytes]) -> None:
+def test_spans_of_a_prediction_and_its_stages_are_sent(serve: Callable[..., Any], digit_files: list[bytes]) -> None:
     with collector() as (endpoint, spans):
         server = serve(ZOO_TRACES="1", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
