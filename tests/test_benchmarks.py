@@ -196,6 +196,20 @@ def test_predictions_are_counted_against_their_ceiling(tmp_path: Path, put: Call
     assert "at 16: this, 1 worker / this, no forward pass = " in done.stdout
 
 
+def test_recipes_of_distillation_are_compared_side_by_side(grown: Path, tmp_path: Path) -> None:
+    by_size = sorted(grown.rglob("*.safetensors"), key=lambda path: path.stat().st_size)
+    small, large = by_size[0], by_size[-1]
+    words = ("--data", "digits", "--student", small, "--teacher", large, "--also", small, "--epochs", 1)
+    results = tmp_path / "recipes.json"
+    done = run("distil_recipes.py", *words, "--results", results, "--variants", "as it is", "plain", "two")
+    assert done.returncode == 0, done.stderr
+    rows = {line[:14].strip(): line[14:].split() for line in done.stdout.splitlines() if " ± " in line}
+    assert list(rows) == ["as it is", "plain", "two"]
+    assert rows["as it is"][1:4] == ["+0.00", "±", "0.00"]
+    again = run("distil_recipes.py", *words, "--results", results, "--variants", "as it is", "plain", "two")
+    assert again.stdout.splitlines()[-3:] == done.stdout.splitlines()[-3:], "what is kept is not taught again"
+
+
 def test_ablations_go_on_where_they_were_stopped(tmp_path: Path) -> None:
     """With what was found before, of the same recipe only; here all of it was."""
     results = tmp_path / "results.json"

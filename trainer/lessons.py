@@ -69,6 +69,7 @@ class Lessons:
         device: torch.device,
         run: Path,
         cutout: float = 0.0,
+        answers: type[Answers] = Answers,
     ) -> None:
         """`cutout`: sides of the part that is blacked out of what teachers answer, as a part of the image's."""
         # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed
@@ -81,7 +82,7 @@ class Lessons:
         self.device = device
         self._train = data.train.to(device)
         answering = [Teacher(one.digest, one.module(device), one.descriptor.preprocessing) for one in teachers]
-        self._answers = Answers(run / "answers", answering, self._train, self._config, cutout)
+        self._answers = answers(run / "answers", answering, self._train, self._config, cutout)
 
     def remove(self) -> None:
         """Deletes what was kept of students and answers."""

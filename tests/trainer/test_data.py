@@ -389,7 +389,7 @@ def test_content_is_of_the_images_whatever_they_are_called(tmp_path: Path, write
 def test_a_data_set_may_be_called_otherwise(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "data", {"train": 12, "test": 4})
     assert data.load(str(root), name="trees").record().name == "trees"
-    with pytest.raises(DataError, match="a data set's name has small letters, .* not 'My Trees'"):
+    with pytest.raises(DataError, match=r"a data set's name has small letters, .* not 'My Trees'"):
         data.load(str(root), name="My Trees")
 
 
