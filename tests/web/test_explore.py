@@ -157,6 +157,8 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     cost = page.locator("section", has=page.get_by_role("heading", name="Cost"))
     device = {"digits": "cpu with 1 thread", "cifar10": "NVIDIA H100"}[dataset]
     expect(cost.locator("dd").first).to_contain_text(f" for {descriptor['cost']['epochs']} epochs on {device}")
+    content = descriptor["dataset"]["content"]
+    expect(cost).to_contain_text(content["test"][:8] if content else "the file does not say")
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
     expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])

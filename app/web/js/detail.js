@@ -94,6 +94,7 @@ export function drawCost({ cost, dataset, preprocessing }) {
     fact("Training", duration(cost.device_seconds), `for ${plural(cost.epochs, "epoch")} on ${device(cost.device)}`),
     fact("Arithmetic", `${compact(cost.training_flops)} FLOP`, "since the run began"),
     fact("Images", `${count(dataset.num_train)} / ${count(dataset.num_validation)} / ${count(dataset.num_test)}`, "training / validation / test"),
+    fact("Which images", dataset.content ? dataset.content.test.slice(0, 8) : "unknown", dataset.content ? "SHA-256 of the test images" : "the file does not say"),
     fact("Preprocessing", `${preprocessing.color}, ${preprocessing.resize}`, "done by the service"),
   );
 }
