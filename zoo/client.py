@@ -29,6 +29,7 @@ from zoo.download import FileFormat, Progress
 from zoo.errors import RemoteError
 from zoo.exchange import Exchange, Result, Send, Server, Wait
 from zoo.image_input import Image, Images, encoded, is_one, listed
+from zoo.proxies import Proxy, proxy_of
 from zoo.questions import Policy, Questions, Runtime
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
@@ -55,8 +56,9 @@ class ZooClient:
 
         `retries` counts failures in a row; waits begin at 0.1 s and double, or are as long as the server says.
         """
-        self._http = _opened(httpx.Client, url, token, timeout_s)
-        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
+        proxy = _proxy_to(url)
+        self._http = _opened(httpx.Client, url, token, timeout_s, proxy)
+        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
 
     def __enter__(self) -> Self:
         return self
@@ -217,8 +219,9 @@ class AsyncZooClient:
         retries: int = 3,
         cache: AnyPath | None = None,
     ) -> None:
-        self._http = _opened(httpx.AsyncClient, url, token, timeout_s)
-        self._zoo = Questions(Server(self._http.build_request, url, retries), _path(cache))
+        proxy = _proxy_to(url)
+        self._http = _opened(httpx.AsyncClient, url, token, timeout_s, proxy)
+        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
 
     async def __aenter__(self) -> Self:
         return self
@@ -346,15 +349,29 @@ class AsyncZooClient:
         return response
 
 
-def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float) -> Http:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float, proxy: Proxy | None) -> Http:
+    headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+    return kind(
+        base_url=url,
+        headers=headers,
+        timeout=timeout_s,
+        follow_redirects=True,
+        proxy=None if proxy is None else proxy.url,
+        # Of the environment httpx reads certificates, here, and proxies, which `proxy` is instead.
+        verify=httpx.create_ssl_context(),
+        trust_env=False,
+    )
+
+
+def _proxy_to(url: str) -> Proxy | None:
+    """Raises RemoteError where the URL is none, or cannot be asked."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise RemoteError(f"{url}: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise RemoteError(f"{url} cannot be reached: it is no http:// or https:// URL, like http://127.0.0.1:8000")
-    return kind(base_url=parsed, headers=headers, timeout=timeout_s, follow_redirects=True)
+    return proxy_of(parsed, os.environ)
 
 
 def _path(given: AnyPath | None) -> Path | None:

@@ -18,6 +18,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from zoo.errors import GoneError, ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
+from zoo.proxies import Proxy
 
 _FIRST_WAIT_S = 0.1
 # A server that wants more patience than this is down, for a program that waits.
@@ -50,11 +51,12 @@ Exchange = Generator[Send | Wait, Any, Result]
 class Server:
     """Asks until it is answered. That may repeat every request: none changes more the second time than the first."""
 
-    def __init__(self, build: Callable[..., httpx.Request], url: str, retries: int) -> None:
+    def __init__(self, build: Callable[..., httpx.Request], url: str, retries: int, proxy: Proxy | None = None) -> None:
         """`build`: a client's `build_request`, which knows the address and the token."""
         self.build = build
         self.url = url
         self._retries = retries
+        self._way = "" if proxy is None else f" through {proxy}"
 
     def get(self, model: type[Model], path: str, params: dict[str, Any] | None = None) -> Exchange[Model]:
         response = yield from self.answer(lambda: self.build("GET", path, params=params))
@@ -95,13 +97,13 @@ class Server:
             place = ".".join(map(str, first["loc"]))
             raise RemoteError(
                 f"{response.url} answered with something else than was expected ({place}: {first['msg']}): "
-                "no zoo server, or one of another version?"
+                f"no zoo server, or one of another version?{self._way and f' It was asked{self._way}.'}"
             ) from error
 
     def _meaning(self, failure: httpx.Response | httpx.RequestError) -> ZooError:
         if isinstance(failure, httpx.RequestError):
             what = "cannot be reached" if isinstance(failure, _UNREACHED) else "broke off"
-            return RemoteError(f"{self.url} {what}: {str(failure) or type(failure).__name__}")
+            return RemoteError(f"{self.url} {what}{self._way}: {str(failure) or type(failure).__name__}")
         problem = _problem(failure)
         # HEAD and what stands between us and a zoo server give no reasons.
         said = f"{failure.status_code} {failure.reason_phrase} for {failure.url} {failure.text[:200]}".strip()
@@ -114,7 +116,9 @@ class Server:
             return GoneError(detail)
         if failure.status_code == HTTPStatus.NOT_FOUND:
             return NotFoundError(detail)
-        return RemoteError(f"{self.url} refused: {detail}", failure.status_code)
+        # An answer in another form may be that of a proxy.
+        way = "" if problem else self._way
+        return RemoteError(f"{self.url} refused{way}: {detail}", failure.status_code)
 
 
 def wait_s(failure: httpx.Response | httpx.RequestError, failures: int) -> float | None:
