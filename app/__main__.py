@@ -80,10 +80,14 @@ def main(
     from app import listen
     from app.settings import Settings
     from app.workers import Worker, serve
+    from zoo.errors import ZooError
+    from zoo.storage import require_zoo
 
     for root in zoo:
-        if not root.is_dir():
-            _fail(f"--zoo {root}: no such directory")
+        try:
+            require_zoo(root)
+        except (ZooError, OSError) as error:
+            _fail(f"--zoo {root}: {error}")
     try:
         settings = Settings(zoo=tuple(zoo), host=host, port=port)
     except ValidationError as error:

@@ -91,6 +91,7 @@ def _tracing() -> Tracing:
 
 async def _follow(service: Service) -> None:
     """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
+    said = ""
     while True:
         if not service.ready:
             await _warm(service)
@@ -100,8 +101,11 @@ async def _follow(service: Service) -> None:
         try:
             if await asyncio.to_thread(service.zoo.sync):
                 service.forget()
-        except Exception:  # whatever it is, the next look may go better, and must not be the last
-            log.exception("the zoo's directories could not be looked through; trying again")
+            said = ""
+        except Exception as error:  # whatever it is, the next look may go better, and must not be the last
+            if str(error) != said:  # each second is a look, and each new reason worth one line
+                said = str(error)
+                log.exception("the zoo's directories cannot be looked through; trying again each second")
         await asyncio.to_thread(glibc.give_back)
 
 

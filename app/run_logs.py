@@ -6,7 +6,6 @@ checkpoint, or the end. A run that is resumed cuts its log back to where it goes
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from zoo.errors import NotFoundError, ZooError
+from zoo.locks import is_locked
+from zoo.storage import walk
 
 _LOG = "log.jsonl"
 
@@ -60,7 +61,11 @@ class RunSummary(BaseModel):
 
 def paths(roots: Sequence[Path]) -> dict[str, Path]:
     """Logs by the name of their run; of a name in several directories, the one in the first."""
-    return {path.parent.name: path for root in reversed(roots) for path in sorted(root.rglob(f"runs/*/{_LOG}"))}
+    return {path.parent.name: path for root in reversed(roots) for path in sorted(walk(root).files) if _is_log(path)}
+
+
+def _is_log(path: Path) -> bool:
+    return path.name == _LOG and path.parent.parent.name == "runs"
 
 
 def path_of(roots: Sequence[Path], name: str) -> Path:
@@ -107,19 +112,9 @@ def summary(path: Path) -> RunSummary:
     status = path.stat()
     found = _summary(path, (status.st_mtime_ns, status.st_size))
     # One that has finished may still be teaching what it grew.
-    if _is_at_work(path):
+    if is_locked(path):
         return found.model_copy(update={"status": "running"})
     return found
-
-
-def _is_at_work(path: Path) -> bool:
-    """A run locks its log as long as it lives; to see that is to hold a lock for a moment."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,6 @@ killed anywhere takes the same decision again, and writes the same file, when it
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import time
@@ -36,6 +35,7 @@ from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, Finis
 from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile, prepare
+from zoo import locks
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode
 from zoo.cost import num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
@@ -113,7 +113,7 @@ def grow(
 def lock(log: BinaryIO, directory: Path) -> None:
     """Until the log is closed or the process ends, however it ends. Raises RunError where another process has it."""
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.lock(log, directory)
     except BlockingIOError:
         raise RunError(f"{directory}: another process is at work on this run") from None
 

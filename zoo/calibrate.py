@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,7 +12,6 @@ import numpy as np
 
 from zoo import pareto
 from zoo.budget import Budget
-from zoo.calibrated import Latency
 from zoo.cascade import Calibration, Candidate, margins, search
 from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint
@@ -20,6 +20,7 @@ from zoo.device import device_name
 from zoo.errors import DataError, ZooError
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, scores
+from zoo.measurements import Latency
 from zoo.predictor import Predictor
 
 # A turn is long enough for a network to have the caches to itself, short enough that a noisy second hits several.
@@ -29,9 +30,9 @@ _RUNS_A_TURN = 10
 def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) -> list[Latency]:
     """One image at a time through each network as it is served, in turns: a noisy minute hits all alike.
 
-    Kept in the catalog, under this device. Raises ZooError where the catalog is not kept.
+    Kept beside the checkpoints, under this device. Raises ZooError where the first directory is read-only.
     """
-    _require_kept(zoo)
+    _require_writable(zoo)
     predictors = {digest: Predictor(zoo.load(digest)) for digest in digests}
     nanoseconds: dict[str, list[int]] = {digest: [] for digest in predictors}
     for _ in range(num_rounds):
@@ -54,19 +55,19 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
         )
         for digest, times in nanoseconds.items()
     ]
-    zoo.catalog.record_latencies(latencies)
+    zoo.measurements.record_latencies(latencies)
     zoo.sync()
     return latencies
 
 
 def calibrate_cascades(zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None]) -> Calibration:
-    """Finds the cascades of a data set's checkpoints and keeps them in the catalog, in place of those before.
+    """Finds the cascades of a data set's checkpoints and keeps them beside those, in place of those before.
 
     `source` holds the images, as for `HeldOutImages`; `observe` is told of each checkpoint asked. Raises ZooError.
     """
-    _require_kept(zoo)
+    _require_writable(zoo)
     calibration = find_cascades(zoo, source, dataset, observe)
-    zoo.catalog.record_calibration(calibration)
+    zoo.measurements.record_calibration(calibration)
     zoo.sync()
     return calibration
 
@@ -110,9 +111,10 @@ def _candidate(row: CheckpointRow, checkpoint: Checkpoint, images: HeldOutImages
     return Candidate(row.digest, row.macs, row.accuracy, margins(probabilities), correct)
 
 
-def _require_kept(zoo: LocalZoo) -> None:
-    if not zoo.catalog.is_kept:
+def _require_writable(zoo: LocalZoo) -> None:
+    """Before minutes of measuring."""
+    if not os.access(zoo.roots[0], os.W_OK):
         raise ZooError(
-            "the first zoo directory is read-only, so its catalog is in memory and would forget the result: put one "
-            "that can be written first, as for the server"
+            f"{zoo.roots[0]} is read-only, and the first zoo directory keeps the result: put one that can be written "
+            "first"
         )

@@ -1,6 +1,6 @@
 """An index over checkpoint files, in SQLite: rows, and the queries that choose by budget.
 
-The files are the truth; this can be thrown away and rebuilt from them, but for what `zoo.calibrated` keeps.
+The files are the truth; this can be thrown away and rebuilt from them at any time.
 
 "The smallest with accuracy of at least x" has no index that serves every x: with rows in order of size the
 query reads past all that are too inaccurate, in order of accuracy it sorts all that are accurate enough. But
@@ -14,34 +14,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import secrets
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, event, false, func, literal, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, bindparam, false, func, literal, text, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import QueuePool
-from sqlmodel import Field, Index, SQLModel, and_, create_engine, delete, or_, select
+from sqlmodel import Field, Index, SQLModel, and_, delete, or_, select
 from sqlmodel import desc as descending
 
-from zoo import calibrated, dataset_labels, pareto
+from zoo import dataset_labels, pareto
 from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
-from zoo.calibrated import Latency
-from zoo.cascade import Calibration
 from zoo.cost import MAX_COUNT
+from zoo.database import Database
 from zoo.errors import NotFoundError
 
-# Changes whenever the tables do; a catalog of another version is rebuilt from the files.
+# Changes whenever the tables do. A catalog of another version is another file, and built from the checkpoints.
 SCHEMA_VERSION = 5
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
@@ -127,11 +124,21 @@ class ImageSet(SQLModel, table=True):
     label: str
 
 
+class FolderRow(SQLModel, table=True):
+    """A directory in which checkpoint files were found, as `zoo.files` tells them."""
+
+    __tablename__ = "folder"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    path: str = Field(primary_key=True)
+
+
 _ROW: Any = CheckpointTable
 _FRONT: Any = FrontRow
 _ROWS = CheckpointTable.__table__  # type: ignore[attr-defined]
 _FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
 _IMAGE_SETS = ImageSet.__table__  # type: ignore[attr-defined]
+_FOLDERS = FolderRow.__table__  # type: ignore[attr-defined]
 
 # What budgets and computed aliases choose from.
 _OFFERED = and_(~_ROW.deprecated, ~_ROW.staged)
@@ -161,30 +168,19 @@ class Catalog:
 
     def __init__(self, path: Path | None, default_dataset: str | None = None) -> None:
         """`path` None keeps the catalog in memory."""
-        self.is_kept = path is not None
-        self._engine = _engine(path)
+        self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, _IMAGE_SETS, _FOLDERS], SCHEMA_VERSION)
         self._default_dataset = default_dataset
-        try:
-            self._prepare()
-        except (DatabaseError, sqlite3.DatabaseError) as error:
-            if path is None or not _is_damaged(error):
-                raise
-            # Nothing is lost: the files have it all.
-            self._engine.dispose()
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
-            self._prepare()
-
-    def _prepare(self) -> None:
-        with self._writing() as connection:
-            found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if found != SCHEMA_VERSION:
-                SQLModel.metadata.drop_all(connection, tables=[_ROWS, _FRONTS, _IMAGE_SETS])
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            SQLModel.metadata.create_all(connection, tables=[_ROWS, _FRONTS, _IMAGE_SETS, *calibrated.TABLES])
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._engine.close()
+
+    def follow_file(self) -> bool:
+        """Reopens a catalog that another process has removed or set aside; its rows are then to be found anew."""
+        return self._engine.follow_file()
+
+    def leave_file(self, error: DatabaseError) -> bool:
+        """Goes on in memory after an error of the file. False where it is in memory already."""
+        return self._engine.leave_file(error)
 
     # --- writing ---------------------------------------------------------------------------------------
 
@@ -273,30 +269,35 @@ class Catalog:
                 connection.execute(insert(_ROWS), batch)
             _rebuild_fronts(connection)
 
-    def record_latencies(self, latencies: Iterable[Latency]) -> None:
-        """Rows show them from the next `follow_latencies` on."""
-        with self._writing() as connection:
-            calibrated.record_latencies(connection, latencies)
-
-    def follow_latencies(self, device: str) -> bool:
-        """Makes each row's latency that of this device, or NULL; True if that changed anything."""
+    def follow_latencies(self, medians: Mapping[str, float]) -> bool:
+        """Makes each row's latency the one given, in milliseconds, or NULL; True if that changed anything."""
         with self._engine.connect() as connection:
-            if not calibrated.are_latencies_outdated(connection, device):
-                return False
+            query = select(_ROW.digest, _ROW.latency_ms).where(_ROW.latency_ms.is_not(None))
+            before = {row.digest: row.latency_ms for row in connection.execute(query)}
+            wanted = {digest: medians[digest] for digest in _known(connection, medians)}
+        changed = [
+            {"changed": digest, "to": wanted.get(digest)}
+            for digest in before.keys() | wanted.keys()
+            if before.get(digest) != wanted.get(digest)
+        ]
+        if not changed:
+            return False
         with self._writing() as connection:
-            calibrated.update_latencies(connection, device)
+            connection.execute(_SET_LATENCY, changed)
             _rebuild_fronts(connection)
         return True
 
-    def record_calibration(self, calibration: Calibration) -> None:
-        """In place of the data set's cascades so far."""
+    def follow_folders(self, folders: set[str]) -> None:
+        """Makes these the directories in which the checkpoints' files are."""
+        if folders == self.folders():
+            return
         with self._writing() as connection:
-            calibrated.record_calibration(connection, calibration)
+            connection.execute(delete(FolderRow))
+            if folders:
+                connection.execute(insert(_FOLDERS), [{"path": folder} for folder in folders])
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            yield connection
+    def _writing(self) -> AbstractContextManager[Connection]:
+        return self._engine.writing()
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -304,9 +305,10 @@ class Catalog:
         with self._engine.connect() as connection:
             return set(connection.scalars(select(_ROW.digest)))
 
-    def calibrations(self) -> list[Calibration]:
+    def folders(self) -> set[str]:
+        """Those of the last `follow_folders`."""
         with self._engine.connect() as connection:
-            return calibrated.calibrations(connection)
+            return set(connection.scalars(select(_FOLDERS.c.path)))
 
     def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
         """Those of them that are known, by digest."""
@@ -459,6 +461,7 @@ _REMOVE_OUTDONE = delete(FrontRow).where(
     _FRONT.reach <= bindparam("reach"),
     tuple_(*_PLACE) > tuple_(*(bindparam(name) for name in ("size", "minus_accuracy", "params", "digest"))),
 )
+_SET_LATENCY = update(_ROWS).where(_ROW.digest == bindparam("changed")).values(latency_ms=bindparam("to"))
 _ADD_STEP = insert(_FRONTS)
 _ADD_ROW = insert(_ROWS).on_conflict_do_nothing(index_elements=["digest"])
 
@@ -587,6 +590,15 @@ def _by_prefix(connection: Connection, prefix: str) -> CheckpointRow | None:
     return rows[0] if rows else None
 
 
+def _known(connection: Connection, digests: Iterable[str]) -> set[str]:
+    """Those of them that are in the catalog; asked for in parts, as a statement takes 32,766 values at most."""
+    found: set[str] = set()
+    waiting = iter(digests)
+    while part := list(islice(waiting, 10_000)):
+        found.update(connection.scalars(select(_ROW.digest).where(_ROW.digest.in_(part))))
+    return found
+
+
 def _cursor(row: CheckpointRow) -> str:
     place = json.dumps([row.params, row.accuracy, row.digest])
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
@@ -617,32 +629,3 @@ _CURSOR: TypeAdapter[tuple[int, float | None, str]] = TypeAdapter(
         Annotated[str, pydantic.Field(max_length=64)],
     ]
 )
-
-
-def _is_damaged(error: DatabaseError | sqlite3.DatabaseError) -> bool:
-    cause = error.orig if isinstance(error, DatabaseError) else error
-    codes = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode in codes
-
-
-def _engine(path: Path | None) -> Engine:
-    # SQLite's memdb VFS shares one database in memory between connections, with the locks of a file.
-    name = f"file:/catalog-{secrets.token_hex(8)}?vfs=memdb" if path is None else path.resolve().as_uri()
-
-    def connect() -> sqlite3.Connection:
-        # isolation_level None: sqlite3 would begin deferred transactions by itself; ours begin below.
-        connection = sqlite3.connect(name, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
-            connection.execute(f"PRAGMA {pragma}").close()
-        return connection
-
-    # More than a web framework has threads (40): waiting for a connection is not fair, and can take forever.
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=64, max_overflow=0)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A deferred transaction that reads and then writes fails, without waiting, if another wrote in between.
-        immediate = connection.get_execution_options().get("immediate")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    return engine

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
@@ -39,6 +38,7 @@ from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
 from zoo.publish import collect, garbage
 from zoo.source import LocalSource, RemoteSource, Source
+from zoo.storage import is_special
 from zoo.views import CheckpointDetail, CheckpointView
 
 EPILOG = """
@@ -553,16 +553,16 @@ def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
         task = bar.add_task(view.name, total=None)
 
+        size_bytes = 0
+
         def show_progress(received: int, total: int | None) -> None:
+            nonlocal size_bytes
+            size_bytes = received
             bar.update(task, completed=received, total=total)
 
-        if target.exists() and not target.is_file():  # /dev/stdout, a pipe
-            with TemporaryDirectory() as folder:
-                whole = Path(folder) / view.id
-                source.download(view.id, whole, file_format, show_progress)
-                return target.write_bytes(whole.read_bytes())
-        source.download(view.id, target.resolve(), file_format, show_progress)
-        return target.stat().st_size
+        # What a link leads to is replaced, not the link; of /dev/stdout or a pipe there is no such place.
+        source.download(view.id, target if is_special(target) else target.resolve(), file_format, show_progress)
+        return size_bytes or target.stat().st_size
 
 
 def _choose(source: Source, reference: str | None, budget: Budget) -> CheckpointView:

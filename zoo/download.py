@@ -1,4 +1,4 @@
-"""Fetching one file of a zoo server to disk: gone on with where it stopped, checked, and there whole or not at all."""
+"""Resumable, verified, atomic download of one file of a zoo server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import httpx
 from zoo.errors import RemoteError
 from zoo.exchange import Exchange, Server
 from zoo.partial_file import PartialFile, has_sha256, partial_file
+from zoo.storage import end_of_link
 
 FileFormat = Literal["safetensors", "onnx"]
 # Bytes that are there, and of how many if the server said.
@@ -37,7 +38,11 @@ def sha256_of_onnx(server: Server, path: str) -> Exchange[str]:
 def fetch(
     server: Server, path: str, sha256: str, target: Path, file_format: FileFormat, progress: Progress | None
 ) -> Exchange[None]:
-    """Asks nothing where the target is that file already. Raises RemoteError, or OSError where it cannot be written."""
+    """Asks nothing where the target is that file already; one that is a device or pipe is written into.
+
+    Raises RemoteError, or OSError where it cannot be written.
+    """
+    target = end_of_link(target)
     if has_sha256(target, sha256):
         return
     with partial_file(target, sha256) as partial:

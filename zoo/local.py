@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from sqlalchemy.exc import DatabaseError
 
 from zoo import onnx_model
 from zoo.budget import ALL_DATASETS, Budget, wilson_interval
-from zoo.cascade import Calibration, Cascade
-from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow, images_key
+from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, SCHEMA_VERSION, Catalog, CheckpointRow, images_key
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
+from zoo.database import catalog_path
 from zoo.dataset_labels import image_set
 from zoo.descriptor import Descriptor
 from zoo.device import device_name
@@ -33,8 +31,11 @@ from zoo.errors import (
     NotFoundError,
     ZooError,
 )
+from zoo.files import Files
 from zoo.marks import Marks, MarksFile, Stamp
-from zoo.storage import Directory
+from zoo.measurements import Measurements
+from zoo.ready_cascades import ReadyCascade, ReadyCascades
+from zoo.storage import Directory, require_zoo
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
@@ -42,32 +43,24 @@ log = logging.getLogger(__name__)
 # Descriptors kept: a few kilobytes each.
 _MAX_DESCRIPTORS = 256
 _PAGE = 1000
-# Where a directory brings cascades along, as `zoo calibrate --data … --json` prints them.
-_BROUGHT_ALONG = ("cascades.json", "*/cascades.json")
 
 Read = TypeVar("Read")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyCascade:
-    """`rows` are its stages' checkpoints, all of them in the catalog."""
-
-    cascade: Cascade
-    rows: tuple[CheckpointRow, ...]
 
 
 class LocalZoo:
     """Several directories count as one zoo; the first holds the catalog, or nothing where it is read-only."""
 
     def __init__(self, roots: Sequence[Path], default_dataset: str | None = None) -> None:
-        """Raises ZooError where a root is no directory. Call `sync` to index the files."""
+        """Raises ZooError where a root is no zoo's directory. Call `sync` to index the files."""
         for root in roots:
-            if not root.is_dir():
-                raise ZooError(f"{root}: no such zoo directory")
+            require_zoo(root)
         self.roots = tuple(roots)
         self._directories = [Directory(root) for root in roots]
-        self.catalog = Catalog(_catalog_path(roots), default_dataset)
+        self.catalog = Catalog(catalog_path(roots, SCHEMA_VERSION), default_dataset)
+        self.measurements = Measurements(roots)
+        self._files = Files(roots)
         self._marks_files = [MarksFile(root) for root in roots]
+        self._marks_of = [Marks() for _ in roots]
         self._marks = self._synced_marks = Marks()
         # As the files were when the marks were read.
         self._marks_stamps: list[Stamp] = []
@@ -78,13 +71,9 @@ class LocalZoo:
         self._damaged: dict[Path, tuple[int, int]] = {}
         # The catalog's as of the last sync: what is then missing, another process has taken out.
         self._synced_digests: set[str] = set()
-        # By data set, ascending in accuracy and in cost; as of the last sync, and what they were made of.
-        self._cascades: dict[str, list[ReadyCascade]] = {}
-        self._cascades_of: tuple[list[Calibration], set[str], frozenset[str]] | None = None
         # Data sets of which it was said that they are kept apart from another one of their name.
         self._labels_told: set[str] = set()
-        # What such a file held, as it was then.
-        self._brought: dict[Path, tuple[tuple[int, int], Calibration]] = {}
+        self._cascades = ReadyCascades(roots, self.measurements)
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
             lambda digest: self._read(digest, read_header).descriptor
         )
@@ -104,52 +93,77 @@ class LocalZoo:
         Latencies become those measured on this device; cascades those whose checkpoints are all there.
 
         A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
-        still being copied here.
+        still being copied here. Of a directory that cannot be listed, everything stays as it was.
         """
-        # In this order: whoever adds a row has put the file in place before, and whoever takes one out has marked it.
-        known = self.catalog.digests()
-        before = self._synced_marks, self._paths.keys()
+        try:
+            return self._sync()
+        except DatabaseError as error:
+            # Damaged, and set aside by now; or it can be read no longer.
+            if not (self.catalog.follow_file() or self.catalog.leave_file(error)):
+                raise
+            return self._sync()
+
+    def _sync(self) -> bool:
+        # The index before the disk: writers put the file first and the row second, and take the row out after they
+        # have marked it as deleted, so the reverse order could drop a fresh row.
+        is_anew = self.catalog.follow_file()
+        known, folders = self.catalog.digests(), self._files.folders() if is_anew else self.catalog.folders()
+        before = self._synced_marks, self._paths
         self._read_marks()
         self._synced_marks = self._marks
-        self._paths = self._found()
-        gone = known - self._paths.keys() | known & self._damaged_digests()
+        self._paths = self._found(folders)
+        # A file that this process has never seen may lie where it cannot look now.
+        lookable = known if self._files.is_complete else known & (before[1].keys() | self._marks.deleted)
+        gone = lookable - self._paths.keys() | known & self._damaged_digests()
         if gone:
             self.catalog.remove(gone)
         taken_out = (self._synced_digests - known) & self._paths.keys()
-        self._look_for_damage(taken_out)
+        self._look_for_damage(() if is_anew else taken_out)
         new = self._labelled(self._read_rows(self._paths.keys() - known))
         if new:
             self.catalog.add(new)
-        measured = self.catalog.follow_latencies(device_name())
+        self.catalog.follow_folders(self._files.folders())
+        measured = self._follow_latencies()
         deprecated = self.catalog.annotate(self._marks.deprecated, (), {})
         self._synced_digests = known - gone | {row.digest for row in new}
-        calibrated = self._follow_calibrations(self._synced_digests)
-        changed = before != (self._synced_marks, self._paths.keys())
-        return changed or deprecated or calibrated or bool(gone or taken_out or new or measured)
+        calibrated = self._follow_cascades()
+        changed = before[0] != self._synced_marks or before[1].keys() != self._paths.keys()
+        return changed or is_anew or deprecated or calibrated or bool(gone or taken_out or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
         self._damaged.clear()
         self._read_marks()
-        self._paths = self._found()
+        self._files.forget()
+        self._paths = self._found(())
         rows = self._labelled(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
-        self.catalog.follow_latencies(device_name())
+        self.catalog.follow_folders(self._files.folders())
+        self._follow_latencies()
         self._synced_digests = {row.digest for row in rows}
-        self._follow_calibrations(self._synced_digests)
+        self._follow_cascades()
         return len(rows)
+
+    def _follow_latencies(self) -> bool:
+        return self.catalog.follow_latencies(self.measurements.latencies(device_name()))
+
+    def _follow_cascades(self) -> bool:
+        return self._cascades.follow(self.catalog, self._synced_digests, self._marks.deprecated)
 
     def _read_marks(self) -> None:
         self._marks_stamps = self._stamps_now()  # first: what is written meanwhile is read again
-        self._marks = reduce(or_, (file.read() for file in self._marks_files))
+        for index, (root, file) in enumerate(zip(self.roots, self._marks_files, strict=True)):
+            if root.is_dir():  # else it is not there for the moment, and what was said in it counts on
+                self._marks_of[index] = file.read()
+        self._marks = reduce(or_, self._marks_of)
 
     def _stamps_now(self) -> list[Stamp]:
         return [file.stamp() for file in self._marks_files]
 
-    def _found(self) -> dict[str, Path]:
-        """Of a file in several directories, the one in the first. Without those that are marked as deleted."""
-        found = {digest: path for directory in reversed(self._directories) for digest, path in directory.paths()}
+    def _found(self, folders: Iterable[str]) -> dict[str, Path]:
+        """Without those that are marked as deleted."""
+        found = self._files.look(folders)
         return {digest: path for digest, path in found.items() if digest not in self._marks.deleted}
 
     def _look_for_damage(self, digests: Iterable[str]) -> None:
@@ -167,7 +181,7 @@ class LocalZoo:
         """Whether it is still what was found damaged."""
         if path not in self._damaged:
             return False
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return self._damaged[path] == _stamp(path)
         return False
 
@@ -203,45 +217,6 @@ class LocalZoo:
         return [
             row.model_copy(update={"dataset": labels[row.images], "images": images_key(row.images)}) for row in found
         ]
-
-    def _follow_calibrations(self, digests: set[str]) -> bool:
-        """`digests` are the catalog's. True if that changed the cascades."""
-        # Cascades found here come last: they count where there are some.
-        found = [*self._brought_along(), *self.catalog.calibrations()], digests, self._marks.deprecated
-        if found == self._cascades_of:
-            return False
-        before, self._cascades = self._cascades, self._ready_cascades(found[0])
-        self._cascades_of = found
-        return before != self._cascades
-
-    def _ready_cascades(self, calibrations: Iterable[Calibration]) -> dict[str, list[ReadyCascade]]:
-        ready: dict[str, list[ReadyCascade]] = {}
-        for calibration in calibrations:
-            digests = {stage.digest for cascade in calibration.cascades for stage in cascade.stages}
-            rows = self.catalog.rows(digests)
-            found = [
-                ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
-                for cascade in calibration.cascades
-                if all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)
-            ]
-            if found:
-                ready[calibration.dataset] = found
-        return ready
-
-    def _brought_along(self) -> Iterable[Calibration]:
-        """What came with the directories, that of the first one last."""
-        paths = [path for root in reversed(self.roots) for name in _BROUGHT_ALONG for path in root.glob(name)]
-        for path in paths:
-            try:
-                stamp = _stamp(path)
-                if path not in self._brought or self._brought[path][0] != stamp:
-                    self._brought[path] = stamp, Calibration.model_validate_json(path.read_bytes())
-            except (ValidationError, OSError) as error:
-                if self._refused.get(path) != str(error):
-                    self._refused[path] = str(error)
-                    log.warning("cascades left out: %s: %s", path, error)
-            else:
-                yield self._brought[path][1]
 
     # --- what is said of checkpoints -------------------------------------------------------------------
 
@@ -313,7 +288,7 @@ class LocalZoo:
         Raises NoModelMeetsConstraintsError, and NotFoundError for a data set without cascades.
         """
         name = self.catalog.dataset_of(Budget(dataset=dataset))
-        found = self._cascades.get(name or "")
+        found = self._cascades.of(name or "")
         if not found:
             raise NotFoundError(
                 f"data set {name} has no cascades: `zoo calibrate --zoo DIR --data PATH`, given the directories that "
@@ -486,17 +461,6 @@ class LocalZoo:
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_mtime_ns, status.st_size
-
-
-def _catalog_path(roots: Sequence[Path]) -> Path | None:
-    """In the first root, or None where that is read-only.
-
-    Named by the other roots: two zoos that share a first directory would else throw out each other's rows.
-    """
-    others = "\n".join(str(root.resolve()) for root in roots[1:])
-    path = roots[0] / (f"catalog-{digest_of(others.encode())[:8]}.sqlite" if others else "catalog.sqlite")
-    writable = os.access(roots[0], os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
-    return path if writable else None
 
 
 def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from zoo.descriptor import Digest, Slug
 from zoo.errors import ConflictError, ZooError
-from zoo.storage import locked, write_atomically
+from zoo.locks import locked
+from zoo.storage import write_atomically
 
 # Computed from the catalog, or taken in URLs: /models/file, /zoo/cifar10/resolve/main/…
 RESERVED = ("smallest", "best", "latest", "file", "pareto", "main")

@@ -29,8 +29,9 @@ from zoo.cost import num_params
 from zoo.errors import CheckpointError, NoSpaceError, NotFoundError
 from zoo.graph import output_shapes
 from zoo.local import LocalZoo
+from zoo.locks import locked
 from zoo.marks import MarksFile
-from zoo.storage import Directory, locked, move_into_place
+from zoo.storage import Directory, move_into_place
 
 _INCOMING = ".incoming"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

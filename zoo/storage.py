@@ -2,19 +2,107 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo.checkpoint import digest_of
-from zoo.errors import NotFoundError
+from zoo.errors import NotFoundError, ZooError
 
 _SUFFIX = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# Whatever else is there: a directory that holds one of these is a zoo.
+_SIGNS = ("checkpoints", "runs", "catalog*.sqlite", "marks.json", "measurements.jsonl", "cascades.json", ".incoming")
+# What a new file system, or a desktop that has looked at a directory, leaves in it.
+_NOTHING = ("lost+found",)
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+
+
+@dataclass(slots=True)
+class Listing:
+    """What a look through a directory and all below it found."""
+
+    # Each file by its name in the order found, links to files too.
+    files: list[Path] = field(default_factory=list)
+    # Each directory that was listed, with the device that it is on.
+    devices: dict[Path, int] = field(default_factory=dict)
+    # Each directory that could not be, and why.
+    unlisted: dict[Path, OSError] = field(default_factory=dict)
+
+
+def walk(root: Path) -> Listing:
+    """Every file below. Links to directories are followed, each directory once, and none to one that root lies in."""
+    listing, seen = Listing(), _identities(root.resolve().parents)
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            listing.unlisted[folder] = error
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        listing.devices[folder] = status.st_dev
+        links = []
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name in _NOTHING:
+                continue
+            if not _is_directory(entry):
+                listing.files.append(path)
+            elif entry.is_symlink():
+                links.append(path)
+            else:
+                waiting.append(path)
+        # Looked at last, so that a directory keeps its own name where it is also linked from elsewhere.
+        waiting[:0] = links
+    return listing
+
+
+def _identities(folders: Iterable[Path]) -> set[tuple[int, int]]:
+    found = set()
+    for folder in folders:
+        with suppress(OSError):
+            status = folder.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle of links, or to where nobody may look: what opens it says so
+        return False
+
+
+def is_zoo(root: Path) -> bool:
+    """Whether the directory is a zoo, or is empty and may become one; else it is somebody's folder of other things."""
+    if any(next(root.glob(sign), None) for sign in _SIGNS):
+        return True
+    names = [path.name for path in root.iterdir()]
+    if all(name.startswith(".") or name in _NOTHING for name in names):
+        return True
+    return next(Directory(root).paths(), None) is not None
+
+
+def require_zoo(root: Path) -> None:
+    """Raises ZooError where the directory is not there, or is somebody's folder of other things."""
+    if not root.is_dir():
+        raise ZooError(f"{root}: no such zoo directory")
+    if not is_zoo(root):
+        raise ZooError(
+            f"no zoo here: {root} holds other files and no checkpoint; a new zoo starts in an empty directory"
+        )
 
 
 class Directory:
@@ -40,9 +128,7 @@ class Directory:
 
     def paths(self) -> Iterator[tuple[str, Path]]:
         """(digest, path) of every checkpoint, wherever below the root it lies."""
-        for path in self.root.rglob(f"*{_SUFFIX}"):
-            if _DIGEST.fullmatch(path.stem):
-                yield path.stem, path
+        yield from checkpoints(walk(self.root))
 
     def path(self, digest: str) -> Path:
         """Raises NotFoundError."""
@@ -55,10 +141,38 @@ class Directory:
         raise NotFoundError(f"{self.root} holds no checkpoint {digest}")
 
 
+def checkpoints(listing: Listing) -> Iterator[tuple[str, Path]]:
+    """(digest, path) of the files that are named as checkpoints are."""
+    for path in listing.files:
+        if path.suffix == _SUFFIX and _DIGEST.fullmatch(path.stem):
+            yield path.stem, path
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def is_special(path: Path) -> bool:
+    """A device, a pipe, a terminal: something that is written into and never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def end_of_link(path: Path) -> Path:
+    """The ordinary file that a link leads to: that is to be replaced, not the link."""
+    return path.resolve() if path.is_symlink() and path.is_file() else path
+
+
 def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> None:
-    """After this the file has the new content even through a power cut; before, the old or none."""
+    """After this the file has the new content even through a power cut; before, the old or none.
+
+    Of a link, the file that it leads to. A device or pipe is written into.
+    """
+    if is_special(path):
+        with path.open("wb") as special:
+            special.write(data)
+        return
+    path = end_of_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = _scratch(path, scratch) / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -70,23 +184,45 @@ def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> No
         raise
 
 
+def _scratch(path: Path, scratch: Path | None) -> Path:
+    """Beside the file, where `scratch` is on another file system: only within one is a rename atomic."""
+    is_near = scratch is not None and scratch.stat().st_dev == path.parent.stat().st_dev
+    return scratch if scratch is not None and is_near else path.parent
+
+
 def move_into_place(source: Path, target: Path) -> None:
-    """On one file system; a power cut afterwards does not undo it."""
+    """Atomic; a power cut afterwards does not undo it. Between file systems by way of a copy beside the target."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    directory = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_into_place(source, target)
+        source.unlink()
+    sync_directory(target.parent)
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One thread at a time, of all processes that ask for it."""
+def _copy_into_place(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with source.open("rb") as reading, temporary.open("xb") as writing:
+            shutil.copyfileobj(reading, writing)
+            writing.flush()
+            os.fsync(writing.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames in it outlive a power cut, where its file system can be asked for that."""
     opened = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
     finally:
         os.close(opened)

@@ -24,7 +24,7 @@ def test_the_clients_own_request_id_is_kept_if_it_is_one(client: httpx.Client) -
 
 def test_a_failure_of_the_server_is_a_problem_too(client_of: Callable[..., httpx.Client], tmp_path: Path) -> None:
     client = client_of(tmp_path)
-    with sqlite3.connect(tmp_path / "catalog.sqlite") as catalog:
+    with sqlite3.connect(next(tmp_path.glob("catalog-v*.sqlite"))) as catalog:
         catalog.execute("DROP TABLE checkpoint")
     response = client.get("/models")
     assert response.status_code == 500

@@ -19,10 +19,10 @@ from starlette.types import Scope
 from app.choices import Choices
 from app.recent import Recent
 from zoo.budget import Budget
-from zoo.calibrated import Latency
 from zoo.device import device_name
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
+from zoo.measurements import Latency
 
 PATHS = ("/models", "/models?min_acc=0.5", "/models/pareto", "/models/smallest", "/models?min_acc=0.5&limit=1")
 
@@ -48,7 +48,7 @@ def test_every_list_follows_the_catalog_within_a_second(
     before = {path: client.get(path).text for path in paths}
     if change == "measured":
         now = {"num_runs": 1, "measured_at": "2026-11-21T02:00:00+00:00", "device": device_name()}
-        zoo.catalog.record_latencies([Latency(digest=smallest, median_ms=0.5, p95_ms=0.6, **now)])
+        zoo.measurements.record_latencies([Latency(digest=smallest, median_ms=0.5, p95_ms=0.6, **now)])
         zoo.sync()
     elif change == "deprecated":
         zoo.mark(smallest, deprecated=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from zoo.locks import lock
+
 Event = tuple[str, str, dict[str, object]]
 
 RUN = "digits-digits-s0"
@@ -71,7 +73,7 @@ def test_a_run_is_running_while_a_process_holds_its_log(
     client = client_of(tmp_path)
     assert client.get("/runs/again-s0").json()["status"] == "stopped"
     with log.open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock(held, log)
         assert client.get("/runs/again-s0").json()["status"] == "running"
 
 
@@ -83,10 +85,10 @@ def test_what_a_run_distils_is_among_its_checkpoints(
     client = client_of(tmp_path)
     before = client.get("/runs/again-s0").json()
     distilled = {"event": "distilled", "student": "0" * 64, "teacher": "1" * 64, "val_accuracy": 0.99}
-    with log.open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with log.open("ab") as held:
+        lock(held, log)
         for digest in ("2" * 64, None):
-            held.write(f"{json.dumps(distilled | {'digest': digest})}\n")
+            held.write(f"{json.dumps(distilled | {'digest': digest})}\n".encode())
         held.flush()
         run = client.get("/runs/again-s0").json()
     assert run["status"] == "running"
@@ -182,3 +184,25 @@ def test_a_damaged_log_hides_no_other_run(
     answer = client.get("/runs/again-s0")
     assert answer.status_code == 503
     assert answer.json()["detail"] == f"the log of run again-s0 {detail}"
+
+
+def test_looking_at_runs_never_keeps_one_from_starting(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes]
+) -> None:
+    log.write_bytes(lines[0])
+    client = client_of(tmp_path)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            client.get("/runs/again-s0")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(300):
+            with log.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody has it
+    finally:
+        over.set()
+        thread.join()

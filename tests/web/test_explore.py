@@ -14,10 +14,10 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import BIN, ENVIRONMENT
 from tests.web.conftest import OpenPage, wait_until
-from zoo.calibrated import Latency
 from zoo.checkpoint import digest_of
 from zoo.device import device_name
 from zoo.local import LocalZoo
+from zoo.measurements import Latency
 
 
 def chosen_id(page: Page) -> str:
@@ -220,7 +220,7 @@ def test_milliseconds_are_read_as_such(
     with closing(LocalZoo([tmp_path])) as zoo:
         zoo.sync()
         measured = {"num_runs": 1, "measured_at": "2026-11-21T02:00:00+00:00", "device": device_name()}
-        zoo.catalog.record_latencies(
+        zoo.measurements.record_latencies(
             Latency(digest=digest, median_ms=ms, p95_ms=ms, **measured)
             for digest, ms in zip(digests, (0.1, 2.0), strict=True)
         )

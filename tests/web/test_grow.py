@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ import httpx
 from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage
+from zoo.locks import lock
 
 LADDER_RULE = "Some change, made or not, must score above the threshold"
 
@@ -251,7 +251,7 @@ def test_a_run_is_followed_while_it_writes(
     expect(page.locator(".state")).to_have_text("stopped")
     expect(page.locator(".story li")).to_have_count(0)
     with log.open("ab", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # as a run does
+        lock(file, log)  # as a run does
         file.write(b"".join(lines[2 : first + 1]))
         expect(page.locator(".story .checkpoint")).to_have_count(1)
         expect(page.locator(".state")).to_have_text("running")
@@ -285,9 +285,9 @@ def test_a_run_is_followed_while_it_writes(
 
 def test_a_run_that_is_stopped_is_told_so(open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path) -> None:
     log = log_of(tmp_path, "run")
-    with log.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(lines_of(epoch(1, 100)))
+    with log.open("ab") as file:
+        lock(file, log)
+        file.write(lines_of(epoch(1, 100)).encode())
         file.flush()
         page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
         expect(page.locator(".state")).to_have_text("running")
@@ -301,9 +301,9 @@ def test_where_checkpoints_were_only_taught_no_growth_is_drawn(
     """As with `zoo-train distil`, where their run's log is elsewhere."""
     student = put(tmp_path)
     log = log_of(tmp_path, "run")
-    with log.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(lines_of(lesson(student, 1), lesson(student, 2)))
+    with log.open("ab") as file:
+        lock(file, log)
+        file.write(lines_of(lesson(student, 1), lesson(student, 2)).encode())
         file.flush()
         url = serve_zoo(tmp_path)
         page = open_page(f"{url}/#/grow")

@@ -18,6 +18,7 @@ import uvicorn
 from app.main import create_app
 from app.settings import Settings
 from zoo.families.secnn import SecnnArchitecture
+from zoo.local import LocalZoo
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,21 @@ def _running(server: FaultyServer) -> Iterator[FaultyServer]:
     finally:
         process.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., LocalZoo]]:
+    """`opened(*directories)` is a synced zoo, closed after the test."""
+    zoos: list[LocalZoo] = []
+
+    def open_zoo(*roots: Path) -> LocalZoo:
+        zoos.append(LocalZoo(roots))
+        zoos[-1].sync()
+        return zoos[-1]
+
+    yield open_zoo
+    for zoo in zoos:
+        zoo.close()
 
 
 @pytest.fixture

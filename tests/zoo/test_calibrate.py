@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ import pytest
 from trainer import data
 from zoo.budget import Budget
 from zoo.calibrate import calibrate_cascades, measure_latencies
-from zoo.calibrated import Latency
 from zoo.cascade import Calibration, Cascade, Stage
 from zoo.catalog import Catalog, CheckpointRow
 from zoo.checkpoint import Checkpoint, encode, load
@@ -24,26 +21,12 @@ from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, Z
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages
+from zoo.measurements import Latency
 from zoo.storage import Directory
 
 Put = Callable[..., str]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ALL = Budget(dataset="*")
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[..., LocalZoo]]:
-    """`opened(*directories)` is a synced zoo, closed after the test."""
-    zoos: list[LocalZoo] = []
-
-    def open_zoo(*roots: Path) -> LocalZoo:
-        zoos.append(LocalZoo(roots))
-        zoos[-1].sync()
-        return zoos[-1]
-
-    yield open_zoo
-    for zoo in zoos:
-        zoo.close()
 
 
 @pytest.fixture
@@ -82,7 +65,7 @@ def test_a_network_is_measured_where_it_will_answer(
 def test_latency_selects_everywhere(tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]) -> None:
     small, middle, large = three
     zoo = opened(tmp_path)
-    zoo.catalog.record_latencies([measured(small, 3.0), measured(middle, 1.0)])
+    zoo.measurements.record_latencies([measured(small, 3.0), measured(middle, 1.0)])
     assert zoo.sync()
     assert not zoo.sync(), "nothing is new"
     assert zoo.smallest(Budget(max_latency_ms=3)).digest == small
@@ -95,11 +78,11 @@ def test_latency_selects_everywhere(tmp_path: Path, three: list[str], opened: Ca
     assert shown(zoo)[large] is None
 
 
-def test_latencies_outlive_a_reindex_and_a_new_schema(
+def test_latencies_outlive_a_reindex_and_the_catalog(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.catalog.record_latencies([measured(three[0], 3.0)])
+    zoo.measurements.record_latencies([measured(three[0], 3.0)])
     assert zoo.reindex() == 3
     assert shown(zoo)[three[0]] == 3.0
     path = zoo.path(three[0])
@@ -110,8 +93,7 @@ def test_latencies_outlive_a_reindex_and_a_new_schema(
     zoo.sync()
     assert zoo.smallest(Budget(max_latency_ms=3)).digest == three[0]
     zoo.close()
-    with closing(sqlite3.connect(tmp_path / "catalog.sqlite")) as connection:
-        connection.execute("PRAGMA user_version = 1")
+    next(tmp_path.glob("catalog-v*.sqlite")).unlink()
     assert shown(opened(tmp_path))[three[0]] == 3.0
 
 
@@ -119,9 +101,9 @@ def test_another_machines_latencies_are_kept_and_not_shown(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.catalog.record_latencies([measured(three[0], 1.0), measured(three[1], 2.0)])
-    zoo.catalog.record_latencies([measured(three[0], 9.0, "toaster, 1 thread")])
-    assert zoo.catalog.follow_latencies("toaster, 1 thread")
+    zoo.measurements.record_latencies([measured(three[0], 1.0), measured(three[1], 2.0)])
+    zoo.measurements.record_latencies([measured(three[0], 9.0, "toaster, 1 thread")])
+    assert zoo.catalog.follow_latencies(zoo.measurements.latencies("toaster, 1 thread"))
     assert shown(zoo) == {three[0]: 9.0, three[1]: None, three[2]: None}
     assert zoo.sync()
     assert shown(zoo) == {three[0]: 1.0, three[1]: 2.0, three[2]: None}
@@ -132,7 +114,7 @@ def test_a_later_measurement_replaces_the_first(
 ) -> None:
     zoo = opened(tmp_path)
     for median_ms in (1.0, 5.0):
-        zoo.catalog.record_latencies([measured(three[0], median_ms)])
+        zoo.measurements.record_latencies([measured(three[0], median_ms)])
         zoo.sync()
     assert shown(zoo)[three[0]] == 5.0
 
@@ -159,8 +141,7 @@ def test_a_catalog_that_learns_latencies_later_answers_as_if_it_had_known_them()
     known = {row.digest: float(rng.integers(1, 20)) for row in rows[::2]}
     later, before = Catalog(None), Catalog(None)
     later.add(rows)
-    later.record_latencies([measured(digest, median_ms) for digest, median_ms in known.items()])
-    assert later.follow_latencies(device_name())
+    assert later.follow_latencies(known)
     before.add([row.model_copy(update={"latency_ms": known.get(row.digest)}) for row in rows])
     for limit in range(21):
         for budget in (Budget(max_latency_ms=limit), Budget(max_latency_ms=limit, min_acc=0.5)):
@@ -186,14 +167,14 @@ measure_latencies(LocalZoo([Path(sys.argv[1])]), [], 1)
 """
 
 
-def test_a_catalog_in_memory_would_forget(put: Put) -> None:
+def test_where_a_measurement_cannot_be_kept_none_is_made(put: Put) -> None:
     # Not tmp_path, which nobody but its owner may enter.
     with tempfile.TemporaryDirectory() as name:
         put(Path(name))
         Path(name).chmod(0o555)
         done = subprocess.run([sys.executable, "-c", MEASURES, name], capture_output=True, text=True)
         Path(name).chmod(0o755)
-    assert "ZooError: the first zoo directory is read-only, so its catalog is in memory" in done.stderr
+    assert f"ZooError: {name} is read-only, and the first zoo directory keeps the result" in done.stderr
 
 
 # --- cascades --------------------------------------------------------------------------------------------
@@ -227,7 +208,7 @@ def test_the_cheapest_cascade_that_reaches_the_accuracy(
     zoo = opened(tmp_path)
     with pytest.raises(NotFoundError, match=r"data set shapes has no cascades: `zoo calibrate --zoo DIR --data PATH`"):
         zoo.cascade(0.5)
-    zoo.catalog.record_calibration(calibration_of(three))
+    zoo.measurements.record_calibration(calibration_of(three))
     zoo.sync()
     assert zoo.cascade(0.0).cascade.macs == 100
     assert zoo.cascade(0.5).cascade.macs == 100
@@ -245,7 +226,7 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.catalog.record_calibration(calibration_of(three))
+    zoo.measurements.record_calibration(calibration_of(three))
     zoo.path(three[1]).unlink()
     zoo.sync()
     assert zoo.cascade(0.51).cascade.macs == 180
@@ -270,7 +251,7 @@ def test_cascades_that_a_directory_brings_along(
     assert zoo.cascade(0.51).cascade.macs == 150
 
     found = calibration_of(three)
-    zoo.catalog.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
+    zoo.measurements.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
     zoo.sync()
     assert zoo.cascade(0.5).cascade.macs == 100
     with pytest.raises(NoModelMeetsConstraintsError):
@@ -278,7 +259,7 @@ def test_cascades_that_a_directory_brings_along(
     # Found for checkpoints that are no longer there: those that came along count again.
     gone = [stage.model_copy(update={"digest": "0" * 64}) for stage in found.cascades[0].stages]
     stale = found.cascades[0].model_copy(update={"stages": tuple(gone)})
-    zoo.catalog.record_calibration(found.model_copy(update={"cascades": (stale,)}))
+    zoo.measurements.record_calibration(found.model_copy(update={"cascades": (stale,)}))
     zoo.sync()
     assert zoo.cascade(0.51).cascade.macs == 150
     brought.unlink()

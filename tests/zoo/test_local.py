@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,31 +13,16 @@ import onnx
 import pytest
 
 from zoo.budget import Budget, wilson_interval
-from zoo.calibrated import Latency
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_macs, num_params
 from zoo.device import device_name
 from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.families.secnn import SecnnArchitecture
 from zoo.local import LocalZoo
+from zoo.measurements import Latency
 
 Put = Callable[..., str]
 ALL = Budget(dataset="*")
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[..., LocalZoo]]:
-    """`opened(*directories)` is a synced zoo, closed after the test."""
-    zoos: list[LocalZoo] = []
-
-    def open_zoo(*roots: Path) -> LocalZoo:
-        zoos.append(LocalZoo(roots))
-        zoos[-1].sync()
-        return zoos[-1]
-
-    yield open_zoo
-    for zoo in zoos:
-        zoo.close()
 
 
 def digests(zoo: LocalZoo) -> list[str]:
@@ -158,7 +143,7 @@ def test_reindex_gives_the_rows_of_a_sync(
     assert zoo.reindex() == 4
     assert zoo.catalog.page(ALL, 100).rows == rows
     zoo.close()
-    (tmp_path / "catalog.sqlite").unlink()
+    next(tmp_path.glob("catalog-v*.sqlite")).unlink()
     assert opened(tmp_path).catalog.page(ALL, 100).rows == rows
 
 
@@ -255,7 +240,7 @@ def test_what_no_more_and_no_less_would_help(tmp_path: Path, put: Put, opened: C
     latency = Latency(
         digest=digest, device=device_name(), median_ms=3, p95_ms=4, num_runs=1, measured_at="2026-11-21T02:00:00+00:00"
     )
-    zoo.catalog.record_latencies([latency])
+    zoo.measurements.record_latencies([latency])
     zoo.sync()
     with pytest.raises(NoModelMeetsConstraintsError, match="ask for less, or allow more"):
         zoo.smallest(Budget(max_latency_ms=1))

@@ -15,9 +15,10 @@ from zoo.checkpoint import Checkpoint, digest_of, encode
 from zoo.errors import CheckpointError, ConflictError, ZooError
 from zoo.families import secnn
 from zoo.local import LocalZoo
+from zoo.locks import locked
 from zoo.marks import Marks, MarksFile
 from zoo.publish import Upload, collect, publish
-from zoo.storage import Directory, locked
+from zoo.storage import Directory
 
 Make = Callable[..., Checkpoint]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,7 +33,7 @@ def upload(root: Path, data: bytes) -> str:
 
 
 def files(root: Path) -> set[str]:
-    return {path.name for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite")}
+    return {path.name for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog-v")}
 
 
 def test_a_person_publishes_into_a_directory(tmp_path: Path, make_checkpoint: Make, command: Command) -> None:

@@ -1,0 +1,153 @@
+"""The catalog's file when others hold it, replace it, or the file system is in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from zoo.local import LocalZoo
+
+Put = Callable[..., str]
+Opened = Callable[..., LocalZoo]
+ZOO = Path(sys.executable).parent / "zoo"
+
+
+def catalog_of(root: Path) -> Path:
+    [path] = root.glob("catalog-v*.sqlite")
+    return path
+
+
+@pytest.fixture
+def held(tmp_path: Path, put: Put, opened: Opened) -> Iterator[LocalZoo]:
+    """A zoo whose catalog's write lock somebody keeps, as a database browser or a stopped process does."""
+    put(tmp_path)
+    zoo = opened(tmp_path)
+    with closing(sqlite3.connect(catalog_of(tmp_path), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield zoo
+
+
+def test_reading_needs_no_write_lock(tmp_path: Path, held: LocalZoo, caplog: pytest.LogCaptureFixture) -> None:
+    started = time.monotonic()
+    again = LocalZoo([tmp_path])
+    again.sync()
+    held.sync()
+    assert again.catalog.digests() == held.catalog.digests() != set()
+    again.close()
+    assert time.monotonic() - started < 1
+    assert caplog.messages == []
+
+
+def test_what_is_new_is_found_though_the_catalog_cannot_be_written(
+    tmp_path: Path, put: Put, held: LocalZoo, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = put(tmp_path, seed=1)
+    started = time.monotonic()
+    assert held.sync()
+    assert len(held.catalog.digests()) == 2
+    held.mark(new, aliases=["stable"], deprecated=True)
+    held.delete(new)
+    assert len(held.catalog.digests()) == 1
+    assert time.monotonic() - started < 4, "waited for once"
+    [warning] = caplog.messages
+    assert "(database is locked): kept in memory from now on" in warning
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_catalog_that_is_removed_or_replaced_is_noticed(
+    tmp_path: Path, put: Put, opened: Opened, is_replaced: bool
+) -> None:
+    digest = put(tmp_path)
+    one, other = opened(tmp_path), opened(tmp_path)
+    if is_replaced:
+        shutil.copy(catalog_of(tmp_path), tmp_path / "copy")
+        (tmp_path / "copy").replace(catalog_of(tmp_path))
+    else:
+        catalog_of(tmp_path).unlink()
+    for zoo in (one, other):
+        assert zoo.sync()
+        assert zoo.catalog.digests() == {digest}
+    new = put(tmp_path, seed=1)
+    one.sync()
+    assert new in other.catalog.digests(), "both use one file again"
+
+
+# flock and fcntl as on Lustre without -o flock (ENOSYS) and on NFS without lockd (ENOLCK); below one directory only.
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int lacks_locks(int fd) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    const char *below = getenv("LOCKLESS");
+    if (length < 0 || !below) return 0;
+    path[length] = 0;
+    if (strncmp(path, below, strlen(below))) return 0;
+    errno = atoi(getenv("LOCKLESS_ERRNO"));
+    return 1;
+}
+int flock(int fd, int operation) {
+    int (*real)(int, int) = dlsym(RTLD_NEXT, "flock");
+    return lacks_locks(fd) ? -1 : real(fd, operation);
+}
+static int control(const char *name, int fd, int command, void *argument) {
+    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, name);
+    int locks = command == F_SETLK || command == F_SETLKW || command == F_GETLK || command == F_OFD_SETLK;
+    return locks && lacks_locks(fd) ? -1 : real(fd, command, argument);
+}
+#define PASS(name) int name(int fd, int command, ...) { va_list rest; va_start(rest, command); \
+    void *argument = va_arg(rest, void *); va_end(rest); return control(#name, fd, command, argument); }
+PASS(fcntl)
+PASS(fcntl64)
+"""
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "lockless.c").write_text(SHIM)
+    words = [compiler, "-shared", "-fPIC", "-o", folder / "lockless.so", folder / "lockless.c", "-ldl"]
+    subprocess.run(words, check=True)
+    return folder / "lockless.so"
+
+
+@pytest.mark.parametrize("errno", [37, 38], ids=["ENOLCK", "ENOSYS"])
+def test_a_file_system_without_locks(tmp_path: Path, put: Put, shim: Path, errno: int) -> None:
+    root = tmp_path / "zoo"
+    digest = put(root)
+    environment = {**os.environ, "LD_PRELOAD": str(shim), "LOCKLESS": str(root), "LOCKLESS_ERRNO": str(errno)}
+
+    def zoo(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([ZOO, *words, "--zoo", root], env=environment, capture_output=True, text=True)
+
+    shown = zoo("show", "best", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert digest in shown.stdout
+    assert "kept in memory instead" in shown.stderr
+    put(tmp_path / "other", seed=1)
+    published = zoo("publish", next((tmp_path / "other").rglob("*.safetensors")))
+    assert published.returncode == 0, published.stderr
+    assert "has no locks (" in published.stderr
+    assert len(list(root.rglob("*.safetensors"))) == 2

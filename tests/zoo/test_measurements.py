@@ -1,0 +1,183 @@
+"""What is measured counts wherever the directory is served, and outlives every catalog."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from zoo.budget import Budget
+from zoo.cascade import Calibration, Cascade, Stage
+from zoo.device import device_name
+from zoo.errors import NotFoundError
+from zoo.local import LocalZoo
+from zoo.measurements import Latency, Measurements
+
+Put = Callable[..., str]
+Opened = Callable[..., LocalZoo]
+
+
+def latency(digest: str, median_ms: float, measured_at: str = "2026-11-21T02:00:00+00:00") -> Latency:
+    return Latency(
+        digest=digest, device=device_name(), median_ms=median_ms, p95_ms=9, num_runs=3, measured_at=measured_at
+    )
+
+
+def calibration(digest: str, macs: float = 100.0) -> Calibration:
+    stages = (Stage(digest=digest, threshold=None),)
+    return Calibration(dataset="shapes", num_images=9, cascades=(Cascade(stages=stages, accuracy=0.5, macs=macs),))
+
+
+def catalog_of(root: Path) -> Path:
+    [path] = root.glob("catalog-v*.sqlite")
+    return path
+
+
+def test_what_is_measured_in_one_directory_counts_where_it_is_served_with_others(
+    tmp_path: Path, put: Put, opened: Opened
+) -> None:
+    first, second = put(tmp_path / "a"), put(tmp_path / "b", seed=1)
+    alone = opened(tmp_path / "b")
+    alone.measurements.record_latencies([latency(second, 3.0)])
+    alone.measurements.record_calibration(calibration(second))
+    assert alone.sync()
+    for roots in ((tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")):
+        both = opened(*roots)
+        assert both.smallest(Budget(max_latency_ms=3)).digest == second
+        assert both.cascade(0.5).cascade == calibration(second).cascades[0]
+    both.measurements.record_latencies([latency(first, 2.0)])
+    assert alone.sync() is False, "that of the other directory's checkpoint is nothing to this one"
+    assert opened(tmp_path / "b", tmp_path / "a").smallest(Budget(max_latency_ms=2)).digest == first
+
+
+def test_of_two_directories_the_later_measurement_counts(tmp_path: Path, put: Put, opened: Opened) -> None:
+    digest = put(tmp_path / "a")
+    put(tmp_path / "b")
+    times = {"a": (5.0, "2026-11-21T02:00:00+00:00"), "b": (4.0, "2026-11-22T02:00:00+00:00")}
+    for name, (median_ms, measured_at) in times.items():
+        Measurements([tmp_path / name]).record_latencies([latency(digest, median_ms, measured_at)])
+    for names in (("a", "b"), ("b", "a")):
+        zoo = opened(*(tmp_path / name for name in names))
+        assert zoo.view(zoo.find(digest)).latency_ms == 4.0
+
+
+def test_a_torn_last_line_costs_that_line_only(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a power cut or a full disk leaves it."""
+    digest = put(tmp_path)
+    Measurements([tmp_path]).record_latencies([latency(digest, 3.0)])
+    path = tmp_path / "measurements.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    zoo = opened(tmp_path)
+    assert zoo.view(zoo.find(digest)).latency_ms == 3.0
+    assert caplog.messages == []
+    zoo.measurements.record_latencies([latency(digest, 2.0)])
+    zoo.measurements.record_calibration(calibration(digest))
+    for _ in range(3):
+        zoo.sync()
+    assert zoo.view(zoo.find(digest)).latency_ms == 2.0
+    assert zoo.cascade(0.5).rows[0].digest == digest
+    assert caplog.messages == [f"{path}: line 2 is no measurement, and left out"]
+
+
+def test_kinds_of_later_versions_are_left_alone(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = put(tmp_path)
+    (tmp_path / "measurements.jsonl").write_text('{"kind": "energy", "digest": "…", "joules": 3}\n')
+    zoo = opened(tmp_path)
+    zoo.measurements.record_latencies([latency(digest, 2.0)])
+    zoo.sync()
+    assert zoo.view(zoo.find(digest)).latency_ms == 2.0
+    assert caplog.messages == []
+    assert (tmp_path / "measurements.jsonl").read_text().startswith('{"kind": "energy"')
+
+
+def old_catalog(path: Path, digest: str) -> None:
+    """As version 0.1.0 left it."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(
+            "CREATE TABLE latency (digest VARCHAR NOT NULL, device VARCHAR NOT NULL, median_ms FLOAT NOT NULL, "
+            "p95_ms FLOAT NOT NULL, num_runs INTEGER NOT NULL, measured_at VARCHAR NOT NULL, "
+            "PRIMARY KEY (digest, device)) WITHOUT ROWID"
+        )
+        connection.execute("CREATE TABLE calibration (dataset VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL)")
+        connection.execute(
+            "INSERT INTO latency VALUES (?, ?, ?, ?, ?, ?)", tuple(latency(digest, 3.0).model_dump().values())
+        )
+        text = calibration(digest).model_dump_json()
+        connection.execute("INSERT INTO calibration VALUES (?, ?)", ("shapes", text))
+        connection.execute("PRAGMA user_version = 3")
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "catalog-0123abcd.sqlite"])
+def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, opened: Opened, name: str) -> None:
+    digest = put(tmp_path)
+    old_catalog(tmp_path / name, digest)
+    before = (tmp_path / name).read_bytes()
+    for _ in range(2):
+        zoo = opened(tmp_path)
+        assert zoo.smallest(Budget(max_latency_ms=3)).digest == digest
+        assert zoo.cascade(0.5).rows[0].digest == digest
+        zoo.close()
+    lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
+    assert len(lines) == 3, "a latency, cascades, and that they were carried over"
+    assert (tmp_path / name).read_bytes() == before, "an older version of the code may still be at work on it"
+    assert catalog_of(tmp_path).name != name
+
+
+def test_an_old_catalog_that_is_damaged_is_told_of(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path)
+    (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
+    opened(tmp_path)
+    [message] = caplog.messages
+    assert message == (
+        f"{tmp_path}/catalog.sqlite: the latencies and cascades in it cannot be read (file is not a database)"
+    )
+
+
+@pytest.mark.parametrize("damage", ["header", "middle"])
+def test_a_damaged_catalog_loses_nothing(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """Neither to who opens it nor to who has it open; and the log says what happened."""
+    digests = [put(tmp_path, seed=seed, accuracy=0.5 + seed / 100) for seed in range(40)]
+    zoo, other = opened(tmp_path), opened(tmp_path)
+    zoo.measurements.record_latencies([latency(digests[0], 3.0)])
+    zoo.measurements.record_calibration(calibration(digests[0]))
+    zoo.sync()
+    zoo.close()
+    path = catalog_of(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray(path.read_bytes())
+    for start in range(0 if damage == "header" else 4096, 16 if damage == "header" else len(data), 4096):
+        data[start : start + 16] = b"x" * 16
+    with path.open("r+b") as file:
+        file.write(data)
+    again = opened(tmp_path)
+    assert again.catalog.digests() == set(digests)
+    assert again.smallest(Budget(max_latency_ms=3)).digest == digests[0]
+    assert again.cascade(0.5).rows[0].digest == digests[0]
+    assert any("is damaged (" in message and "set aside as" in message for message in caplog.messages)
+    other.sync()
+    assert other.catalog.digests() == set(digests)
+    added = put(tmp_path, seed=99)
+    again.sync()
+    assert added in other.catalog.digests(), "both use one file"
+
+
+def test_a_new_zoo_has_no_measurements(tmp_path: Path, opened: Opened) -> None:
+    zoo = opened(tmp_path)
+    assert zoo.measurements.latencies(device_name()) == {}
+    with pytest.raises(NotFoundError):
+        zoo.cascade(0.5)
+    assert not (tmp_path / "measurements.jsonl").exists()
