@@ -57,11 +57,16 @@ zoo-train distil 5d41402a 7d793037 --data cifar10 --zoo my-zoo --epochs 30
 
 zoo-train report my-zoo
 
-DATA is a directory or .tar.gz of {train,test}/<class>/*.{png,jpg}, or one of: digits, cifar10, cifar100,
-fashion_mnist (the last three are downloaded).
+DATA is a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif}, or one of: digits, cifar10,
+cifar100, fashion_mnist (the last three are downloaded).
 """
 
 EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains half as many more, in branches."
+
+
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending.")
+]
 
 
 class _TrainByDefault(TyperGroup):
@@ -94,11 +99,12 @@ def train(
         int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Resize the images of a directory or archive to this square.", min=8)
+        int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    skip_bad: SkipBadOption = False,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
@@ -146,7 +152,13 @@ def train(
             distil_epochs=distil,
         )
         digests = _grow(
-            console, _run(run, overrides), _Images(data, limit_train, image_size, name), zoo, from_, device, resume
+            console,
+            _run(run, overrides),
+            _Images(data, limit_train, image_size, name, skip_bad),
+            zoo,
+            from_,
+            device,
+            resume,
         )
     except (ZooError, OSError) as error:
         _refuse(console, error)
@@ -178,6 +190,7 @@ def distil_(
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    skip_bad: SkipBadOption = False,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
 ) -> None:
     """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
@@ -190,7 +203,14 @@ def distil_(
         wishes = {"batch_size": batch_size, "learning_rate": learning_rate}
         changes = {name: value for name, value in wishes.items() if value is not None}
         digests = _distil(
-            console, students, teacher, epochs, changes, _Images(data, limit_train, image_size, name), zoo, device
+            console,
+            students,
+            teacher,
+            epochs,
+            changes,
+            _Images(data, limit_train, image_size, name, skip_bad),
+            zoo,
+            device,
         )
     except (ZooError, OSError) as error:
         _refuse(console, error)
@@ -216,10 +236,13 @@ def adapt_(
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    skip_bad: SkipBadOption = False,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -234,7 +257,7 @@ def adapt_(
             _run("grow", Overrides(seed=seed, distil_epochs=epochs)), batch_size=batch_size, learning_rate=learning_rate
         )
         for digest in _adapt(
-            console, config, from_, dataset, _Images(data, limit_train, image_size, name), zoo, device
+            console, config, from_, dataset, _Images(data, limit_train, image_size, name, skip_bad), zoo, device
         ):
             typer.echo(digest)
     except (ZooError, OSError) as error:
@@ -286,10 +309,13 @@ def sweep_(
     thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
     epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize the images to this square.", min=8)] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    skip_bad: SkipBadOption = False,
     max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,
     cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
     gpus_per_run: Annotated[
@@ -314,7 +340,7 @@ def sweep_(
             thresholds=sweep.numbers_of("--thresholds", thresholds),
         )
         share = sweep.Share(cpus_per_run, gpus_per_run)
-        outcomes = _sweep(console, configs, _Images(data, limit_train, image_size, name), zoo, share, address)
+        outcomes = _sweep(console, configs, _Images(data, limit_train, image_size, name, skip_bad), zoo, share, address)
     except (ZooError, OSError) as error:
         _refuse(console, error)
     except KeyboardInterrupt:
@@ -349,12 +375,23 @@ class _Images:
     limit_train: int | None
     image_size: int | None
     name: str | None
+    skip_bad: bool
 
-    def load(self) -> Data:
-        """Raises DataError."""
+    def load(self, console: Console) -> Data:
+        """Says what is odd about them. Raises DataError."""
         from trainer import data
 
-        return data.load(self.source, limit_train=self.limit_train, image_size=self.image_size, name=self.name)
+        images = data.load(
+            self.source,
+            limit_train=self.limit_train,
+            image_size=self.image_size,
+            name=self.name,
+            skip_bad=self.skip_bad,
+        )
+        for finding in images.findings:
+            line = f"{images.name}: warning: {finding}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return images
 
 
 def _grow(
@@ -377,7 +414,7 @@ def _grow(
     with group_of(chosen) as group, Display(console, config.anneal_share) as display:
         console.quiet = not group.writes
         with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
-            images = source.load()
+            images = source.load(console)
         console.print(
             f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
@@ -409,7 +446,7 @@ def _distil(
     from trainer.step import prepare
 
     chosen = _torch_device(device)
-    images = source.load()
+    images = source.load(console)
     plan = []
     for student in students:
         descriptor, digests = pair(zoo, images, student, teacher)
@@ -439,7 +476,7 @@ def _adapt(
     if not from_.is_dir():
         raise RunError(f"{from_}: no such zoo directory")
     chosen = _torch_device(device)
-    images = source.load()
+    images = source.load(console)
     prepare(chosen, config)
     found = sources(from_, images, dataset)
     sizes = ", ".join(f"{member.params:,}" for member in found.members)
@@ -468,7 +505,7 @@ def _sweep(
     """In the order of `configs`."""
     from trainer.sweep import sweep
 
-    images = source.load()
+    images = source.load(console)
     console.print(
         f"{len(configs)} runs on {images.name} with {address}; logs: {zoo}/runs/",
         markup=False,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from zoo.content import digest_of_images, digest_of_indices
 from zoo.descriptor import SLUG, Content, Preprocessing
 from zoo.descriptor import Dataset as DatasetRecord
 from zoo.errors import DataError
-from zoo.image_folder import Color, ImageFile, ImageFolder
+from zoo.image_folder import BadFiles, Color, ImageFile, ImageFolder
 from zoo.splits import Indices, stratified
 from zoo.user_cache import user_cache
 
 VALIDATION_FRACTION = 0.1
-# Images of different sizes become squares of their median side, at most this.
-_MAX_MIXED_SIZE = 96
+# Without --image-size: images of one size up to this stay as they are, all others become squares of their median side,
+# at most this.
+MAX_DEFAULT_SIZE = 96
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Data:
     test: Split
     # Of the validation images among the training data, as it was read.
     validation_indices: Indices
+    # Sentences: what was left out, and what is odd about the rest.
+    findings: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,22 +108,28 @@ class _Raw:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    findings: tuple[str, ...] = ()
 
 
 def load(
-    source: str, *, limit_train: int | None = None, image_size: int | None = None, name: str | None = None
+    source: str,
+    *,
+    limit_train: int | None = None,
+    image_size: int | None = None,
+    name: str | None = None,
+    skip_bad: bool = False,
 ) -> Data:
-    """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/*.{png,jpg,webp}.
+    """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,…}.
 
     `name` is what the data set is called, in place of the path's last part; a slug, as `Photos 2026` is not.
-    `limit_train` keeps that many training images (before the validation split), of each class its share.
-    Raises DataError.
+    `limit_train` keeps that many training images (before the validation split), of each class its share. Files that
+    cannot be decoded are an error that names them all; with `skip_bad` they are left out. Raises DataError.
     """
     if limit_train is not None and limit_train < 1:
         raise DataError(f"limit-train should be at least 1, is {limit_train}")
     if name is not None and not re.fullmatch(SLUG, name):
         raise DataError(f"a data set's name has small letters, digits, dots, dashes and underscores, not {name!r}")
-    raw = _named(source) if source in NAMED else _files(Path(source), image_size)
+    raw = _named(source) if source in NAMED else _files(Path(source), image_size, skip_bad)
     if image_size is not None and raw.train.images.shape[2:] != (image_size, image_size):
         raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
     train = raw.train
@@ -132,7 +141,19 @@ def load(
         raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
     validation, rest = stratified(train.labels.numpy(), num_validation)
     train, held_out = train.take(rest), train.take(validation)
-    return Data(name or raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation)
+    findings = (*raw.findings, *_untrained(train, raw.classes))
+    return Data(name or raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation, findings)
+
+
+def _untrained(train: Split, classes: tuple[str, ...]) -> list[str]:
+    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+    names = [label for label, count in zip(classes, counts, strict=True) if not count]
+    if not names:
+        return []
+    return [
+        f"no training image is left of {len(names)} of {len(classes)} classes ({image_folder.named(names)}) once the "
+        "validation images are set aside: they are never learnt"
+    ]
 
 
 def _preprocessing(train: Split) -> Preprocessing:
@@ -155,50 +176,70 @@ def _preprocessing(train: Split) -> Preprocessing:
 # --- directories and archives ---------------------------------------------------------------------------
 
 
-def _files(path: Path, image_size: int | None) -> _Raw:
+def _files(path: Path, image_size: int | None, skip_bad: bool) -> _Raw:
     if not path.exists():
         raise DataError(f"{path}: no such directory or archive, and no data set of that name ({', '.join(NAMED)})")
 
     def decode() -> Decoded:
-        return _decoded(image_folder.read(path), image_size)
+        return _decoded(image_folder.read(path), image_size, skip_bad)
 
-    found = decoded_once(path, image_size, decode) if path.is_file() else decode()
+    found = decoded_once(path, image_size, decode, skip_bad=skip_bad) if path.is_file() else decode()
     return _Raw(
         image_folder.name_of(path),
         tuple(map(str, found.classes)),
         Split(torch.from_numpy(found.train_images), torch.from_numpy(found.train_labels)),
         Split(torch.from_numpy(found.test_images), torch.from_numpy(found.test_labels)),
+        tuple(map(str, found.findings)),
     )
 
 
-def _decoded(folder: ImageFolder, image_size: int | None) -> Decoded:
-    color, size = _common_form(folder.train, image_size)
+def _decoded(folder: ImageFolder, image_size: int | None, skip_bad: bool) -> Decoded:
+    """One file after the other, each resized at once: memory holds one photo at its full size."""
+    bad = BadFiles()
+    color, size, resized = _common_form(folder.train, image_size, bad)
+    pixels = [_pixels(files, color, size, bad) for files in (folder.train, folder.test)]
+    if not skip_bad:
+        bad.refuse()
+    whole = folder.without(bad)
+    if bad:
+        kept = ([file not in bad for file in files] for files in (folder.train, folder.test))
+        pixels = [rows[good] for rows, good in zip(pixels, kept, strict=True)]
     return Decoded(
-        classes=np.array(folder.classes),
-        train_images=_pixels(folder.train, color, size),
-        train_labels=folder.labels(folder.train),
-        test_images=_pixels(folder.test, color, size),
-        test_labels=folder.labels(folder.test),
+        classes=np.array(whole.classes),
+        train_images=pixels[0],
+        train_labels=whole.labels(whole.train),
+        test_images=pixels[1],
+        test_labels=whole.labels(whole.test),
+        findings=np.array([*whole.findings, *resized], dtype=str),
     )
 
 
-def _common_form(files: Sequence[ImageFile], image_size: int | None) -> tuple[Color, tuple[int, int]]:
-    forms = Counter(file.probe() for file in files)
+def _common_form(
+    files: Sequence[ImageFile], image_size: int | None, bad: BadFiles
+) -> tuple[Color, tuple[int, int], list[str]]:
+    """Colour, (height, width), and a sentence where images are resized that nobody asked to."""
+    forms = Counter(form for file in files if (form := bad.tried(file, file.probe)) is not None)
     color: Color = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
-    sizes = {form[1] for form in forms}
+    sizes = sorted({size for _, size in forms}, key=lambda size: (size[0] * size[1], size))
     if image_size is not None:
-        return color, (image_size, image_size)
-    if len(sizes) == 1:
-        return color, sizes.pop()
+        return color, (image_size, image_size), []
+    if not sizes:  # no file is good
+        return color, (1, 1), []
+    if len(sizes) == 1 and max(sizes[0]) <= MAX_DEFAULT_SIZE:
+        return color, sizes[0], []
     shorter = [min(size) for (_, size), count in forms.items() for _ in range(count)]
-    side = min(_MAX_MIXED_SIZE, int(np.median(shorter)))
-    return color, (side, side)
+    side = min(MAX_DEFAULT_SIZE, int(np.median(shorter)))
+    smallest, largest = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
+    came = f"of {smallest}" if len(sizes) == 1 else f"of {len(sizes):,} sizes, {smallest} to {largest},"
+    return color, (side, side), [f"images {came} are resized to {side}×{side}; --image-size asks for another size"]
 
 
-def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int]) -> np.ndarray:
+def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int], bad: BadFiles) -> np.ndarray:
+    """uint8 (n, channels, height, width); rows of bad files mean nothing."""
     pixels = np.empty((len(files), 3 if color == "rgb" else 1, *size), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        row[:] = file.decode(color, size).transpose(2, 0, 1)
+        if file not in bad and (decoded := bad.tried(file, partial(file.decode, color, size))) is not None:
+            row[:] = decoded.transpose(2, 0, 1)
     return pixels
 
 

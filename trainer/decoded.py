@@ -2,8 +2,8 @@
 
     $XDG_CACHE_HOME/checkpoint-zoo/decoded/<key>.npz        ~/.cache, where the variable names no directory
 
-The key is of what the pixels depend on: the archive's bytes, the size asked for, the version of Pillow and
-`_VERSION`. A file that is not there, is damaged or cannot be written costs time and nothing else.
+The key is of what the pixels depend on: the archive's bytes, the size asked for, whether bad files are left out, the
+version of Pillow and `_VERSION`. A file that is not there, is damaged or cannot be written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from zoo.user_cache import user_cache
 log = logging.getLogger(__name__)
 
 # Goes up where zoo/images.py or the choice of a common form gives other pixels than before.
-_VERSION = 1
+_VERSION = 2
 # What numpy and zipfile raise over a file that is cut off or has flipped bits (tests/trainer/test_decoded.py).
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -41,12 +41,16 @@ class Decoded:
     train_labels: Int64[np.ndarray, " num_train"]
     test_images: UInt8[np.ndarray, "num_test channels height width"]
     test_labels: Int64[np.ndarray, " num_test"]
+    # Sentences about the images.
+    findings: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))
 
 
-def decoded_once(archive: Path, image_size: int | None, decode: Callable[[], Decoded]) -> Decoded:
+def decoded_once(
+    archive: Path, image_size: int | None, decode: Callable[[], Decoded], *, skip_bad: bool = False
+) -> Decoded:
     """What `decode` returns for this archive and size, from the cache where it is there."""
     try:
-        path = user_cache("decoded") / f"{_key(archive, image_size)}.npz"
+        path = user_cache("decoded") / f"{_key(archive, image_size, skip_bad)}.npz"
     except (OSError, RuntimeError) as error:  # the archive cannot be read, or there is no home directory
         log.warning("decoded images are not kept: %s", error)
         return decode()
@@ -57,10 +61,10 @@ def decoded_once(archive: Path, image_size: int | None, decode: Callable[[], Dec
     return found
 
 
-def _key(archive: Path, image_size: int | None) -> str:
+def _key(archive: Path, image_size: int | None, skip_bad: bool) -> str:
     with archive.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{_VERSION} {PIL.__version__} {image_size} {content}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{_VERSION} {PIL.__version__} {image_size} {skip_bad} {content}".encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> Decoded | None:

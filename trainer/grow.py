@@ -31,7 +31,7 @@ from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrin
 from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
 from trainer.origin import Origin, check, last_saved
 from trainer.parallel import ALONE, Group
-from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
+from trainer.records import CheckpointRecord, DataRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
 from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.step import TrainingStep, pays_to_compile, prepare
@@ -96,6 +96,8 @@ def grow(
                 leftover.unlink()
             log.truncate(min(state.log_bytes, log.tell()))
             log.seek(0, os.SEEK_END)
+            if data.findings and not is_begun:
+                write(DataRecord(data.findings), log)
         if run.is_ending(state):
             run.save_last_checkpoint(state)
         if origin is not None and not is_begun:

@@ -8,6 +8,14 @@ from typing import BinaryIO, ClassVar
 
 
 @dataclass(frozen=True)
+class DataRecord:
+    """What is odd about the images, in sentences; a run's first record, where there is anything."""
+
+    event: ClassVar[str] = "data"
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """`branch_epoch` of `branch_epochs` is where a checkpoint's annealing is; on the trunk both are 0.
 
@@ -107,7 +115,7 @@ class FinishedRecord:
     checkpoints: tuple[str, ...] = field(default_factory=tuple)
 
 
-Record = EpochRecord | DecisionRecord | CheckpointRecord | LessonRecord | DistilledRecord | FinishedRecord
+Record = DataRecord | EpochRecord | DecisionRecord | CheckpointRecord | LessonRecord | DistilledRecord | FinishedRecord
 
 
 def line_of(record: Record) -> bytes:

@@ -1,89 +1,140 @@
-"""Images in {train,test}/<class>/<image>, in a directory or a .tar.gz. What training and verifying read alike."""
+"""Labelled images in {train,test}/<class>/…, in a directory or a .tar.gz. What training and verifying read alike."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
 import unicodedata
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo import images
 from zoo.errors import DataError, ImageError
+from zoo.image_files import SPLITS, Listing, listing
+from zoo.image_header import Color as Color
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_NAMED_AT_MOST = 20
 
-Color = Literal["rgb", "gray"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image: …/<split>/<label>/<name>"""
+    """One image: <split>/<label>/…/<name>, and its bytes or where they are read when they are asked for."""
 
     path: PurePosixPath
-    data: bytes
+    source: Path | bytes
 
     @property
     def split(self) -> str:
-        return self.path.parts[-3]
+        return self.path.parts[0]
 
     @property
     def label(self) -> str:
-        return self.path.parts[-2]
+        return self.path.parts[1]
+
+    @property
+    def data(self) -> bytes:
+        """Raises DataError, which names the file."""
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self.source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}") from error
+
+    @property
+    def size_bytes(self) -> int:
+        try:
+            return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+        except OSError:
+            return 0
 
     def probe(self) -> tuple[Color, tuple[int, int]]:
-        """As `images.probe`. Raises DataError, which names the file."""
+        """Colour and (height, width), as `images.read`. Raises DataError, which names the file."""
         try:
-            return images.probe(self.data)
+            header = images.read(self.data)
         except ImageError as error:
             raise DataError(f"{self.path}: {error}") from error
+        return header.color, header.size
 
     def decode(self, color: Color, size: tuple[int, int]) -> images.Pixels:
-        """As `images.decode`: (height, width, channels). Raises DataError, which names the file."""
+        """As `images.pixels`: (height, width, channels). Raises DataError, which names the file."""
         try:
-            return images.decode(self.data, color, size)
+            return images.pixels(images.read(self.data), color, size)
         except ImageError as error:
             raise DataError(f"{self.path}: {error}") from error
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Files are in the order of (split, class, name), so that an archive equals its directory."""
+    """Files are in the order of (split, class, name), so that an archive equals its directory.
+
+    `findings` are sentences for whoever uses the images: what was left out, and what is odd about the rest.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
+    findings: tuple[str, ...] = field(default=(), compare=False)
 
     def labels(self, files: Sequence[ImageFile]) -> npt.NDArray[np.int64]:
         index = {label: number for number, label in enumerate(self.classes)}
         return np.array([index[file.label] for file in files], dtype=np.int64)
 
+    def without(self, bad: BadFiles) -> ImageFolder:
+        """Raises DataError where a class is lost with them."""
+        if not bad:
+            return self
+        train, test = (tuple(file for file in files if file not in bad) for files in (self.train, self.test))
+        lost = [label for label in self.classes if label not in {file.label for file in train}]
+        if lost:
+            raise DataError(f"{self.name}: without the files that cannot be read nothing is left of {named(lost)}")
+        if not test:
+            raise DataError(f"{self.name}: without the files that cannot be read no test image is left")
+        findings = (*self.findings, f"left out, as they cannot be read: {len(bad):,} files: {bad}")
+        return replace(self, train=train, test=test, findings=findings)
+
+
+class BadFiles(dict[ImageFile, str]):
+    """Files that cannot be decoded, with the reason, which names the file."""
+
+    def tried(self, file: ImageFile, use: Callable[[], Result]) -> Result | None:
+        """What `use` returns; None, and the file is a bad one, where it raises DataError."""
+        try:
+            return use()
+        except DataError as error:
+            self[file] = str(error)
+            return None
+
+    def __str__(self) -> str:
+        reasons = [*self.values()][:_NAMED_AT_MOST]
+        more = len(self) - len(reasons)
+        return "; ".join(reasons) + (f"; and {more:,} more" if more else "")
+
+    def refuse(self) -> None:
+        """Raises DataError where there are any."""
+        if len(self) == 1:
+            raise DataError(f"{self} (--skip-bad goes on without it)")
+        if self:
+            raise DataError(f"{len(self):,} files cannot be read: {self} (--skip-bad goes on without them)")
+
 
 def read(path: Path) -> ImageFolder:
-    """Reads every image file into memory, undecoded. Raises DataError."""
-    members: dict[str, list[ImageFile]] = {"train": [], "test": []}
-    for file in _walk(path):
-        members[file.split].append(file)
-    classes = tuple(sorted({file.label for file in members["train"]}))
-    unknown = sorted({file.label for file in members["test"]} - set(classes))
-    if len(classes) < 2 or not members["test"] or unknown:
-        raise DataError(
-            f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} with two classes or more in train and the "
-            f"same in test; found classes {list(classes)} in train, {len(members['test'])} images in test"
-            + (f", test-only classes {unknown}" if unknown else "")
-        )
-    for label in classes:
-        if not label.isprintable():
-            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
-    return ImageFolder(name_of(path), classes, tuple(members["train"]), tuple(members["test"]))
+    """Finds the image files, undecoded. Raises DataError."""
+    found = listing(path)
+    files = [ImageFile(file.place, file.source) for file in found.files]
+    train, test = (tuple(file for file in files if file.split == split) for split in SPLITS)
+    classes = tuple(sorted({file.label for file in train}))
+    _check(path, found, classes, test)
+    findings = (*_left_out(found), *_odd_classes(found, classes, test), *_equal(train, test))
+    return ImageFolder(name_of(path), classes, train, test, findings)
 
 
 def name_of(path: Path) -> str:
@@ -100,39 +151,87 @@ def name_of(path: Path) -> str:
     return slug
 
 
-def _walk(path: Path) -> list[ImageFile]:
-    files = _in_directory(path) if path.is_dir() else _in_archive(path)
-    return sorted(files, key=lambda file: (file.path.parts[-3:], file.path))
+def _check(path: Path, found: Listing, classes: tuple[str, ...], test: tuple[ImageFile, ...]) -> None:
+    read_here = {(file.place.parts[0], file.place.parts[1]) for file in found.files}
+    lost = {place: others for place, others in found.classes.items() if others and place not in read_here}
+    if lost:
+        folders = "; ".join(f"{split}/{label}: {lost[split, label]}" for split, label in sorted(lost))
+        raise DataError(f"{path}: of {len(lost)} class folders no file is an image that is read here ({folders})")
+    unknown = sorted({file.label for file in test} - set(classes))
+    if len(classes) < 2 or not test or unknown:
+        raise DataError(
+            f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} with two classes or more in train and the "
+            f"same in test; found classes {list(classes)} in train, {len(test)} images in test"
+            + (f", test-only classes {unknown}" if unknown else "")
+            + "".join(f"; {sentence}" for sentence in _left_out(found))
+        )
+    for label in classes:
+        if not label.isprintable():
+            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
 
 
-def _in_directory(path: Path) -> Iterator[ImageFile]:
-    for file in path.rglob("*"):
-        place = PurePosixPath(file.relative_to(path).as_posix())
-        if _is_image(place) and file.is_file():
-            yield ImageFile(place, file.read_bytes())
+# --- findings -------------------------------------------------------------------------------------------
 
 
-def _in_archive(path: Path) -> Iterator[ImageFile]:
-    found = {}
+def _left_out(found: Listing) -> list[str]:
+    return [f"left out: {found.left_out}"] if found.left_out else []
+
+
+def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile, ...]) -> list[str]:
+    sentences = []
+    if found.merged:
+        sentences.append(f"written in two Unicode forms, and read as one class each: {named(found.merged)}")
+    if empty := {label for _, label in found.classes} - set(classes):
+        sentences.append(f"left out, as their folders are empty: {named(empty)}")
+    if untested := [label for label in classes if label not in {file.label for file in test}]:
+        sentences.append(
+            f"no test image is of {len(untested)} of {len(classes)} classes ({named(untested)}): "
+            "the test accuracy says nothing of them"
+        )
+    return sentences
+
+
+def _equal(train: Sequence[ImageFile], test: Sequence[ImageFile]) -> list[str]:
+    """Of files that are the same to the byte: test images that were trained on, and images of two classes."""
+    equal = _same_bytes((*train, *test))
+    leaked = [
+        (file, files[0]) for files in equal if files[0].split == "train" for file in files if file.split == "test"
+    ]
+    mixed = [files for files in equal if len({file.label for file in files}) > 1]
+    sentences = []
+    if leaked:
+        file, origin = leaked[0]
+        sentences.append(
+            f"{len(leaked):,} of {len(test):,} test images are training images too ({file.path} is {origin.path}): "
+            "the test accuracy is too good to be true"
+        )
+    if mixed:
+        one, other = next((one, other) for one in mixed[0] for other in mixed[0] if one.label != other.label)
+        sentences.append(f"{len(mixed):,} images are in two classes or more ({one.path} is {other.path})")
+    return sentences
+
+
+def _same_bytes(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Groups of two and more, each in the order of `files`. Only files of equal length are read."""
+    by_size = _grouped(files, lambda file: file.size_bytes)
+    return [group for same in by_size for group in _grouped(same, _digest)]
+
+
+def _grouped(files: Iterable[ImageFile], key: Callable[[ImageFile], object]) -> list[list[ImageFile]]:
+    groups: dict[object, list[ImageFile]] = {}
+    for file in files:
+        groups.setdefault(key(file), []).append(file)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _digest(file: ImageFile) -> object:
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                content = archive.extractfile(member) if _is_image(place) and member.isfile() else None
-                if content is not None:
-                    found[place] = content.read()
-            # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
-            assert archive.fileobj is not None
-            while archive.fileobj.read(2**20):
-                pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {reason}") from error
-    for place, data in found.items():
-        yield ImageFile(place, data)
+        return hashlib.blake2b(file.data).digest()
+    except DataError:  # to be named when it is decoded
+        return file.path
 
 
-def _is_image(place: PurePosixPath) -> bool:
-    """…/train/frog/0001.jpg"""
-    is_shown = place.suffix.lower() in _SUFFIXES and not place.name.startswith(".")
-    return is_shown and len(place.parts) >= 3 and place.parts[-3] in ("train", "test")
+def named(labels: Iterable[str]) -> str:
+    """As many names as one reads."""
+    names = sorted(labels)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 from zoo.errors import ImageError
 
 Color = Literal["rgb", "gray"]
-Format = Literal["png", "jpeg", "webp"]
+# The last three in files of one's own only (`images.read`).
+Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff"]
 
 # An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.
 MAX_PIXELS = 16_000_000
@@ -36,6 +37,10 @@ MAX_COEFFICIENT_BYTES = 256 * 2**20
 MAX_SEGMENTS = 10_000
 
 _TOO_MANY = f"at most {MAX_SEGMENTS:,} are read: save it again without its metadata"
+
+
+class ForeignError(ImageError):
+    """Of another format, or no image at all."""
 
 
 class Header(NamedTuple):
@@ -103,7 +108,7 @@ def read(data: bytes) -> Header:
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             header = _webp(data)
         else:
-            raise ImageError(foreign(data, "PNG, JPEG or WebP"))
+            raise ForeignError(foreign(data, "PNG, JPEG or WebP"))
     except (struct.error, IndexError):
         raise ImageError("the image is truncated or damaged: its header is cut off") from None
     _check_size(header)

@@ -130,6 +130,88 @@ def test_large_mixed_sizes_are_limited(tmp_path: Path, write_images: WriteImages
     assert data.load(str(root)).image_shape == (1, 96, 96)
 
 
+def test_photos_of_one_phone_are_limited_too(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 2, "test": 1}, size=(120, 160))
+    found = data.load(str(root))
+    assert found.image_shape == (1, 96, 96)
+    assert found.findings == ("images of 160×120 are resized to 96×96; --image-size asks for another size",)
+    assert data.load(str(root), image_size=120).image_shape == (1, 120, 120)
+    assert data.load(str(root), image_size=120).findings == ()
+
+
+def test_what_is_resized_is_said(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 4, "test": 2}, size=(20, 30))
+    Image.effect_noise((12, 50), 50).save(root / "train" / "left" / "0000.png")
+    (said,) = data.load(str(root)).findings
+    assert said == "images of 2 sizes, 30×20 to 12×50, are resized to 20×20; --image-size asks for another size"
+
+
+def test_a_photo_of_24_megapixels_is_an_image_like_any_other(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 2, "test": 1}, mode="RGB")
+    Image.new("RGB", (5712, 4284), "red").save(root / "train" / "left" / "0000.jpg")
+    found = data.load(str(root))
+    pictures = torch.cat([found.train.images, found.validation.images]).flatten(2).float().mean(2)
+    assert ((pictures - torch.tensor([254.0, 0.0, 0.0])).abs() < 2).all(1).sum() == 1
+
+
+def test_formats_that_only_ones_own_files_are_read_in(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, mode="RGB")
+    expected = data.load(str(root))
+    for number, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_suffix((".PNG", ".bmp", ".TIF", ".png")[number % 4]))
+        if number % 4 in (1, 2):
+            Image.open(file.with_suffix((".bmp", ".TIF")[number % 4 - 1])).save(
+                file.with_suffix((".bmp", ".TIF")[number % 4 - 1])
+            )
+    assert_same(data.load(str(root)), expected)
+
+
+def test_every_bad_file_is_named_and_can_be_left_out(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 20, "test": 8}, classes=("a", "b"))
+    bad = [
+        root / split / "a" / f"{number:04}.png"
+        for split, count in (("train", 15), ("test", 7))
+        for number in range(count)
+    ]
+    whole = bad[0].read_bytes()
+    for number, file in enumerate(bad):
+        file.write_bytes((b"", whole[:-30], b"<html></html>", whole[:40])[number % 4])
+    for source in (root, pack(root, tmp_path / "bars.tar.gz")):
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"22 files cannot be read: train/a/0000\.png: 0 bytes") as error:
+                data.load(str(source))
+            assert str(error.value).count(".png:") == 20
+            assert str(error.value).endswith("; and 2 more (--skip-bad goes on without them)")
+            assert "a web page" in str(error.value)
+            found = data.load(str(source), skip_bad=True)
+            assert len(found.train) + len(found.validation) == 25
+            assert Counter(found.test.labels.tolist()) == {0: 1, 1: 8}
+            assert found.findings[-1].startswith("left out, as they cannot be read: 22 files: train/a/0000.png")
+
+
+def test_with_its_last_file_a_class_would_be_lost(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
+    for file in root.glob("train/left/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="without the files that cannot be read nothing is left of left"):
+        data.load(str(root), skip_bad=True)
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="21 files cannot be read"):
+        data.load(str(root))
+
+
+def test_classes_that_the_split_leaves_nothing_to_learn_of_are_named(tmp_path: Path, write_images: WriteImages) -> None:
+    classes = tuple(f"c{number:02}" for number in range(20))
+    found = data.load(str(write_images(tmp_path / "bars", {"train": 1, "test": 1}, classes=classes)))
+    untrained = sorted(set(range(20)) - set(found.train.labels.tolist()))
+    names = ", ".join(classes[label] for label in untrained)
+    assert found.findings == (
+        f"no training image is left of 2 of 20 classes ({names}) once the validation images are set aside: "
+        "they are never learnt",
+    )
+
+
 def test_image_size_resizes(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, size=(20, 30))
     found = data.load(str(root), image_size=16)
@@ -231,7 +313,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, write_images: WriteImages, spl
         data.load(str(source))
     damaged.write_text("no image at all")
     source = pack(root, tmp_path / "bars.tar.gz") if packed else root
-    with pytest.raises(DataError, match=rf"{split}/middle/0001\.png: 15 bytes that are no PNG, JPEG or WebP image"):
+    with pytest.raises(DataError, match=rf"{split}/middle/0001\.png: 15 bytes that are no PNG, JPEG, WebP"):
         data.load(str(source))
 
 

@@ -84,6 +84,140 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     assert image_folder.read(root) == expected
 
 
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars", [*FILES, *(f"train/a/{number}.HEIC" for number in range(3)), "test/b/notes"])
+    write(
+        root, ["train/.ipynb_checkpoints/a.png", "train/a/.hidden/x.png", "test/a/.DS_Store", "__MACOSX/train/a/0.png"]
+    )
+    write(root, ["val/a/0.png", "val/a/1.png", "train/0.png", "README.md"])
+    (root / "train/a/gone.png").symlink_to("nowhere.png")
+    (root / "train/a/loop.png").symlink_to("loop.png")
+    os.mkfifo(root / "train/a/pipe.png")
+    found = image_folder.read(root)
+    assert [len(found.train), len(found.test)] == [12, 12]
+    (said,) = found.findings
+    assert said.startswith("left out: ")
+    assert set(said.removeprefix("left out: ").split(", ")) == {
+        "3 .heic (train/a/0.HEIC)",
+        "1 file without suffix (test/b/notes)",
+        "3 hidden folders (__MACOSX)",
+        "1 hidden file (test/a/.DS_Store)",
+        "2 images outside train/ and test/ (val/a/0.png)",
+        "1 image in no class folder (train/0.png)",
+        "2 dead links (train/a/gone.png)",
+        "1 special file (train/a/pipe.png)",
+    }
+
+
+def test_images_below_a_class_are_of_it(tmp_path: Path) -> None:
+    names = [*FILES, "train/a/batch0/0.png", "train/a/batch0/deep/er/0.JPEG", "test/c/x/0.png", "train/c/y/0.png"]
+    root = write(tmp_path / "bars", names)
+    found = image_folder.read(root)
+    assert found.classes == ("a", "b", "c")
+    assert {(file.split, file.label, file.path.name) for file in (*found.train, *found.test)} == {
+        (*Path(name).parts[:2], Path(name).name) for name in names
+    }
+    packed = image_folder.read(pack(root, tmp_path / "bars.tar.gz", prefix="test"))
+    assert [(file.path, file.data) for file in packed.train] == [(file.path, file.data) for file in found.train]
+    assert found.findings == packed.findings == ()
+
+
+def test_linked_classes_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars")
+    write(tmp_path / "elsewhere", ["eels/0.png", "eels/more/1.png", "tests/0.png"])
+    for split, target in (("train", "eels"), ("test", "tests")):
+        (root / split / "eel").symlink_to(tmp_path / "elsewhere" / target)
+    (root / "train/a/linked.png").symlink_to(tmp_path / "elsewhere/eels/0.png")
+    (root / "train/b/all").symlink_to(root)
+    (root / "train/b/up").symlink_to("..")
+    (tmp_path / "elsewhere/eels/again").symlink_to("more")
+    found = image_folder.read(root)
+    assert found.classes == ("a", "b", "eel")
+    assert [len(found.train), len(found.test)] == [12 + 1 + 2, 12 + 1]
+    assert found.findings[0] == (
+        "left out: 2 links to a folder that it lies in (train/b/all), "
+        "1 link to a folder that is read already (train/eel/again)"
+    )
+
+
+def test_links_that_multiply_are_read_once(tmp_path: Path) -> None:
+    """Two links to the next of 30 folders, in each: a billion ways to the last."""
+    root = write(tmp_path / "bars")
+    for number in range(30):
+        (tmp_path / f"f{number}").mkdir()
+        for link in "xy":
+            (tmp_path / f"f{number}" / link).symlink_to(tmp_path / f"f{number + 1}")
+    write(tmp_path / "f30", ["0.png"])
+    (root / "train/a/farm").symlink_to(tmp_path / "f0")
+    assert len(image_folder.read(root).train) == 13
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_of_which_no_file_is_read_is_an_error(tmp_path: Path, split: str) -> None:
+    root = write(tmp_path / "bars", [*FILES, "train/c/0.png", "test/c/0.png"])
+    (root / split / "c" / "0.png").rename(root / split / "c" / "0.heic")
+    with pytest.raises(DataError, match=rf"of 1 class folders no file is .* read here \({split}/c: 1 \.heic"):
+        image_folder.read(root)
+
+
+def test_empty_and_untested_classes_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars", [*FILES, "train/c/0.png"])
+    (root / "train/nothing").mkdir()
+    (root / "test/c").mkdir()
+    assert image_folder.read(root).findings == (
+        "left out, as their folders are empty: nothing",
+        "no test image is of 1 of 3 classes (c): the test accuracy says nothing of them",
+    )
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write(tmp_path / "bars", [*FILES, f"train/{composed}/0.png", f"test/{decomposed}/0.png"])
+    found = image_folder.read(root)
+    assert found.classes == ("a", "b", composed)
+    assert found.labels(found.test).tolist() == [0] * 6 + [1] * 6 + [2]
+    assert found.findings == (f"written in two Unicode forms, and read as one class each: {composed}",)
+    write(tmp_path / "other", [*FILES, f"train/{decomposed}/0.png", f"test/{decomposed}/0.png"])
+    assert image_folder.read(tmp_path / "other").classes == found.classes
+    assert image_folder.read(tmp_path / "other").findings == ()
+
+
+def test_test_images_that_were_trained_on_are_counted(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars")
+    for number in range(5):
+        (root / f"test/a/{number}.png").write_bytes((root / f"train/a/{number}.png").read_bytes())
+    assert image_folder.read(root).findings == (
+        "5 of 12 test images are training images too (test/a/0.png is train/a/0.png): "
+        "the test accuracy is too good to be true",
+    )
+
+
+def test_an_image_in_two_classes_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars")
+    for number in range(2):
+        (root / f"train/b/{number}.png").write_bytes((root / f"train/a/{number}.png").read_bytes())
+    assert image_folder.read(root).findings == ("2 images are in two classes or more (train/a/0.png is train/b/0.png)",)
+
+
+def test_two_data_sets_in_one_folder_are_an_error(tmp_path: Path) -> None:
+    root = write(tmp_path / "both", [f"{name}/{file}" for name in ("x", "y") for file in FILES])
+    with pytest.raises(DataError, match=r"both holds 2 data sets \(x/train, y/train\): name the folder of one"):
+        image_folder.read(root)
+    assert image_folder.read(root / "x").classes == ("a", "b")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    root = write(tmp_path / "bars")
+    (root / "train/a").chmod(0)
+    try:
+        if os.access(root / "train/a", os.R_OK):
+            pytest.skip("root reads everything")
+        with pytest.raises(DataError, match=r"train/a cannot be read: Permission denied"):
+            image_folder.read(root)
+    finally:
+        (root / "train/a").chmod(0o755)
+
+
 def test_a_damaged_archive(tmp_path: Path) -> None:
     archive = pack(write(tmp_path / "bars"), tmp_path / "bars.tar.gz")
     whole = archive.read_bytes()
