@@ -39,7 +39,7 @@ def test_help_shows_examples_and_every_run() -> None:
     text = " ".join(result.stdout.split())
     assert "zoo-train digits --data digits --zoo my-zoo" in text
     assert "--limit-train 10000 --device cpu" in text
-    assert "{train,test}/<class>/*.{png,jpg}" in text
+    assert "{train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif}" in text
     assert all(run in text for run in RUNS)
 
 
