@@ -21,6 +21,7 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.seeds import seed_epoch
+from trainer.statistics import measure_on, num_for_checkpoint
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.cost import training_flops
 from zoo.errors import RunError
@@ -93,7 +94,7 @@ def train(
     joules = joules_so_far(device)
     for epoch in range(len(seconds), epochs):
         if average is None and average_from is not None and epoch >= average_from * epochs:
-            average = WeightAverage(module, config.average_decay)
+            average = WeightAverage(step, config.average_decay)
         started = time.perf_counter()
         result = train_epoch(
             step,
@@ -116,6 +117,10 @@ def train(
         )
     drawn = _drawn(before, joules, device)
     final = module if average is None else average.module
+    if average is not None:  # as a growth run's checkpoints
+        generator = seed_epoch(config, epochs, "statistics")
+        num_images = num_for_checkpoint(len(train_split))
+        measure_on(final, train_split, config, data.preprocessing, generator, num_images)
     num_classes = len(data.classes)
     validation, test = (
         evaluate(final, split.to(device), data.preprocessing, num_classes).accuracy

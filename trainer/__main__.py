@@ -443,7 +443,6 @@ def _distil(
 ) -> list[str]:
     from trainer.display import Display
     from trainer.distil import distil, pair
-    from trainer.step import prepare
 
     chosen = _torch_device(device)
     images = source.load(console)
@@ -455,7 +454,6 @@ def _distil(
     better: list[str] = []
     with Display(console) as display:
         for config, digests in plan:
-            prepare(chosen, config)
             better += distil(config, images, zoo, digests, chosen, display)
     return better
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from trainer.augment import cutout_of
+from trainer.batches import fitted
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.distil import descriptors_of, logged
@@ -119,6 +120,7 @@ def adapt(
     what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
     these images. Raises RunError where another process is at work on the run.
     """
+    config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     *smaller, largest = found.members
     with logged(run, observe) as tell:

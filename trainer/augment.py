@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,6 +122,27 @@ def draw(
         places.to(device),
         cutout,
         torch.maximum(kept, 1 - kept).to(device) if kept is not None else None,
+    )
+
+
+def augmentation_of(
+    config: RunConfig,
+    num_params: int,
+    size: Sequence[int],
+    num_images: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Augmentation:
+    """Drawn for so many images, of that height and width, as a network of this size has them changed."""
+    return draw(
+        num_images,
+        config.horizontal_flip,
+        min(shift_of(config, num_params), min(size) - 1),
+        generator,
+        device,
+        padding_mode=config.padding_mode,
+        cutout=cutout_of(config, num_params),
+        mixup=mixup_of(config, num_params),
     )
 
 

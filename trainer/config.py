@@ -154,6 +154,8 @@ class RunConfig:
     seed: int = 0
     epochs: int = 300
     batch_size: int = 512
+    # A batch is at most this part of the training images, as a power of two (`trainer.batches`). None: as above.
+    batch_share: float | None = 0.125
     learning_rate: float = 2e-3
     # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.muon). "sgd": with Nesterov's momentum.
     optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
@@ -164,8 +166,11 @@ class RunConfig:
     # Muon's rate as a multiple of the learning rate.
     muon_scale: float = 2.0
     beta2: float = 0.999
-    # Steps over which the learning rate rises from 0 at the start of the run.
+    # Steps over which the learning rate rises from 0 at the start of the run, and at most this part of all its steps.
     warmup_steps: int = 0
+    warmup_share: float = 0.05
+    # Nothing grows while validation is not above chance by so many standard errors.
+    chance_errors: float = 2.0
     # Halve the learning rate where validation accuracy stalls; otherwise it is constant on the trunk.
     plateau: bool = True
     lr_factor: float = 0.5

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.records import (
+    BatchesRecord,
+    ChanceRecord,
     CheckpointRecord,
     DecisionRecord,
     DistilledRecord,
@@ -54,6 +56,18 @@ class Display:
 
     def __call__(self, record: Record) -> None:
         match record:
+            case BatchesRecord():
+                self._print(
+                    f"  {record.num_train:,} training images: batches of {record.batch_size}, not "
+                    f"{record.batch_size_before}, and a warm-up of {record.warmup_steps} steps, not "
+                    f"{record.warmup_steps_before}; --batch-size sets another"
+                )
+            case ChanceRecord():
+                if self._is_due(False):
+                    self._print(
+                        f"  epoch {record.epoch}: validation {record.val_accuracy:.3f} is no better than chance "
+                        f"({record.chance:.3f}): nothing grows yet"
+                    )
             case EpochRecord():
                 self._epoch = record
                 if self._live is None and self._is_due(record.epoch == record.epochs):
@@ -84,6 +98,12 @@ class Display:
                     f"  done: {len(record.checkpoints)} checkpoints, {record.num_expansions} expansions, "
                     f"{record.device_seconds:.0f} device-seconds"
                 )
+                if record.at_chance:
+                    self._print(
+                        f"  warning: {len(record.at_chance)} of {len(record.checkpoints)} checkpoints are no better "
+                        "than chance on validation images: give the run more epochs, or more images",
+                        style="yellow",
+                    )
 
     def __rich__(self) -> RenderableType:
         epoch, lesson = self._epoch, self._lesson
@@ -101,8 +121,8 @@ class Display:
             self._last_plain = time.monotonic()
         return due
 
-    def _print(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
+    def _print(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, soft_wrap=True)
 
 
 def _counted(changes: Sequence[str]) -> str:

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import torch
 
+from trainer.batches import fitted
 from trainer.config import RunConfig
 from trainer.data import Data
+from trainer.distilled import Memory
 from trainer.grow import lock, run_directory
 from trainer.lessons import Lessons, Member, save
 from trainer.loop import evaluate
 from trainer.origin import check_images, differences
 from trainer.records import DistilledRecord, Record, line_of, write
+from trainer.step import prepared
 from zoo.checkpoint import decode, read_header
 from zoo.cost import num_params
 from zoo.descriptor import Descriptor
@@ -85,14 +88,18 @@ def distil(
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
     teacher = max(members, key=lambda member: _rank(member.descriptor))
-    before = _distilled_before(directory, teacher.digest)
+    config = fitted(config, len(data.train))
+    memory = Memory(run / "distilled.jsonl", config)
     students = sorted((one for one in members if one.params < teacher.params), key=lambda one: (one.params, one.digest))
     lessons = Lessons(config, data, [teacher], device, run)
     with logged(run, observe) as tell:
+        before = _distilled_before(directory, teacher.digest, config.distil_epochs, memory)
         for student in students:
             record = before.get(student.digest)
             if record is None:
-                record = _distil_one(data, directory, student, teacher, lessons, tell)
+                with prepared(device, config):
+                    record = _distil_one(data, directory, student, teacher, lessons, tell)
+                memory.add(record)
             tell(record)
             if record.digest is not None:
                 yield record.digest
@@ -117,14 +124,21 @@ def logged(run: Path, observe: Callable[[Record], None]) -> Iterator[Callable[[R
         yield tell
 
 
-def _distilled_before(directory: Directory, teacher: str) -> dict[str, DistilledRecord]:
-    """By student. Files that are no checkpoint, or gone by now, are none."""
+def _distilled_before(directory: Directory, teacher: str, epochs: int, memory: Memory) -> dict[str, DistilledRecord]:
+    """By student, with these settings. Files that are no checkpoint, or gone by now, are none.
+
+    Files that nothing is remembered of, from another machine or from before there was a memory, show their epochs only.
+    """
     descriptors, found = descriptors_of(directory), {}
     for digest, after in descriptors.items():
-        parent = after.lineage.parent or ""
-        if after.lineage.distilled_from == teacher and parent in descriptors:
-            found[parent] = _record(descriptors[parent], digest, after)
-    return found
+        before = descriptors.get(after.lineage.parent or "")
+        if after.lineage.distilled_from != teacher or before is None or memory.knows(digest):
+            continue
+        if after.cost.epochs - before.cost.epochs == epochs:
+            record = _record(before, digest, after)
+            found[record.student] = record
+    remembered = [record for record in memory.same() if record.teacher == teacher]
+    return found | {one.student: one for one in remembered if one.digest is None or one.digest in descriptors}
 
 
 def descriptors_of(directory: Directory) -> dict[str, Descriptor]:

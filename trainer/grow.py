@@ -15,6 +15,8 @@ import io
 import os
 import time
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
@@ -25,19 +27,32 @@ import torch
 from pydantic import ValidationError
 
 from trainer import optim
+from trainer.batches import fitted
+from trainer.chance import chance_of, is_at_chance
 from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrinks
 from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
 from trainer.origin import Origin, check, last_saved
 from trainer.parallel import ALONE, Group
-from trainer.records import CheckpointRecord, DataRecord, DecisionRecord, EpochRecord, FinishedRecord, Record, write
+from trainer.records import (
+    BatchesRecord,
+    ChanceRecord,
+    CheckpointRecord,
+    DataRecord,
+    DecisionRecord,
+    EpochRecord,
+    FinishedRecord,
+    Record,
+    write,
+)
 from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
-from trainer.step import TrainingStep, pays_to_compile, prepare
+from trainer.statistics import measure_on, num_for_checkpoint, num_for_epoch
+from trainer.step import TrainingStep, pays_to_compile, prepared
 from zoo import locks
-from zoo.checkpoint import Checkpoint, decode, digest_of, encode
-from zoo.cost import num_macs, num_params, training_flops
+from zoo.checkpoint import Checkpoint, decode, digest_of, encode, read_header
+from zoo.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
 from zoo.errors import DescriptorError, RunError
 from zoo.families import blueprint, secnn
@@ -77,10 +92,9 @@ def grow(
     state_path = directory / "state.pt"
     if origin is not None and not state_path.exists():
         check(origin, config, data)
-    prepare(device, config)
     directory.mkdir(parents=True, exist_ok=True)
     # Processes that do not write have a log that nobody reads.
-    with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
+    with prepared(device, config), (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
         if group.writes:
             lock(log, directory)
         if state_path.exists() and not resume:
@@ -88,6 +102,7 @@ def grow(
         run = _Run(config, data, Directory(zoo), device, group, state_path, log, observe)
         is_begun = state_path.exists()
         state = load(state_path, config, run.data_record, device) if is_begun else _start(run, origin)
+        run.fit_batches(state)
         if origin is not None and origin.digest != next(iter(state.checkpoints), None):
             raise RunError(f"{directory} did not begin with {origin.name}: --resume goes on with it, without --from")
         # What was logged after the state was saved happens again now.
@@ -98,6 +113,8 @@ def grow(
             log.seek(0, os.SEEK_END)
             if data.findings and not is_begun:
                 write(DataRecord(data.findings), log)
+        if not is_begun:
+            run.tell_of_batches()
         if run.is_ending(state):
             run.save_last_checkpoint(state)
         if origin is not None and not is_begun:
@@ -204,7 +221,8 @@ class _Run:
         log: BinaryIO,
         observe: Observer,
     ) -> None:
-        self.config = config
+        # `config` has batches that fit the data, once the state is known (`fit_batches`).
+        self.asked = self.config = config
         self.data = data
         self.directory = directory
         self.device = device
@@ -217,12 +235,33 @@ class _Run:
         self._goes_on_annealed = config.anneal_share > 0 and config.continue_from == "branch"
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
+        self.chance = chance_of(data.validation.labels)
         self.data_record = {
             **data.record().model_dump(exclude={"content"}),  # the checksum below says as much
             "image shape": data.image_shape,
             "classes": data.classes,
             "checksum of the images": data.checksum(),
         }
+
+    def fit_batches(self, state: RunState) -> None:
+        """A run that goes on keeps those it has."""
+        if state.batch_size == 0:
+            fit = fitted(self.asked, len(self.train))
+            state.batch_size, state.warmup_steps = fit.batch_size, fit.warmup_steps
+        self.config = replace(self.asked, batch_size=state.batch_size, warmup_steps=state.warmup_steps)
+
+    def tell_of_batches(self) -> None:
+        if self.config == self.asked:
+            return
+        self.record(
+            BatchesRecord(
+                self.config.batch_size,
+                self.asked.batch_size,
+                self.config.warmup_steps,
+                self.asked.warmup_steps,
+                len(self.train),
+            )
+        )
 
     def is_over(self, state: RunState) -> bool:
         limit = self.config.limits.max_seconds
@@ -236,8 +275,22 @@ class _Run:
         return self.group.shared(seconds * (1 + ahead / flops) > limit * devices)
 
     def _epoch_flops(self, state: RunState) -> int:
-        num_images = self.step_of(state).num_trained(len(self.train))
-        return training_flops(num_macs(state.module.graph), num_images)
+        macs, num_images = num_macs(state.module.graph), self.step_of(state).num_trained(len(self.train))
+        return training_flops(macs, num_images) + forward_flops(macs, self._images_to_measure)
+
+    @property
+    def _images_to_measure(self) -> int:
+        """Of an epoch, for batch-norm statistics."""
+        return num_for_epoch(len(self.train))
+
+    def _validated(self, state: RunState, module: GraphModule, of: str, num_images: int) -> Accuracy:
+        """Of the module, whose batch norms get the statistics of its weights first, of so many images."""
+        generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, f"statistics of {of}"))
+        measure_on(module, self.train, self.config, self.data.preprocessing, generator, num_images)
+        state.training_flops += forward_flops(num_macs(module.graph), num_images)
+        validation = evaluate(module, self.validation, self.data.preprocessing, len(self.data.classes))
+        # An image that rounds differently on another GPU must not give it another learning rate.
+        return self.group.shared(validation)
 
     def step_of(self, state: RunState) -> TrainingStep:
         step = self._step
@@ -257,14 +310,12 @@ class _Run:
         """Trains and evaluates one epoch, then saves the state."""
         started = time.perf_counter()
         state.finished_branch = None
-        config, preprocessing = self.config, self.data.preprocessing
+        config = self.config
         learning_rate = optim.learning_rate(state.optimizer)
         generator = seed_epoch(config, state.epoch, "batches", self.group)
         result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state))
         self._check(result, state.epoch + 1, learning_rate)
-        # An image that rounds differently on another GPU must not give it another learning rate.
-        validation = evaluate(state.module, self.validation, preprocessing, len(self.data.classes))
-        state.validation = self.group.shared(validation)
+        state.validation = self._validated(state, state.module, "the trunk", self._images_to_measure)
         if config.plateau:
             state.scheduler.step(state.validation.accuracy)
         state.epoch += 1
@@ -278,7 +329,7 @@ class _Run:
             # The state counts on this much of the log, after a power cut too.
             os.fsync(self.log.fileno())
             state.log_bytes = self.log.tell()
-            save(self.state_path, state, self.config, self.data_record)
+            save(self.state_path, state, self.asked, self.data_record)
 
     def _warmup(self, state: RunState) -> list[float] | None:
         """The learning rate of each step, while it still rises."""
@@ -343,7 +394,7 @@ class _Run:
         learning_rate = optim.learning_rate(step.optimizer) if state.branch is None else state.branch.learning_rate
         steps = step.num_steps(len(self.train))
         epochs_done = 0 if state.branch is None else state.branch.epochs_done
-        average = WeightAverage(state.module, config.average_decay, epochs_done * steps)
+        average = WeightAverage(step, config.average_decay, epochs_done * steps)
         if state.branch is not None:
             average.module.load_state_dict(state.branch.average)
         epochs = self._branch_epochs(state, state.epoch)
@@ -354,7 +405,9 @@ class _Run:
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
             self._check(result, state.epoch, max(of_epoch))
-            validation = evaluate(average.module, self.validation, self.data.preprocessing, len(self.data.classes))
+            # A checkpoint keeps the last ones.
+            num_images = num_for_checkpoint(len(self.train)) if index + 1 == epochs else self._images_to_measure
+            validation = self._validated(state, average.module, f"branch epoch {index}", num_images)
             state.num_epochs += 1
             self._spent(state, result, validation, of_epoch[-1], started, index + 1, epochs)
             if trunk is None and index + 1 < epochs:
@@ -393,15 +446,23 @@ class _Run:
                 device_seconds=state.device_seconds,
                 training_flops=state.training_flops,
                 checkpoints=state.checkpoints,
+                at_chance=tuple(digest for digest in state.checkpoints if self._is_saved_at_chance(digest)),
             )
         )
+
+    def _is_at_chance(self, validation: Accuracy | None) -> bool:
+        return validation is not None and is_at_chance(validation, self.chance, self.config.chance_errors)
+
+    def _is_saved_at_chance(self, digest: str) -> bool:
+        path = self.directory.path(digest)
+        return path.exists() and self._is_at_chance(read_header(path).descriptor.metrics.validation)
 
     def consider_growth(self, state: RunState) -> None:
         """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""
         self.step_of(state)  # gives the network the memory format it trains in: a resumed run's scores round alike
         # At the end of a branch gradients are near 0, and scores are noise: the trunk's decide.
         is_annealed = self._goes_on_annealed and state.epoch == state.checkpoint_epoch
-        if state.decided is None and (is_annealed or not may_grow(state, self.config)):
+        if state.decided is None and (is_annealed or not may_grow(state, self.config) or self._waits(state)):
             return
         if not self._goes_on_annealed:
             proposal, seconds = self._propose(state)
@@ -419,6 +480,14 @@ class _Run:
             self.save_checkpoint(state)
             self._expand(state, state.decided)
 
+    def _waits(self, state: RunState) -> bool:
+        """Where validation is at chance, there is nothing yet that a larger network could do better; and says so."""
+        waits = self._is_at_chance(state.validation)
+        if waits:
+            assert state.validation is not None
+            self.record(ChanceRecord(state.epoch, state.validation.accuracy, self.chance))
+        return waits
+
     def begin_with(self, origin: Origin, state: RunState) -> None:
         """Takes the checkpoint into the zoo and, unless it is there, the log; grows, if a candidate clears its
         threshold: there need not be a second one of this size."""
@@ -427,7 +496,7 @@ class _Run:
             if state.log_bytes == 0:
                 write(_checkpoint_record(origin.digest, origin.descriptor), self.log)
         self.step_of(state)
-        if not can_grow(state, self.config):
+        if not can_grow(state, self.config) or self._waits(state):
             return
         proposal, seconds = self._propose(state, at_once=True)
         self._book(state, proposal, seconds)
@@ -508,9 +577,8 @@ class _Run:
     def _checkpoint(self, state: RunState) -> Checkpoint:
         """Reads the test split, this once for this checkpoint."""
         data, config = self.data, self.config
-        assert state.validation is not None
         assert state.saved_at is not None
-        module, validation = self.anneal(state) if config.anneal_share else (state.module, state.validation)
+        module, validation = self.anneal(state) if config.anneal_share else self._measured(state)
         test = evaluate(module, data.test.to(self.device), data.preprocessing, len(data.classes))
         descriptor = Descriptor(
             dataset=data.record(),
@@ -537,6 +605,14 @@ class _Run:
             created_at=state.saved_at,
         )
         return Checkpoint(descriptor, module.tensors())
+
+    def _measured(self, state: RunState) -> tuple[GraphModule, Accuracy]:
+        """A copy of the trunk, which goes on as it is."""
+        started = time.perf_counter()
+        module = deepcopy(state.module)
+        validation = self._validated(state, module, "the checkpoint", num_for_checkpoint(len(self.train)))
+        state.device_seconds += (time.perf_counter() - started) * self.group.size
+        return module, validation
 
     def record(self, record: Record) -> None:
         if not self.group.writes:

@@ -19,10 +19,11 @@ from trainer.data import Data
 from trainer.grow import device_name
 from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.records import LessonRecord, Record
-from trainer.seeds import seed_epoch
+from trainer.seeds import seed_epoch, seed_of
+from trainer.statistics import measure_on, num_for_checkpoint
 from trainer.step import TrainingStep, pays_to_compile
 from zoo.checkpoint import Checkpoint, encode
-from zoo.cost import num_macs, num_params, training_flops
+from zoo.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Descriptor, Metrics, join_devices
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory, write_atomically
@@ -108,7 +109,7 @@ class Lessons:
             compiled=pays_to_compile(config, num_macs(module.graph), len(train)),
         )
         epochs = []
-        average = WeightAverage(module, config.average_decay)
+        average = WeightAverage(step, config.average_decay)
         if before is not None:
             average.module.load_state_dict(before["average"])
             average.num_updates = before["num_updates"]
@@ -130,6 +131,8 @@ class Lessons:
                 average=average,
                 lesson=lesson,
             )
+            if number + 1 == config.distil_epochs:
+                self._measure(average.module)
             epoch = LessonRecord(
                 student=student.digest,
                 teacher=names[0] if names else None,
@@ -146,6 +149,12 @@ class Lessons:
             _save(self._kept, what, step, average, epochs)
             tell(epoch)
         return average.module, epochs
+
+    def _measure(self, module: GraphModule) -> None:
+        """Gives a student's batch norms the statistics of its weights."""
+        generator = torch.Generator().manual_seed(seed_of(self._config, 0, "statistics of students"))
+        num_images = num_for_checkpoint(len(self._train))
+        measure_on(module, self._train, self._config, self._data.preprocessing, generator, num_images)
 
 
 def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:
@@ -184,7 +193,9 @@ def _descriptor(
     before = student.descriptor
     flops = training_flops(student.macs, sum(epoch.num_images for epoch in epochs))
     if teacher is not None:
-        flops += 2 * teacher.macs * sum(epoch.num_answered for epoch in epochs)
+        flops += forward_flops(teacher.macs, sum(epoch.num_answered for epoch in epochs))
+    if epochs:
+        flops += forward_flops(student.macs, num_for_checkpoint(len(data.train)))
     seconds = sum(epoch.seconds for epoch in epochs)
     return before.model_copy(
         update={

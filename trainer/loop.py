@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
-from trainer.augment import Augmentation, cutout_of, draw, mixup_of, shift_of
+from trainer.augment import Augmentation, augmentation_of
 from trainer.data import Split
 from trainer.step import TrainingStep
 from zoo.descriptor import Accuracy, Preprocessing
@@ -89,19 +89,8 @@ def train_epoch(
 
 
 def _augmentation(step: TrainingStep, split: Split, generator: torch.Generator) -> Augmentation:
-    """As the run has it for a network of this size."""
-    config = step.config
     num_params = sum(parameter.numel() for parameter in step.module.parameters())
-    return draw(
-        len(split),
-        config.horizontal_flip,
-        min(shift_of(config, num_params), min(split.images.shape[2:]) - 1),
-        generator,
-        split.labels.device,
-        padding_mode=config.padding_mode,
-        cutout=cutout_of(config, num_params),
-        mixup=mixup_of(config, num_params),
-    )
+    return augmentation_of(step.config, num_params, split.images.shape[2:], len(split), generator, split.labels.device)
 
 
 def _batches(
@@ -137,7 +126,9 @@ class WeightAverage:
     the counters of batch norms one by one.
     """
 
-    def __init__(self, module: GraphModule, decay: float, num_updates: int = 0) -> None:
+    def __init__(self, step: TrainingStep, decay: float, num_updates: int = 0) -> None:
+        """Of the step's network: the step has laid its weights out in memory by now, where they stay."""
+        module = step.module
         self.module = deepcopy(module)
         self.decay = decay
         self.num_updates = num_updates

@@ -37,6 +37,28 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class BatchesRecord:
+    """At the start of a run whose data were too few for the batches or the warm-up that it has otherwise."""
+
+    event: ClassVar[str] = "batches"
+    batch_size: int
+    batch_size_before: int
+    warmup_steps: int
+    warmup_steps_before: int
+    num_train: int
+
+
+@dataclass(frozen=True)
+class ChanceRecord:
+    """Ways to grow were not scored: validation is at chance."""
+
+    event: ClassVar[str] = "chance"
+    epoch: int
+    val_accuracy: float
+    chance: float
+
+
+@dataclass(frozen=True)
 class CandidateScore:
     """One way to grow and what it scored; `score` decides, in the unit of its rule."""
 
@@ -113,9 +135,21 @@ class FinishedRecord:
     device_seconds: float
     training_flops: int
     checkpoints: tuple[str, ...] = field(default_factory=tuple)
+    # Those of them whose validation accuracy is no better than chance.
+    at_chance: tuple[str, ...] = field(default_factory=tuple)
 
 
-Record = DataRecord | EpochRecord | DecisionRecord | CheckpointRecord | LessonRecord | DistilledRecord | FinishedRecord
+Record = (
+    BatchesRecord
+    | ChanceRecord
+    | DataRecord
+    | EpochRecord
+    | DecisionRecord
+    | CheckpointRecord
+    | LessonRecord
+    | DistilledRecord
+    | FinishedRecord
+)
 
 
 def line_of(record: Record) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,6 +85,9 @@ class RunState:
     device: str = ""
     begun: Beginning = FROM_NOTHING
     log_bytes: int = 0
+    # What the run came to on these data, see `trainer.batches`; a longer run keeps it.
+    batch_size: int = 0
+    warmup_steps: int = 0
 
     @property
     def last_growth_epoch(self) -> int:
@@ -127,6 +130,8 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "device": state.device,
             "begun": vars(state.begun),
             "log_bytes": state.log_bytes,
+            "batch_size": state.batch_size,
+            "warmup_steps": state.warmup_steps,
         },
         buffer,
     )
@@ -138,15 +143,20 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     saved = torch.load(path, map_location=device, weights_only=True)
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
-    # What states of before there was this setting do not say.
-    before = {"padding_mode": "constant"} | saved["config"] | saved["data"]
+    # A setting that there was not yet when the state was saved had its default.
+    before = _defaults(config, saved["config"]) | saved["config"] | saved["data"]
     now = _flat(asdict(config)) | _flat(data)
-    longer = {"limits.max_seconds", "distil_epochs"} | ({"epochs"} if config.epochs >= saved["epoch"] else set())
+    longer = {"limits.max_seconds", "distil_epochs", "epochs"}
     differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
             f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed"
+        )
+    if config.epochs < saved["epoch"]:
+        raise RunError(
+            f"{path.parent} was last asked for {saved['config']['epochs']} epochs and has {saved['epoch']} behind it, "
+            f"so it cannot end after {config.epochs}: --epochs {saved['epoch']} or more goes on with it"
         )
     architecture = _ARCHITECTURE.validate_json(saved["architecture"])
     module = GraphModule(architecture.graph()).to(device)
@@ -176,6 +186,9 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         device=saved["device"],
         begun=Beginning(**saved.get("begun", {})),
         log_bytes=saved["log_bytes"],
+        # Runs of before these were bounded by the data go on with what they asked for.
+        batch_size=saved.get("batch_size", config.batch_size),
+        warmup_steps=saved.get("warmup_steps", config.warmup_steps),
     )
 
 
@@ -191,6 +204,20 @@ def _decision(saved: dict[str, Any] | None) -> Decided | None:
         return None
     steps = tuple(ExpansionStep.model_validate_json(step) for step in saved["steps"])
     return Decided(_ARCHITECTURE.validate_json(saved["architecture"]), steps)
+
+
+def _defaults(config: Any, saved: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Of the settings of a dataclass, those of nested ones too, flat; not of a nested one that was another kind."""
+    if not any(f"{prefix}{one.name}" in saved for one in fields(config)):
+        return {}
+    flat: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            flat |= _defaults(value, saved, f"{prefix}{one.name}.")
+        elif one.default is not MISSING:
+            flat |= _flat({one.name: one.default}, prefix)
+    return flat
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -244,6 +245,22 @@ def prepare(device: torch.device, config: RunConfig) -> None:
     glibc.keep_freed_memory()
     if config.compile and not _has_compiler():
         logger.warning("steps are not compiled, and slower for it: there is no C++ compiler (g++, or $CXX)")
+
+
+@contextmanager
+def prepared(device: torch.device, config: RunConfig) -> Iterator[None]:
+    """Prepares for training, and puts torch's modes and threads back afterwards: they are the whole process's."""
+    settings = torch.utils.deterministic
+    threads, fills = torch.get_num_threads(), settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        prepare(device, config)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        settings.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 
 def _has_compiler() -> bool:

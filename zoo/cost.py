@@ -31,6 +31,11 @@ def num_macs(graph: Graph) -> int:
     return macs
 
 
+def forward_flops(macs: int, num_images: int) -> int:
+    """Two operations per multiply-accumulate."""
+    return 2 * macs * num_images
+
+
 def training_flops(macs: int, num_images: int) -> int:
-    """Two operations per multiply-accumulate, and a backward pass that costs two forward passes."""
-    return 3 * 2 * macs * num_images
+    """Of a forward pass, and of a backward pass that costs two of them."""
+    return 3 * forward_flops(macs, num_images)

@@ -114,7 +114,7 @@ def data(images: Path) -> Data:
 
 @pytest.fixture(scope="session")
 def tiny_run() -> RunConfig:
-    """Grows after epochs 2 and 4 of 6."""
+    """Grows after epochs 2 and 4 of 6, whatever it knows by then."""
     return RunConfig(
         name="tiny",
         start=StartNet(channels=3, num_blocks=2, head="average", bottleneck_channels=4, hidden_features=4),
@@ -128,6 +128,8 @@ def tiny_run() -> RunConfig:
         ),
         epochs=6,
         batch_size=16,
+        batch_share=None,
+        chance_errors=-100.0,
         lr_patience=1,
         max_shift=1,
     )
@@ -163,6 +165,7 @@ def ladder_run(tiny_run: RunConfig) -> RunConfig:
         optimizer="muon",
         weight_decay=0.01,
         warmup_steps=7,
+        warmup_share=1.0,
         plateau=False,
         l1=0.0,
         anneal_share=1.0,

@@ -50,7 +50,7 @@ def trained(module: GraphModule, split: Split, config: RunConfig) -> tuple[Tenso
     """All weights after an epoch whose rate falls, the average's behind them; and the mean loss."""
     module = deepcopy(module).to(CUDA)
     step = TrainingStep(module, optim.make(module, config), config, RGB, compiled=config.compile)
-    average = WeightAverage(module, 0.8)
+    average = WeightAverage(step, 0.8)
     rates = [config.learning_rate * (1 - number / NUM_BATCHES) for number in range(NUM_BATCHES)]
     generator = torch.Generator().manual_seed(2)
     result = train_epoch(step, split, generator, learning_rates=rates, average=average)

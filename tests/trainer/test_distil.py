@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from trainer.records import DistilledRecord, LessonRecord, Record
 from trainer.step import TrainingStep
 from trainer.trials import read_trials
 from zoo.checkpoint import decode, encode, read_header
-from zoo.cost import num_macs, num_params, training_flops
+from zoo.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.families.blueprint import start
 from zoo.module import GraphModule, module_of
 from zoo.storage import Directory
@@ -35,10 +36,11 @@ CONFIG = RunConfig(
     expansion=Ladder(sizes=(600,), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
     epochs=4,
     batch_size=16,
-    learning_rate=1e-2,
+    learning_rate=2e-3,
     optimizer="adamw",
     plateau=False,
     l1=0.0,
+    horizontal_flip=False,
     anneal_share=0.5,
     distil_epochs=16,
 )
@@ -74,7 +76,8 @@ def test_a_better_student_is_a_new_file_beside_the_old_one(
         teacher = read_header(directory.path(descriptor.lineage.distilled_from or "")).descriptor
         own, answers = (num_macs(one.architecture.graph()) for one in (parent, teacher))
         flops = descriptor.cost.training_flops - parent.cost.training_flops
-        assert flops == training_flops(own, 16 * 270) + 2 * answers * 16 * 270
+        # Batch-norm statistics are those of four epochs' worth of images.
+        assert flops == training_flops(own, 16 * 270) + forward_flops(answers, 16 * 270) + forward_flops(own, 4 * 270)
         assert num_params(teacher.architecture.graph()) > num_params(descriptor.architecture.graph())
         assert teacher.metrics.validation.accuracy >= parent.metrics.validation.accuracy
 
@@ -119,6 +122,19 @@ def test_students_that_were_taught_are_not_again(tmp_path: Path, data: Data, dig
     assert logged(log) == [record.digest for record in again]
     list(distil(CONFIG, data, zoo, digests, CPU, again.append))
     assert len(logged(log)) * 2 == len(again), "what stands in the log is told, and not written again"
+
+
+def test_a_pass_with_other_settings_is_another_one(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    """Its epochs, batches and learning rate; whether the student got better or not."""
+    settings: list[dict[str, Any]] = [{}, {"learning_rate": 1e-5}, {"batch_size": 8}, {"distil_epochs": 2}, {}]
+    taught = []
+    for changes in settings:
+        records: list[Record] = []
+        config = replace(CONFIG, **{"distil_epochs": 1, **changes})
+        list(distil(config, data, tmp_path / "zoo", digests, CPU, records.append))
+        assert len(told(records)) == 1
+        taught.append(len(lessons(records)))
+    assert taught == [1, 1, 1, 2, 0]
 
 
 def told(records: list[Record]) -> list[DistilledRecord]:
@@ -171,7 +187,7 @@ def test_an_interrupted_pass_goes_on_exactly(tmp_path: Path, data: Data, digests
             decode(Directory(zoo).path(digest).read_bytes()).tensors for zoo, digest in ((other, one), (whole, two))
         )
         assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
-    assert {path.name for path in log.parent.iterdir()} == {"log.jsonl", "state.pt"}
+    assert {path.name for path in log.parent.iterdir()} == {"log.jsonl", "state.pt", "distilled.jsonl"}
 
 
 def test_a_pass_of_other_length_begins_anew(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:

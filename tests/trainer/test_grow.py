@@ -21,6 +21,7 @@ import torch
 from trainer.config import Ladder, Limits, RatioRule, RunConfig
 from trainer.data import Data, load
 from trainer.grow import grow, run_directory
+from trainer.loop import evaluate
 from trainer.overrides import Overrides
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
 from trainer.runs import digits, paper
@@ -41,10 +42,10 @@ def run(config: RunConfig, data: Data, zoo: Path, *, resume: bool = False, obser
     return grow(config, data, zoo, CPU, resume=resume, observe=observe)
 
 
-def without_times(value: Any) -> Any:
+def without_times(value: Any, keys: set[str] = TIMES) -> Any:
     if isinstance(value, dict):
-        return {key: without_times(entry) for key, entry in value.items() if key not in TIMES}
-    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+        return {key: without_times(entry, keys) for key, entry in value.items() if key not in keys}
+    return [without_times(entry, keys) for entry in value] if isinstance(value, list) else value
 
 
 def log_of(zoo: Path) -> list[dict[str, Any]]:
@@ -149,15 +150,19 @@ def test_a_run_learns(tiny_run: RunConfig, uninterrupted: Runs) -> None:
     assert accuracies[-1] > 0.9 > accuracies[0]
 
 
-def test_a_checkpoint_is_the_network_as_trained_up_to_there(config: RunConfig, uninterrupted: Runs) -> None:
+def test_a_checkpoint_is_the_network_as_trained_up_to_there(config: RunConfig, data: Data, uninterrupted: Runs) -> None:
+    """But for its batch-norm statistics, which are measured on more images than an epoch's."""
     zoo, digests, records = uninterrupted(config)
     epochs = {record.epoch: record for record in records if isinstance(record, EpochRecord)}
     saved = [record for record in records if isinstance(record, CheckpointRecord)]
     assert [record.digest for record in saved] == list(digests)
     for record in saved:
         epoch = epochs[record.epoch]
-        assert (record.params, record.val_accuracy) == (epoch.params, epoch.val_accuracy)
-        metrics = load_checkpoint(Directory(zoo).path(record.digest)).descriptor.metrics
+        assert record.params == epoch.params
+        checkpoint = load_checkpoint(Directory(zoo).path(record.digest))
+        metrics = checkpoint.descriptor.metrics
+        measured = evaluate(module_of(checkpoint), data.validation, data.preprocessing, len(data.classes))
+        assert metrics.validation == measured
         assert metrics.validation.accuracy == record.val_accuracy
         assert metrics.test is not None
         assert metrics.test.accuracy == record.test_accuracy
@@ -207,9 +212,8 @@ def test_cost_counts_training_and_scoring(tiny_run: RunConfig, uninterrupted: Ru
         )
         for epoch in (2, 4, 6)
     }
-    # Expanding takes time too, after the first two.
-    assert costs[0].device_seconds == pytest.approx(times[2], abs=1e-3)
-    assert all(0 < cost.device_seconds - times[cost.epochs] < 1 for cost in costs[1:])
+    # Measuring batch-norm statistics for the checkpoints takes time too, and so does expanding, after the first two.
+    assert all(0 < cost.device_seconds - times[cost.epochs] < 2 for cost in costs)
     flops = [cost.training_flops for cost in costs]
     assert flops == sorted(set(flops))
 
@@ -666,8 +670,12 @@ def test_a_finished_run_can_be_made_longer(
     shorter = run(replace(tiny_run, epochs=epochs), data, zoo)
     longer = run(tiny_run, data, zoo, resume=True)
     found = story(zoo, longer)
-    assert found[1:] == expected[1:]
-    assert [{**entry, "epochs": 6} if "epochs" in entry else entry for entry in found[0]] == expected[0]
+    assert found[2] == expected[2]
+    # Measuring the statistics of the shorter run's last checkpoint is paid for.
+    log, descriptors = (without_times(part, {"training_flops"}) for part in found[:2])
+    assert descriptors == without_times(expected[1], {"training_flops"})
+    log = [{**entry, "epochs": 6} if "epochs" in entry else entry for entry in log]
+    assert log == without_times(expected[0], {"training_flops"})
     assert files(zoo) == {*shorter, *longer}
     # After epoch 4 the network would have grown: the end of the shorter run is a checkpoint of the longer one.
     assert len(files(zoo)) == {3: 4, 4: 3}[epochs]

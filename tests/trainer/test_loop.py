@@ -61,11 +61,12 @@ def test_accuracy_is_a_count_of_hits(architecture: SecnnArchitecture, random_mod
 def test_a_short_average_forgets_where_it_began(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
     """A long one reaches back over 100 steps, as its decay of 0.99 says."""
     module = random_module(architecture, 0)
+    step = TrainingStep(module, optim.make(module, PLAIN), PLAIN, GRAY)
     for num_updates, share_of_start in ((0, 0.0), (1000, 0.99**30)):
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.fill_(1.0)
-        average = WeightAverage(module, 0.99, num_updates)
+        average = WeightAverage(step, 0.99, num_updates)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.fill_(0.0)

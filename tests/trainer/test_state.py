@@ -130,8 +130,11 @@ def ratio(config: RunConfig) -> RunConfig:
         (lambda config: replace(config, batch_size=32), "started with batch_size = 16, not 32"),
         (lambda config: replace(config, start=replace(config.start, channels=5)), "with start.channels = 3, not 5:"),
         (ratio, r"expansion\.rule\.threshold = 0\.0, not None; .*expansion\.rule\.tau = None, not 1\.5"),
-        (lambda config: replace(config, epochs=2), "started with epochs = 6, not 2"),
-        (lambda config: replace(config, epochs=2, seed=7), "seed = 0, not 7; epochs = 6, not 2:"),
+        (
+            lambda config: replace(config, epochs=2),
+            "last asked for 6 epochs and has 3 behind it, so .* 2: --epochs 3 or more",
+        ),
+        (lambda config: replace(config, epochs=2, seed=7), "started with seed = 0, not 7:"),
     ],
 )
 def test_another_configuration_is_refused(tmp_path: Path, tiny_run: RunConfig, change: Any, message: str) -> None:
@@ -166,6 +169,21 @@ def test_a_state_from_before_images_were_mirrored_at_their_border(tmp_path: Path
     assert load(path, tiny_run, DATA, CPU).epoch == 3
     with pytest.raises(RunError, match="was started with padding_mode = constant, not reflect"):
         load(path, replace(tiny_run, padding_mode="reflect"), DATA, CPU)
+
+
+def test_a_state_from_before_batches_were_bounded_by_the_data(tmp_path: Path, tiny_run: RunConfig) -> None:
+    """It goes on with the batches and the warm-up that the run asked for."""
+    path = tmp_path / "state.pt"
+    config = replace(tiny_run, batch_size=64, warmup_steps=9, batch_share=RunConfig.batch_share)
+    save(path, replace(trained(tiny_run), batch_size=8, warmup_steps=2), config, DATA)
+    assert (load(path, config, DATA, CPU).batch_size, load(path, config, DATA, CPU).warmup_steps) == (8, 2)
+    saved = torch.load(path, weights_only=True)
+    for settings, keys in ((saved, ("batch_size", "warmup_steps")), (saved["config"], ("batch_share", "warmup_share"))):
+        for key in keys:
+            del settings[key]
+    torch.save(saved, path)
+    before = load(path, config, DATA, CPU)
+    assert (before.batch_size, before.warmup_steps) == (64, 9)
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path, tiny_run: RunConfig) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.statistics import batch_norms, measure
 from zoo.graph import output_shapes
 from zoo.module import GraphModule
 
@@ -95,27 +96,19 @@ def statistics_of(
     Afterwards it is as it was. (Running statistics lag behind the weights. Scored with them, a network pulls at that
     lag: its score was 3 to 12 times as high and changed as much from epoch to epoch, docs/log.md.)
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    before = [(layer.momentum, [statistic.clone() for statistic in layer.buffers()]) for layer in norms]
+    norms = batch_norms(module)
+    before = [[statistic.clone() for statistic in layer.buffers()] for layer in norms]
     was_training = module.training
-    images = images.contiguous(memory_format=torch.channels_last)
-    module.eval()
+    # Pieces of one size, but for one image: each has the same weight.
+    pieces = images.tensor_split(ceil(len(images) / batch_size))
     try:
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain average over batches
-            layer.train()
-        with torch.no_grad():
-            # Pieces of one size, but for one image: each has the same weight.
-            for batch in images.tensor_split(ceil(len(images) / batch_size)):
-                if len(batch) > 1:
-                    module(batch)
+        measure(module, (piece for piece in pieces if len(piece) > 1))
         yield module.eval()
     finally:
-        for layer, (momentum, statistics) in zip(norms, before, strict=True):
-            layer.momentum = momentum
-            for statistic, value in zip(layer.buffers(), statistics, strict=True):
-                statistic.copy_(value)
+        with torch.no_grad():
+            for layer, statistics in zip(norms, before, strict=True):
+                for statistic, value in zip(layer.buffers(), statistics, strict=True):
+                    statistic.copy_(value)
         module.train(was_training)
 
 
