@@ -73,8 +73,9 @@ def train_epoch(
     num_images = 0
     steps = step.num_steps(len(split))
     augmentation = _augmentation(step, split, generator) if lesson is None else lesson.augmentation.at(order)
-    answers = None if lesson is None else lesson.answers[order]
-    batches = _batches(split, order[: steps * config.batch_size], augmentation, answers, step)
+    shown = order[: steps * config.batch_size]
+    answers = None if lesson is None else lesson.answers[shown]
+    batches = _batches(split, shown, augmentation, answers, step)
     for index, (images, targets, answered) in enumerate(batches):
         if learning_rates is not None:
             optim.set_learning_rate(step.optimizer, learning_rates[index])
