@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope
 from app.errors import ProblemError
 from app.openapi import described
 from app.schemas import PredictBody
+from zoo import image_header
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -47,23 +48,34 @@ _HEAD = re.compile(
 
 async def read(scope: Scope, receive: Receive) -> tuple[list[bytes], int | None]:
     """The image files, and the top_k that a JSON body asks for."""
-    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    content_type = _header(scope, b"content-type")
     media_type = content_type.partition(b";")[0].strip().lower().decode("latin-1")
-    if media_type in IMAGE_TYPES:
-        return [await _whole(receive)], None
+    encoding = _header(scope, b"content-encoding").strip().lower().decode("latin-1")
+    if encoding not in ("", "identity"):
+        detail = f"Content-Encoding {encoding}: send the body as it is, images are compressed already"
+        raise ProblemError(415, "unsupported-media-type", detail, {"Accept-Encoding": "identity"})
     if media_type == "multipart/form-data":
         body = await _whole(receive)
         image = only_file(content_type, body)
         return [image] if image is not None else await _parse_form(scope, body), None
     if media_type == "application/json":
         return _parse_json(await _whole(receive))
+    body = await _whole(receive)
+    # The bytes tell what it is: curl says that it sends a form, and photographs are called image/jpg, */* or nothing.
+    if media_type in IMAGE_TYPES or image_header.is_read(body):
+        return [body], None
     raise ProblemError(
         415,
         "unsupported-media-type",
-        f"Content-Type {media_type or 'missing'}: send multipart/form-data with fields named file, one of "
-        f"{', '.join(IMAGE_TYPES)} as the whole body, or application/json",
+        f"Content-Type {media_type or 'missing'}, {image_header.foreign(body)}: send a PNG, JPEG or WebP file as the "
+        "whole body, several in multipart/form-data with fields named file, or application/json",
         {"Accept-Post": ", ".join(("multipart/form-data", *IMAGE_TYPES, "application/json"))},
     )
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    value: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
+    return value
 
 
 def only_file(content_type: bytes, body: bytes) -> bytes | None:

@@ -103,12 +103,12 @@ def read(data: bytes) -> Header:
     try:
         if data.startswith(_PNG):
             header = _png(data)
-        elif data.startswith(b"\xff\xd8"):
+        elif data.startswith(_JPEG):
             header = _jpeg(data)
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        elif is_read(data):
             header = _webp(data)
         else:
-            raise ForeignError(foreign(data, "PNG, JPEG or WebP"))
+            raise ForeignError(foreign(data))
     except (struct.error, IndexError):
         raise ImageError("the image is truncated or damaged: its header is cut off") from None
     _check_size(header)
@@ -162,7 +162,12 @@ _FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 )
 
 
-def foreign(data: bytes, read_here: str) -> str:
+def is_read(data: bytes) -> bool:
+    """Whether it begins as a PNG, JPEG or WebP file does."""
+    return data.startswith((_PNG, _JPEG)) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def foreign(data: bytes, read_here: str = "PNG, JPEG or WebP") -> str:
     """Why the bytes are refused: what they seem to be, and what is read."""
     name = next(
         (name for start, name in _FOREIGN if start.match(data[:256].lower() if b"<" in data[:64] else data)), ""
@@ -247,6 +252,7 @@ def _levels(chunk: bytes, channels: int, depth: int) -> tuple[int, ...]:
 
 # --- JPEG -----------------------------------------------------------------------------------------------
 
+_JPEG = b"\xff\xd8"
 # As libjpeg does, garbage and fill bytes before a marker are passed over.
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _MAX_GARBAGE = 2**16

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import shutil
 import socket
@@ -88,6 +89,46 @@ def test_photos_of_any_size_and_kind_are_accepted(client: httpx.Client) -> None:
         Image.fromarray(pixels).save(buffer, kind)
         response = client.post("/predict", content=buffer.getvalue(), headers={"Content-Type": f"image/{kind.lower()}"})
         assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_is_known_by_its_bytes(client: httpx.Client, kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 30), 60).save(buffer, kind)
+    wanted = client.post("/predict", files={"file": ("a", buffer.getvalue())}).json()["predictions"]
+    for said in (
+        "application/octet-stream",
+        "image/jpg",
+        "image/*",
+        "*/*",
+        "image/png",
+        "image/heic",
+        "text/plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        None,
+    ):
+        response = client.post("/predict", content=buffer.getvalue(), headers={"Content-Type": said} if said else {})
+        assert response.status_code == 200, response.text
+        assert response.json()["predictions"] == wanted
+
+
+def test_a_photo_that_is_not_read_here_is_called_by_its_name(client: httpx.Client) -> None:
+    photo = b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(500)
+    for said, status in (("image/heic", 415), ("application/octet-stream", 415), ("", 415), ("image/jpeg", 400)):
+        response = client.post("/predict", content=photo, headers={"Content-Type": said})
+        assert response.status_code == status
+        assert "no PNG, JPEG or WebP image but HEIC: save it as JPEG or PNG" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("said", ["image/png", "application/octet-stream", "application/json", "multipart/form-data"])
+def test_compressed_bodies_are_415(client: httpx.Client, digit_files: list[bytes], said: str) -> None:
+    headers = {"Content-Type": said, "Content-Encoding": "gzip"}
+    response = client.post("/predict", content=gzip.compress(digit_files[0]), headers=headers)
+    assert response.status_code == 415
+    assert response.headers["accept-encoding"] == "identity"
+    assert "Content-Encoding gzip: send the body as it is" in response.json()["detail"]
+    plain = client.post("/predict", content=digit_files[0], headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 def huge_png(width: int, height: int) -> bytes:
