@@ -62,6 +62,14 @@ def main(
         int | None,
         typer.Option(min=0, help="Number of an open listening socket, instead of --host and --port.", metavar="N"),
     ] = None,
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Test images that accuracies of what is published are measured on: a directory or archive of "
+            "{train,test}/<class>/<image>, or digits; again for another data set.  [env var: ZOO_EVAL_DATA]",
+            metavar="PATH|NAME",
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(envvar="ZOO_LOG_LEVEL")] = LogLevel.info,
     log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = (
         LogFormat.text
@@ -89,7 +97,8 @@ def main(
         except (ZooError, OSError) as error:
             _fail(f"--zoo {root}: {error}")
     try:
-        settings = Settings(zoo=tuple(zoo), host=host, port=port)
+        measured: dict[str, Any] = {"eval_data": tuple(eval_data)} if eval_data else {}  # else as the variable says
+        settings = Settings(zoo=tuple(zoo), host=host, port=port, **measured)
     except ValidationError as error:
         _fail("; ".join(_setting(item) for item in error.errors()))
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from app.auth import Tokens
 from app.choices import Choices
 from app.downloads import Downloads
 from app.errors import invalid_query, repeated
@@ -15,6 +16,9 @@ from app.metrics import Metrics
 from app.recent import Recent
 from app.settings import Settings
 from zoo.local import LocalZoo
+
+if TYPE_CHECKING:
+    from app.publishing import Publishing
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Service:
     downloads: Downloads
     recent: Recent
     metrics: Metrics
+    tokens: Tokens
+    publishing: Publishing
     ready: bool = False
 
     def forget(self) -> None:

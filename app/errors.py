@@ -12,18 +12,23 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from zoo.errors import (
+    AnnotationsError,
+    BusyError,
     CheckpointError,
     ConflictError,
     GoneError,
     ImageError,
     NoModelMeetsConstraintsError,
     NoSpaceError,
+    NotADigestError,
     NotFoundError,
+    StaleError,
 )
 from zoo.views import CheckpointView
 
@@ -93,7 +98,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(GoneError, _gone)
     app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(StaleError, _stale)
+    app.add_exception_handler(NotADigestError, _not_a_digest)
     app.add_exception_handler(NoSpaceError, _no_space)
+    app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(AnnotationsError, _annotations)
+    app.add_exception_handler(DatabaseError, _catalog)
     app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -125,8 +135,32 @@ def _conflict(_: Request, error: Exception) -> JSONResponse:
     return problem(409, "conflict", str(error))
 
 
+def _stale(_: Request, error: Exception) -> JSONResponse:
+    return problem(412, "precondition-failed", str(error))
+
+
+def _not_a_digest(_: Request, error: Exception) -> JSONResponse:
+    return problem(422, "digest-required", str(error))
+
+
 def _no_space(_: Request, error: Exception) -> JSONResponse:
-    return problem(507, "no-space", f"{error}; nothing of it was kept")
+    return problem(507, "no-space", str(error))
+
+
+def _busy(_: Request, error: Exception) -> JSONResponse:
+    return problem(503, "busy", str(error), {"Retry-After": "1"})
+
+
+def _catalog(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DatabaseError)
+    detail = f"the catalog cannot be read or written at the moment ({error.orig}): try again"
+    return problem(503, "catalog", detail, {"Retry-After": "2"})
+
+
+def _annotations(_: Request, error: Exception) -> JSONResponse:
+    """Nothing that a client can mend, and not of long duration, it is to be hoped."""
+    detail = f"nothing can be changed until the zoo's owner repairs or removes a file: {error}"
+    return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
 
 
 def _bad_image(_: Request, error: Exception) -> JSONResponse:

@@ -25,6 +25,7 @@ def configure(level: str, log_format: LogFormat, *, access: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == LogFormat.json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("zoo.audit").setLevel(logging.INFO)
     logging.getLogger("app.access").setLevel(logging.INFO if access else logging.WARNING)
 
 
@@ -54,5 +55,6 @@ class JsonFormatter(logging.Formatter):
 def _facts(record: logging.LogRecord) -> dict[str, object]:
     """The request's id, and what was given as `extra`."""
     extra = {name: value for name, value in vars(record).items() if name not in _USUAL}
+    extra |= extra.pop("facts", {})  # of the audit log
     current = request_id.get()
     return extra if current is None else {"request_id": current, **extra}

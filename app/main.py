@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -12,18 +13,20 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from app import errors, openapi
+from app.auth import RequireToken, Tokens
 from app.choices import Choices
 from app.deps import Service, parameters_given_once
 from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
-from app.middleware import PROBES, LimitBody, ObserveRequests, RequireToken
+from app.middleware import PROBES, LimitBody, ObserveRequests, is_open
+from app.publishing import Publishing, follow_claims
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
 from zoo import glibc
 from zoo.budget import Budget
-from zoo.errors import ZooError
+from zoo.errors import BusyError, NoSpaceError, ZooError
 from zoo.local import LocalZoo
 
 if TYPE_CHECKING:  # of an extra
@@ -35,18 +38,28 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings) -> FastAPI:
     """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere."""
     metrics = Metrics()
+    tokens, publishing = Tokens(settings.token, settings.publish_token), Publishing(settings)
     tracing = _tracing() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         zoo = LocalZoo(settings.zoo, settings.default_dataset)
-        zoo.sync()
+        try:
+            zoo.sync()
+        except (BusyError, NoSpaceError) as error:  # what is known of it is served; it is looked through again soon
+            log.warning("the zoo's directories could not be looked through: %s", error)
         inference = Inference(zoo.load, settings.max_loaded_bytes, settings.max_queue, metrics)
         recent = Recent()
         downloads = Downloads(zoo, settings.max_file_cache_bytes, recent)
-        app.state.service = Service(settings, zoo, Choices(zoo), inference, downloads, recent, metrics)
+        app.state.service = Service(
+            settings, zoo, Choices(zoo), inference, downloads, recent, metrics, tokens, publishing
+        )
         follower = asyncio.create_task(_follow(app.state.service))
+        stopping = threading.Event()
+        if publishing.measures:
+            threading.Thread(target=follow_claims, args=(app.state.service, stopping), daemon=True).start()
         yield
+        stopping.set()
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
@@ -76,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(AnswerAgain)
     if settings.token is not None:
-        app.add_middleware(RequireToken, token=settings.token, publish_token=settings.publish_token)
+        app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)
     app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)
     return app
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 import secrets
@@ -100,28 +99,8 @@ class ObserveRequests:
                 self.tracing.answered(scope, route, status, request_id.decode(), started_ns, ended_ns)
 
 
-class RequireToken:
-    """All but probes and the page need `Authorization: Bearer …`: the token, or the one for publishing."""
-
-    def __init__(self, app: ASGIApp, token: str, publish_token: str | None) -> None:
-        self.app = app
-        self.accepted = [accepted.encode() for accepted in (token, publish_token) if accepted]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]):
-            scheme, _, given = header(scope, b"authorization").partition(b" ")
-            is_known = any(hmac.compare_digest(given, accepted) for accepted in self.accepted)
-            if scheme.lower() != b"bearer" or not is_known:
-                detail = "this server needs the header 'Authorization: Bearer <token>'" + (
-                    ", and the token given is another one" if given else ""
-                )
-                headers = {"WWW-Authenticate": "Bearer"}
-                await problem(401, "unauthorized", detail, headers)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Whether anybody may ask, where reading needs a token."""
     return path in (*PROBES, *PAGES) or path.startswith(PAGE_FILES)
 
 

@@ -106,6 +106,9 @@ class Published(BaseModel):
     digest: Annotated[
         str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$", description="SHA-256 of the file; sha256: before it is fine.")
     ]
+    stage: Annotated[bool, Field(description="Found by its digest alone, until it is promoted: staged = false.")] = (
+        False
+    )
 
     @field_validator("digest")
     @classmethod
@@ -121,7 +124,9 @@ class Changes(BaseModel):
     aliases: Annotated[
         list[Alias] | None, Field(max_length=32, description="Its own aliases; those it had and are not here go.")
     ] = None
+    move: Annotated[bool, Field(description="Take aliases from whichever checkpoint of its data set has them.")] = False
     deprecated: bool | None = None
+    staged: Annotated[bool | None, Field(description="false promotes a checkpoint that was published staged.")] = None
 
 
 class Pareto(BaseModel):

@@ -10,8 +10,10 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from zoo.trial import Limits
 
-class Settings(BaseSettings):
+
+class Settings(Limits, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
 
     zoo: Annotated[tuple[Path, ...], NoDecode, Field(min_length=1, description="The first holds the catalog.")]
@@ -27,6 +29,11 @@ class Settings(BaseSettings):
         str | None,
         Field(min_length=16, description="Bearer token that may also publish, change and delete; without it none may."),
     ] = None
+    eval_data: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Test images to measure what is published on: directories, archives, or digits."),
+    ] = ()
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
     max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
     max_queue: Annotated[int, Field(ge=0, description="Predictions of one checkpoint that may wait.")] = 256
@@ -39,7 +46,7 @@ class Settings(BaseSettings):
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0
 
-    @field_validator("zoo", mode="before")
+    @field_validator("zoo", "eval_data", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """ZOO_ZOO=a:b, as in PATH."""

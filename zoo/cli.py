@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from zoo import onnx_model
+from zoo import audit, onnx_model
 from zoo.budget import ALL_DATASETS, Budget
 from zoo.calibrate import calibrate_cascades, measure_latencies
 from zoo.cascade import Calibration
@@ -31,12 +32,12 @@ from zoo.descriptor import ExpansionStep
 from zoo.device import device_name
 from zoo.download import FileFormat
 from zoo.errors import CheckpointError, ImageError, ZooError
+from zoo.garbage import collect, garbage
 from zoo.image_folder import name_of
 from zoo.images import decode
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
-from zoo.publish import collect, garbage
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.storage import is_special
 from zoo.views import CheckpointDetail, CheckpointView
@@ -94,6 +95,15 @@ _BUDGET_OPTIONS: dict[str, Any] = {
     "family": Annotated[str | None, typer.Option(help="Architecture family.")],
     "confidence": Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")],
 }
+PublishTokenOption = Annotated[
+    str | None,
+    typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
+]
+DatasetOption = Annotated[str | None, typer.Option(help="Whose alias or name is meant; the default one without it.")]
+Named = Annotated[str, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")]
+Whole = Annotated[
+    str, typer.Argument(help="The whole digest: a name may be another's the next time.", metavar="DIGEST")
+]
 Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
@@ -177,7 +187,6 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
     size = f"{architecture.input_height}×{architecture.input_width}"
     unmeasured = "not measured: `zoo calibrate` does"
     annealed = f", then {lineage.anneal_epochs} annealed" if lineage.anneal_epochs else ""
-    test = metrics.test
     facts = [
         ("id", detail.id),
         ("name", detail.name),
@@ -189,7 +198,7 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("MACs", f"{detail.macs:,}"),
         ("bytes", f"{detail.bytes:,}"),
         ("ms", unmeasured if detail.latency_ms is None else f"{detail.latency_ms:.3f}"),
-        ("accuracy", "unknown" if test is None else f"{test.accuracy:.4f} of {test.n:,} test images"),
+        ("accuracy", _accuracy(detail)),
         ("95 % interval", "–".join(f"{end:.4f}" for end in detail.accuracy_ci95 or ()) or "unknown"),
         ("validation", f"{metrics.validation.accuracy:.4f} of {metrics.validation.n:,} images"),
         ("run", f"{lineage.run}, seed {lineage.seed}, epoch {lineage.epoch}{annealed}"),
@@ -199,7 +208,21 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("aliases", ", ".join(detail.aliases) or "none"),
         ("created", f"{detail.created_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
-    return [*facts, ("deprecated", "yes: found by name, chosen by no budget")] if detail.deprecated else facts
+    if detail.deprecated:
+        facts.append(("deprecated", "yes: found by name, chosen by no budget"))
+    if detail.staged:
+        facts.append(("staged", "yes: found by its digest alone, until `zoo promote`"))
+    return facts
+
+
+def _accuracy(detail: CheckpointDetail) -> str:
+    if detail.accuracy is None:
+        return "unknown"
+    known = f"{detail.accuracy:.4f} of {detail.accuracy_n:,} test images"
+    claim = detail.descriptor.metrics.test
+    if detail.accuracy_source != "measured" or claim is None:
+        return known
+    return f"{known}, measured by the zoo; its file says {claim.accuracy:.4f}"
 
 
 def _some(classes: Sequence[str]) -> str:
@@ -459,10 +482,8 @@ def publish_(
     files: Annotated[list[Path], typer.Argument(help="Checkpoint files.", metavar="FILE…")],
     zoo: ZooOption = None,
     url: UrlOption = None,
-    token: Annotated[
-        str | None,
-        typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
-    ] = None,
+    token: PublishTokenOption = None,
+    stage: Annotated[bool, typer.Option("--stage", help="Found by digest alone, until `zoo promote`.")] = False,
     data: Annotated[
         str | None,
         typer.Option(help="Then find cascades with these images, as calibrate --data does.", metavar="PATH|NAME"),
@@ -473,7 +494,7 @@ def publish_(
     source = _source(zoo, url, token)
     if data is not None and not isinstance(source, LocalSource):
         _fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
-    views = [source.publish(file.read_bytes()) for file in files]
+    views = [source.publish(file.read_bytes(), stage) for file in files]
     if data is not None:
         assert isinstance(source, LocalSource)
         for dataset in sorted({view.dataset for view in views}):
@@ -485,6 +506,104 @@ def publish_(
             typer.echo(f"{view.id}  {view.name}")
 
 
+@app.command(epilog="Examples: zoo alias stable 7d2431d99a4e --zoo my-zoo; zoo alias stable --remove --zoo my-zoo")
+def alias(
+    name: Annotated[str, typer.Argument(help="The alias.", metavar="ALIAS")],
+    reference: Annotated[str | None, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away.")] = False,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name a checkpoint; in the same step no other of its data set has the alias any longer."""
+    if remove == (reference is not None):
+        _fail("give the ID of the checkpoint to name, or --remove")
+    source = _source(zoo, url, token)
+    if reference is None:
+        source.zoo.unalias(name, dataset=dataset)
+    else:
+        _show_changed(source.zoo.alias(name, reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo deprecate 7d2431d99a4e --zoo my-zoo")
+def deprecate(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a checkpoint found by name, but chosen by no budget and no computed alias."""
+    _show_changed(_source(zoo, url, token).zoo.deprecate(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo undeprecate 7d2431d99a4e --zoo my-zoo")
+def undeprecate(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a deprecated checkpoint chosen again."""
+    _show_changed(_source(zoo, url, token).zoo.undeprecate(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo stage 7d2431d99a4e --zoo my-zoo")
+def stage(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a checkpoint found by its digest alone, until it is promoted; `zoo publish --stage` begins so."""
+    _show_changed(_source(zoo, url, token).zoo.stage(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo promote 7d2431d99a4e --zoo my-zoo")
+def promote(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a staged checkpoint chosen by budgets and found by name."""
+    _show_changed(_source(zoo, url, token).zoo.promote(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo delete <digest> --zoo my-zoo")
+def delete(digest: Whole, zoo: ZooOption = None, url: UrlOption = None, token: PublishTokenOption = None) -> None:
+    """Take a checkpoint out of the zoo; its file stays until `zoo gc`, `zoo undelete` brings it back until then."""
+    _source(zoo, url, token).zoo.delete(digest)
+
+
+@app.command(epilog="Example: zoo undelete <digest> --zoo my-zoo")
+def undelete(
+    digest: Whole,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a deleted checkpoint back, as long as `zoo gc` has not deleted its file."""
+    _show_changed(_source(zoo, url, token).zoo.undelete(digest), as_json=as_json)
+
+
+def _show_changed(view: CheckpointView, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(view.model_dump(mode="json"))
+    else:
+        typer.echo(f"{view.id}  {view.name}")
+
+
 @app.command(name="gc", epilog="Example: zoo gc --zoo my-zoo --dry-run")
 def collect_garbage(
     zoo: ZooOption = None,
@@ -492,9 +611,12 @@ def collect_garbage(
     as_json: JsonOption = False,
 ) -> None:
     """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
-    source = _source(zoo, None, None)
-    assert isinstance(source, LocalSource)
-    found = list(garbage(source.zoo.roots)) if dry_run else collect(source.zoo.roots)
+    if not zoo:
+        _fail("give --zoo DIR")
+    for root in zoo:  # without a catalog, for which a full disk may have no room
+        if not root.is_dir():
+            _fail(f"{root}: no such zoo directory")
+    found = list(garbage(zoo)) if dry_run else collect(zoo)
     if as_json:
         _print_json([{"path": str(item.path), "bytes": item.size_bytes, "reason": item.reason} for item in found])
     else:
@@ -600,7 +722,11 @@ def _fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """The installed command: an error of the zoo is one line on stderr."""
+    """The installed command: an error of the zoo is one line on stderr, as is each change of a zoo."""
+    audit_log = logging.StreamHandler()
+    audit_log.setFormatter(audit.Formatter())
+    logging.getLogger("zoo.audit").addHandler(audit_log)
+    logging.getLogger("zoo.audit").setLevel(logging.INFO)
     try:
         app()
     except (ZooError, OSError, SQLAlchemyError) as error:

@@ -173,9 +173,44 @@ class ZooClient:
         answers = self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
 
-    def publish(self, data: bytes) -> CheckpointView:
-        """Adds a checkpoint, given as the bytes of its file; the server checks it. Needs a token for publishing."""
-        return self._run(self._zoo.publish(data))
+    def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
+        """Adds a checkpoint, given as the bytes of its file; the server checks it and runs it once.
+
+        With `stage` it is found by its digest alone, until it is promoted. This and all below need a token for
+        publishing; what fails in passing may be repeated, and is.
+        """
+        return self._run(self._zoo.publish(data, stage=stage))
+
+    def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
+        return self._run(self._zoo.alias(alias, checkpoint, dataset))
+
+    def unalias(self, alias: str, *, dataset: str | None = None) -> None:
+        """Takes the alias away, in the default data set unless another is given."""
+        self._run(self._zoo.unalias(alias, dataset))
+
+    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by whatever names it, and chosen by no budget."""
+        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
+
+    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
+
+    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by its digest alone, until it is promoted."""
+        return self._run(self._zoo.mark(checkpoint, dataset, staged=True))
+
+    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Makes a staged checkpoint one that budgets choose from."""
+        return self._run(self._zoo.mark(checkpoint, dataset, staged=False))
+
+    def delete(self, checkpoint: Reference) -> None:
+        """Takes it out of the zoo: by its whole digest, or as the object that another method returned."""
+        self._run(self._zoo.delete(checkpoint))
+
+    def undelete(self, digest: str) -> CheckpointView:
+        """Brings it back, as long as its file has not been collected."""
+        return self._run(self._zoo.undelete(digest))
 
     def _run(self, exchange: Exchange[Result]) -> Result:
         with closing(exchange):
@@ -316,8 +351,32 @@ class AsyncZooClient:
         answers = await self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
         return answers[0] if is_one(images) else answers
 
-    async def publish(self, data: bytes) -> CheckpointView:
-        return await self._run(self._zoo.publish(data))
+    async def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
+        return await self._run(self._zoo.publish(data, stage=stage))
+
+    async def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.alias(alias, checkpoint, dataset))
+
+    async def unalias(self, alias: str, *, dataset: str | None = None) -> None:
+        await self._run(self._zoo.unalias(alias, dataset))
+
+    async def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
+
+    async def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
+
+    async def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, staged=True))
+
+    async def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, staged=False))
+
+    async def delete(self, checkpoint: Reference) -> None:
+        await self._run(self._zoo.delete(checkpoint))
+
+    async def undelete(self, digest: str) -> CheckpointView:
+        return await self._run(self._zoo.undelete(digest))
 
     async def _run(self, exchange: Exchange[Result]) -> Result:
         with closing(exchange):

@@ -8,7 +8,11 @@
     ├── RunError               a training run that cannot start or go on
     ├── RemoteError            a zoo server that answered with a problem
     ├── ConflictError          a name that is taken
+    ├── StaleError             what was to be changed has been changed since it was looked at
+    ├── NotADigestError        a name where only a digest will do
     ├── NoSpaceError           a checkpoint that there is no room for
+    ├── BusyError              something that another process holds, or that is under way: ask again
+    ├── AnnotationsError       annotations (marks.json) that cannot be read, and are therefore not changed
     └── NotFoundError          no checkpoint of that name, digest or alias
         ├── GoneError          there was one, and it was deleted
         └── NoModelMeetsConstraintsError   none within the budget; carries the nearest one
@@ -58,7 +62,23 @@ class ConflictError(ZooError):
     pass
 
 
+class StaleError(ZooError):
+    pass
+
+
+class NotADigestError(ZooError):
+    pass
+
+
 class NoSpaceError(ZooError):
+    pass
+
+
+class BusyError(ZooError):
+    """Passing: the same again later may well succeed."""
+
+
+class AnnotationsError(ZooError):
     pass
 
 

@@ -6,16 +6,16 @@ import hashlib
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, reduce
-from operator import or_
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import DatabaseError
 
-from zoo import onnx_model
+from zoo import audit, onnx_model
+from zoo.annotations import Annotations, state
 from zoo.budget import ALL_DATASETS, Budget, wilson_interval
 from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, SCHEMA_VERSION, Catalog, CheckpointRow, images_key
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
@@ -28,14 +28,17 @@ from zoo.errors import (
     ConflictError,
     GoneError,
     NoModelMeetsConstraintsError,
+    NotADigestError,
     NotFoundError,
+    StaleError,
     ZooError,
 )
 from zoo.files import Files
-from zoo.marks import Marks, MarksFile, Stamp
+from zoo.locks import locked
+from zoo.marks import RESERVED, Marks, Measured
 from zoo.measurements import Measurements
 from zoo.ready_cascades import ReadyCascade, ReadyCascades
-from zoo.storage import Directory, require_zoo
+from zoo.storage import INCOMING, Directory, require_zoo
 from zoo.views import CheckpointDetail, CheckpointView, Links
 
 log = logging.getLogger(__name__)
@@ -59,11 +62,8 @@ class LocalZoo:
         self.catalog = Catalog(catalog_path(roots, SCHEMA_VERSION), default_dataset)
         self.measurements = Measurements(roots)
         self._files = Files(roots)
-        self._marks_files = [MarksFile(root) for root in roots]
-        self._marks_of = [Marks() for _ in roots]
-        self._marks = self._synced_marks = Marks()
-        # As the files were when the marks were read.
-        self._marks_stamps: list[Stamp] = []
+        self._annotations = Annotations(roots)
+        self._synced_marks = Marks()
         self._paths: dict[str, Path] = {}
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
@@ -109,7 +109,7 @@ class LocalZoo:
         is_anew = self.catalog.follow_file()
         known, folders = self.catalog.digests(), self._files.folders() if is_anew else self.catalog.folders()
         before = self._synced_marks, self._paths
-        self._read_marks()
+        self._annotations.read()
         self._synced_marks = self._marks
         self._paths = self._found(folders)
         # A file that this process has never seen may lie where it cannot look now.
@@ -124,21 +124,22 @@ class LocalZoo:
             self.catalog.add(new)
         self.catalog.follow_folders(self._files.folders())
         measured = self._follow_latencies()
-        deprecated = self.catalog.annotate(self._marks.deprecated, (), {})
+        annotated = self._annotate_rows()
         self._synced_digests = known - gone | {row.digest for row in new}
         calibrated = self._follow_cascades()
         changed = before[0] != self._synced_marks or before[1].keys() != self._paths.keys()
-        return changed or is_anew or deprecated or calibrated or bool(gone or taken_out or new or measured)
+        return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
         self._damaged.clear()
-        self._read_marks()
+        self._annotations.read()
         self._files.forget()
         self._paths = self._found(())
         rows = self._labelled(self._read_rows(self._paths))
         self.catalog.replace(row.model_dump() for row in rows)
+        self._annotate_rows()
         self.catalog.follow_folders(self._files.folders())
         self._follow_latencies()
         self._synced_digests = {row.digest for row in rows}
@@ -151,15 +152,13 @@ class LocalZoo:
     def _follow_cascades(self) -> bool:
         return self._cascades.follow(self.catalog, self._synced_digests, self._marks.deprecated)
 
-    def _read_marks(self) -> None:
-        self._marks_stamps = self._stamps_now()  # first: what is written meanwhile is read again
-        for index, (root, file) in enumerate(zip(self.roots, self._marks_files, strict=True)):
-            if root.is_dir():  # else it is not there for the moment, and what was said in it counts on
-                self._marks_of[index] = file.read()
-        self._marks = reduce(or_, self._marks_of)
+    @property
+    def _marks(self) -> Marks:
+        return self._annotations.marks
 
-    def _stamps_now(self) -> list[Stamp]:
-        return [file.stamp() for file in self._marks_files]
+    def _annotate_rows(self) -> bool:
+        measured = {digest: (found.accuracy, found.n) for digest, found in self._marks.measured.items()}
+        return self.catalog.annotate(self._marks.deprecated, self._marks.staged, measured)
 
     def _found(self, folders: Iterable[str]) -> dict[str, Path]:
         """Without those that are marked as deleted."""
@@ -191,7 +190,7 @@ class LocalZoo:
             try:
                 if self._is_damaged(path):
                     continue
-                yield _row(digest, read_header(path), deprecated=digest in self._marks.deprecated)
+                yield _row(digest, read_header(path), self._marks)
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
@@ -218,60 +217,190 @@ class LocalZoo:
             row.model_copy(update={"dataset": labels[row.images], "images": images_key(row.images)}) for row in found
         ]
 
-    # --- what is said of checkpoints -------------------------------------------------------------------
+    # --- annotations -----------------------------------------------------------------------------------
 
-    def mark(self, digest: str, *, aliases: list[str] | None = None, deprecated: bool | None = None) -> None:
-        """None leaves it as it is. Raises ConflictError where an alias is taken, OSError in a read-only directory."""
+    def alias(self, alias: str, reference: str, *, dataset: str | None = None) -> CheckpointView:
+        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it.
+
+        As all that change something: raises AnnotationsError where marks.json cannot be read, OSError where it cannot
+        be written.
+        """
+        row = self.find(reference, dataset)
+        self._check_alias(alias)
+        self._change(
+            lambda marks: marks.with_alias(alias, row.dataset, row.digest),
+            # In the other directories whoever else had it, has it no longer.
+            lambda marks: marks.without_dataset(alias, row.dataset),
+        )
+        audit.record("alias", row.digest, alias=alias, dataset=row.dataset)
+        return self.view(row)
+
+    def unalias(self, alias: str, reference: str | None = None, *, dataset: str | None = None) -> None:
+        """Takes the alias away; with `reference` only if it is still that checkpoint's. Raises NotFoundError."""
+        row = self.find(alias if reference is None else reference, dataset)
+        if alias not in self._marks.aliases_of(row.digest):
+            raise NotFoundError(f"checkpoint {row.digest} has no alias {alias}")
+        self._change(*(lambda marks: marks.without_alias(alias, row.digest),) * 2)
+        audit.record("unalias", row.digest, alias=alias, dataset=row.dataset)
+
+    def deprecate(self, reference: str, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by whatever names it, and chosen by no budget and no computed alias."""
+        return self.mark(self.find(reference, dataset).digest, deprecated=True)
+
+    def undeprecate(self, reference: str, *, dataset: str | None = None) -> CheckpointView:
+        return self.mark(self.find(reference, dataset).digest, deprecated=False)
+
+    def stage(self, reference: str, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by its digest alone, until it is promoted."""
+        return self.mark(self.find(reference, dataset).digest, staged=True)
+
+    def promote(self, reference: str, *, dataset: str | None = None) -> CheckpointView:
+        return self.mark(self.find(reference, dataset).digest, staged=False)
+
+    def mark(
+        self,
+        digest: str,
+        *,
+        aliases: list[str] | None = None,
+        deprecated: bool | None = None,
+        staged: bool | None = None,
+        move: bool = False,
+        expected: Collection[str] | None = None,
+    ) -> CheckpointView:
+        """Several at once; None leaves a thing as it is. `aliases` are all that it then has.
+
+        Raises ConflictError where an alias is another checkpoint's and is not to `move`, StaleError where what is said
+        of it has none of the `expected` tags (`tag`).
+        """
+        row = self.find(digest)
+
+        def check(marks: Marks) -> None:
+            found = state(marks, digest)
+            if expected is not None and found not in expected:
+                raise StaleError(f"checkpoint {digest} has changed since: it is {found} now. Look at it again")
+            if aliases is not None:
+                marks.with_aliases(digest, row.dataset, aliases, move=move)  # raises where one is taken in any of them
 
         def change(marks: Marks) -> Marks:
             if aliases is not None:
-                marks = marks.with_aliases(digest, aliases)
-            return marks if deprecated is None else marks.with_deprecated(digest, deprecated)
+                marks = marks.with_aliases(digest, row.dataset, aliases, move=move)
+            if deprecated is not None:
+                marks = marks.with_deprecated(digest, deprecated)
+            return marks if staged is None else marks.with_staged(digest, staged)
 
         def forget(marks: Marks) -> Marks:
             if aliases is not None:
-                marks = marks.with_aliases(digest, [alias for alias in aliases if marks.aliases.get(alias) == digest])
-            return marks.with_deprecated(digest, False) if deprecated is False else marks
+                for alias in set(marks.aliases_of(digest)) - set(aliases):
+                    marks = marks.without_alias(alias, digest)
+                for alias in aliases if move else ():
+                    marks = marks.without_dataset(alias, row.dataset, but=digest)
+            if deprecated is False:
+                marks = marks.with_deprecated(digest, False)
+            return marks.with_staged(digest, False) if staged is False else marks
 
-        if aliases is not None:
-            for alias in aliases:
-                self._refuse_name(alias)
-            self._read_marks()
-            self._marks.with_aliases(digest, aliases)  # raises where one is taken in any of the directories
-        self._change_marks(change, forget)
-        self.catalog.annotate(self._marks.deprecated, (), {})
+        for alias in aliases or ():
+            self._check_alias(alias)
+        self._change(change, forget, check)
+        self._in_catalog(self._annotate_rows)
+        for action, value in (("aliases", aliases), ("deprecated", deprecated), ("staged", staged)):
+            if value is not None:
+                shown = ",".join(value) if isinstance(value, list) else value
+                audit.record(action, digest, value=shown, dataset=row.dataset)
+        return self.view(self.find(digest))
 
-    def _change_marks(self, change: Callable[[Marks], Marks], forget: Callable[[Marks], Marks]) -> None:
-        """What is said goes into the first directory; what is no longer said must be in none, hence `forget`.
+    def tag(self, digest: str) -> str:
+        """An ETag of what is said of a checkpoint: changes with its aliases, deprecation and staging."""
+        return state(self._marks, digest)
 
-        The others come first: that one cannot be written to is then known before anything is changed.
+    def delete(self, reference: str) -> None:
+        """Softly: the file stays until `zoo gc`, and `undelete` or publishing it again brings it back.
+
+        Only by its whole digest: by a name that moves, like "best", the same again would delete the next. Raises
+        NotADigestError, which says the digest.
         """
-        for file in self._marks_files[1:]:
-            if forget(marks := file.read()) != marks:  # a read-only one is left alone, and asked for no lock
-                file.change(forget)
-        self._marks_files[0].change(change)
-        self._read_marks()
+        digest = self.find(reference).digest
+        if digest != reference:
+            raise NotADigestError(
+                f"only a whole digest deletes a checkpoint, so that doing it twice deletes one: {reference} is {digest}"
+            )
+        self._change(lambda marks: marks.with_deleted(digest), lambda marks: marks.without_names(digest))
+        self._paths = {other: path for other, path in self._paths.items() if other != digest}
+        self._in_catalog(lambda: self.catalog.remove([digest]))
+        audit.record("delete", digest)
 
-    def _refuse_name(self, alias: str) -> None:
+    def undelete(self, digest: str) -> CheckpointView:
+        """Takes the mark away, as long as `zoo gc` has not deleted the file; its aliases do not come back.
+
+        Raises NotFoundError where the file is gone, CheckpointError where it is damaged.
+        """
+        with suppress(NotFoundError):
+            return self.view(self.find(digest))
+        path = self.path(digest)
+        root = next(root for root in self.roots if path.is_relative_to(root))
+        (root / INCOMING).mkdir(exist_ok=True)
+        with locked(root / INCOMING):
+            load(path)
+            row = self.admit(digest, path)
+        audit.record("undelete", digest)
+        return self.view(row)
+
+    def measured(self, digest: str, measured: Measured) -> None:
+        """Its test accuracy, as measured here: from now on this counts, whatever its file claims."""
+        self._change(lambda marks: marks.with_measured(digest, measured), lambda marks: marks)
+        self._in_catalog(self._annotate_rows)
+        audit.record("measure", digest, accuracy=measured.accuracy, n=measured.n)
+
+    def announce(self, digest: str, *, staged: bool, measured: Measured | None) -> None:
+        """What is said of a checkpoint that is about to be put in place."""
+
+        def change(marks: Marks) -> Marks:
+            marks = marks.without_deleted(digest)
+            if staged:
+                marks = marks.with_staged(digest, True)
+            return marks if measured is None else marks.with_measured(digest, measured)
+
+        self._change(change, lambda marks: marks.without_deleted(digest))
+
+    def admit(self, digest: str, path: Path) -> CheckpointRow:
+        """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
+        self._change(*(lambda marks: marks.without_deleted(digest),) * 2)
+        self._damaged.pop(path, None)
+        [row] = self._labelled([_row(digest, read_header(path), self._marks)])
+        self._paths = {**self._paths, digest: path}
+        self._in_catalog(lambda: self.catalog.add([row]))
+        return row
+
+    def _in_catalog(self, change: Callable[[], object]) -> None:
+        """In memory, where the file cannot be written to: the disk is full, or another process keeps it locked."""
+        try:
+            change()
+        except DatabaseError as error:
+            if not self.catalog.leave_file(error):
+                raise
+            change()
+
+    def _change(
+        self,
+        change: Callable[[Marks], Marks],
+        forget: Callable[[Marks], Marks],
+        check: Callable[[Marks], None] = lambda _: None,
+    ) -> None:
+        """As Annotations.change; aliases become those of what their checkpoints' data sets are called now."""
+        named = {digest for named in self._marks.aliases.values() for digest in named.values()}
+        datasets = {digest: row.dataset for digest, row in self.catalog.rows(named).items()}
+        self._annotations.change(
+            lambda marks: change(marks.of_known_datasets(datasets)),
+            lambda marks: forget(marks.of_known_datasets(datasets)),
+            lambda marks: check(marks.of_known_datasets(datasets)),
+        )
+
+    def _check_alias(self, alias: str) -> None:
+        if alias in RESERVED:
+            raise ConflictError(f"alias {alias} has a meaning of its own: choose another name")
         with suppress(NotFoundError):
             row = self.catalog.find(alias)
             if row.name == alias:
                 raise ConflictError(f"alias {alias} is the name of checkpoint {row.digest}: choose another")
-
-    def delete(self, digest: str) -> None:
-        """Softly: the file stays until `zoo gc`, and adding the checkpoint again takes the mark away."""
-        self._change_marks(lambda marks: marks.with_deleted(digest), lambda marks: marks.without_names(digest))
-        self._paths = {other: path for other, path in self._paths.items() if other != digest}
-        self.catalog.remove([digest])
-
-    def admit(self, digest: str, path: Path) -> CheckpointRow:
-        """Adds the row of a checkpoint that has been put in place."""
-        self._change_marks(lambda marks: marks.without_deleted(digest), lambda marks: marks.without_deleted(digest))
-        self._damaged.pop(path, None)
-        [row] = self._labelled([_row(digest, read_header(path), deprecated=digest in self._marks.deprecated)])
-        self._paths = {**self._paths, digest: path}
-        self.catalog.add([row])
-        return row
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -355,34 +484,56 @@ class LocalZoo:
         try:
             row = self._find(reference, dataset)
         except NotFoundError:
-            # Another process may have named or deleted it since the last sync. To see that takes no reading.
-            if self._marks_stamps == self._stamps_now():
+            # Another process may have named or deleted it since the last sync.
+            if not self._annotations.changed_elsewhere():
                 raise
-            with suppress(ZooError):  # sync says what is wrong with them
-                self._read_marks()
+            self._annotations.read()
             row = self._find(reference, dataset)
         if dataset not in (None, ALL_DATASETS, row.dataset):
             raise NotFoundError(f"checkpoint {row.name} is of data set {row.dataset}, not of {dataset}")
         return row
 
     def _find(self, reference: str, dataset: str | None) -> CheckpointRow:
+        named = self._named(reference)
+        of_dataset = self.catalog.dataset_of(Budget(dataset=dataset)) if named else None
+        if of_dataset == ALL_DATASETS and len(named) == 1:
+            [of_dataset] = named
         try:
-            return self.catalog.find(self._marks.aliases.get(reference, reference), dataset)
+            row = self.catalog.find(named.get(of_dataset or "", reference), dataset)
+            if row.digest in self._marks.deleted:  # its row is still to go
+                raise NotFoundError(row.digest)
+            return row
         except NotFoundError as error:
             if reference in COMPUTED_ALIASES and dataset not in (None, ALL_DATASETS, *self.catalog.datasets()):
                 raise NotFoundError(self._holds_none_of(dataset)) from error
+            if named:
+                raise NotFoundError(
+                    f"alias {reference} is one of data set {' and '.join(named)}, not of {of_dataset}: say which with "
+                    f"dataset={next(iter(named))}"
+                ) from error
             deleted = [digest for digest in self._marks.deleted if digest.startswith(reference)]
             if deleted and len(reference) >= MIN_PREFIX:
                 raise GoneError(f"checkpoint {deleted[0]} was deleted") from error
             raise
+
+    def _named(self, alias: str) -> dict[str, str]:
+        """The digests that have the alias, by what their data sets are called now."""
+        named = self._marks.aliases.get(alias, {})
+        rows = self.catalog.rows(named.values()) if named else {}
+        return {rows[digest].dataset if digest in rows else dataset: digest for dataset, digest in named.items()}
 
     def view(self, row: CheckpointRow) -> CheckpointView:
         [view] = self.views([row])
         return view
 
     def views(self, rows: Iterable[CheckpointRow]) -> list[CheckpointView]:
-        aliases = self.catalog.aliases() | self._marks.aliases
-        return [_view(row, [alias for alias, digest in aliases.items() if digest == row.digest]) for row in rows]
+        computed = self.catalog.aliases()
+        return [
+            _view(
+                row, [alias for alias in computed if computed[alias] == row.digest] + self._marks.aliases_of(row.digest)
+            )
+            for row in rows
+        ]
 
     def show(self, reference: str, dataset: str | None = None) -> CheckpointDetail:
         """As `find`."""
@@ -463,9 +614,10 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
+def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
     descriptor = header.descriptor
-    test = descriptor.metrics.test
+    test, measured = descriptor.metrics.test, marks.measured.get(digest)
+    known = measured or test
     return CheckpointRow(
         digest=digest,
         name=descriptor.name,
@@ -475,14 +627,15 @@ def _row(digest: str, header: Header, *, deprecated: bool) -> CheckpointRow:
         params=header.params,
         macs=header.macs,
         bytes=header.size_bytes,
-        accuracy=test.accuracy if test else None,
-        accuracy_n=test.n if test else None,
-        accuracy_source="claimed" if test else None,
+        accuracy=known.accuracy if known else None,
+        accuracy_n=known.n if known else None,
+        accuracy_source=None if known is None else "claimed" if measured is None else "measured",
         val_accuracy=descriptor.metrics.validation.accuracy,
         classes=json.dumps(descriptor.classes, ensure_ascii=False),
         created_at=descriptor.created_at.isoformat(),
         parent=descriptor.lineage.parent,
-        deprecated=deprecated,
+        deprecated=digest in marks.deprecated,
+        staged=digest in marks.staged,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -56,6 +57,11 @@ class HeldOutImages:
         if (color, size) not in self._decoded:
             self._decoded[color, size] = np.stack([file.decode(color, size) for file in self._files])
         return self._decoded[color, size]
+
+    def batches(self, color: Color, size: tuple[int, int]) -> Iterator[Pixels]:
+        """As `pixels`, decoded as they are asked for and not kept: whoever asks may want any size."""
+        for start in range(0, len(self), _BATCH):
+            yield np.stack([file.decode(color, size) for file in self._files[start : start + _BATCH]])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Taking checkpoints in: the file first and the row second, so that a row never points at nothing.
 
 Bytes arrive in `.incoming`, named by their SHA-256, and are moved to where checkpoints lie once they are found to be
-one. What is refused leaves nothing behind; what a crash leaves, `zoo gc` sweeps.
+one. Of an upload that is refused nothing is left; where publishing fails for a passing reason the upload stays, for the
+next try (`zoo gc` sweeps it after a day). Files that lay in the zoo before are never removed.
 """
 
 from __future__ import annotations
@@ -9,49 +10,40 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import secrets
-import sqlite3
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import OperationalError
-
+from zoo import audit, trial
 from zoo.catalog import CheckpointRow
-from zoo.checkpoint import Checkpoint, load
-from zoo.cost import num_params
+from zoo.checkpoint import Checkpoint, digest_of, load
 from zoo.errors import CheckpointError, NoSpaceError, NotFoundError
-from zoo.graph import output_shapes
 from zoo.local import LocalZoo
 from zoo.locks import locked
-from zoo.marks import MarksFile
-from zoo.storage import Directory, move_into_place
+from zoo.marks import Measured
+from zoo.storage import INCOMING, Directory, move_into_place
+from zoo.trial import Limits
 
-_INCOMING = ".incoming"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MAX_ACTIVATION_BYTES = 256 * 1024 * 1024
-# What a writer that was killed leaves behind.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.safetensors\.[0-9a-f]{16}\.tmp")
-# An upload may still be going on, or its checkpoint be about to be published.
-_KEPT_SECONDS = 24 * 60 * 60
+
+# Runs a checkpoint within limits and says what accuracy was measured, or None where there are no images to measure on.
+Examine = Callable[[Checkpoint, Limits], Measured | None]
 
 
 class Upload:
     """Bytes on their way in, as a context; after it nothing is left of them but what was kept."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / _INCOMING
+        self._folder = root / INCOMING
         self._path = self._folder / f"{secrets.token_hex(16)}.tmp"
         self._sha256 = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        with no_space_is_ours():
+        with _no_space_is_ours():
             self._folder.mkdir(exist_ok=True)
             self._file = self._path.open("xb")
         return self
@@ -66,7 +58,7 @@ class Upload:
     def write(self, data: bytes) -> None:
         """Raises NoSpaceError."""
         self._sha256.update(data)
-        with no_space_is_ours():
+        with _no_space_is_ours():
             self._file.write(data)
 
     def keep(self, digest: str) -> None:
@@ -74,124 +66,128 @@ class Upload:
         found = self._sha256.hexdigest()
         if found != digest:
             raise CheckpointError(f"the bytes have SHA-256 {found}, not {digest}: another file, or damaged on the way")
-        with no_space_is_ours():
+        with _no_space_is_ours():
             self._file.flush()
             os.fsync(self._file.fileno())
             move_into_place(self._path, self._folder / digest)
 
 
-def publish(zoo: LocalZoo, root: Path, digest: str) -> tuple[CheckpointRow, bool]:
-    """The row of the checkpoint that was uploaded to `root`, and whether it is new.
+def run_once(checkpoint: Checkpoint, limits: Limits) -> None:
+    """As `Examine`, of who has no images."""
+    trial.run(checkpoint, limits)
 
-    Raises CheckpointError where the bytes are not a whole and valid one, NotFoundError where none were uploaded.
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which checkpoints are taken in."""
+
+    limits: Limits = field(default_factory=Limits)
+    examine: Examine = run_once
+    # Whether what was not measured is staged, whatever the publisher asks for.
+    stage_claimed: bool = False
+
+
+def publish(
+    zoo: LocalZoo, root: Path, digest: str, *, stage: bool = False, terms: Terms | None = None
+) -> tuple[CheckpointRow, bool]:
+    """The row of the checkpoint that was uploaded to `root` (or lies in the zoo deleted), and whether it is new.
+
+    With `stage` a new one is found by its digest alone, until it is promoted. Raises CheckpointError where the bytes
+    are not a whole and valid one within the limits, NotFoundError where none were uploaded, and for a passing reason
+    NoSpaceError, BusyError, AnnotationsError or OSError.
     """
-    folder = root / _INCOMING
-    folder.mkdir(exist_ok=True)
-    with locked(folder):
-        return _publish(zoo, folder / digest, _place(zoo, root, digest), digest)
+    terms = terms or Terms()
+    blob = root / INCOMING / digest
+    if (row := _already_there(zoo, blob, digest)) is not None:
+        return row, False
+    source = blob if blob.exists() else _existing(zoo, digest)
+    if source is None:
+        raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
+    try:
+        measured = _examined(source, terms)
+    except FileNotFoundError:  # another publisher of the same bytes was faster
+        return publish(zoo, root, digest, stage=stage, terms=terms)
+    except CheckpointError:
+        if source == blob:
+            blob.unlink(missing_ok=True)
+        raise
+    blob.parent.mkdir(exist_ok=True)
+    with locked(blob.parent):
+        if (row := _already_there(zoo, blob, digest)) is not None:
+            return row, False
+        is_staged = stage or (terms.stage_claimed and measured is None)
+        row = _taken_in(zoo, root, blob, digest, staged=is_staged, measured=measured)
+    claim = row.accuracy if measured is None else measured.accuracy
+    source_of_claim = "claimed" if measured is None else "measured"
+    audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
+    return row, True
 
 
-def _place(zoo: LocalZoo, root: Path, digest: str) -> Path:
-    """Where its file is in this directory, damaged perhaps; else where one belongs."""
-    path = zoo.paths().get(digest)
-    return path if path is not None and path.is_relative_to(root) else Directory(root).usual_path(digest)
-
-
-def _publish(zoo: LocalZoo, blob: Path, target: Path, digest: str) -> tuple[CheckpointRow, bool]:
+def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | None:
     with suppress(NotFoundError, CheckpointError):  # a file that is gone or damaged is replaced by the blob
         row = zoo.find(digest)
         if blob.exists():
             zoo.load(digest)
             blob.unlink(missing_ok=True)
-        return row, False
-    # Without a blob, the file may still be there of a checkpoint that was deleted.
-    source = blob if blob.exists() else target
-    if not source.exists():
-        raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
+        return row
+    return None
+
+
+def _existing(zoo: LocalZoo, digest: str) -> Path | None:
+    """Where its file is in the zoo, of a deleted checkpoint too; damaged perhaps."""
+    with suppress(NotFoundError):
+        return zoo.path(digest)
+    return None
+
+
+def _examined(source: Path, terms: Terms) -> Measured | None:
+    checkpoint = load(source)
+    with source.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    trial.check_bounds(checkpoint, header_bytes, terms.limits)
+    return terms.examine(checkpoint, terms.limits)
+
+
+def _taken_in(
+    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, staged: bool, measured: Measured | None
+) -> CheckpointRow:
+    """With the lock held. What fails leaves every file where it was, but for the upload where there is no space."""
+    existing = _existing(zoo, digest)
+    target = existing if existing is not None and existing.is_relative_to(root) else Directory(root).usual_path(digest)
+    is_moved = False
     try:
-        _check(load(source))
-        with no_space_is_ours():
-            move_into_place(source, target)
-            return zoo.admit(digest, target), True
-    except BaseException:
-        source.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
+        with _no_space_is_ours():
+            # What is said of it comes first: a server that sees the file a moment before its row must know it.
+            zoo.announce(digest, staged=staged, measured=measured)
+            if existing is None or not _is_whole(existing, digest):
+                move_into_place(blob, target)
+                is_moved = True
+            else:
+                target = existing
+            row = zoo.admit(digest, target)
+    except NoSpaceError:
+        blob.unlink(missing_ok=True)
+        if is_moved:
+            target.unlink(missing_ok=True)
         raise
+    blob.unlink(missing_ok=True)
+    return row
 
 
-def _check(checkpoint: Checkpoint) -> None:
-    """What the file says of its size must be so, and a server must be able to run it.
-
-    That its tensors are those of its architecture is known.
-    """
-    expansions = checkpoint.descriptor.lineage.expansions
-    graph = checkpoint.descriptor.architecture.graph()
-    params = num_params(graph)
-    if expansions and expansions[-1].params_after != params:
-        raise CheckpointError(
-            f"the network has {params} parameters, its last expansion says {expansions[-1].params_after}"
-        )
-    # Few weights can go with a large image: 4096 × 4096 pixels are possible.
-    largest = 4 * max(prod(shape) for shape in output_shapes(graph).values())
-    if largest > _MAX_ACTIVATION_BYTES:
-        raise CheckpointError(
-            f"one layer's output takes {largest:,} bytes for an image, at most {_MAX_ACTIVATION_BYTES:,} are run"
-        )
+def _is_whole(path: Path, digest: str) -> bool:
+    with suppress(FileNotFoundError):
+        return digest_of(path.read_bytes()) == digest
+    return False
 
 
 @contextmanager
-def no_space_is_ours() -> Iterator[None]:
+def _no_space_is_ours() -> Iterator[None]:
     """A full disk or quota becomes NoSpaceError."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise NoSpaceError(f"no space for the checkpoint: {error.strerror}") from error
+            raise NoSpaceError(
+                f"no space for the checkpoint: {error.strerror}; nothing of it was kept. `zoo gc` makes room"
+            ) from error
         raise
-    except OperationalError as error:
-        if isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise NoSpaceError(f"no space for the catalog: {error.orig}") from error
-        raise
-
-
-@dataclass(frozen=True, slots=True)
-class Garbage:
-    path: Path
-    size_bytes: int
-    reason: str
-
-
-def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
-    """Files of deleted checkpoints, and what unfinished writes and uploads have left for a day."""
-    deleted = {digest for root in roots for digest in MarksFile(root).read().deleted}
-    for root in roots:
-        for digest, path in Directory(root).paths():
-            if digest in deleted and (status := _status(path)):
-                yield Garbage(path, status.st_size, "deleted")
-        for path in sorted({*root.rglob(".*.tmp"), *root.glob(f"{_INCOMING}/*")}):
-            is_ours = path.parent.name == _INCOMING or _TEMPORARY.fullmatch(path.name)
-            if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
-                yield Garbage(path, status.st_size, "left behind")
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """None where it is gone: uploads end meanwhile."""
-    with suppress(FileNotFoundError):
-        return path.stat()
-    return None
-
-
-def collect(roots: Sequence[Path]) -> list[Garbage]:
-    """Deletes the garbage and returns what it was; nothing is published meanwhile, which brings deleted files back."""
-    with ExitStack() as locks:
-        # In one order, whatever that of the roots: two that lock each other's next would wait for ever.
-        for root in sorted({root.resolve() for root in roots}):
-            folder = root / _INCOMING
-            if os.access(root, os.W_OK):
-                folder.mkdir(exist_ok=True)
-            if folder.is_dir():  # else nobody can publish there
-                locks.enter_context(locked(folder))
-        found = list(garbage(roots))
-        for item in found:
-            item.path.unlink(missing_ok=True)
-    return found

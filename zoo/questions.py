@@ -77,8 +77,7 @@ class Questions:
         return list(page.items)
 
     def show(self, reference: str, dataset: str | None = None) -> Exchange[CheckpointDetail]:
-        params = {} if dataset is None else {"dataset": dataset}
-        return (yield from self._server.get(CheckpointDetail, _path(reference), params))
+        return (yield from self._server.get(CheckpointDetail, _path(reference), _of(dataset)))
 
     def _digest(self, checkpoint: str | CheckpointView | None, budget: Budget) -> Exchange[str]:
         if checkpoint is None:
@@ -128,12 +127,34 @@ class Questions:
 
         return OnnxClassifier(loaded)
 
-    def publish(self, data: bytes) -> Exchange[CheckpointView]:
+    # --- changing --------------------------------------------------------------------------------------
+
+    def publish(self, data: bytes, *, stage: bool = False) -> Exchange[CheckpointView]:
         digest = sha256(data).hexdigest()
         yield from self._server.answer(lambda: self._server.build("PUT", f"/blobs/sha256:{digest}", content=data))
-        response = yield from self._server.answer(
-            lambda: self._server.build("POST", "/models", json={"digest": digest})
-        )
+        return (yield from self._viewed("POST", "/models", json={"digest": digest, "stage": stage}))
+
+    def undelete(self, digest: str) -> Exchange[CheckpointView]:
+        return (yield from self._viewed("POST", "/models", json={"digest": digest}))
+
+    def alias(self, alias: str, checkpoint: str | CheckpointView, dataset: str | None) -> Exchange[CheckpointView]:
+        path = f"{_path(_reference(checkpoint))}/aliases/{quote(alias, safe='')}"
+        return (yield from self._viewed("PUT", path, params=_of(dataset)))
+
+    def unalias(self, alias: str, dataset: str | None) -> Exchange[None]:
+        digest = (yield from self.show(alias, dataset)).id
+        path = f"{_path(digest)}/aliases/{quote(alias, safe='')}"
+        yield from self._server.answer(lambda: self._server.build("DELETE", path))
+
+    def mark(self, checkpoint: str | CheckpointView, dataset: str | None, **changes: bool) -> Exchange[CheckpointView]:
+        path = _path(_reference(checkpoint))
+        return (yield from self._viewed("PATCH", path, params=_of(dataset), json=changes))
+
+    def delete(self, checkpoint: str | CheckpointView) -> Exchange[None]:
+        yield from self._server.answer(lambda: self._server.build("DELETE", _path(_reference(checkpoint))))
+
+    def _viewed(self, method: str, path: str, **content: Any) -> Exchange[CheckpointView]:
+        response = yield from self._server.answer(lambda: self._server.build(method, path, **content))
         return self._server.parsed(CheckpointView, response)
 
     # --- predicting ------------------------------------------------------------------------------------
@@ -170,6 +191,14 @@ class Questions:
 
         response = yield from self._server.answer(request)
         return self._server.parsed(_Answer, response)
+
+
+def _reference(checkpoint: str | CheckpointView) -> str:
+    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
+
+
+def _of(dataset: str | None) -> dict[str, str]:
+    return {} if dataset is None else {"dataset": dataset}
 
 
 def _path(reference: str) -> str:

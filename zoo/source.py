@@ -21,6 +21,11 @@ from zoo.views import CheckpointDetail, CheckpointView, Prediction
 
 
 class Source(Protocol):
+    @property
+    def zoo(self) -> LocalZoo | ZooClient:
+        """Aliases, deprecation, staging and deletion have the same methods near and far."""
+        ...
+
     def models(self, budget: Budget) -> list[CheckpointView]: ...
 
     def smallest(self, budget: Budget) -> CheckpointView: ...
@@ -37,7 +42,7 @@ class Source(Protocol):
         """`budget` is a least accuracy, perhaps of a data set."""
         ...
 
-    def publish(self, data: bytes) -> CheckpointView: ...
+    def publish(self, data: bytes, stage: bool) -> CheckpointView: ...
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each checkpoint by digest: read whole and checked, or what is wrong with it."""
@@ -81,13 +86,13 @@ class LocalSource:
                     answered[index] = ranked[:top_k]
         return [answered[index] for index in range(len(images))]
 
-    def publish(self, data: bytes) -> CheckpointView:
+    def publish(self, data: bytes, stage: bool) -> CheckpointView:
         """Into the first directory."""
         root, digest = self.zoo.roots[0], checkpoint.digest_of(data)
         with Upload(root) as upload:
             upload.write(data)
             upload.keep(digest)
-        row, _ = publish(self.zoo, root, digest)
+        row, _ = publish(self.zoo, root, digest, stage=stage)
         return self.zoo.view(row)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
@@ -121,8 +126,8 @@ class RemoteSource:
     def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
         return self.zoo.predict(images, top_k=top_k, policy="cascade", **budget.given())
 
-    def publish(self, data: bytes) -> CheckpointView:
-        return self.zoo.publish(data)
+    def publish(self, data: bytes, stage: bool) -> CheckpointView:
+        return self.zoo.publish(data, stage=stage)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """As the server sends them now: not from a cache."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from zoo.checkpoint import digest_of
 from zoo.errors import NotFoundError, ZooError
 
+# Where uploads arrive; its lock is held while one is put in place, and while garbage is collected.
+INCOMING = ".incoming"
 _SUFFIX = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Whatever else is there: a directory that holds one of these is a zoo.

@@ -56,6 +56,10 @@ def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Paret
 
 
 @reading(router, "/models/{reference}", responses=declared(404, 410))
-def show_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> CheckpointDetail:
-    """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
-    return service.zoo.show(reference, query.dataset)
+def show_model(
+    reference: str, query: Annotated[ReferenceQuery, Query()], response: Response, service: ServiceDep
+) -> CheckpointDetail:
+    """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias. ETag: of its annotations."""
+    detail = service.zoo.show(reference, query.dataset)
+    response.headers["ETag"] = service.zoo.tag(detail.id)
+    return detail

@@ -1,44 +1,33 @@
-"""Publishing: bytes, then the checkpoint they are, then what is said of it. All of it needs the scope `publish`."""
+"""Publishing: bytes, then the checkpoint they are, then what is said of it. All of it needs the publish token."""
 
 from __future__ import annotations
 
 import errno
-import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from app.deps import ServiceDep
+from app.auth import PublisherRoute
+from app.deps import Service, ServiceDep
 from app.errors import ProblemError
 from app.openapi import PUBLISHING, declared
 from app.schemas import Changes, NoQuery, Published, ReferenceQuery
 from zoo.errors import CheckpointError
-from zoo.publish import Upload, no_space_is_ours, publish
+from zoo.marks import Alias
+from zoo.publish import Upload, publish
 from zoo.views import CheckpointView
 
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
+AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]
+IfMatch = Annotated[
+    str | None, Header(description="Only if the checkpoint's ETag, as GET /models/{id} answers it, is still this one.")
+]
 
-
-def _needs_scope(request: Request, service: ServiceDep) -> None:
-    """Also on loopback, where reading is open."""
-    settings = service.settings
-    if settings.publish_token is None:
-        detail = "this server takes no checkpoints: start it with ZOO_PUBLISH_TOKEN set"
-        raise ProblemError(403, "publishing-is-off", detail)
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), settings.publish_token.encode()):
-        return
-    if scheme.lower() == "bearer" and settings.token and hmac.compare_digest(given.encode(), settings.token.encode()):
-        raise ProblemError(403, "forbidden", "this token may read; publishing needs the one of ZOO_PUBLISH_TOKEN")
-    detail = "publishing needs the header 'Authorization: Bearer <token>' with the token of ZOO_PUBLISH_TOKEN"
-    raise ProblemError(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
-
-
-router = APIRouter(tags=[PUBLISHING], dependencies=[Depends(_needs_scope)])
+router = APIRouter(tags=[PUBLISHING], route_class=PublisherRoute)
 _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -59,45 +48,104 @@ async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Requ
 def post_model(
     body: Published, _: Annotated[NoQuery, Query()], response: Response, service: ServiceDep
 ) -> CheckpointView:
-    """Checks uploaded bytes and adds the checkpoint that they are. One that is there already is answered with 200."""
+    """Checks uploaded bytes, runs the network once, and adds the checkpoint. One that is there is answered with 200.
+
+    The digest alone, of a deleted checkpoint whose file is still there, brings it back.
+    """
     with _refusals():
-        row, is_new = publish(service.zoo, service.zoo.roots[0], body.digest)
+        row, is_new = publish(
+            service.zoo, service.zoo.roots[0], body.digest, stage=body.stage, terms=service.publishing.terms
+        )
     service.forget()
     view = service.zoo.view(row)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = view.links.self
+    response.headers["ETag"] = service.zoo.tag(row.digest)
     return view
 
 
-@router.patch("/models/{reference}", responses=declared(404, 409, 410, 507))
+@router.patch("/models/{reference}", responses=declared(404, 409, 410, 412, 507))
 def patch_model(
-    reference: str, query: Annotated[ReferenceQuery, Query()], changes: Changes, service: ServiceDep
+    reference: str,
+    query: Annotated[ReferenceQuery, Query()],
+    changes: Changes,
+    response: Response,
+    service: ServiceDep,
+    if_match: IfMatch = None,
 ) -> CheckpointView:
-    """Gives a checkpoint aliases, or deprecates it: it is then found by name, and chosen by no budget."""
-    digest = service.zoo.find(reference, query.dataset).digest
+    """Gives a checkpoint aliases, deprecates it (found by name, chosen by no budget), stages or promotes it."""
+    row = service.zoo.find(reference, query.dataset)
+    if changes.staged is False:
+        service.publishing.check_promotion(service.zoo, row)
     with _refusals():
-        service.zoo.mark(digest, aliases=changes.aliases, deprecated=changes.deprecated)
+        view = service.zoo.mark(
+            row.digest,
+            aliases=changes.aliases,
+            deprecated=changes.deprecated,
+            staged=changes.staged,
+            move=changes.move,
+            expected=_tags(if_match),
+        )
+    return _changed(view, response, service)
+
+
+@router.put("/models/{reference}/aliases/{alias}", responses=declared(404, 409, 410, 507))
+def put_alias(
+    reference: str,
+    alias: AliasPath,
+    query: Annotated[ReferenceQuery, Query()],
+    response: Response,
+    service: ServiceDep,
+) -> CheckpointView:
+    """Gives a checkpoint one more alias; in the same step, no other of its data set has it any longer."""
+    with _refusals():
+        view = service.zoo.alias(alias, reference, dataset=query.dataset)
+    return _changed(view, response, service)
+
+
+@router.delete("/models/{reference}/aliases/{alias}", status_code=204, responses=declared(404, 410, 507))
+def delete_alias(
+    reference: str, alias: AliasPath, query: Annotated[ReferenceQuery, Query()], service: ServiceDep
+) -> None:
+    """Takes an alias away, if it is still this checkpoint's."""
+    with _refusals():
+        service.zoo.unalias(alias, reference, dataset=query.dataset)
     service.forget()
-    return service.zoo.view(service.zoo.find(digest))
 
 
 @router.delete("/models/{reference}", status_code=204, responses=declared(404, 410, 507))
 def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> None:
-    """Takes a checkpoint out of the zoo. `zoo gc` deletes its file; publishing it again brings it back."""
-    digest = service.zoo.find(reference, query.dataset).digest
+    """Takes a checkpoint out of the zoo, by its whole digest: a name may be another's the second time.
+
+    `zoo gc` deletes its file; publishing it again brings it back.
+    """
+    if query.dataset is not None:
+        service.zoo.find(reference, query.dataset)
     with _refusals():
-        service.zoo.delete(digest)
+        service.zoo.delete(reference)
     service.forget()
+
+
+def _changed(view: CheckpointView, response: Response, service: Service) -> CheckpointView:
+    service.forget()
+    response.headers["ETag"] = service.zoo.tag(view.id)
+    return view
+
+
+def _tags(if_match: str | None) -> list[str] | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return [tag.strip() for tag in if_match.split(",")]
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
     try:
-        with no_space_is_ours():
-            yield
+        yield
     except CheckpointError as error:
         raise ProblemError(422, "not-a-checkpoint", str(error)) from error
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise ProblemError(403, "read-only", f"this zoo cannot be written to: {error}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ProblemError(403, "read-only", f"this zoo cannot be written to: {error}") from error
+        detail = f"the zoo's directory could not be read or written: {error.strerror or error}; try again"
+        raise ProblemError(503, "storage", detail, {"Retry-After": "5"}) from error

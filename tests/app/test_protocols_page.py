@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from zoo.checkpoint import Checkpoint, encode
+from zoo.checkpoint import Checkpoint, digest_of, encode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
 TOKEN = "a-token-for-publishing"
@@ -50,6 +50,7 @@ def test_the_commands_run(
     (tmp_path / "mine.safetensors").write_bytes(encode(make_checkpoint()))
     url = str(client_of(tmp_path / "zoo", publish_token=TOKEN).base_url).rstrip("/")
     [lines] = blocks("sh")
+    lines = lines.replace("$DIGEST", digest_of(encode(make_checkpoint())))
     for line in lines.replace("http://127.0.0.1:8000", url).replace("$ZOO_PUBLISH_TOKEN", TOKEN).splitlines():
         words = shlex.split(line.replace("mine.safetensors", str(tmp_path / "mine.safetensors")))
         if words[0] == "curl":

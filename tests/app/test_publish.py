@@ -285,7 +285,11 @@ def test_a_deleted_checkpoint_is_gone_until_it_is_published_again(
     digest = publish(publisher, make_checkpoint())
     publisher.patch(f"/models/{digest}", json={"aliases": ["stable"]})
     assert publisher.get(f"/models/{digest}/file").status_code == 200
-    assert publisher.delete("/models/stable").status_code == 204
+    for name in ("stable", "best", "shapes-test-s0-164", digest[:12]):
+        refused = publisher.delete(f"/models/{name}")
+        assert refused.status_code == 422
+        assert f"{name} is {digest}" in refused.json()["detail"]
+    assert publisher.delete(f"/models/{digest}").status_code == 204
     for path in (f"/models/{digest}", f"/models/{digest[:8]}", f"/models/{digest}/file", f"/v2/models/{digest}"):
         assert publisher.get(path).status_code == 410
     assert publisher.get(f"/models/{digest}").json()["detail"] == f"checkpoint {digest} was deleted"

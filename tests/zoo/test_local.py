@@ -167,6 +167,7 @@ def test_rows_say_what_the_file_says(
         "accuracy": 0.7,
         "accuracy_n": 50,
         "accuracy_ci95": (round(low, 4), round(high, 4)),
+        "accuracy_source": "claimed",
         "val_accuracy": 0.8,
         "classes": ("class 0", "class 1", "class 2"),
         "created_at": datetime(2026, 11, 21, 2, tzinfo=UTC),

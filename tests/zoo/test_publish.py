@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from zoo.checkpoint import Checkpoint, digest_of, encode
-from zoo.errors import CheckpointError, ConflictError, ZooError
+from zoo.errors import AnnotationsError, CheckpointError, ConflictError
 from zoo.families import secnn
+from zoo.garbage import collect
 from zoo.local import LocalZoo
 from zoo.locks import locked
 from zoo.marks import Marks, MarksFile
-from zoo.publish import Upload, collect, publish
+from zoo.publish import Upload, publish
 from zoo.storage import Directory
 
 Make = Callable[..., Checkpoint]
@@ -135,7 +137,7 @@ def test_what_any_directory_says_can_be_taken_back(tmp_path: Path, put: Callable
     both.mark(first, aliases=["stable"])
     assert both.find("stable").digest == first
     assert not both.find("v1").deprecated
-    assert MarksFile(other).read() == Marks(aliases={"v1": second})
+    assert MarksFile(other).read() == Marks(aliases={"v1": {"shapes": second}})
     both.delete(second)
     assert MarksFile(other).read() == Marks()
     both.mark(first, aliases=["v1"])
@@ -181,30 +183,65 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
         zoo.close()
 
 
-def test_marks_that_cannot_be_read_are_no_guess(tmp_path: Path) -> None:
-    (tmp_path / "marks.json").write_text('{"aliases": {"stable": "not a digest"}}')
-    with pytest.raises(ZooError, match=r"marks\.json: aliases\.stable: String should match pattern"):
-        LocalZoo([tmp_path]).sync()
+def test_damaged_marks_are_served_with_and_never_written_over(
+    tmp_path: Path, put: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = put(tmp_path)
+    damaged = tmp_path / "marks.json"
+    zoo = LocalZoo([tmp_path])
+    zoo.sync()
+    zoo.alias("stable", digest)
+    text = '{"aliases": {"stable": "not a digest"}}'
+    damaged.write_text(text)
+    for _ in range(3):
+        zoo.sync()
+    assert zoo.find("stable").digest == digest, "as it was before the damage"
+    zoo.close()
+    zoo = LocalZoo([tmp_path])
+    zoo.sync()
+    assert zoo.find(digest).digest == digest, "and from the start without"
+    said = [record.message for record in caplog.records if record.name == "zoo.annotations"]
+    assert len(said) == 2, "once for each process, not each second"
+    assert re.search(r"marks\.json: aliases\.stable.*: String should match pattern", said[0])
+    changes: list[Callable[[], object]] = [
+        lambda: zoo.alias("v1", digest),
+        lambda: zoo.deprecate(digest),
+        lambda: zoo.delete(digest),
+        lambda: collect([tmp_path]),
+    ]
+    for change in changes:
+        with pytest.raises(AnnotationsError, match="String should match pattern"):
+            change()
+    assert damaged.read_text() == text
+    damaged.unlink()
+    zoo.alias("v1", digest)
+    assert zoo.find("v1").digest == digest
+    zoo.close()
 
 
-def test_an_alias_has_one_checkpoint() -> None:
-    marks = Marks().with_aliases("a" * 64, ["stable", "v1"])
-    assert marks.aliases == {"stable": "a" * 64, "v1": "a" * 64}
+def test_an_alias_has_one_checkpoint_of_a_data_set() -> None:
+    marks = Marks().with_aliases("a" * 64, "cifar10", ["stable", "v1"])
+    assert marks.aliases_of("a" * 64) == ["stable", "v1"]
     with pytest.raises(ConflictError, match="alias v1 is that of checkpoint aaaa"):
-        marks.with_aliases("b" * 64, ["v1"])
-    assert marks.with_aliases("a" * 64, ["v1"]).aliases == {"v1": "a" * 64}
+        marks.with_aliases("b" * 64, "cifar10", ["v1"])
+    both = marks.with_aliases("b" * 64, "photos", ["v1"])
+    assert both.aliases["v1"] == {"cifar10": "a" * 64, "photos": "b" * 64}
+    moved = both.with_aliases("c" * 64, "cifar10", ["v1"], move=True)
+    assert moved.aliases["v1"] == {"cifar10": "c" * 64, "photos": "b" * 64}
+    assert moved.aliases_of("a" * 64) == ["stable"]
+    assert marks.with_aliases("a" * 64, "cifar10", ["v1"]).aliases_of("a" * 64) == ["v1"]
     with pytest.raises(ValueError, match="String should match pattern"):
-        marks.with_aliases("a" * 64, ["Not An Alias"])
+        marks.with_aliases("a" * 64, "cifar10", ["Not An Alias"])
 
 
 MARKER = """
 import sys
 from pathlib import Path
-from zoo.marks import MarksFile
+from zoo.annotations import Annotations
 
-root, first = Path(sys.argv[1]), int(sys.argv[2])
+annotations, first = Annotations([Path(sys.argv[1])]), int(sys.argv[2])
 for number in range(first, first + 50):
-    MarksFile(root).change(lambda marks: marks.with_deprecated(f"{number:064x}", True))
+    annotations.change(lambda marks: marks.with_deprecated(f"{number:064x}", True), lambda marks: marks)
 """
 
 
@@ -222,7 +259,10 @@ def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: 
     with Upload(tmp_path) as upload:
         upload.write(data)
         upload.keep(digest_of(data))
-    with pytest.raises(CheckpointError, match="one layer's output takes 536,870,912 bytes for an image, at most"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"layers' outputs for an image, at most 536,870,912 are taken \(ZOO_MAX_MODEL_ACTIVATION_BYTES\)",
+    ):
         publish(zoo, tmp_path, digest_of(data))
     assert files(tmp_path) == set()
     zoo.close()

@@ -1,0 +1,76 @@
+"""On which terms this server takes checkpoints in, and the accuracies that it measures itself."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from app.deps import Service
+from app.settings import Settings
+from zoo.budget import Budget
+from zoo.catalog import CheckpointRow
+from zoo.errors import ConflictError, ZooError
+from zoo.evaluate import TestSplits
+from zoo.local import LocalZoo
+from zoo.publish import Terms
+
+log = logging.getLogger(__name__)
+
+
+class Publishing:
+    """With `eval_data`, test accuracies are measured; what cannot be measured is staged, and not promoted from here."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises DataError where test images are missing."""
+        self._splits = TestSplits(settings.eval_data)
+        self.measures = bool(settings.eval_data)
+        self.terms = Terms(settings, self._splits.examine, stage_claimed=self.measures)
+        self._failed: set[str] = set()
+
+    def check_promotion(self, zoo: LocalZoo, row: CheckpointRow) -> None:
+        """Measures it if need be. Raises ConflictError where it cannot be measured, CheckpointError."""
+        if not self.measures or row.accuracy_source == "measured":
+            return
+        measured = self._splits.examine(zoo.load(row.digest), self.terms.limits)
+        if measured is None:
+            raise ConflictError(
+                f"checkpoint {row.digest} only claims its accuracy, and this server measures: give it test images of "
+                f"data set {row.dataset} (--eval-data), or promote it where the directory is: `zoo promote --zoo DIR`"
+            )
+        zoo.measured(row.digest, measured)
+
+    def measure_claims(self, zoo: LocalZoo, stopping: threading.Event) -> bool:
+        """Measures what came in before there were images to measure on. True if that changed anything.
+
+        Several workers may be at it: each begins elsewhere, and asks for each what is known by now.
+        """
+        changed = False
+        for name in self._splits.names:
+            digests = [row.digest for row in zoo.rows(Budget(dataset=name)) if row.accuracy_source != "measured"]
+            for digest in random.sample(digests, len(digests)):
+                if stopping.is_set() or digest in self._failed:
+                    continue
+                try:
+                    if zoo.find(digest).accuracy_source == "measured":
+                        continue
+                    measured = self._splits.examine(zoo.load(digest), self.terms.limits)
+                    if measured is not None:
+                        zoo.measured(digest, measured)
+                        changed = True
+                except (ZooError, OSError) as error:
+                    self._failed.add(digest)
+                    log.warning("checkpoint %s keeps the accuracy that it claims: %s", digest, error)
+        return changed
+
+
+def follow_claims(service: Service, stopping: threading.Event) -> None:
+    """On a thread of its own: a measurement takes seconds."""
+    while True:
+        try:
+            if service.publishing.measure_claims(service.zoo, stopping):
+                service.forget()
+        except Exception:  # as for the directories: whatever it is, the next look may go better
+            log.exception("claimed accuracies could not be measured; trying again")
+        if stopping.wait(max(service.settings.rescan_seconds, 1.0)):
+            return
