@@ -507,9 +507,11 @@ class LocalZoo:
             if reference in COMPUTED_ALIASES and dataset not in (None, ALL_DATASETS, *self.catalog.datasets()):
                 raise NotFoundError(self._holds_none_of(dataset)) from error
             if named:
+                other, digest = next(iter(named.items()))
+                name = row.name if (row := self.catalog.rows([digest]).get(digest)) else digest
                 raise NotFoundError(
-                    f"alias {reference} is one of data set {' and '.join(named)}, not of {of_dataset}: say which with "
-                    f"dataset={next(iter(named))}"
+                    f"alias {reference}: checkpoint {name} is of data set {other}, not of {of_dataset}; name it with "
+                    f"dataset={other}"
                 ) from error
             deleted = [digest for digest in self._marks.deleted if digest.startswith(reference)]
             if deleted and len(reference) >= MIN_PREFIX:

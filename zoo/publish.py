@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import Self
 from zoo import audit, trial
 from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint, digest_of, load
-from zoo.errors import CheckpointError, NoSpaceError, NotFoundError
+from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.local import LocalZoo
 from zoo.locks import locked
 from zoo.marks import Measured
@@ -29,6 +30,9 @@ from zoo.storage import INCOMING, Directory, move_into_place
 from zoo.trial import Limits
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_EXAMINING = threading.Lock()
+_MAX_WAIT_SECONDS = 20
 
 # Runs a checkpoint within limits and says what accuracy was measured, or None where there are no images to measure on.
 Examine = Callable[[Checkpoint, Limits], Measured | None]
@@ -96,17 +100,25 @@ def publish(
     are not a whole and valid one within the limits, NotFoundError where none were uploaded, and for a passing reason
     NoSpaceError, BusyError, AnnotationsError or OSError.
     """
-    terms = terms or Terms()
     blob = root / INCOMING / digest
     if (row := _already_there(zoo, blob, digest)) is not None:
+        return row, False
+    with _one_at_a_time():
+        return _publish(zoo, root, blob, digest, stage=stage, terms=terms or Terms())
+
+
+def _publish(
+    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, stage: bool, terms: Terms
+) -> tuple[CheckpointRow, bool]:
+    if (row := _already_there(zoo, blob, digest)) is not None:  # by now
         return row, False
     source = blob if blob.exists() else _existing(zoo, digest)
     if source is None:
         raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
     try:
         measured = _examined(source, terms)
-    except FileNotFoundError:  # another publisher of the same bytes was faster
-        return publish(zoo, root, digest, stage=stage, terms=terms)
+    except FileNotFoundError as error:
+        raise BusyError(f"another process is publishing {digest}: try again") from error
     except CheckpointError:
         if source == blob:
             blob.unlink(missing_ok=True)
@@ -121,6 +133,17 @@ def publish(
     source_of_claim = "claimed" if measured is None else "measured"
     audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
     return row, True
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """In this process, whatever many publish at once. Raises BusyError: threads that wait long are missed elsewhere."""
+    if not _EXAMINING.acquire(timeout=_MAX_WAIT_SECONDS):
+        raise BusyError("other checkpoints are being run before they are published: try again")
+    try:
+        yield
+    finally:
+        _EXAMINING.release()
 
 
 def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | None:
