@@ -508,7 +508,7 @@ class LocalZoo:
                 raise NotFoundError(self._holds_none_of(dataset)) from error
             if named:
                 other, digest = next(iter(named.items()))
-                name = row.name if (row := self.catalog.rows([digest]).get(digest)) else digest
+                name = found.name if (found := self.catalog.rows([digest]).get(digest)) else digest
                 raise NotFoundError(
                     f"alias {reference}: checkpoint {name} is of data set {other}, not of {of_dataset}; name it with "
                     f"dataset={other}"
