@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from zoo.database import is_passing
 from zoo.errors import (
     AnnotationsError,
     BusyError,
@@ -33,6 +35,9 @@ from zoo.errors import (
 from zoo.views import CheckpointView
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+log = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
@@ -106,6 +111,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DatabaseError, _catalog)
     app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
+    app.add_exception_handler(DatabaseError, _catalog)
+    app.add_exception_handler(OSError, _storage)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
 
@@ -170,6 +177,21 @@ def _bad_image(_: Request, error: Exception) -> JSONResponse:
 def _damaged(_: Request, error: Exception) -> JSONResponse:
     detail = f"{error}; it is no longer in the catalog: ask again, and another one is chosen"
     return problem(503, "checkpoint-damaged", detail, {"Retry-After": "1"})
+
+
+def _catalog(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DatabaseError)
+    if not is_passing(error):
+        raise error
+    return problem(503, "catalog-unavailable", f"the catalog: {error.orig}; ask again", {"Retry-After": "1"})
+
+
+def _storage(_: Request, error: Exception) -> JSONResponse:
+    """A checkpoint's file that cannot be read, or a directory that cannot be written to: what for, is in the log."""
+    assert isinstance(error, OSError)
+    log.error("503: %s", error)
+    detail = f"the zoo's files: {error.strerror or type(error).__name__}; ask again"
+    return problem(503, "storage-unavailable", detail, {"Retry-After": "1"})
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:

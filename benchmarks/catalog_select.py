@@ -27,7 +27,7 @@ from typing import Any
 from machine import processor
 
 from zoo.budget import Budget
-from zoo.catalog import Catalog
+from zoo.catalog import SCHEMA_VERSION, Catalog
 
 SEED = 0
 NUM_LIMITS = 400
@@ -96,7 +96,7 @@ def measure(catalog: Catalog, plain: sqlite3.Connection, n: int) -> None:
         f"{'bound':<16}{'median':>8}{'p99.9':>8}{'worst':>8}{'plain median':>16}{'ratio':>11}{'worst':>12}{'ratio':>11}"
     )
     for bound, condition in BOUNDS.items():
-        query = f"SELECT * FROM checkpoint WHERE dataset = 'bench' AND {condition} {BY_SIZE} LIMIT 1"
+        query = f"SELECT * FROM checkpoint_{SCHEMA_VERSION} WHERE dataset = 'bench' AND {condition} {BY_SIZE} LIMIT 1"
         ours = [
             [microseconds(catalog.smallest, Budget(**{bound: limit})) for _ in range(REPEATS)]
             for limit in limits(bound, n, NUM_LIMITS)

@@ -150,7 +150,7 @@ def test_a_damaged_catalog_is_rebuilt(command: Ask, grown: Path, tmp_path: Path)
     for path in grown.rglob("*.safetensors"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     command("zoo", "list", "--zoo", tmp_path)
-    catalog = next(tmp_path.glob("catalog-v*.sqlite"))
+    catalog = tmp_path / "catalog.sqlite"
     catalog.write_text("no database at all " * 100)
     listed = command("zoo", "list", "--json", "--zoo", tmp_path)
     assert f"the catalog {catalog} is damaged (file is not a database): set aside" in listed.stderr

@@ -38,7 +38,8 @@ from zoo.cost import MAX_COUNT
 from zoo.database import Database
 from zoo.errors import NotFoundError
 
-# Changes whenever the tables do. A catalog of another version is another file, and built from the checkpoints.
+# Changes whenever the tables do, and is part of their names: two versions of the code that work on one file would
+# else throw out each other's rows in turn.
 SCHEMA_VERSION = 5
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
@@ -78,13 +79,13 @@ class CheckpointRow(SQLModel):
 class CheckpointTable(CheckpointRow, table=True):
     """Apart from its rows: an instance that SQLAlchemy watches takes six times as long to make."""
 
-    __tablename__ = "checkpoint"
+    __tablename__ = f"checkpoint_{SCHEMA_VERSION}"
     __table_args__ = (
-        Index("by_size", "dataset", "params", text("accuracy DESC"), "digest"),
-        Index("by_size_everywhere", "params", text("accuracy DESC"), "digest"),
-        Index("by_name", "name", text("created_at DESC"), "digest"),
-        Index("by_age", "dataset", text("created_at DESC"), "digest"),
-        Index("by_age_everywhere", text("created_at DESC"), "digest"),
+        Index(f"by_size_{SCHEMA_VERSION}", "dataset", "params", text("accuracy DESC"), "digest"),
+        Index(f"by_size_everywhere_{SCHEMA_VERSION}", "params", text("accuracy DESC"), "digest"),
+        Index(f"by_name_{SCHEMA_VERSION}", "name", text("created_at DESC"), "digest"),
+        Index(f"by_age_{SCHEMA_VERSION}", "dataset", text("created_at DESC"), "digest"),
+        Index(f"by_age_everywhere_{SCHEMA_VERSION}", text("created_at DESC"), "digest"),
         {"sqlite_with_rowid": False},
     )
 
@@ -96,9 +97,9 @@ class FrontRow(SQLModel, table=True):
     the row's value of the cost.
     """
 
-    __tablename__ = "front"
+    __tablename__ = f"front_{SCHEMA_VERSION}"
     __table_args__ = (
-        Index("step_by_size", "dataset", "cost", "gain", "size"),
+        Index(f"step_by_size_{SCHEMA_VERSION}", "dataset", "cost", "gain", "size"),
         {"sqlite_with_rowid": False},
     )
 
@@ -115,7 +116,7 @@ class FrontRow(SQLModel, table=True):
 class ImageSet(SQLModel, table=True):
     """What is known of some checkpoints' images (zoo.dataset_labels), and what their data set is called here."""
 
-    __tablename__ = "image_set"
+    __tablename__ = f"image_set_{SCHEMA_VERSION}"
     __table_args__ = ({"sqlite_with_rowid": False},)
 
     images: str = Field(primary_key=True)
@@ -127,7 +128,7 @@ class ImageSet(SQLModel, table=True):
 class FolderRow(SQLModel, table=True):
     """A directory in which checkpoint files were found, as `zoo.files` tells them."""
 
-    __tablename__ = "folder"
+    __tablename__ = f"folder_{SCHEMA_VERSION}"
     __table_args__ = ({"sqlite_with_rowid": False},)
 
     path: str = Field(primary_key=True)
@@ -168,7 +169,7 @@ class Catalog:
 
     def __init__(self, path: Path | None, default_dataset: str | None = None) -> None:
         """`path` None keeps the catalog in memory."""
-        self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, _IMAGE_SETS, _FOLDERS], SCHEMA_VERSION)
+        self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, _IMAGE_SETS, _FOLDERS])
         self._default_dataset = default_dataset
 
     def close(self) -> None:

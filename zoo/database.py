@@ -4,7 +4,7 @@ The file is an index that can be rebuilt from the checkpoints at any time, so no
 answering:
 
     damaged                                 set aside (`….damaged`) and begun anew
-    of another version of the code          another file: the version is part of its name
+    of another version of the code          left to that: each has tables of its own
     removed or replaced while it is open    noticed by `follow_file`, and reopened
     cannot be opened, locked or written     copied into memory as far as it can be read, and used there
 
@@ -38,15 +38,13 @@ _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _Identity = tuple[int, int] | None
 
 
-def catalog_path(roots: Sequence[Path], version: int) -> Path | None:
+def catalog_path(roots: Sequence[Path]) -> Path | None:
     """In the first root, or None where that is read-only.
 
-    Named by version and by the other roots: two versions of the code that work on one directory, or two zoos that
-    share a first directory, would else throw out each other's rows in turn.
+    Named by the other roots: two zoos that share a first directory would else throw out each other's rows in turn.
     """
     others = "\n".join(str(root.resolve()) for root in roots[1:])
-    others_hash = f"-{sha256(others.encode()).hexdigest()[:8]}" if others else ""
-    path = roots[0] / f"catalog-v{version}{others_hash}.sqlite"
+    path = roots[0] / (f"catalog-{sha256(others.encode()).hexdigest()[:8]}.sqlite" if others else "catalog.sqlite")
     writable = os.access(roots[0], os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
     return path if writable else None
 
@@ -54,12 +52,11 @@ def catalog_path(roots: Sequence[Path], version: int) -> Path | None:
 class Database:
     """Connections to one file, or to memory. All methods may be called from any thread."""
 
-    def __init__(self, path: Path | None, metadata: MetaData, tables: Sequence[Table], version: int) -> None:
-        """`path` None keeps it in memory. Tables of another version are dropped."""
+    def __init__(self, path: Path | None, metadata: MetaData, tables: Sequence[Table]) -> None:
+        """`path` None keeps it in memory. Tables that are not there are made."""
         self._path = path
         self._metadata = metadata
         self._tables = tables
-        self._version = version
         self._identity: _Identity = None
         self._lock = threading.RLock()
         self._engine = self._opened()
@@ -134,18 +131,11 @@ class Database:
 
     def _prepared(self, engine: Engine) -> Engine:
         with engine.connect() as connection:
-            if self._version_of(connection) == self._version:
-                return engine
-        with engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            if self._version_of(connection) != self._version:  # another process may have been here first
-                self._metadata.drop_all(connection, tables=self._tables)
+            found = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+        if not {table.name for table in self._tables} <= found:
+            with engine.connect().execution_options(immediate=True) as connection, connection.begin():
                 self._metadata.create_all(connection, tables=self._tables)
-                connection.exec_driver_sql(f"PRAGMA user_version = {self._version}")
         return engine
-
-    @staticmethod
-    def _version_of(connection: Connection) -> int:
-        return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 
     def _copy(self, source: Engine, target: Engine) -> None:
         with source.connect() as reading, target.connect() as connection, connection.begin():
@@ -207,6 +197,11 @@ def _identity(path: Path) -> _Identity:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_passing(error: DatabaseError) -> bool:
+    """Of the file or its file system, and so mended or gone around with the next look; not of what was asked."""
+    return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 
 
 def _is_damaged(error: DatabaseError) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError
 from zoo import audit, onnx_model
 from zoo.annotations import Annotations, state
 from zoo.budget import ALL_DATASETS, Budget, wilson_interval
-from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, SCHEMA_VERSION, Catalog, CheckpointRow, images_key
+from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow, images_key
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
 from zoo.database import catalog_path
 from zoo.dataset_labels import image_set
@@ -59,8 +59,9 @@ class LocalZoo:
             require_zoo(root)
         self.roots = tuple(roots)
         self._directories = [Directory(root) for root in roots]
-        self.catalog = Catalog(catalog_path(roots, SCHEMA_VERSION), default_dataset)
         self.measurements = Measurements(roots)
+        self.measurements.carry_over()  # before a catalog that is damaged is set aside
+        self.catalog = Catalog(catalog_path(roots), default_dataset)
         self._files = Files(roots)
         self._annotations = Annotations(roots)
         self._synced_marks = Marks()

@@ -85,14 +85,10 @@ class MeasurementsFile:
         self._lines: list[_Line] = []
         # Of old catalogs in a directory that cannot be written to.
         self._carried_over: list[_Line] = []
-        self._is_carried_over = False
         self._said: str | None = None
 
     def carry_over(self) -> None:
         """Takes over what catalogs of earlier versions kept, once; from a read-only directory into memory alone."""
-        if self._is_carried_over:
-            return
-        self._is_carried_over = True
         catalogs = sorted({path for name in _OLD_CATALOGS for path in self._root.glob(name)})
         known = {line.catalog for line in self.lines() if isinstance(line, _CarriedOverLine)}
         for catalog in catalogs:
@@ -103,7 +99,9 @@ class MeasurementsFile:
         try:
             found = _lines_of_old_catalog(catalog)
         except sqlite3.Error as error:
-            log.warning("%s: the latencies and cascades in it cannot be read (%s)", catalog, error)
+            log.warning(
+                "%s: latencies and cascades that an earlier version kept in it cannot be read (%s)", catalog, error
+            )
             return
         if not found:
             return
@@ -174,7 +172,9 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _lines_of_old_catalog(path: Path) -> list[_Line]:
-    """Raises sqlite3.Error where it is damaged, or held."""
+    """Raises sqlite3.Error where it is damaged, or held. The file is empty where SQLite could never lock it."""
+    if not path.is_file() or not path.stat().st_size:
+        return []
     is_writable = os.access(path.parent, os.W_OK)
     # Immutable: in a read-only directory SQLite could not make the files that it reads with.
     uri = f"{path.resolve().as_uri()}?{'mode=rw' if is_writable else 'immutable=1'}"
@@ -205,6 +205,11 @@ class Measurements:
         self._latencies: dict[tuple[str, str], float] = {}
         self._calibrations: dict[str, Calibration] = {}
 
+    def carry_over(self) -> None:
+        """Takes over what catalogs of earlier versions kept."""
+        for file in self._files:
+            file.carry_over()
+
     def latencies(self, device: str) -> dict[str, float]:
         """Median milliseconds by digest."""
         self._follow()
@@ -216,8 +221,6 @@ class Measurements:
         return list(self._calibrations.values())
 
     def _follow(self) -> None:
-        for file in self._files:
-            file.carry_over()
         # The first directory last: it counts where two were measured at one time.
         found = [file.lines() for file in reversed(self._files)]
         if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):

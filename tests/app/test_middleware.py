@@ -7,6 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from zoo.catalog import SCHEMA_VERSION
+
 TOKEN = "a-token-of-some-length"
 
 
@@ -23,9 +25,9 @@ def test_the_clients_own_request_id_is_kept_if_it_is_one(client: httpx.Client) -
 
 
 def test_a_failure_of_the_server_is_a_problem_too(client_of: Callable[..., httpx.Client], tmp_path: Path) -> None:
-    client = client_of(tmp_path)
-    with sqlite3.connect(next(tmp_path.glob("catalog-v*.sqlite"))) as catalog:
-        catalog.execute("DROP TABLE checkpoint")
+    client = client_of(tmp_path, rescan_seconds=0)  # the next look would mend it
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as catalog:
+        catalog.execute(f"DROP TABLE checkpoint_{SCHEMA_VERSION}")
     response = client.get("/models")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"

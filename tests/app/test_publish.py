@@ -49,7 +49,7 @@ def publish(client: httpx.Client, checkpoint: Checkpoint) -> str:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog-v")]
+    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite")]
 
 
 def test_a_published_checkpoint_is_there_at_once(
@@ -237,7 +237,7 @@ def test_aliases_name_a_checkpoint_until_they_are_taken_away(
     assert publisher.get("/models/stable/file").headers["x-checkpoint-id"] == second
     assert publisher.patch("/models/stable", json={}).json()["aliases"].count("stable") == 1
 
-    next(tmp_path.glob("catalog-v*.sqlite")).unlink()
+    (tmp_path / "catalog.sqlite").unlink()
     assert client_of(tmp_path).get("/models/stable").json()["id"] == second, "files say it, not the catalog"
 
 

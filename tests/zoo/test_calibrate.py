@@ -93,7 +93,7 @@ def test_latencies_outlive_a_reindex_and_the_catalog(
     zoo.sync()
     assert zoo.smallest(Budget(max_latency_ms=3)).digest == three[0]
     zoo.close()
-    next(tmp_path.glob("catalog-v*.sqlite")).unlink()
+    (tmp_path / "catalog.sqlite").unlink()
     assert shown(opened(tmp_path))[three[0]] == 3.0
 
 

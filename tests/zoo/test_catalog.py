@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -336,20 +338,29 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path, name: str) ->
     assert (tmp_path / name).exists()
 
 
-def test_a_catalog_of_another_schema_starts_empty(tmp_path: Path) -> None:
+def test_two_versions_of_the_code_leave_each_others_rows_alone(tmp_path: Path) -> None:
+    """Version 0.1.0 drops its own tables where `user_version` is not 3, and makes indexes of these names."""
     path = tmp_path / "catalog.sqlite"
-    old = Catalog(path)
-    old.add([row("a" * 64)])
-    with old._engine.connect() as connection:
-        connection.exec_driver_sql("ALTER TABLE checkpoint DROP COLUMN val_accuracy")
-        connection.exec_driver_sql("PRAGMA user_version = 999")
-        connection.commit()
-    old.close()
-    new = Catalog(path)
-    assert new.digests() == set()
-    new.add([row("a" * 64)])
-    assert new.digests() == {"a" * 64}
-    new.close()
+    ours = Catalog(path)
+    ours.add([row("a" * 64)])
+    with closing(sqlite3.connect(path)) as theirs, theirs:
+        assert theirs.execute("PRAGMA user_version").fetchone() == (0,)
+        for statement in (
+            "DROP TABLE IF EXISTS checkpoint",
+            "DROP TABLE IF EXISTS front",
+            "PRAGMA user_version = 3",
+            "CREATE TABLE checkpoint (digest VARCHAR PRIMARY KEY, name VARCHAR) WITHOUT ROWID",
+            "CREATE INDEX by_name ON checkpoint (name)",
+            "INSERT INTO checkpoint VALUES ('theirs', 'row')",
+        ):
+            theirs.execute(statement)
+    assert ours.digests() == {"a" * 64}
+    ours.close()
+    again = Catalog(path)
+    assert again.digests() == {"a" * 64}
+    again.close()
+    with closing(sqlite3.connect(path)) as theirs:
+        assert theirs.execute("SELECT * FROM checkpoint").fetchall() == [("theirs", "row")]
 
 
 def test_a_replacement_that_fails_halfway_changes_nothing(catalog: Catalog) -> None:

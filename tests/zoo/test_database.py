@@ -22,8 +22,7 @@ ZOO = Path(sys.executable).parent / "zoo"
 
 
 def catalog_of(root: Path) -> Path:
-    [path] = root.glob("catalog-v*.sqlite")
-    return path
+    return root / "catalog.sqlite"
 
 
 @pytest.fixture

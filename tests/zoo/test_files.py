@@ -180,7 +180,7 @@ def test_a_checkpoint_makes_it_one(tmp_path: Path, put: Put, opened: Opened) -> 
     (tmp_path / "notes.txt").touch()
     assert opened(tmp_path).catalog.digests() == {digest}
     (tmp_path / "mine").rename(tmp_path.parent / f"{tmp_path.name}-mine")
-    for path in tmp_path.glob("catalog-*"):
+    for path in tmp_path.glob("catalog.sqlite*"):
         path.unlink()
     with pytest.raises(ZooError, match="no zoo here"):
         LocalZoo([tmp_path])

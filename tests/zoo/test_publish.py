@@ -35,7 +35,7 @@ def upload(root: Path, data: bytes) -> str:
 
 
 def files(root: Path) -> set[str]:
-    return {path.name for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog-v")}
+    return {path.name for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite")}
 
 
 def test_a_person_publishes_into_a_directory(tmp_path: Path, make_checkpoint: Make, command: Command) -> None:
