@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -17,6 +18,7 @@ from rich.markdown import Markdown
 from typer.core import TyperGroup
 
 from trainer.config import Limits, RunConfig
+from trainer.names import run_named
 from trainer.overrides import Overrides
 from trainer.runs import RUNS
 from zoo.errors import RunError, ZooError
@@ -61,11 +63,25 @@ DATA is a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,bmp,g
 cifar100, fashion_mnist (the last three are downloaded).
 """
 
+# What comes with the extra `train`.
+_TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
+
 EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains half as many more, in branches."
 
 
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending.")
+]
+
+
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="As it is. Without it the run's own, and of few images at most an eighth.", min=2, show_default=False
+    ),
+]
+LearningRateOption = Annotated[
+    float | None, typer.Option(help="The highest; without it the run's own.", min=0, show_default=False)
 ]
 
 
@@ -95,6 +111,8 @@ def train(
     data: Annotated[str, typer.Option(help="Images: a path or a name, see below.", metavar="PATH|NAME")],
     zoo: Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")],
     epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
     limit_train: Annotated[
         int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
     ] = None,
@@ -121,7 +139,9 @@ def train(
     ] = None,
     distil: Annotated[
         int | None,
-        typer.Option(help="Then teach each smaller checkpoint what the best one knows, for EPOCHS.", metavar="EPOCHS"),
+        typer.Option(
+            help="Then teach each smaller checkpoint what the best one knows, for EPOCHS.", metavar="EPOCHS", min=0
+        ),
     ] = None,
     from_: Annotated[
         Path | None,
@@ -141,9 +161,11 @@ def train(
     Prints the checkpoints' SHA-256 digests, first to last.
     """
     console = Console(stderr=True)
-    try:
+    with _reported(console, "with --resume goes on from the last whole epoch"):
         overrides = Overrides(
             epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
             seed=seed,
             tau=tau,
             threshold=threshold,
@@ -153,18 +175,13 @@ def train(
         )
         digests = _grow(
             console,
-            _run(run, overrides),
+            run_named(run, overrides),
             _Images(data, limit_train, image_size, name, skip_bad),
             zoo,
             from_,
             device,
             resume,
         )
-    except (ZooError, OSError) as error:
-        _refuse(console, error)
-    except KeyboardInterrupt:
-        console.print("zoo-train: stopped; the same command with --resume goes on from the last whole epoch")
-        raise typer.Exit(130) from None
     for digest in digests:
         typer.echo(digest)
 
@@ -183,8 +200,8 @@ def distil_(
         str | None,
         typer.Option(help="Without it, the best in the zoo for these images.", metavar="ID", show_default=False),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of their run's own.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of their run's own.", min=0)] = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
     limit_train: Annotated[int | None, typer.Option(help="As their run had it.", min=4)] = None,
     image_size: Annotated[int | None, typer.Option(help="As their run had it.", min=8)] = None,
     name: Annotated[
@@ -199,24 +216,16 @@ def distil_(
     stopped, and does not teach again what got better. Prints the SHA-256 digests of these.
     """
     console = Console(stderr=True)
-    try:
-        wishes = {"batch_size": batch_size, "learning_rate": learning_rate}
-        changes = {name: value for name, value in wishes.items() if value is not None}
+    with _reported(console, "goes on from the last whole epoch"):
         digests = _distil(
             console,
             students,
             teacher,
-            epochs,
-            changes,
+            Overrides(batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs),
             _Images(data, limit_train, image_size, name, skip_bad),
             zoo,
             device,
         )
-    except (ZooError, OSError) as error:
-        _refuse(console, error)
-    except KeyboardInterrupt:
-        console.print("zoo-train: stopped; the same command goes on from the last whole epoch", soft_wrap=True)
-        raise typer.Exit(130) from None
     for digest in digests:
         typer.echo(digest)
 
@@ -252,19 +261,13 @@ def adapt_(
     command again goes on where it was stopped. Prints the SHA-256 digests of the new files.
     """
     console = Console(stderr=True)
-    try:
-        config = replace(
-            _run("grow", Overrides(seed=seed, distil_epochs=epochs)), batch_size=batch_size, learning_rate=learning_rate
-        )
+    with _reported(console, "goes on from the last whole epoch"):
+        config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
+        config = replace(config, batch_size=batch_size)
         for digest in _adapt(
             console, config, from_, dataset, _Images(data, limit_train, image_size, name, skip_bad), zoo, device
         ):
             typer.echo(digest)
-    except (ZooError, OSError) as error:
-        _refuse(console, error)
-    except KeyboardInterrupt:
-        console.print("zoo-train: stopped; the same command goes on from the last whole epoch", soft_wrap=True)
-        raise typer.Exit(130) from None
 
 
 @app.command(name="report", epilog="Example: zoo-train report my-zoo --out my-report")
@@ -308,6 +311,8 @@ def sweep_(
     ] = None,
     thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
     epochs: Annotated[int | None, typer.Option(help=EPOCHS_HELP, min=1)] = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
     limit_train: Annotated[int | None, typer.Option(help="Use this many training images.", min=4)] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
@@ -329,24 +334,19 @@ def sweep_(
     The same command again goes on with the runs that were begun. Prints the checkpoints' SHA-256 digests, run by run.
     """
     console = Console(stderr=True)
-    try:
+    with _reported(console, "goes on from the last whole epoch of each run"):
         from trainer import sweep
 
+        limits = Limits(max_params=max_params)
         configs = sweep.plan(
-            partial(_run, run),
-            Overrides(epochs=epochs, limits=Limits(max_params=max_params)),
+            partial(run_named, run),
+            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, limits=limits),
             sweep.seeds_of(seeds),
             taus=sweep.numbers_of("--taus", taus),
             thresholds=sweep.numbers_of("--thresholds", thresholds),
         )
         share = sweep.Share(cpus_per_run, gpus_per_run)
         outcomes = _sweep(console, configs, _Images(data, limit_train, image_size, name, skip_bad), zoo, share, address)
-    except (ZooError, OSError) as error:
-        _refuse(console, error)
-    except KeyboardInterrupt:
-        stopped = "zoo-train: stopped; the same command goes on from the last whole epoch of each run"
-        console.print(stopped, soft_wrap=True)
-        raise typer.Exit(130) from None
     for outcome in outcomes:
         for digest in outcome.digests:
             typer.echo(digest)
@@ -361,10 +361,22 @@ def _refuse(console: Console, error: Exception) -> NoReturn:
     raise typer.Exit(1) from error
 
 
-def _run(name: str, overrides: Overrides) -> RunConfig:
-    if name not in RUNS:
-        raise RunError(f"no run is named {name!r}; there are: {', '.join(RUNS)}")
-    return overrides.of(RUNS[name]())
+@contextmanager
+def _reported(console: Console, goes_on: str) -> Iterator[None]:
+    """Errors in one line, and Ctrl-C with how the same command goes on."""
+    # Where torch was built for CUDA and there is none, it says so in the middle of the display.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        yield
+    except (ZooError, OSError) as error:
+        _refuse(console, error)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        _refuse(console, RunError(f"training needs the extra `train`: pip install 'checkpoint-zoo[train]' ({error})"))
+    except KeyboardInterrupt:
+        console.print(f"zoo-train: stopped; the same command {goes_on}", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 @dataclass(frozen=True)
@@ -435,8 +447,7 @@ def _distil(
     console: Console,
     students: list[str],
     teacher: str | None,
-    epochs: int,
-    changes: dict[str, Any],
+    overrides: Overrides,
     source: _Images,
     zoo: Path,
     device: Device,
@@ -449,8 +460,8 @@ def _distil(
     plan = []
     for student in students:
         descriptor, digests = pair(zoo, images, student, teacher)
-        overrides = Overrides(seed=descriptor.lineage.seed, distil_epochs=epochs)
-        plan.append((replace(_run(descriptor.lineage.run, overrides), **changes), digests))
+        of_run = replace(overrides, seed=descriptor.lineage.seed)
+        plan.append((run_named(descriptor.lineage.run, of_run), digests))
     better: list[str] = []
     with Display(console) as display:
         for config, digests in plan:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
+
+from zoo.errors import RunError
 
 GrowFor = Literal["params", "macs", "both"]
 Choice = Literal["score", "gradient", "random", "uniform"]
 PaddingMode = Literal["constant", "reflect"]
+
+
+def _refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
+    """NaN holds nothing: ask for what should be, not for what should not."""
+    if not holds:
+        raise RunError(f"{name} should be {expected}, is {value}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class RatioRule:
     # The paper's text gives no value for λ; its authors' code uses 1e-7.
     lambda_: float = 1e-7
 
+    def __post_init__(self) -> None:
+        _refuse_unless(0 <= self.tau < inf, "tau", "a number from 0 on", self.tau)
+
 
 @dataclass(frozen=True)
 class GainRule:
@@ -56,6 +68,9 @@ class GainRule:
 
     threshold: float = 0.02
     standard_errors: float = 2.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(0 <= self.threshold < inf, "threshold", "a number from 0 on", self.threshold)
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,9 @@ class Ladder:
     score_samples: int = 4096
     calibration_samples: int = 256
 
+    def __post_init__(self) -> None:
+        _refuse_unless(0 <= self.threshold < inf, "threshold", "a number from 0 on", self.threshold)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -115,6 +133,11 @@ class Limits:
     max_params: int | None = None
     max_macs: int | None = None
     max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_params", "max_macs", "max_seconds"):
+            value = getattr(self, name)
+            _refuse_unless(value is None or 0 < value < inf, name, "a number above 0", value)
 
     def allow(self, params: int, macs: int) -> bool:
         return (self.max_params is None or params <= self.max_params) and (
@@ -205,3 +228,11 @@ class RunConfig:
     # Threads on a CPU; None: as many as torch takes. Networks of a few thousand parameters gain nothing from a second,
     # and lose a factor of ten where another process wants the core (docs/log.md).
     cpu_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises RunError for numbers that no run can have."""
+        _refuse_unless(self.seed >= 0, "seed", "a number from 0 on", self.seed)
+        _refuse_unless(self.epochs >= 1, "epochs", "1 or more", self.epochs)
+        _refuse_unless(self.distil_epochs >= 0, "distil_epochs", "0 or more", self.distil_epochs)
+        _refuse_unless(self.batch_size >= 2, "batch_size", "2 or more, for batch norm", self.batch_size)
+        _refuse_unless(0 < self.learning_rate < inf, "learning_rate", "a number above 0", self.learning_rate)

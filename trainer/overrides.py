@@ -13,6 +13,9 @@ class Overrides:
     """None: as the run has it."""
 
     epochs: int | None = None
+    # As it is, however few the data are.
+    batch_size: int | None = None
+    learning_rate: float | None = None
     seed: int = 0
     tau: float | None = None
     threshold: float | None = None
@@ -24,7 +27,10 @@ class Overrides:
         """The run with these wishes. Raises RunError for one that its rule does not have."""
         return replace(
             config,
-            epochs=self.epochs or config.epochs,
+            epochs=config.epochs if self.epochs is None else self.epochs,
+            batch_size=config.batch_size if self.batch_size is None else self.batch_size,
+            batch_share=config.batch_share if self.batch_size is None else None,
+            learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
             seed=self.seed,
             limits=self.limits,
             distil_epochs=config.distil_epochs if self.distil_epochs is None else self.distil_epochs,

@@ -16,15 +16,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from trainer.config import RunConfig
+from trainer.names import swept
 from trainer.overrides import Overrides
-from zoo.descriptor import Slug
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:
@@ -32,7 +30,8 @@ if TYPE_CHECKING:
 
 # An address of Ray's own: a cluster of this machine alone, for as long as the sweep takes.
 LOCAL = "local"
-_SLUG = TypeAdapter(Slug)
+# A cluster has room for so many; a slip of the finger has not.
+_MAX_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ class Share:
 
     cpus: float = 1.0
     gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cpus < inf or not (self.gpus is None or 0 <= self.gpus < inf):
+            raise RunError(f"a run should have more than 0 CPUs and 0 or more GPUs, not {self.cpus} and {self.gpus}")
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,8 @@ def plan(
         for threshold in thresholds or (None,):
             for seed in seeds:
                 config = make(replace(overrides, seed=seed, tau=tau, threshold=threshold))
-                configs.append(replace(config, name=_name(config.name, tau, threshold)))
+                configs.append(replace(config, name=swept(config.name, tau, threshold)))
     return configs
-
-
-def _name(run: str, tau: float | None, threshold: float | None) -> str:
-    for option, value in (("tau", tau), ("threshold", threshold)):
-        if value is not None:
-            # As many digits as tell it from any other number.
-            run += f"-{option}{value!r}".removesuffix(".0")
-    try:
-        return _SLUG.validate_python(run)
-    except ValidationError:
-        raise RunError(f"a run cannot be named {run!r}: names have up to 64 of a-z, 0-9, '.', '_' and '-'") from None
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -95,6 +87,8 @@ def seeds_of(text: str) -> tuple[int, ...]:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
             raise RunError(f"--seeds should be like 0-4 or 0,2,5-7, is {text!r}")
+        if last - first >= _MAX_SEEDS:
+            raise RunError(f"--seeds should be at most {_MAX_SEEDS:,}, is {text!r}")
         seeds += range(first, last + 1)
     return tuple(dict.fromkeys(seeds))
 

@@ -158,6 +158,27 @@ def test_a_threshold_that_the_rule_does_not_have(tmp_path: Path) -> None:
     assert_refused(result, "run digits has no ratio rule, so no --tau; it has --threshold")
 
 
+def test_without_torch(tmp_path: Path) -> None:
+    """As where only the service is installed."""
+    code = "import sys; sys.modules['torch'] = None; from trainer.__main__ import app; app()"
+    for words in (("paper", "--data", "digits"), ("distil", "5d41402a", "--data", "digits", "--epochs", "1")):
+        result = subprocess.run([sys.executable, "-c", code, *words, "--zoo", tmp_path], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("zoo-train: training needs the extra `train`: pip install"), result.stderr
+
+
+def test_batches_fit_few_images_unless_told_otherwise(tmp_path: Path, images: Path) -> None:
+    """81 images: at most 8 at once, of which the run tells; 30 if one says so."""
+    for words, told in (((), True), (("--batch-size", 30), False)):
+        zoo = tmp_path / f"zoo{told}"
+        result = zoo_train("digits", "--data", images, "--zoo", zoo, "--epochs", 1, "--device", "cpu", *words)
+        assert result.exit_code == 0
+        assert ("81 training images: batches of 8, not 64" in result.stderr) is told
+        resumed = zoo_train("digits", "--data", images, "--zoo", zoo, "--epochs", 2, "--device", "cpu", "--resume")
+        assert (resumed.exit_code == 0) is told
+    assert_refused(resumed, "was started with batch_size = 30, not 64")
+
+
 def test_resuming_with_another_threshold(tmp_path: Path, images: Path) -> None:
     words = ("digits", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
     assert zoo_train(*words).exit_code == 0
@@ -166,7 +187,16 @@ def test_resuming_with_another_threshold(tmp_path: Path, images: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--limit-train", 3), ("--epochs", 0), ("--seed", -1), ("--device", "tpu")]
+    ("option", "value"),
+    [
+        ("--limit-train", 3),
+        ("--epochs", 0),
+        ("--distil", -3),
+        ("--batch-size", 1),
+        ("--learning-rate", "nan"),
+        ("--seed", -1),
+        ("--device", "tpu"),
+    ],
 )
 def test_options_out_of_range(tmp_path: Path, option: str, value: object) -> None:
     result = zoo_train("digits", "--data", "digits", "--zoo", tmp_path, option, value)

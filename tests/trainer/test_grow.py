@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import random
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from trainer.config import Ladder, Limits, RatioRule, RunConfig
-from trainer.data import Data, load
+from trainer.data import Data, Split, load
+from trainer.display import Display
 from trainer.grow import grow, run_directory
 from trainer.loop import evaluate
 from trainer.overrides import Overrides
-from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
+from trainer.records import ChanceRecord, CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
 from trainer.runs import digits, paper
 from zoo.checkpoint import load as load_checkpoint
 from zoo.cost import num_params
@@ -181,6 +184,34 @@ def test_the_log_holds_what_was_observed(config: RunConfig, uninterrupted: Runs)
     assert all({score.change for score in record.candidates} >= set(record.chosen) for record in decisions)
     assert [len(record.chosen) for record in decisions] == [1, 1]
     assert log[-1]["checkpoints"] == list(digests)
+
+
+def test_nothing_grows_at_chance(tmp_path: Path, tiny_run: RunConfig, write_images: Any) -> None:
+    """Classes that nothing tells apart; the run says so when it looks, and of its checkpoint at the end."""
+    bars = load(str(write_images(tmp_path / "bars", {"train": 40, "test": 8}, classes=("a", "b"))))
+
+    def noise(split: Split) -> Split:
+        random = torch.Generator().manual_seed(len(split))
+        return Split(torch.randint(0, 256, split.images.shape, generator=random, dtype=torch.uint8), split.labels)
+
+    data = replace(bars, train=noise(bars.train), validation=noise(bars.validation), test=noise(bars.test))
+    records: list[Record] = []
+    config = replace(tiny_run, chance_errors=RunConfig.chance_errors)
+    digests = run(config, data, tmp_path / "zoo", observe=records.append)
+    assert len(digests) == 1
+    looks = [record for record in records if isinstance(record, ChanceRecord)]
+    assert [record.epoch for record in looks] == [2, 3, 4, 5]
+    assert all(record.chance == 0.5 for record in looks)
+    assert not any(isinstance(record, DecisionRecord) for record in records)
+    finished = records[-1]
+    assert isinstance(finished, FinishedRecord)
+    assert finished.at_chance == digests
+    console = Console(file=io.StringIO(), width=200)
+    for record in records:
+        Display(console)(record)
+    text = console.file.getvalue()
+    assert "is no better than chance (0.500): nothing grows yet" in text
+    assert "warning: 1 of 1 checkpoints are no better than chance on validation images" in text
 
 
 def test_growth_waits_for_the_cooldown(tiny_run: RunConfig, uninterrupted: Runs) -> None:

@@ -16,7 +16,7 @@ from trainer.config import RunConfig
 from trainer.expand import Initialization, expand
 from trainer.runs import paper
 from trainer.scores.fisher import gradient_moments
-from trainer.step import TrainingStep, has_bfloat16, prepare
+from trainer.step import TrainingStep, has_bfloat16, prepare, prepared
 from zoo.descriptor import Architecture, Preprocessing
 from zoo.families import blueprint, secnn
 from zoo.module import GraphModule, normalize
@@ -174,6 +174,20 @@ def test_a_machine_without_a_compiler_says_so(
     step = TrainingStep(module, optim.make(module, ADAM), ADAM, RGB, compiled=True)
     for images, labels in batches(1):
         assert step(images, labels)[0].isfinite()
+
+
+def test_a_run_leaves_torch_as_it_was() -> None:
+    """It may be one call in a program with models of its own."""
+
+    def settings() -> tuple[int, bool, bool]:
+        fills = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), fills
+
+    before = settings()
+    with pytest.raises(KeyboardInterrupt), prepared(torch.device("cpu"), replace(paper(), cpu_threads=3)):
+        assert settings() == (3, True, False)
+        raise KeyboardInterrupt
+    assert settings() == before
 
 
 def test_l1_pulls_every_weight_but_is_no_part_of_the_loss(module: GraphModule) -> None:

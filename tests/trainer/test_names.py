@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from trainer.names import run_named, swept
+from trainer.overrides import Overrides
+from zoo.errors import RunError
+
+
+@pytest.mark.parametrize(
+    ("run", "tau", "threshold"),
+    [("paper", 1.5, None), ("paper", 1e-05, None), ("paper", 2.0, None), ("grow", None, 0.25), ("digits", None, 3.0)],
+)
+def test_a_run_of_a_sweep_is_found_by_its_name(run: str, tau: float | None, threshold: float | None) -> None:
+    """So its checkpoints can be distilled and continued."""
+    name = swept(run, tau, threshold)
+    config = run_named(name, Overrides(seed=3, epochs=7))
+    asked = run_named(run, Overrides(seed=3, epochs=7, tau=tau, threshold=threshold))
+    assert (config.name, config.expansion, config.seed, config.epochs) == (name, asked.expansion, 3, 7)
+
+
+@pytest.mark.parametrize("name", ["nosuch", "nosuch-tau1", "paper-tau", "paper-tau1.5.2", "paper-tau1-tau2", "-tau1"])
+def test_other_names_are_none(name: str) -> None:
+    with pytest.raises(RunError, match=f"no run is named '{name}'; there are: digits, grow, paper"):
+        run_named(name, Overrides())
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("paper-tau1.5", Overrides(tau=2.0), "run paper-tau1.5 has a tau of 1.5, so no --tau 2"),
+        ("grow-tau1.5", Overrides(), "run grow has no ratio rule, so no --tau"),
+        ("paper-threshold1", Overrides(), "run paper has no gain rule, so no --threshold"),
+    ],
+)
+def test_a_name_and_wishes_that_contradict_each_other(name: str, overrides: Overrides, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        run_named(name, overrides)
