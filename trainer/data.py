@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def _common_form(
     files: Sequence[ImageFile], image_size: int | None, bad: BadFiles
 ) -> tuple[Color, tuple[int, int], list[str]]:
     """Colour, (height, width), and a sentence where images are resized that nobody asked to."""
-    forms = Counter(form for file in files if (form := bad.tried(file, file.probe)) is not None)
+    forms = Counter(form for file in files if (form := bad.probe(file)) is not None)
     color: Color = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
     sizes = sorted({size for _, size in forms}, key=lambda size: (size[0] * size[1], size))
     if image_size is not None:
@@ -238,8 +238,7 @@ def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int], bad
     """uint8 (n, channels, height, width); rows of bad files mean nothing."""
     pixels = np.empty((len(files), 3 if color == "rgb" else 1, *size), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        if file not in bad and (decoded := bad.tried(file, partial(file.decode, color, size))) is not None:
-            row[:] = decoded.transpose(2, 0, 1)
+        bad.decode(file, color, size, row.transpose(1, 2, 0))
     return pixels
 
 

@@ -60,22 +60,29 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
     return latencies
 
 
-def calibrate_cascades(zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None]) -> Calibration:
+def calibrate_cascades(
+    zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None], *, skip_bad: bool = False
+) -> Calibration:
     """Finds the cascades of a data set's checkpoints and keeps them beside those, in place of those before.
 
-    `source` holds the images, as for `HeldOutImages`; `observe` is told of each checkpoint asked. Raises ZooError.
+    `source` holds the images, as for `HeldOutImages`; `observe` is told what is odd about them, and of each checkpoint
+    asked. Raises ZooError.
     """
     _require_writable(zoo)
-    calibration = find_cascades(zoo, source, dataset, observe)
+    calibration = find_cascades(zoo, source, dataset, observe, skip_bad=skip_bad)
     zoo.measurements.record_calibration(calibration)
     zoo.sync()
     return calibration
 
 
-def find_cascades(zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None]) -> Calibration:
+def find_cascades(
+    zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None], *, skip_bad: bool = False
+) -> Calibration:
     """As `calibrate_cascades`, but kept nowhere."""
     record, rows = _of_one_split(zoo, dataset)
-    images = HeldOutImages(source, validation=record)
+    images = HeldOutImages(source, validation=record, skip_bad=skip_bad)
+    for finding in images.findings:
+        observe(f"{images.name}: warning: {finding}")
     front = pareto.front(rows, cost=lambda row: row.macs, value=lambda row: row.accuracy or 0.0)
     candidates = []
     for row in front:

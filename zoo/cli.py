@@ -84,6 +84,9 @@ class Policy(StrEnum):
 ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="With --data: leave out images that cannot be read, as zoo-train does.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _BUDGET_OPTIONS: dict[str, Any] = {
     "min_acc": Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")],
@@ -348,6 +351,7 @@ def verify(
             metavar="PATH|NAME",
         ),
     ] = None,
+    skip_bad: SkipBadOption = False,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
@@ -361,7 +365,9 @@ def verify(
     Exits with 1 if one fails.
     """
     source = _source(zoo, url, token)
-    images = HeldOutImages(data) if data else None
+    images = HeldOutImages(data, skip_bad=skip_bad) if data else None
+    for finding in images.findings if images else ():
+        typer.echo(f"{data}: warning: {finding}", err=True)
     if images and budget.is_bounded() and budget.dataset is None:
         budget = budget.model_copy(update={"dataset": images.name})
     wanted = {view.id for view in source.models(budget)} if budget.is_filtered() else None
@@ -409,6 +415,7 @@ def calibrate(
         str | None, typer.Option(help="Only this data set; with --data where the path does not name it.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Without --data: turns of ten images for each checkpoint.")] = 50,
+    skip_bad: SkipBadOption = False,
     zoo: ZooOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -427,13 +434,13 @@ def calibrate(
     if data is None:
         _calibrate_latencies(local, dataset, rounds, as_json=as_json)
     else:
-        found = _find_cascades(local, data, dataset)
+        found = _find_cascades(local, data, dataset, skip_bad=skip_bad)
         _show_cascades(found, local.rows(Budget(dataset=found.dataset, min_acc=0.0)), as_json=as_json)
 
 
-def _find_cascades(zoo: LocalZoo, data: str, dataset: str | None) -> Calibration:
+def _find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False) -> Calibration:
     name = dataset or name_of(Path(data))
-    return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True))
+    return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True), skip_bad=skip_bad)
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:

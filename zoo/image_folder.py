@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,6 @@ from zoo.image_files import SPLITS, Listing, listing
 from zoo.image_header import Color as Color
 
 _NAMED_AT_MOST = 20
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,12 @@ class ImageFile:
             return 0
 
     def probe(self) -> tuple[Color, tuple[int, int]]:
-        """Colour and (height, width), as `images.read`. Raises DataError, which names the file."""
+        """Colour and (height, width) when upright, from the header. Raises DataError, which names the file."""
         try:
             header = images.read(self.data)
         except ImageError as error:
             raise DataError(f"{self.path}: {error}") from error
-        return header.color, header.size
+        return header.color, header.upright
 
     def decode(self, color: Color, size: tuple[int, int]) -> images.Pixels:
         """As `images.pixels`: (height, width, channels). Raises DataError, which names the file."""
@@ -98,20 +95,39 @@ class ImageFolder:
             raise DataError(f"{self.name}: without the files that cannot be read nothing is left of {named(lost)}")
         if not test:
             raise DataError(f"{self.name}: without the files that cannot be read no test image is left")
-        findings = (*self.findings, f"left out, as they cannot be read: {len(bad):,} files: {bad}")
+        findings = (
+            *self.findings,
+            f"left out, as they cannot be read: {len(bad):,} {'file' if len(bad) == 1 else 'files'}: {bad}",
+        )
         return replace(self, train=train, test=test, findings=findings)
 
 
 class BadFiles(dict[ImageFile, str]):
     """Files that cannot be decoded, with the reason, which names the file."""
 
-    def tried(self, file: ImageFile, use: Callable[[], Result]) -> Result | None:
-        """What `use` returns; None, and the file is a bad one, where it raises DataError."""
+    @classmethod
+    def among(cls, files: Iterable[ImageFile]) -> BadFiles:
+        """Decodes each to find out."""
+        found = cls()
+        for file in files:
+            found.decode(file, "gray", (1, 1), np.empty((1, 1, 1), dtype=np.uint8))
+        return found
+
+    def probe(self, file: ImageFile) -> tuple[Color, tuple[int, int]] | None:
+        """As the file's own; None where it is a bad one."""
         try:
-            return use()
+            return file.probe()
         except DataError as error:
             self[file] = str(error)
             return None
+
+    def decode(self, file: ImageFile, color: Color, size: tuple[int, int], out: images.Pixels) -> None:
+        """Into `out`, (height, width, channels), which means nothing where the file is a bad one."""
+        if file not in self:
+            try:
+                out[:] = file.decode(color, size)
+            except DataError as error:
+                self[file] = str(error)
 
     def __str__(self) -> str:
         reasons = [*self.values()][:_NAMED_AT_MOST]

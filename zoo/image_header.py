@@ -80,6 +80,11 @@ class Header(NamedTuple):
         return _shrunk(self.width, self.shrink) * _shrunk(self.height, self.shrink)
 
     @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) as people see them."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the upright decoded image."""
         height, width = _shrunk(self.height, self.shrink), _shrunk(self.width, self.shrink)

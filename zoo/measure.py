@@ -17,7 +17,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.content import digest_of_images
 from zoo.descriptor import Dataset
 from zoo.errors import DataError
-from zoo.image_folder import Color, ImageFile, ImageFolder
+from zoo.image_folder import BadFiles, Color, ImageFile, ImageFolder
 from zoo.images import Pixels
 from zoo.predictor import Predictor, Scores
 from zoo.splits import Indices, stratified
@@ -29,15 +29,20 @@ _BATCH = 100
 class HeldOutImages:
     """Test or validation images of a data set, decoded once for each form that networks take them in."""
 
-    def __init__(self, source: str, validation: Dataset | None = None) -> None:
+    def __init__(self, source: str, validation: Dataset | None = None, *, skip_bad: bool = False) -> None:
         """`source`: "digits", or a directory or .tar.gz of {train,test}/<class>/<image>.
 
         With `validation` the images that checkpoints which say this of their data set were validated on, else the
-        test images. Raises DataError.
+        test images. With `skip_bad`, files that cannot be decoded are left out first, as a run with that option leaves
+        them out. Raises DataError.
         """
         folder = _digits() if source == "digits" else _folder(Path(source))
+        if skip_bad:
+            folder = folder.without(BadFiles.among(folder.test if validation is None else folder.train))
         self.name = folder.name
         self.classes = folder.classes
+        # Sentences about the images: what was left out, and what is odd about the rest.
+        self.findings = folder.findings
         self._files = folder.test if validation is None else _validation(folder, validation)
         self.labels = folder.labels(self._files)
         self._decoded: dict[tuple[Color, tuple[int, int]], Pixels] = {}
@@ -53,9 +58,14 @@ class HeldOutImages:
         return self._contents[color, size]
 
     def pixels(self, color: Color, size: tuple[int, int]) -> Pixels:
-        """uint8 (n, height, width, channels). Raises DataError, which names the file."""
+        """uint8 (n, height, width, channels). Raises DataError, which names every file that cannot be decoded."""
         if (color, size) not in self._decoded:
-            self._decoded[color, size] = np.stack([file.decode(color, size) for file in self._files])
+            pixels = np.empty((len(self._files), *size, 3 if color == "rgb" else 1), dtype=np.uint8)
+            bad = BadFiles()
+            for row, file in zip(pixels, self._files, strict=True):
+                bad.decode(file, color, size, row)
+            bad.refuse()
+            self._decoded[color, size] = pixels
         return self._decoded[color, size]
 
     def batches(self, color: Color, size: tuple[int, int]) -> Iterator[Pixels]:

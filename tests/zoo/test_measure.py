@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from trainer.data import load
 from zoo import digits
 from zoo.checkpoint import Checkpoint, decode, encode
 from zoo.errors import DataError
@@ -117,6 +118,23 @@ def test_a_name_that_needs_torch(tmp_path: Path) -> None:
         HeldOutImages("cifar10")
 
 
+def test_bad_files_are_left_out_as_a_run_leaves_them_out(tmp_path: Path) -> None:
+    """Of the others the same are set aside for validation."""
+    bars = write_bars(tmp_path / "bars", num_train=20, num_test=4)
+    for number in (3, 8, 13):
+        (bars / "train" / "left" / f"{number}.jpg").write_bytes(b"no image")
+    (bars / "test" / "right" / "1.jpg").write_bytes(b"")
+    run = load(str(bars), skip_bad=True)
+    with pytest.raises(DataError, match=r"^test/right/1\.jpg: 0 bytes .* \(--skip-bad goes on without it\)$"):
+        HeldOutImages(str(bars)).pixels("rgb", (24, 20))
+    tested = HeldOutImages(str(bars), skip_bad=True)
+    assert len(tested.findings) == len(run.findings) == 1
+    assert tested.findings[0].startswith("left out, as they cannot be read: 1 file: test/right/1.jpg: 0 bytes")
+    for images, split in ((tested, run.test), (HeldOutImages(str(bars), run.record(), skip_bad=True), run.validation)):
+        assert images.pixels("rgb", (24, 20)).transpose(0, 3, 1, 2).tolist() == split.images.tolist()
+        assert images.labels.tolist() == split.labels.tolist()
+
+
 # --- zoo verify --data ----------------------------------------------------------------------------------
 
 
@@ -184,6 +202,13 @@ def test_other_images_under_the_same_name_are_not_a_wrong_claim(
     assert lines
     assert all(line.startswith("other   ") for line in lines)
     assert all(line.endswith(": other images than those it was tested on") for line in lines)
+    trained_on = min((tmp_path / "bars" / "train").rglob("*.jpg"))
+    first.write_bytes(trained_on.read_bytes())
+    min((tmp_path / "bars" / "test" / "right").rglob("*.jpg")).write_bytes(b"")
+    done = command("zoo", "verify", "--zoo", zoo, "--data", tmp_path / "bars", "--skip-bad")
+    assert "warning: 1 of 300 test images are training images too (test/left/0.jpg is train/left/0.jpg)" in done.stderr
+    assert "warning: left out, as they cannot be read: 1 file: test/right/0.jpg: 0 bytes" in done.stderr
+    assert "of 299" in done.stdout
 
 
 def test_other_data_sets_are_checked_and_not_measured(
