@@ -108,7 +108,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NoSpaceError, _no_space)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(AnnotationsError, _annotations)
-    app.add_exception_handler(DatabaseError, _catalog)
     app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(DatabaseError, _catalog)
@@ -160,6 +159,8 @@ def _busy(_: Request, error: Exception) -> JSONResponse:
 
 def _catalog(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DatabaseError)
+    if not is_passing(error):
+        raise error
     detail = f"the catalog cannot be read or written at the moment ({error.orig}): try again"
     return problem(503, "catalog", detail, {"Retry-After": "2"})
 
@@ -179,19 +180,12 @@ def _damaged(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "checkpoint-damaged", detail, {"Retry-After": "1"})
 
 
-def _catalog(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DatabaseError)
-    if not is_passing(error):
-        raise error
-    return problem(503, "catalog-unavailable", f"the catalog: {error.orig}; ask again", {"Retry-After": "1"})
-
-
 def _storage(_: Request, error: Exception) -> JSONResponse:
     """A checkpoint's file that cannot be read, or a directory that cannot be written to: what for, is in the log."""
     assert isinstance(error, OSError)
     log.error("503: %s", error)
-    detail = f"the zoo's files: {error.strerror or type(error).__name__}; ask again"
-    return problem(503, "storage-unavailable", detail, {"Retry-After": "1"})
+    detail = f"the zoo's directory could not be read or written: {error.strerror or type(error).__name__}; try again"
+    return problem(503, "storage", detail, {"Retry-After": "5"})
 
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:

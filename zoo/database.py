@@ -93,11 +93,14 @@ class Database:
         directory = _identity(self._path.parent)
         return directory is not None and (self._identity is None or directory[0] == self._identity[0])
 
-    def leave_file(self, error: DatabaseError) -> bool:
-        """Goes on in memory with what can be read of the file. False where that would not help."""
+    def leave_file(self, error: DatabaseError, failed: Engine | None = None) -> bool:
+        """Goes on in memory with what can be read of the file. False where that would not help.
+
+        `failed` is what the error came of, as another thread may have left that by now.
+        """
         with self._lock:
             if self._path is None:
-                return False
+                return failed not in (None, self._engine)
             log.warning("the catalog %s cannot be used (%s): kept in memory from now on", self._path, error.orig)
             before, self._path, self._identity = self._engine, None, None
             memory = self._prepared(_engine(None))
@@ -148,23 +151,15 @@ class Database:
 
     @contextmanager
     def _connection(self, *, immediate: bool) -> Iterator[Connection]:
+        engine = self._engine
         try:
-            connection = self._begun(immediate=immediate)
+            connection = _begun(engine, immediate=immediate)
         except DatabaseError as error:
-            if _is_damaged(error) or not self.leave_file(error):
+            if _is_damaged(error) or not self.leave_file(error, engine):
                 raise
-            connection = self._begun(immediate=immediate)
+            connection = _begun(self._engine, immediate=immediate)
         with connection:
             yield connection
-
-    def _begun(self, *, immediate: bool) -> Connection:
-        connection = self._engine.connect().execution_options(immediate=immediate)
-        try:
-            connection.begin()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     @contextmanager
     def _noticing_damage(self) -> Iterator[None]:
@@ -189,6 +184,16 @@ class Database:
         log.warning(
             "the catalog %s is damaged (%s): set aside as %s and rebuilt from the checkpoints", path, error.orig, aside
         )
+
+
+def _begun(engine: Engine, *, immediate: bool) -> Connection:
+    connection = engine.connect().execution_options(immediate=immediate)
+    try:
+        connection.begin()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _identity(path: Path) -> _Identity:

@@ -24,6 +24,7 @@ from zoo.dataset_labels import image_set
 from zoo.descriptor import Descriptor
 from zoo.device import device_name
 from zoo.errors import (
+    BusyError,
     CheckpointError,
     ConflictError,
     GoneError,
@@ -550,10 +551,12 @@ class LocalZoo:
         return dict(self._paths)
 
     def path(self, digest: str) -> Path:
-        """Raises NotFoundError where the file is gone."""
+        """Raises NotFoundError where the file is gone, BusyError where its directory is away for the moment."""
         path = self._paths.get(digest)
         if path is not None and path.exists():
             return path
+        if path is not None and not path.parent.is_dir():
+            raise BusyError(f"the file of checkpoint {digest} cannot be read, as its directory is away: try again")
         # Another process has added or moved it since this one looked.
         for directory in self._directories:
             with suppress(NotFoundError):

@@ -160,10 +160,10 @@ class MarksFile:
         self.path = root / "marks.json"
 
     def stamp(self) -> Stamp:
-        """Another one after each change; None where there is no file."""
+        """Another one after each change; None where no file can be seen."""
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except OSError:
             return None
         return status.st_mtime_ns, status.st_ino, status.st_size
 

@@ -1,0 +1,73 @@
+"""A server whose directories and catalog are in trouble goes on serving, says what it cannot do, and heals."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from zoo.storage import Directory
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_directory_that_is_away_while_it_is_served(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path, digit_files: list[bytes]
+) -> None:
+    root = tmp_path / "zoo"
+    shutil.copytree(zoo_root, root, ignore=shutil.ignore_patterns("catalog*"))
+    client = client_of(root, rescan_seconds=0.05)
+    listed = client.get("/models").json()
+    smallest, largest = listed["items"][0]["id"], listed["items"][-1]["id"]
+    png = {"content": digit_files[0], "headers": {"Content-Type": "image/png"}}
+    answer = client.post("/predict", params={"model": smallest}, **png).json()["predictions"]
+    root.rename(tmp_path / "away")
+    time.sleep(0.5)
+    assert client.get("/models").json() == listed
+    assert client.post("/predict", params={"model": smallest}, **png).json()["predictions"] == answer
+    unread = client.get(f"/models/{largest}/file")
+    assert unread.status_code == 503
+    assert "retry-after" in unread.headers
+    assert "its directory is away" in unread.json()["detail"]
+    (tmp_path / "away").rename(root)
+    assert client.get(f"/models/{largest}/file").status_code == 200
+    assert client.get("/models").json() == listed
+
+
+@pytest.mark.parametrize("damage", ["removed", "noise", "locked"])
+def test_a_catalog_in_trouble_while_it_is_served(
+    client_of: Callable[..., httpx.Client],
+    zoo_root: Path,
+    tmp_path: Path,
+    damage: str,
+) -> None:
+    root = tmp_path / "zoo"
+    shutil.copytree(zoo_root, root, ignore=shutil.ignore_patterns("catalog*"))
+    late = max(Directory(root).paths())[1]
+    held_back = late.rename(tmp_path / late.name)
+    client = client_of(root, rescan_seconds=0.05)
+    num_checkpoints = client.get("/models").json()["count"]
+    catalog = root / "catalog.sqlite"
+    with closing(sqlite3.connect(catalog, isolation_level=None)) as other:
+        if damage == "removed":
+            for path in root.glob("catalog.sqlite*"):
+                path.unlink()
+        elif damage == "noise":
+            with catalog.open("r+b") as file:
+                file.write(b"noise" * 20_000)
+        else:
+            other.execute("BEGIN IMMEDIATE")
+        held_back.rename(late)
+        wait_for(lambda: client.get("/models").json().get("count") == num_checkpoints + 1)
+        assert client.get(f"/models/{late.stem}").status_code == 200
