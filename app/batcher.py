@@ -10,14 +10,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from app.admission.work import ClosingError, Work
 from app.metrics import Metrics
+from zoo.cost import activation_bytes
 from zoo.predictor import Predictor, Scores
 
 Pixels = npt.NDArray[np.uint8]
@@ -27,6 +28,9 @@ MAX_BATCH_IMAGES = 32
 # The event loop does nothing else meanwhile; a hop to a thread and back costs a tenth of a millisecond, on a busy
 # core several.
 _MAX_SECONDS_ON_LOOP = 0.003
+# A batch on a thread cannot be stopped; what was given up meanwhile is left out of the next.
+_MAX_BATCH_SECONDS = 0.5
+_MAX_BATCH_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +57,31 @@ class _Forward:
 class Batcher:
     """Belongs to one event loop."""
 
-    def __init__(self, predictor: Predictor, threads: Executor, metrics: Metrics) -> None:
+    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics) -> None:
         """Runs the network twice, to know what an image costs: the first time is not like the others."""
         self.predictor = predictor
-        self._threads = threads
+        self._work = work
         self._metrics = metrics
+        self._image_bytes = activation_bytes(predictor.descriptor.architecture.graph())
         self._waiting: deque[_Job] = deque()
         self._is_scheduled = False
-        self._is_on_thread = False
+        self._on_thread: asyncio.Task[_Forward] | None = None
         blank = np.zeros((1, *predictor.image_shape), np.uint8)
-        self._forward(blank)
-        self._seconds_per_image = self._forward(blank).seconds
+        self._seconds_per_image = 0.0
+        self._forward(blank, ())
+        self._seconds_per_image = self._forward(blank, ()).seconds
 
     @property
     def waits(self) -> bool:
         """Whether a prediction that comes now has to wait for a batch that runs on a thread."""
-        return self._is_on_thread
+        return self._on_thread is not None
+
+    @property
+    def max_images(self) -> int:
+        """Of one batch: as many as fit into its memory and its time, which counts where batches win nothing."""
+        seconds = max(self._seconds_per_image, 1e-6)
+        fitting = min(_MAX_BATCH_BYTES // max(1, self._image_bytes), int(_MAX_BATCH_SECONDS / seconds))
+        return max(1, min(MAX_BATCH_IMAGES, fitting))
 
     async def probabilities(self, pixels: Pixels) -> Batched:
         """uint8 (batch, height, width, channels). Cancelling this takes the images out of their batch."""
@@ -89,13 +102,14 @@ class Batcher:
         pixels = jobs[0].pixels if len(jobs) == 1 else np.concatenate([job.pixels for job in jobs])
         loop = asyncio.get_running_loop()
         if len(pixels) * self._seconds_per_image > _MAX_SECONDS_ON_LOOP:
-            self._is_on_thread = True
-            running = loop.run_in_executor(self._threads, self._forward, pixels)
+            num_bytes = self._image_bytes * min(len(pixels), self.max_images)
+            running = loop.create_task(self._work.run_network(num_bytes, self._forward, pixels, jobs))
+            self._on_thread = running
             running.add_done_callback(partial(self._finish, jobs))
             return
         future: asyncio.Future[_Forward] = loop.create_future()
         try:
-            future.set_result(self._forward(pixels))
+            future.set_result(self._forward(pixels, ()))
         except Exception as error:
             future.set_exception(error)
         self._finish(jobs, future)
@@ -104,31 +118,34 @@ class Batcher:
         """Whole jobs, in order, as long as they fit into one batch; a job that is larger is a batch of its own."""
         jobs: list[_Job] = []
         num_images = 0
-        num_before = len(self._waiting)
+        num_before, max_images = len(self._waiting), self.max_images
         while self._waiting:
             if self._waiting[0].done.cancelled():
                 self._waiting.popleft()
                 continue
             num_images += len(self._waiting[0].pixels)
-            if jobs and num_images > MAX_BATCH_IMAGES:
+            if jobs and num_images > max_images:
                 break
             jobs.append(self._waiting.popleft())
         if num_before:
             self._metrics.waiting.dec(num_before - len(self._waiting))
         return jobs
 
-    def _forward(self, pixels: Pixels) -> _Forward:
+    def _forward(self, pixels: Pixels, jobs: Sequence[_Job]) -> _Forward:
+        """In parts, between which it ends if nobody waits any more for any of the jobs. Raises ClosingError."""
         started = time.perf_counter()
-        parts = [
-            self.predictor.probabilities(pixels[start : start + MAX_BATCH_IMAGES])
-            for start in range(0, len(pixels), MAX_BATCH_IMAGES)
-        ]
+        parts = []
+        max_images = self.max_images
+        for start in range(0, len(pixels), max_images):
+            if jobs and (self._work.is_closing or all(job.done.cancelled() for job in jobs)):
+                raise ClosingError
+            parts.append(self.predictor.probabilities(pixels[start : start + max_images]))
         scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return _Forward(scores, started, time.perf_counter() - started)
 
     def _finish(self, jobs: Sequence[_Job], ran: asyncio.Future[_Forward]) -> None:
-        self._is_on_thread = False
-        error = ran.exception()
+        self._on_thread = None
+        error = ClosingError() if ran.cancelled() else ran.exception()
         if error is None:
             self._hand_out(jobs, ran.result())
         else:

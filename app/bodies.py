@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -13,6 +15,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from app.admission.json_size import count_values, too_many_values
+from app.admission.work import Work
 from app.errors import ProblemError
 from app.openapi import described
 from app.schemas import PredictBody
@@ -38,6 +42,14 @@ DESCRIPTION: dict[str, Any] = {
     },
 }
 
+# What takes about a millisecond to parse, at worst.
+_MAX_BYTES_ON_LOOP = 64 * 1024
+# The text as str and its images, or the form's parts.
+_PARSED_COPIES = 3
+# Of the JSON form of a prediction, beside its images.
+_MAX_OTHER_VALUES = 64
+_WHITESPACE = b" \t\r\n\v\f"
+
 # What curl, browsers and the usual libraries send for one file. Anything else is left to the parser.
 _BOUNDARY = re.compile(rb"multipart/form-data; boundary=([A-Za-z0-9'()+_,./:=?-]{1,70})")
 _HEAD = re.compile(
@@ -46,21 +58,16 @@ _HEAD = re.compile(
 )
 
 
-async def read(scope: Scope, receive: Receive) -> tuple[list[bytes], int | None]:
-    """The image files, and the top_k that a JSON body asks for."""
-    content_type = _header(scope, b"content-type")
+async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> tuple[list[bytes], int | None]:
+    """The image files, and the top_k that a JSON body asks for. Raises QueueFullError."""
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     media_type = content_type.partition(b";")[0].strip().lower().decode("latin-1")
-    encoding = _header(scope, b"content-encoding").strip().lower().decode("latin-1")
-    if encoding not in ("", "identity"):
-        detail = f"Content-Encoding {encoding}: send the body as it is, images are compressed already"
-        raise ProblemError(415, "unsupported-media-type", detail, {"Accept-Encoding": "identity"})
-    if media_type == "multipart/form-data":
-        body = await _whole(receive)
-        image = only_file(content_type, body)
-        return [image] if image is not None else await _parse_form(scope, body), None
-    if media_type == "application/json":
-        return _parse_json(await _whole(receive))
     body = await _whole(receive)
+    if media_type in ("multipart/form-data", "application/json"):
+        if len(body) <= _MAX_BYTES_ON_LOOP:
+            return await _parse(scope, media_type, content_type, body, max_images)
+        parse = partial(_parse, scope, media_type, content_type, body, max_images)
+        return await work.decode(_PARSED_COPIES * len(body), lambda: asyncio.run(parse()))
     # The bytes tell what it is: curl says that it sends a form, and photographs are called image/jpg, */* or nothing.
     if media_type in IMAGE_TYPES or image_header.is_read(body):
         return [body], None
@@ -73,9 +80,13 @@ async def read(scope: Scope, receive: Receive) -> tuple[list[bytes], int | None]
     )
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    value: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
-    return value
+async def _parse(
+    scope: Scope, media_type: str, content_type: bytes, body: bytes, max_images: int
+) -> tuple[list[bytes], int | None]:
+    if media_type == "application/json":
+        return _parse_json(body, max_images)
+    image = only_file(content_type, body)
+    return [image] if image is not None else await _parse_form(scope, body), None
 
 
 def only_file(content_type: bytes, body: bytes) -> bytes | None:
@@ -119,7 +130,10 @@ async def _parse_form(scope: Scope, body: bytes) -> list[bytes]:
         return [await field.read() for field in form.getlist("file") if isinstance(field, UploadFile)]
 
 
-def _parse_json(data: bytes) -> tuple[list[bytes], int | None]:
+def _parse_json(data: bytes, max_images: int) -> tuple[list[bytes], int | None]:
+    # Base64 holds no character that is counted.
+    if (count := count_values(data)) > max_images + _MAX_OTHER_VALUES:
+        raise too_many_values(count, max_images + _MAX_OTHER_VALUES)
     try:
         body = PredictBody.model_validate_json(data)
     except ValidationError as error:
@@ -129,7 +143,7 @@ def _parse_json(data: bytes) -> tuple[list[bytes], int | None]:
     images = []
     for index, text in enumerate(texts):
         try:
-            images.append(base64.b64decode("".join(text.split()), validate=True))
+            images.append(base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True))
         except ValueError as error:
             detail = f"inputs[{index}] is not base64 of an image file: {error}"
             raise ProblemError(422, "invalid-parameter", detail) from error

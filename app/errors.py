@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from app.admission.work import ClosingError, QueueFullError
 from zoo.database import is_passing
 from zoo.errors import (
     AnnotationsError,
@@ -35,6 +36,10 @@ from zoo.errors import (
 from zoo.views import CheckpointView
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+# However much of a request is wrong: whoever sends a body of 80,000 unknown keys gets no answer of 80,000 lines.
+_MAX_NAMED = 5
+_MAX_TEXT = 80
+_MAX_DETAIL = 1000
 
 
 log = logging.getLogger(__name__)
@@ -93,7 +98,8 @@ class ProblemResponse(JSONResponse):
 def problem(
     status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
-    body = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extensions}
+    title, detail = HTTPStatus(status).phrase, _short(detail, _MAX_DETAIL)
+    body = {"type": kind, "title": title, "status": status, "detail": detail, **extensions}
     return ProblemResponse(body, status, headers)
 
 
@@ -105,6 +111,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(StaleError, _stale)
     app.add_exception_handler(NotADigestError, _not_a_digest)
+    app.add_exception_handler(QueueFullError, _queue_full)
+    app.add_exception_handler(ClosingError, _closing)
     app.add_exception_handler(NoSpaceError, _no_space)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(AnnotationsError, _annotations)
@@ -171,6 +179,15 @@ def _annotations(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
 
 
+def _queue_full(_: Request, error: Exception) -> JSONResponse:
+    return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
+
+
+def _closing(_: Request, __: Exception) -> JSONResponse:
+    detail = "the server is shutting down: ask again, and the next one answers"
+    return problem(503, "shutting-down", detail, {"Retry-After": "1", "Connection": "close"})
+
+
 def _bad_image(_: Request, error: Exception) -> JSONResponse:
     return problem(400, "bad-image", str(error))
 
@@ -191,14 +208,16 @@ def _storage(_: Request, error: Exception) -> JSONResponse:
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     """One line for each parameter: where, what was expected, what came."""
     assert isinstance(error, RequestValidationError)
-    found = [_explained(item) for item in error.errors()]
+    found = [_explained(item) for item in error.errors()[:_MAX_NAMED]]
     fields = [{**({"parameter": place} if place else {}), "message": message} for place, message, _ in found]
-    return problem(422, "invalid-parameter", _joined(found), errors=fields)
+    return problem(422, "invalid-parameter", _joined(found, len(error.errors())), errors=fields)
 
 
 def explain(errors: Iterable[Any]) -> str:
     """Of pydantic's errors, in one line."""
-    return _joined([_explained({**item, "loc": ("query", *item["loc"])}) for item in errors])
+    all_errors = list(errors)
+    found = [_explained({**item, "loc": ("query", *item["loc"])}) for item in all_errors[:_MAX_NAMED]]
+    return _joined(found, len(all_errors))
 
 
 def repeated(items: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -217,10 +236,11 @@ def invalid_query(errors: Iterable[Any]) -> RequestValidationError:
 
 def _explained(item: Any) -> tuple[str, str, str]:
     """Where, what was expected, and what came. Where it is about several parameters together, the place is empty."""
-    place = ".".join(str(part) for part in item["loc"][1:])
-    message = item["msg"].removeprefix("Value error, ")
+    place = _short(".".join(str(part) for part in item["loc"][1:]))
+    message = _short(item["msg"].removeprefix("Value error, "), _MAX_DETAIL // 4)
     given = item.get("input")
-    came = f" (got {given!r})" if isinstance(given, str | int | float) and item["type"] != "value_error" else ""
+    is_shown = isinstance(given, str | int | float) and item["type"] != "value_error"
+    came = f" (got {_short(repr(given))})" if is_shown else ""
     if item["type"] == "extra_forbidden":
         return place, "not a parameter of this route", ""
     if item["type"] == "json_invalid":  # whose place is where in the text
@@ -228,8 +248,15 @@ def _explained(item: Any) -> tuple[str, str, str]:
     return place or ("body" if item["loc"][:1] == ("body",) else ""), message, came
 
 
-def _joined(found: Iterable[tuple[str, str, str]]) -> str:
-    return "; ".join(f"{place}: {message}{came}" if place else f"{message}{came}" for place, message, came in found)
+def _joined(found: Sequence[tuple[str, str, str]], num_errors: int) -> str:
+    lines = [f"{place}: {message}{came}" if place else f"{message}{came}" for place, message, came in found]
+    if num_errors > len(found):
+        lines.append(f"and {num_errors - len(found)} more")
+    return "; ".join(lines)
+
+
+def _short(text: str, most: int = _MAX_TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -237,11 +264,11 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if error.status_code == 404:
-        detail = f"no route {request.url.path}: /openapi.json lists what there is"
+        detail = f"no route {_short(request.url.path)}: /openapi.json lists what there is"
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
-        detail = f"{request.method} is not a method of {request.url.path}, which has {headers['Allow']}"
+        detail = f"{request.method} is not a method of {_short(request.url.path)}, which has {headers['Allow']}"
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, detail, headers)
 

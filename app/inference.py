@@ -1,33 +1,39 @@
 """From image bytes to scores: networks loaded once and kept, each with a queue of its own.
 
-What takes long (large or unusual images, long batches, loading) runs on threads; what takes less than the way to a
-thread and back runs on the event loop.
+What takes long (large or unusual images, long batches, loading) runs on threads, within the process's one bound on
+memory (app/admission/work.py); what takes less than the way to a thread and back runs on the event loop. Cancelling a
+call takes its images out of every queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from app.admission.work import QueueFullError, Work
 from app.batcher import Batcher, Pixels
 from app.metrics import Metrics
 from zoo import quick_images
 from zoo.checkpoint import Checkpoint
+from zoo.cost import activation_bytes
 from zoo.errors import ImageError
-from zoo.predictor import Prediction, Predictor, Scores
+from zoo.predictor import Cost, Prediction, Predictor, Scores, decoding_costs
 
 # About 1 ms each, by either codec.
 _MAX_PIXELS_ON_LOOP = 65_536
 _MAX_FILES_ON_LOOP = 32
-# More than there are cores: the system divides the cores among checkpoints, so that none waits for another's queue.
-_NUM_THREADS = 32
+# Few enough that even to look at their headers takes no longer.
+_MAX_BYTES_ON_LOOP = 64 * 1024
+# A tenth of a second: so long one request's images are decoded before another's turn, or before anybody asks whether
+# they are still wanted. One image may take longer.
+_MAX_PIXELS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,48 +63,60 @@ class Answer:
         return self.predictor.ranked(self.scores, self.top_k)
 
 
-class QueueFullError(Exception):
-    pass
-
-
 class _Network:
-    """A loaded network, its batches, and the few threads on which its images are decoded."""
+    """A loaded network and its batches."""
 
-    def __init__(self, predictor: Predictor, threads: ThreadPoolExecutor, metrics: Metrics) -> None:
+    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics) -> None:
         self.predictor = predictor
-        self.batcher = Batcher(predictor, threads, metrics)
-        self._threads = threads
-        self._waiting = metrics.waiting
-        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
+        self.batcher = Batcher(predictor, work, metrics)
+        self._work = work
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
-        if len(images) <= _MAX_FILES_ON_LOOP and quick_images.work(images) <= _MAX_PIXELS_ON_LOOP:
+        """Raises ImageError, QueueFullError."""
+        if (
+            len(images) <= _MAX_FILES_ON_LOOP
+            and sum(map(len, images)) <= _MAX_BYTES_ON_LOOP
+            and quick_images.work(images) <= _MAX_PIXELS_ON_LOOP
+        ):
             return self.predictor.decode(images)
-        with self._waiting.track_inprogress():
-            await self._decoding.acquire()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self.predictor.decode, images)
-        finally:
-            self._decoding.release()
+        costs = await self._work.decode(sum(map(len, images)), decoding_costs, images)
+        parts = [
+            await self._work.decode(max(cost.memory_bytes for cost in costs[part]), self.predictor.decode, images, part)
+            for part in _parts(costs)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _parts(costs: Sequence[Cost]) -> Iterator[slice]:
+    """Of images that are decoded in one go."""
+    start, work = 0, 0
+    for index, cost in enumerate(costs):
+        if index > start and work + cost.work > _MAX_PIXELS_AT_ONCE:
+            yield slice(start, index)
+            start, work = index, 0
+        work += cost.work
+    yield slice(start, len(costs))
 
 
 class Inference:
     """Belongs to one event loop. At most `max_queue` predictions of a checkpoint wait for one that is under way."""
 
     def __init__(
-        self, load: Callable[[str], Checkpoint], max_loaded_bytes: int, max_queue: int, metrics: Metrics
+        self,
+        load: Callable[[str], Checkpoint],
+        work: Work,
+        max_loaded_bytes: int,
+        max_queue: int,
+        metrics: Metrics,
     ) -> None:
+        self.work = work
         self._load = load
         self._max_loaded_bytes = max_loaded_bytes
         self._max_queue = max_queue
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="inference")
         # The least recently used first; those that are being loaded too, so that each is loaded once.
         self._networks: OrderedDict[str, asyncio.Task[_Network]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
-
-    def close(self) -> None:
-        self._threads.shutdown()
 
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
         """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
@@ -139,14 +157,22 @@ class Inference:
         await self._network(digest)
 
     def may_wait(self, digest: str) -> bool:
-        """Whether a prediction may have to wait long enough for its client to go away meanwhile."""
+        """Whether a prediction that comes now has to wait for the network, or for a batch that runs on a thread."""
         task = self._networks.get(digest)
         return task is None or not task.done() or task.result().batcher.waits
 
+    def check_room(self, digest: str) -> None:
+        """Raises QueueFullError where a prediction that comes now would be refused."""
+        self._check_queue(digest)
+        self.work.check_room()
+
+    def _check_queue(self, digest: str) -> None:
+        if self._under_way[digest] > self._max_queue:
+            raise QueueFullError(f"{self._max_queue} predictions wait already")
+
     @contextmanager
     def _admitted(self, digest: str) -> Iterator[None]:
-        if self._under_way[digest] > self._max_queue:
-            raise QueueFullError
+        self._check_queue(digest)
         self._under_way[digest] += 1
         self._metrics.under_way.inc()
         try:
@@ -170,15 +196,17 @@ class Inference:
 
     async def _loaded(self, digest: str) -> _Network:
         try:
-            network = await asyncio.get_running_loop().run_in_executor(self._threads, self._build, digest)
+            checkpoint = await self.work.run_network(0, self._load, digest)
+            num_bytes = activation_bytes(checkpoint.descriptor.architecture.graph())
+            network = await self.work.run_network(num_bytes, self._build, checkpoint)
         except BaseException:
             del self._networks[digest]
             raise
         asyncio.get_running_loop().call_soon(self._evict)
         return network
 
-    def _build(self, digest: str) -> _Network:
-        return _Network(Predictor(self._load(digest)), self._threads, self._metrics)
+    def _build(self, checkpoint: Checkpoint) -> _Network:
+        return _Network(Predictor(checkpoint), self.work, self._metrics)
 
     def _evict(self) -> None:
         """Until the loaded networks fit; the last one stays, however large. Who still uses one keeps it to the end."""

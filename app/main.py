@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 
 from app import errors, openapi
+from app.admission.body import AdmitBody
+from app.admission.gate import Gate
 from app.auth import RequireToken, Tokens
 from app.choices import Choices
 from app.deps import Service, parameters_given_once
 from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
-from app.middleware import PROBES, LimitBody, ObserveRequests, is_open
+from app.middleware import PROBES, ObserveRequests, is_open
 from app.publishing import Publishing, follow_claims
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
@@ -39,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere."""
     metrics = Metrics()
     tokens, publishing = Tokens(settings.token, settings.publish_token), Publishing(settings)
+    gate = Gate(settings, metrics)
     tracing = _tracing() if settings.traces else None
 
     @asynccontextmanager
@@ -48,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
             zoo.sync()
         except (BusyError, NoSpaceError) as error:  # what is known of it is served; it is looked through again soon
             log.warning("the zoo's directories could not be looked through: %s", error)
-        inference = Inference(zoo.load, settings.max_loaded_bytes, settings.max_queue, metrics)
+        inference = Inference(zoo.load, gate.work, settings.max_loaded_bytes, settings.max_queue, metrics)
         recent = Recent()
         downloads = Downloads(zoo, settings.max_file_cache_bytes, recent)
         app.state.service = Service(
@@ -58,12 +61,13 @@ def create_app(settings: Settings) -> FastAPI:
         stopping = threading.Event()
         if publishing.measures:
             threading.Thread(target=follow_claims, args=(app.state.service, stopping), daemon=True).start()
+        gate.connections.on_closing(gate.work.close_soon)
         yield
         stopping.set()
         follower.cancel()
         with suppress(asyncio.CancelledError):
             await follower
-        inference.close()
+        gate.close()
         zoo.close()
         if tracing is not None:
             tracing.close()
@@ -78,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.gate = gate
     app.router.routes.append(predict.route)  # first: the busiest
     # files before models: /models/file must not be read as the model named "file".
     for module in (files, models, publish, runs):
@@ -86,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     openapi.install(app, None if settings.token is None else frozenset(PROBES))
     errors.install(app)
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, budget=gate.bodies)
     app.add_middleware(AnswerAgain)
     if settings.token is not None:
         app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)

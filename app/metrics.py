@@ -60,6 +60,9 @@ class Metrics:
         self.loaded_bytes = Gauge(
             "zoo_loaded_bytes", "Memory that loaded networks take.", registry=registry, multiprocess_mode="livesum"
         )
+        self._refused = Counter(
+            "zoo_refused", "What the admission gate turned away, by reason.", ["reason"], registry=registry
+        )
         self.checkpoints = Gauge(
             "zoo_checkpoints", "Checkpoints in the catalog.", registry=registry, multiprocess_mode="livemostrecent"
         )
@@ -72,6 +75,9 @@ class Metrics:
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         self._request_child(method, route, status).inc()
         self._seconds_child(route).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
     def predicted(self, digest: str, num_images: int, *stage_ms: float) -> None:
         """`stage_ms` are those of decode, queue and forward."""

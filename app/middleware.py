@@ -1,4 +1,4 @@
-"""What every request passes, as plain ASGI: an id, the clock, the token, the limit on its body."""
+"""What every request passes, as plain ASGI: an id, the clock, the token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import re
 import secrets
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -29,10 +28,6 @@ PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"
 PAGES, PAGE_FILES = ("/", "/docs"), "/web/"
 # nginx's number for a client that went away before its answer.
 CLIENT_GONE = 499
-# So much of a refused body is read and thrown away: many clients look for an answer only when all of it is sent, and
-# closing a connection on which bytes still come takes the answer away from them.
-_MAX_DRAINED_BYTES = 128 * 1024 * 1024
-_MAX_DRAIN_SECONDS = 10
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -78,6 +73,9 @@ class ObserveRequests:
             await self.app(scope, receive, observed_send)
         except ClientDisconnect:
             status = status or CLIENT_GONE
+        except asyncio.CancelledError:
+            status = status or CLIENT_GONE
+            raise
         except Exception:
             log.exception("request %s failed: %s %s", request_id.decode(), scope["method"], _quoted(scope["path"]))
             if status:
@@ -102,75 +100,3 @@ class ObserveRequests:
 def is_open(path: str) -> bool:
     """Whether anybody may ask, where reading needs a token."""
     return path in (*PROBES, *PAGES) or path.startswith(PAGE_FILES)
-
-
-class LimitBody:
-    """413 for a body that declares or turns out to be too large."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = header(scope, b"content-length")
-        if declared.isdigit() and int(declared) > self.max_bytes:
-            await self._refuse(scope, receive, send)
-            return
-        received, answered = 0, False
-
-        async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise _BodyTooLargeError
-            return message
-
-        async def watched_send(message: Message) -> None:
-            """FastAPI makes a 400 of whatever goes wrong while it reads a JSON body: that is kept back."""
-            nonlocal answered
-            if answered or received <= self.max_bytes:
-                answered = True
-                await send(message)
-
-        try:
-            await self.app(scope, limited_receive, watched_send)
-        except _BodyTooLargeError:
-            if answered:
-                raise
-        if received > self.max_bytes and not answered:
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = (
-            f"a request body may have at most {self.max_bytes} bytes: send fewer or smaller images, or raise "
-            "ZOO_MAX_BODY_BYTES"
-        )
-        refusal = problem(413, "body-too-large", detail, {"Connection": "close"})
-
-        async def unfinished_send(message: Message) -> None:
-            """Whoever reads while it sends has the whole answer at once, and may stop."""
-            is_body = message["type"] == "http.response.body"
-            await send({**message, "more_body": True} if is_body else message)
-
-        await refusal(scope, receive, unfinished_send)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_MAX_DRAIN_SECONDS):
-                await _drain(receive)
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _drain(receive: Receive) -> None:
-    num_bytes = 0
-    while num_bytes <= _MAX_DRAINED_BYTES:
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if not message.get("more_body"):
-            return
-
-
-class _BodyTooLargeError(Exception):
-    pass

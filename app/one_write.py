@@ -13,7 +13,8 @@ _MAX_JOINED = 16_384
 
 class OneWriteProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_HeadWithBody(transport))  # type: ignore[arg-type]
+        self.answers = _HeadWithBody(transport)
+        super().connection_made(self.answers)  # type: ignore[arg-type]
 
 
 class _HeadWithBody:
@@ -23,10 +24,14 @@ class _HeadWithBody:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._head: bytes | None = None
+        self.written_bytes = 0
+        self.last_status = b""
 
     def write(self, data: bytes) -> None:
+        self.written_bytes += len(data)
         if self._head is None and data.startswith(b"HTTP/1.1 "):
             self._head = data
+            self.last_status = data[9:12]
             self._loop.call_soon(self._flush)
             return
         if self._head is not None and len(data) <= _MAX_JOINED:
@@ -38,6 +43,10 @@ class _HeadWithBody:
         if self._head is not None:
             head, self._head = self._head, None
             self._transport.write(head)
+
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
 
     def close(self) -> None:
         self._flush()

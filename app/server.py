@@ -11,11 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.admission.protocol import GatedProtocol
 from app.listen import BACKLOG, Listener
-from app.one_write import OneWriteProtocol
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,18 @@ _IDLE_SECONDS = 0.5
 _OUT_OF_FILES_SECONDS = 1
 
 
-def config(app: ASGIApp) -> uvicorn.Config:
+def config(app: FastAPI) -> uvicorn.Config:
     """The one place where uvicorn is configured."""
     return uvicorn.Config(
         app,
         backlog=BACKLOG,
-        http=OneWriteProtocol,
+        http=GatedProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         # A twentieth of a prediction's time, for the client's address and scheme, which no answer depends on.
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
+        timeout_keep_alive=app.state.gate.connections.settings.keep_alive_seconds,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
 

@@ -35,6 +35,18 @@ class Settings(Limits, BaseSettings):
         Field(description="Test images to measure what is published on: directories, archives, or digits."),
     ] = ()
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
+    max_held_body_bytes: Annotated[int, Field(ge=1, description="Memory for request bodies, all together.")] = (
+        128 * 1024 * 1024
+    )
+    max_work_bytes: Annotated[
+        int, Field(ge=1, description="Memory for decoding, parsing and running networks, all together.")
+    ] = 512 * 1024 * 1024
+    max_connections: Annotated[int, Field(ge=1, description="Connections at a time.")] = 2048
+    max_header_bytes: Annotated[int, Field(ge=1024, description="Largest head of a request.")] = 64 * 1024
+    header_seconds: Annotated[float, Field(gt=0, description="How long a request's head may take.")] = 10.0
+    min_body_rate: Annotated[int, Field(ge=0, description="Bytes a second that a body must come at.")] = 1024
+    body_grace_seconds: Annotated[float, Field(gt=0, description="How long a body may come more slowly.")] = 10.0
+    keep_alive_seconds: Annotated[int, Field(ge=0, description="How long an idle connection is kept.")] = 75
     max_images: Annotated[int, Field(ge=1, description="Most images in one prediction.")] = 128
     max_queue: Annotated[int, Field(ge=0, description="Predictions of one checkpoint that may wait.")] = 256
     max_loaded_bytes: Annotated[int, Field(ge=1, description="Memory for networks kept loaded.")] = 256 * 1024 * 1024

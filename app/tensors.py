@@ -21,8 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
+from app.admission.json_size import MAX_SMALL_JSON_BYTES, count_values
+
 MAX_DIMENSION = 2**31
 LENGTH_HEADER = "Inference-Header-Content-Length"
+# An empty list in a list.
+_BYTES_PER_VALUE = 72
+_MAX_DIMENSIONS = 8
+_MAX_TENSORS = 16
 # More digits than any body's length has; of thousands Python makes no number.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -38,7 +44,7 @@ class InputParameters(BaseModel):
 class RequestInput(BaseModel):
     name: str
     datatype: str
-    shape: list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]]
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]], Field(max_length=_MAX_DIMENSIONS)]
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
 
@@ -61,8 +67,8 @@ class InferRequest(BaseModel):
     """What clients send beyond this is for other servers: it is left alone."""
 
     id: str | None = None
-    inputs: list[RequestInput]
-    outputs: list[RequestOutput] = []
+    inputs: Annotated[list[RequestInput], Field(max_length=_MAX_TENSORS)]
+    outputs: Annotated[list[RequestOutput], Field(max_length=_MAX_TENSORS)] = []
     parameters: RequestParameters = RequestParameters()
 
 
@@ -74,14 +80,29 @@ class Output:
     binary: bool
 
 
-def read(body: bytes, header_length: str | None) -> tuple[InferRequest, list[bytes | None]]:
-    """The request, and for each input its bytes if it has some. Raises TensorError."""
+def json_length(body: bytes, header_length: str | None) -> int:
+    """How much of the body is JSON. Raises TensorError."""
     if header_length is None:
-        length = len(body)
-    elif _LENGTH.fullmatch(header_length) and int(header_length) <= len(body):
-        length = int(header_length)
-    else:
+        return len(body)
+    if not _LENGTH.fullmatch(header_length) or int(header_length) > len(body):
         raise TensorError(f"{LENGTH_HEADER} is {header_length}, the body has {len(body)} bytes")
+    if int(header_length) > MAX_SMALL_JSON_BYTES:
+        raise TensorError(f"{LENGTH_HEADER} is {header_length}; at most {MAX_SMALL_JSON_BYTES} bytes are read")
+    return int(header_length)
+
+
+def memory_bytes(text: bytes, max_values: int) -> int:
+    """What parsing takes, at most. Raises TensorError where the JSON holds more than `max_values` numbers and names."""
+    if (count := count_values(text)) > max_values:
+        raise TensorError(
+            f"the JSON holds about {count} values, at most {max_values} are read: send fewer images, or their bytes "
+            "behind the JSON (binary_data_size)"
+        )
+    return _BYTES_PER_VALUE * count + 2 * len(text)
+
+
+def read(body: bytes, length: int) -> tuple[InferRequest, list[bytes | None]]:
+    """The request, `length` bytes of JSON, and for each input its bytes if it has some. Raises TensorError."""
     try:
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:
@@ -118,7 +139,7 @@ def as_pixels(tensor: RequestInput, data: bytes | None) -> npt.NDArray[np.uint8]
 
 def as_files(tensor: RequestInput, data: bytes | None) -> list[bytes]:
     """The elements of an input of datatype BYTES. Raises TensorError."""
-    files = _elements(tensor.name, data) if data is not None else _from_base64(tensor)
+    files = _elements(tensor, data) if data is not None else _from_base64(tensor)
     if prod(tensor.shape) != len(files):
         raise TensorError(
             f"input {tensor.name}: shape {tensor.shape} has {prod(tensor.shape)} files, {len(files)} came"
@@ -126,13 +147,15 @@ def as_files(tensor: RequestInput, data: bytes | None) -> list[bytes]:
     return files
 
 
-def _elements(name: str, data: bytes) -> list[bytes]:
-    elements, place = [], 0
-    while place < len(data):
+def _elements(tensor: RequestInput, data: bytes) -> list[bytes]:
+    """One more than the shape has at most: empty ones are 4 bytes each."""
+    elements: list[bytes] = []
+    place = 0
+    while place < len(data) and len(elements) <= prod(tensor.shape):
         start = place + 4
         place = start + int.from_bytes(data[place:start], "little")
         if place > len(data):
-            raise TensorError(f"input {name}: an element ends at byte {place}, there are {len(data)}")
+            raise TensorError(f"input {tensor.name}: an element ends at byte {place}, there are {len(data)}")
         elements.append(data[start:place])
     return elements
 

@@ -43,11 +43,13 @@ class Worker:
         """Until SIGTERM, SIGINT or SIGHUP; what is under way then is answered. `beat`: one of several processes."""
         from prometheus_client import values
 
+        from app.admission.file_limit import raise_file_limit
         from app.main import create_app
         from app.server import STOP_SECONDS, Server, config
         from app.supervisor import STARTUP_FAILURE
 
         glibc.share_arena()
+        raise_file_limit()
         self.configure_logs()
         if beat is not None:
             # As told in prometheus_client's documentation of other process models: by default each metric asks the

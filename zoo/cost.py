@@ -36,6 +36,18 @@ def forward_flops(macs: int, num_images: int) -> int:
     return 2 * macs * num_images
 
 
+def activation_bytes(graph: Graph) -> int:
+    """The most that values take at a time while one image runs in float32: each is kept until its last reader."""
+    shapes = output_shapes(graph)
+    last_reader = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    live = most = 4 * prod(graph.input_shape)
+    for index, node in enumerate(graph.nodes):
+        live += 4 * prod(shapes[node.name])
+        most = max(most, live)
+        live -= sum(4 * prod(shapes[name]) for name in set(node.inputs) if last_reader[name] == index)
+    return most
+
+
 def training_flops(macs: int, num_images: int) -> int:
     """Of a forward pass, and of a backward pass that costs two of them."""
     return 3 * forward_flops(macs, num_images)

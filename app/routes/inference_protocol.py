@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,9 @@ from starlette.concurrency import run_in_threadpool
 from app import tensors
 from app.deps import Service, ServiceDep
 from app.errors import ProblemError
-from app.inference import QueueFullError
 from app.openapi import declared, described, reading
 from app.routes.health import ready
-from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestOutput, TensorError
+from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
 from zoo.catalog import CheckpointRow
 from zoo.errors import NotFoundError
 
@@ -30,6 +30,10 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 INPUT = "images"
 _OUTPUTS = ("scores", "labels")
+# Names and shapes in the JSON of a request, beside its data.
+_MAX_OTHER_VALUES = 1024
+# Of JSON: a few milliseconds at worst.
+_MAX_BYTES_ON_LOOP = 64 * 1024
 _EXAMPLE = {"inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}]}
 _REQUEST_BODY = {
     "required": True,
@@ -130,18 +134,14 @@ async def infer_version(name: str, version: str, request: Request, service: Serv
 
 async def _infer(name: str, request: Request, service: Service, version: str | None) -> Response:
     row = await run_in_threadpool(_checkpoint, service, name, version)
-    if encoding := request.headers.get("content-encoding"):
-        raise ProblemError(415, "unsupported-media-type", f"Content-Encoding {encoding}: send the body as it is")
+    service.inference.check_room(row.digest)  # before the body is read
     body = await request.body()
     try:
-        asked, chunks = await run_in_threadpool(tensors.read, body, request.headers.get(LENGTH_HEADER))
+        asked, chunks = await _read(service, row, body, request.headers.get(LENGTH_HEADER))
         outputs = _wanted(asked)
         scores = await _scores(service, row, asked, chunks)
     except TensorError as error:
         raise ProblemError(400, "bad-tensor", str(error)) from error
-    except QueueFullError:
-        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
-        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
     labels = np.array(json.loads(row.classes), dtype=object)
     answer = {"model_name": name, "model_version": row.digest} | ({} if asked.id is None else {"id": asked.id})
     content, length = tensors.write(answer, [_output(output, asked, scores, labels) for output in outputs])
@@ -158,6 +158,24 @@ def _checkpoint(service: Service, name: str, version: str | None) -> CheckpointR
     if name != row.name and service.zoo.find(name) != row:
         raise NotFoundError(f"version {version} is of the model {row.name}, not of {name}")
     return row
+
+
+async def _read(
+    service: Service, row: CheckpointRow, body: bytes, header_length: str | None
+) -> tuple[InferRequest, list[bytes | None]]:
+    length = tensors.json_length(body, header_length)
+    architecture = service.zoo.descriptor(row.digest).architecture
+    # Of each pixel its numbers, and two brackets at most.
+    num_numbers = architecture.input_height * architecture.input_width * (architecture.input_channels + 2)
+    max_values = service.settings.max_images * num_numbers + _MAX_OTHER_VALUES
+    work = service.inference.work
+    if length <= _MAX_BYTES_ON_LOOP:
+        tensors.memory_bytes(body[:length], max_values)
+        return tensors.read(body, length)
+    num_bytes = await work.decode(length, tensors.memory_bytes, body[:length], max_values)
+    if num_bytes > work.max_bytes:
+        raise TensorError(f"the JSON takes {num_bytes >> 20} MiB to parse: send the bytes behind it (binary_data_size)")
+    return await work.decode(num_bytes, tensors.read, body, length)
 
 
 def _wanted(asked: InferRequest) -> list[RequestOutput]:
@@ -183,12 +201,17 @@ async def _scores(service: Service, row: CheckpointRow, asked: InferRequest, chu
             f"input {INPUT} is UINT8 {[-1, *shape[1:]]} or BYTES [-1], came: {tensor.datatype} {tensor.shape}"
         )
     if tensor.datatype == "BYTES":
-        files = await run_in_threadpool(tensors.as_files, tensor, data)
+        files = await service.inference.work.decode(_size(tensor, data), tensors.as_files, tensor, data)
         answer = await service.inference.classify(row.digest, files, architecture.num_classes)
         return answer.scores
-    pixels = await run_in_threadpool(tensors.as_pixels, tensor, data)
+    pixels = await service.inference.work.decode(_size(tensor, data), tensors.as_pixels, tensor, data)
     scores, _ = await service.inference.probabilities(row.digest, pixels)
     return scores
+
+
+def _size(tensor: RequestInput, data: bytes | None) -> int:
+    """What it takes to read it: the copy of its bytes, or numbers of 8."""
+    return len(data) if data is not None else 8 * min(len(tensor.data or ()), prod(tensor.shape))
 
 
 def _output(wanted: RequestOutput, asked: InferRequest, scores: Scores, labels: npt.NDArray[Any]) -> Output:

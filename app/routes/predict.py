@@ -6,26 +6,21 @@ as long as all the rest together (benchmarks/predict.py).
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import orjson
 from fastapi import Query
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app import bodies, cascade
 from app.choices import Choice
 from app.deps import Service
 from app.errors import NoModelProblem, ProblemError
-from app.inference import QueueFullError, Timing
+from app.inference import Timing
 from app.openapi import declared
 from app.schemas import CascadeAnswer, PredictAnswer, PredictQuery
-
-Result = TypeVar("Result")
 
 
 async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | CascadeAnswer:
@@ -39,16 +34,10 @@ async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | Ca
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     service: Service = scope["app"].state.service
     choice = await service.choices.choose(scope["query_string"])
-    images, top_k = await bodies.read(scope, receive)
+    service.inference.check_room(choice.digest)  # before the body is read
+    images, top_k = await bodies.read(scope, receive, service.inference.work, service.settings.max_images)
     _check_number(images, service.settings.max_images)
-    work = _work(service, choice, images, top_k or choice.query.top_k)
-    try:
-        # To watch a client costs a task; who is answered in this turn of the loop needs no watching.
-        watched = service.inference.may_wait(choice.digest)
-        timing, content = await (_unless_gone(work, receive) if watched else work)
-    except QueueFullError:
-        detail = f"{service.settings.max_queue} predictions wait already: try again in a second"
-        raise ProblemError(503, "queue-full", detail, {"Retry-After": "1"}) from None
+    timing, content = await _work(service, choice, images, top_k or choice.query.top_k)
     scope["predicted"] = timing, time.time_ns()
     body = orjson.dumps(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -72,24 +61,6 @@ def _check_number(images: list[bytes], max_images: int) -> None:
             f"a prediction takes 1 to {max_images} images, {len(images)} came"
             + ("" if images else ": in a form they are the fields named file"),
         )
-
-
-async def _unless_gone(work: Coroutine[Any, Any, Result], receive: Receive) -> Result:
-    """Cancels the work, and raises ClientDisconnect, when the client goes away first."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class _BareRoute(APIRoute):

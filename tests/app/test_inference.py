@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.inference import Inference, QueueFullError
+from app.admission.work import QueueFullError, Work
+from app.inference import Inference
 from app.metrics import Metrics
 from zoo.checkpoint import Checkpoint
 from zoo.errors import CheckpointError, ImageError
@@ -41,11 +42,11 @@ class Zoo:
 async def inference_of(
     zoo: Zoo, metrics: Metrics, max_loaded_bytes: int = 10**9, max_queue: int = 256
 ) -> AsyncIterator[Inference]:
-    inference = Inference(zoo.load, max_loaded_bytes, max_queue, metrics)
+    work = Work(10**9, max_queue, metrics)
     try:
-        yield inference
+        yield Inference(zoo.load, work, max_loaded_bytes, max_queue, metrics)
     finally:
-        inference.close()
+        work.close()
 
 
 @pytest.fixture

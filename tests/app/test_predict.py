@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app import middleware
 from trainer.data import Data
 from trainer.loop import predict
 from zoo.checkpoint import Checkpoint, read_header
@@ -250,13 +249,9 @@ def test_who_reads_only_after_sending_sees_the_413(client: httpx.Client, form: s
     assert "at most 33554432 bytes" in response.json()["detail"]
 
 
-def test_what_is_refused_is_not_read_for_ever(
-    client_of: Callable[..., httpx.Client], zoo_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_refused_is_not_read_for_ever(client_of: Callable[..., httpx.Client], zoo_root: Path) -> None:
     """Neither from who sends on and on, nor from who stops and stays."""
-    monkeypatch.setattr(middleware, "_MAX_DRAINED_BYTES", 1_000_000)
-    monkeypatch.setattr(middleware, "_MAX_DRAIN_SECONDS", 0.3)
-    url = client_of(zoo_root, max_body_bytes=1000).base_url
+    url = client_of(zoo_root, max_body_bytes=1000, body_grace_seconds=0.3).base_url
     head = f"POST /predict HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: image/png\r\nContent-Length: 999999999\r\n\r\n"
     with socket.create_connection((url.host, url.port or 80), timeout=10) as silent:
         silent.sendall(head.encode())
