@@ -179,7 +179,8 @@ def _annotations(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
 
 
-def _queue_full(_: Request, error: Exception) -> JSONResponse:
+def _queue_full(request: Request, error: Exception) -> JSONResponse:
+    request.app.state.gate.connections.found_full(request.scope)
     return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
 
 

@@ -41,7 +41,7 @@ class AdmitBody:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         takes_images = _IMAGES.fullmatch(path) is not None
         is_streamed = _STREAMED.fullmatch(path) is not None
-        max_bytes = self.max_bytes if takes_images or is_streamed else MAX_SMALL_JSON_BYTES
+        max_bytes = self.max_bytes if takes_images or is_streamed else min(MAX_SMALL_JSON_BYTES, self.max_bytes)
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
         if declared is not None and not is_streamed and not self.budget.has_room(declared):

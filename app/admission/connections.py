@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from app.admission.file_limit import connections_allowed
 from app.metrics import Metrics
@@ -15,9 +15,14 @@ from app.settings import Settings
 if TYPE_CHECKING:  # which imports this module
     from app.admission.protocol import GatedProtocol
 
-# As many requests begin in one turn of the event loop as fit into a batch; others begin in the next turns, in order.
-# So a turn takes some 10 ms however many clients there are, and a probe, which waits for nobody, two or three.
-_BEGUN_PER_TURN = 32
+# So many requests begin in one turn of the event loop, and others in the next turns, in order, that a turn takes about
+# this long however many clients there are: a probe, which waits for nobody, takes two or three.
+_TURN_SECONDS = 0.01
+_MIN_BEGUN, _MAX_BEGUN = 4, 64
+# So long after the queue behind a URL was found full, others who ask for it are turned away unheard, at a tenth of the
+# cost. In that time a full queue does not run empty.
+_FULL_SECONDS = 0.02
+_MAX_FULL_URLS = 256
 _CHECK_SECONDS = 1.0
 # Who has answered nothing for so long has stopped reading.
 _MAX_UNREAD_SECONDS = 10.0
@@ -37,6 +42,9 @@ class Connections:
         self._uploading: OrderedDict[GatedProtocol, None] = OrderedDict()
         self._to_begin: deque[Callable[[], None]] = deque()
         self._num_begun = 0
+        self._max_begun = _MAX_BEGUN // 2
+        self._turn_began = 0.0
+        self._full: dict[tuple[str, bytes], float] = {}
         self._check_timer: asyncio.TimerHandle | None = None
         self._closing_callbacks: list[Callable[[], None]] = []
         self.is_closing = False
@@ -112,21 +120,45 @@ class Connections:
 
     def begin(self, start: Callable[[], None]) -> None:
         """Starts a request: in this turn of the event loop, or in a later one if many begin."""
-        if self._to_begin or self._num_begun >= _BEGUN_PER_TURN:
+        if self._to_begin or self._num_begun >= self._max_begun:
             self._to_begin.append(start)
             return
         if not self._num_begun:
+            self._turn_began = time.monotonic()
             asyncio.get_running_loop().call_soon(self._next_turn)
         self._num_begun += 1
         start()
 
     def _next_turn(self) -> None:
-        self._num_begun = 0
-        while self._to_begin and self._num_begun < _BEGUN_PER_TURN:
+        now = time.monotonic()
+        if self._num_begun >= self._max_begun:
+            if now - self._turn_began > _TURN_SECONDS:
+                self._max_begun = max(_MIN_BEGUN, self._max_begun * 3 // 4)
+            else:
+                self._max_begun = min(_MAX_BEGUN, self._max_begun + 1)
+        self._num_begun, self._turn_began = 0, now
+        while self._to_begin and self._num_begun < self._max_begun:
             self._num_begun += 1
             self._to_begin.popleft()()
         if self._num_begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
+
+    # --- who is turned away ---
+
+    def found_full(self, scope: Mapping[str, Any]) -> None:
+        """This request was refused, because too many wait for the same."""
+        if len(self._full) >= _MAX_FULL_URLS:
+            self._full.clear()
+        self._full[scope["path"], scope["query_string"]] = time.monotonic()
+
+    def is_full(self, scope: Mapping[str, Any]) -> bool:
+        if not self._full:
+            return False
+        url = scope["path"], scope["query_string"]
+        if time.monotonic() - self._full.get(url, 0.0) < _FULL_SECONDS:
+            return True
+        self._full.pop(url, None)
+        return False
 
     # --- the end ---
 

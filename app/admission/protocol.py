@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.admission import refusals
 from app.admission.connections import Connections
+from app.admission.refusals import QUEUE_FULL
 from app.middleware import PROBES
 from app.one_write import OneWriteProtocol
 
@@ -207,10 +208,23 @@ class GatedProtocol(OneWriteProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._refusal is not None:
             app, self._refusal = self._refusal, None
+        elif self._connections.is_full(cycle.scope):
+            self._turn_away(cycle)
+            return
         if cycle.scope["path"] in PROBES:
             super()._start_asgi_task(cycle, app)
         else:
             self._connections.begin(partial(self._start, cycle, app))
+
+    def _turn_away(self, cycle: RequestResponseCycle) -> None:
+        """As the app would, without it."""
+        self._connections.refused("queue")
+        cycle.response_started = cycle.response_complete = True
+        answer = refusals.raw(503, "queue-full", QUEUE_FULL, path=cycle.scope["path"], close=not cycle.keep_alive)
+        self.transport.write(answer)
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         if not cycle.disconnected:
@@ -242,12 +256,12 @@ class GatedProtocol(OneWriteProtocol):
         if self._is_uploading:
             self._is_uploading = False
             self._connections.uploaded(self)
-            if self.cycle.response_complete:  # without having read the body
-                self._connections.idle(self)
         if not self._is_ignoring:
             super().on_message_complete()
             if not self.pipeline:
                 self.flow.resume_reading()  # or it would not be seen that the client leaves
+            if self.cycle.response_complete:  # without having read the body
+                self._is_idle()
 
     def on_response_complete(self) -> None:
         self.has_answered = True
@@ -258,6 +272,10 @@ class GatedProtocol(OneWriteProtocol):
             if self.expect_100_continue:
                 self.transport.close()  # the body may never come, and what comes may be the next request
             return
+        self._is_idle()
+
+    def _is_idle(self) -> None:
+        """Request and answer are complete."""
         self._connections.idle(self)
         if self.answers.last_status in _TURNED_AWAY and self.scope["path"] not in PROBES:
             self.flow.pause_reading()

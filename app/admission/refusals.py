@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import problem
 
+QUEUE_FULL = "too many requests like this one wait already: try again in a second"
+
 
 def app(status: int, kind: str, detail: str) -> ASGIApp:
     """Answers, and closes the connection."""
@@ -20,16 +22,23 @@ def app(status: int, kind: str, detail: str) -> ASGIApp:
     return refuse
 
 
-def raw(status: int, kind: str, detail: str) -> bytes:
+def raw(status: int, kind: str, detail: str, *, path: str = "", close: bool = True) -> bytes:
     """The same as bytes, for a connection on which no request is under way."""
     phrase = HTTPStatus(status).phrase
-    body = orjson.dumps({"type": kind, "title": phrase, "status": status, "detail": detail})
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-        f"connection: close\r\nx-request-id: {_id()}\r\n"
-        f"{'retry-after: 1' + chr(13) + chr(10) if status == HTTPStatus.SERVICE_UNAVAILABLE else ''}\r\n"
-    )
-    return head.encode() + body
+    is_protocol = path.startswith("/v2/")
+    content = {"error": detail} if is_protocol else {"type": kind, "title": phrase, "status": status, "detail": detail}
+    body = orjson.dumps(content)
+    lines = [
+        f"HTTP/1.1 {status} {phrase}",
+        f"content-type: application/{'json' if is_protocol else 'problem+json'}",
+        f"content-length: {len(body)}",
+        f"x-request-id: {_id()}",
+    ]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        lines.append("retry-after: 1")
+    if close:
+        lines.append("connection: close")
+    return "\r\n".join((*lines, "", "")).encode() + body
 
 
 def _id() -> str:
