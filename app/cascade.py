@@ -16,12 +16,17 @@ from zoo.predictor import Prediction
 
 def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
     """Cascades were found for one question only: the fewest mean MACs that reach an accuracy."""
-    refused = sorted(query.bounds() - {"min_acc"}) + (["model"] if query.model else [])
+    given = (["model"] if query.model else []) + (["prefer"] if query.prefer else [])
+    refused = sorted(query.bounds() - {"min_acc"}) + given
     if query.min_acc is None or query.dataset == ALL_DATASETS or refused:
         came = f"; it does not take {', '.join(refused)}" if refused else ""
         detail = f"policy=cascade takes min_acc, and the name of a data set if it is not the default one{came}"
         raise ProblemError(422, "invalid-parameter", detail)
     return zoo.cascade(query.min_acc, query.dataset)
+
+
+def because(query: PredictQuery) -> str:
+    return f"cascade with the {query.model_copy(update={'prefer': 'macs'}).because()}"
 
 
 async def classify(

@@ -13,8 +13,8 @@ from starlette.datastructures import QueryParams
 from app import cascade
 from app.errors import ProblemError, invalid_query, repeated
 from app.schemas import PredictQuery
-from zoo.catalog import CheckpointRow
 from zoo.local import LocalZoo, ReadyCascade
+from zoo.rows import CheckpointRow
 
 # A change in the catalog is followed within a second; the directories are looked through once in a second.
 _MAX_AGE_SECONDS = 0.5
@@ -30,6 +30,7 @@ class Choice:
     query: PredictQuery
     digest: str
     model: dict[str, Any]  # as the answer shows it
+    because: str | None
     cascade: ReadyCascade | None = None
 
 
@@ -65,14 +66,14 @@ class Choices:
             raise invalid_query(error.errors()) from error
         if query.policy == "cascade":
             chosen = cascade.choose(query, self._zoo)
-            return Choice(query, chosen.rows[0].digest, {}, chosen)
+            return Choice(query, chosen.rows[0].digest, {}, cascade.because(query), chosen)
         row = self._row(query)
         model = {"id": row.digest, "name": row.name, "params": row.params, "accuracy": row.accuracy}
-        return Choice(query, row.digest, model)
+        return Choice(query, row.digest, model, query.because() if query.model is None else None)
 
     def _row(self, query: PredictQuery) -> CheckpointRow:
         if query.model is None:
-            return self._zoo.smallest(query)
+            return self._zoo.choose(query)
         if query.is_bounded():
             raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
         return self._zoo.find(query.model, query.dataset)

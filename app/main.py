@@ -128,7 +128,7 @@ async def _follow(service: Service) -> None:
 
 
 async def _warm(service: Service) -> None:
-    row = await asyncio.to_thread(service.zoo.catalog.smallest, Budget())
+    row = await asyncio.to_thread(service.zoo.catalog.choose, Budget())
     if row is None:
         return
     try:

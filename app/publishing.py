@@ -9,11 +9,11 @@ import threading
 from app.deps import Service
 from app.settings import Settings
 from zoo.budget import Budget
-from zoo.catalog import CheckpointRow
 from zoo.errors import ConflictError, ZooError
 from zoo.evaluate import TestSplits
 from zoo.local import LocalZoo
 from zoo.publish import Terms
+from zoo.rows import CheckpointRow
 
 log = logging.getLogger(__name__)
 

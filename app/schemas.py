@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
-from zoo.budget import Budget, Complexity
+from zoo.budget import Budget, Complexity, FileFormat, Filters
 from zoo.marks import Alias
 from zoo.predictor import Prediction
 from zoo.views import CheckpointView
 
 MAX_LIMIT = 200
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name for each image.")]
-FileFormat = Literal["safetensors", "onnx"]
 
 
 class ListQuery(Budget):
@@ -23,7 +22,7 @@ class ListQuery(Budget):
     cursor: Annotated[str | None, Field(description="Where the page begins, from the Link of the one before.")] = None
 
 
-class ParetoQuery(Budget):
+class ParetoQuery(Filters):
     x: Annotated[Complexity, Field(description="The complexity that accuracy is weighed against.")] = "params"
 
 
@@ -55,22 +54,19 @@ class ReferenceFileQuery(ReferenceQuery, FileQuery):
     pass
 
 
-class BudgetFileQuery(Budget, FileQuery):
-    pass
-
-
 class PredictQuery(Budget):
     model: Annotated[str | None, Field(description="A digest, digest prefix, name or alias, instead of a budget.")] = (
         None
     )
     top_k: TopK = 5
     policy: Annotated[
-        Literal["smallest", "cascade"],
+        Literal["single", "cascade", "smallest"],
         Field(
-            description="Who answers: the smallest checkpoint within the budget, or a cascade, which asks a small "
-            "checkpoint first and a larger one where it is unsure, and reaches min_acc with fewer MACs on average."
+            description="Who answers: the one checkpoint that the budget chooses, or a cascade, which asks a small one "
+            "first and a larger one where it is unsure, and reaches min_acc with fewer MACs on average. "
+            "smallest is what single was called before."
         ),
-    ] = "smallest"
+    ] = "single"
 
 
 class PredictParameters(BaseModel):
@@ -161,6 +157,7 @@ _PREDICTED_BY: JsonDict = {
 
 class PredictAnswer(BaseModel):
     model: PredictedBy
+    because: str | None = Field(default=None, description="Why this checkpoint; null where it was named.")
     predictions: list[list[Prediction]] = Field(description="For each image its likeliest classes.")
     timing_ms: TimingMs
 
@@ -169,6 +166,7 @@ class PredictAnswer(BaseModel):
             "examples": [
                 {
                     "model": _PREDICTED_BY,
+                    "because": "smallest with accuracy of at least 0.8",
                     "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
                     "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
                 }
@@ -210,6 +208,7 @@ class CascadeAnswer(PredictAnswer):
             "examples": [
                 {
                     "model": _PREDICTED_BY,
+                    "because": "cascade with the fewest multiply-accumulates with accuracy of at least 0.79",
                     "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
                     "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
                     "cascade": {

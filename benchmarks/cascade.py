@@ -25,10 +25,10 @@ from machine import processor
 from zoo.budget import Budget
 from zoo.calibrate import find_cascades
 from zoo.cascade import Cascade, Margins, answered_by, margins
-from zoo.catalog import CheckpointRow
 from zoo.image_folder import name_of
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, scores
+from zoo.rows import CheckpointRow
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/catalog_select.py [NUM_ROWS] > benchmarks/results/catalog_select-$(date +%F).txt
 
-Each shape below is bad for some way of answering. `smallest` is `zoo.catalog.Catalog.smallest` as the service calls
+Each shape below is bad for some way of answering. `smallest` is `zoo.catalog.Catalog.choose` as the service calls
 it, the default data set looked up each time; `plain` is what it would be without the staircase: the same rows and
 indexes, `WHERE … ORDER BY params … LIMIT 1` through bare sqlite3.
 """
@@ -67,6 +67,8 @@ def rows(shape: Shape, n: int) -> Iterator[dict[str, Any]]:
             "params": params,
             "macs": cost,
             "bytes": cost,
+            "onnx_bytes": cost,
+            "ram_bytes": cost,
             "latency_ms": float(cost),
             "accuracy": accuracy,
             "accuracy_n": 10_000,
@@ -98,12 +100,15 @@ def measure(catalog: Catalog, plain: sqlite3.Connection, n: int) -> None:
     for bound, condition in BOUNDS.items():
         query = f"SELECT * FROM checkpoint_{SCHEMA_VERSION} WHERE dataset = 'bench' AND {condition} {BY_SIZE} LIMIT 1"
         ours = [
-            [microseconds(catalog.smallest, Budget(**{bound: limit})) for _ in range(REPEATS)]
+            [microseconds(catalog.choose, Budget(prefer="params", **{bound: limit})) for _ in range(REPEATS)]
             for limit in limits(bound, n, NUM_LIMITS)
         ]
         theirs = []
         for limit in limits(bound, n, NUM_PLAIN_LIMITS):
-            found, chosen = plain.execute(query, (limit,)).fetchone(), catalog.smallest(Budget(**{bound: limit}))
+            found, chosen = (
+                plain.execute(query, (limit,)).fetchone(),
+                catalog.choose(Budget(prefer="params", **{bound: limit})),
+            )
             assert (found and found[0]) == (chosen and chosen.digest), (bound, limit)
             theirs.append(microseconds(partial(first, plain, query), limit))
         every = sorted(time for times in ours for time in times)

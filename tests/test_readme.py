@@ -73,7 +73,7 @@ def test_the_program_runs(
     program = program.replace("http://127.0.0.1:8000", url).replace("min_acc=0.8", "min_acc=0.01")
     names: dict[str, object] = {}
     exec(program, names)
-    smallest = httpx.get(f"{url}/models?dataset=digits").json()["selected"]
+    smallest = httpx.get(f"{url}/models/smallest?dataset=digits").json()
     assert names["path"].read_bytes() == httpx.get(f"{url}/models/smallest/file?dataset=digits&format=onnx").content  # type: ignore
     assert len(names["answer"]) == 5  # type: ignore[arg-type]
     assert capsys.readouterr().out.split() == [smallest["name"], str(smallest["params"]), str(smallest["accuracy"])]

@@ -58,17 +58,30 @@ def test_the_smallest_good_enough_from_end_to_end(url: str, grown: Path, images:
 
 def test_list_show_and_get(zoo: Ask, grown: Path, tmp_path: Path) -> None:
     listed = json.loads(zoo("list", "--json").stdout)
-    assert [item["params"] for item in listed] == sorted(item["params"] for item in listed)
+    assert [item["accuracy"] for item in listed] == sorted((item["accuracy"] for item in listed), reverse=True)
+    by_size = json.loads(zoo("list", "--json", "--prefer", "params").stdout)
+    assert [item["params"] for item in by_size] == sorted(item["params"] for item in listed)
     assert {item["id"] for item in listed} == {path.stem for path in grown.rglob("*.safetensors")}
     table = zoo("list").stdout
     assert all(item["name"] in table for item in listed)
     best = max(listed, key=lambda item: item["accuracy"])
     shown = json.loads(zoo("show", best["id"][:10], "--json").stdout)
-    assert shown["descriptor"]["metrics"]["test"]["accuracy"] == best["accuracy"]
+    assert shown["descriptor"]["metrics"]["test"]["accuracy"] == pytest.approx(best["accuracy"], abs=5e-5)
     out = tmp_path / "small.safetensors"
     done = zoo("get", "--min-acc", best["accuracy"], "-o", out)
     assert done.stdout.strip() == str(out)
+    assert f"accuracy {best['accuracy']:.4f}, " in done.stderr
+    assert done.stderr.endswith(f"chosen: smallest with accuracy of at least {best['accuracy']}\n")
     assert hashlib.sha256(out.read_bytes()).hexdigest() == best["id"]
+    again = zoo("get", "--best", "--max-params", by_size[0]["params"], "-o", out)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == f"zoo: {out} is there already, and another file: --force replaces it, -o names another\n"
+    assert zoo("get", best["id"], "-o", out).returncode == 0, "the file that is there"
+    forced = zoo("get", "--best", "--max-params", by_size[0]["params"], "-o", out, "--force")
+    assert forced.stderr.endswith(f"chosen: most accurate with at most {by_size[0]['params']:,} parameters\n")
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == by_size[0]["id"]
+    contradiction = zoo("get", "--best", "--prefer", "macs", "-o", out)
+    assert contradiction.stderr == "zoo: --best is --prefer accuracy: give it or --prefer macs, not both\n"
     onnx = tmp_path / "small.onnx"
     assert zoo("get", best["id"], "--format", "onnx", "-o", onnx).returncode == 0
     assert onnxruntime.InferenceSession(onnx).get_inputs()[0].shape == ["batch", 8, 8, 1]
@@ -114,9 +127,10 @@ def test_predict_with_a_budget_or_a_name(zoo: Ask, images: list[Path]) -> None:
     assert len(answer["predictions"]) == len(plain) == len(images)
     for line, image, [first] in zip(plain, images, answer["predictions"], strict=True):
         assert line.startswith(f"{image}  {first['label']} ")
-    smallest = json.loads(zoo("predict", images[0], "--max-params", 100_000, "--json").stdout)
+    best = json.loads(zoo("predict", images[0], "--max-params", 100_000, "--json").stdout)
     listed = json.loads(zoo("list", "--json").stdout)
-    assert smallest["model"]["id"] == listed[0]["id"]
+    assert best["model"]["id"] == listed[0]["id"]
+    assert best["because"] == "most accurate with at most 100,000 parameters"
 
 
 def test_verify_reads_all_files(zoo: Ask, grown: Path) -> None:
@@ -158,7 +172,7 @@ def test_a_damaged_catalog_is_rebuilt(command: Ask, grown: Path, tmp_path: Path)
 
 
 def test_a_budget_narrows_show_and_verify(zoo: Ask) -> None:
-    listed = json.loads(zoo("list", "--json").stdout)
+    listed = json.loads(zoo("list", "--json", "--prefer", "params").stdout)
     smallest = listed[0]
     shown = json.loads(zoo("show", "--max-params", smallest["params"], "--json").stdout)
     assert shown["id"] == smallest["id"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Annotated, Literal, TypedDict, cast
+from typing import Annotated, Literal, Self, TypedDict, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from zoo.cost import MAX_COUNT
 
 Complexity = Literal["params", "macs", "bytes", "latency_ms"]
+Preference = Literal["params", "macs", "bytes", "latency_ms", "ram", "accuracy"]
+FileFormat = Literal["safetensors", "onnx"]
 
 ALL_DATASETS = "*"
 
@@ -17,7 +19,7 @@ ALL_DATASETS = "*"
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
-class Budget(BaseModel):
+class Filters(BaseModel):
     """Bounds include their limit. A checkpoint whose value is unknown satisfies no bound on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +31,7 @@ class Budget(BaseModel):
     max_macs: Annotated[
         Count | None, Field(description="Most multiply-accumulates for one image.", examples=[5_000_000])
     ] = None
-    max_bytes: Annotated[Count | None, Field(description="Largest file.", examples=[200_000])] = None
+    max_bytes: Annotated[Count | None, Field(description="Largest file, in `format`.", examples=[200_000])] = None
     max_latency_ms: Annotated[
         float | None, Field(ge=0, description="Longest measured time for one image.", examples=[2.0])
     ] = None
@@ -46,6 +48,7 @@ class Budget(BaseModel):
             examples=[0.95],
         ),
     ] = None
+    format: Annotated[FileFormat, Field(description="The file that bytes are counted of.")] = "safetensors"
 
     @field_validator("min_acc")
     @classmethod
@@ -56,30 +59,108 @@ class Budget(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _confidence_in_something(self) -> Budget:
+    def _confidence_in_something(self) -> Self:
         if self.confidence is not None and self.min_acc is None:
             raise ValueError("confidence says how sure min_acc must be: give min_acc too")
         return self
 
     def bounds(self) -> set[str]:
         """The fields that narrow the choice within a data set."""
-        return {name for name in Budget.model_fields if getattr(self, name) is not None} - {"dataset"}
-
-    def is_bounded(self) -> bool:
-        return bool(self.bounds())
+        return {name for name in _BOUNDS if getattr(self, name) is not None}
 
     def is_filtered(self) -> bool:
         """Whether some checkpoints of the zoo may be left out by more than the default data set."""
-        return self.is_bounded() or self.dataset not in (None, ALL_DATASETS)
+        return bool(self.bounds()) or self.dataset not in (None, ALL_DATASETS)
 
     def given(self) -> Bounds:
-        return cast(Bounds, self.model_dump(include=set(Budget.model_fields), exclude_none=True))
+        """What differs from the defaults, as keyword arguments or as the parameters of a query."""
+        fields = set(Budget.model_fields) & set(type(self).model_fields)
+        return cast(Bounds, self.model_dump(include=fields, exclude_defaults=True))
 
     def __str__(self) -> str:
         """min_acc=0.8, max_params=50000"""
-        return ", ".join(
-            f"{name}={value}" for name in Budget.model_fields if (value := getattr(self, name)) is not None
-        )
+        return ", ".join(f"{name}={value}" for name, value in self.given().items())
+
+
+_BOUNDS = tuple(name for name in Filters.model_fields if name not in ("dataset", "format"))
+
+
+class Budget(Filters):
+    """Which checkpoints will do, and which of them is used.
+
+    With `min_acc` the one with the fewest parameters, else the most accurate one, unless `prefer` says otherwise:
+
+        >>> Budget(min_acc=0.8, max_bytes=100_000).because()
+        'smallest with accuracy of at least 0.8 and at most 100,000 bytes'
+        >>> Budget(max_params=20_000).because()
+        'most accurate with at most 20,000 parameters'
+
+    Raises pydantic's ValidationError (a ValueError) for one that makes no sense: `min_acc=80`.
+    """
+
+    prefer: Annotated[
+        Preference | None,
+        Field(
+            description="What decides among those within the bounds: the lowest of a cost, or the highest accuracy. "
+            "Without it params where min_acc is given, else accuracy. ram: of one image's activations and the weights.",
+            examples=["accuracy"],
+        ),
+    ] = None
+
+    @property
+    def preference(self) -> Preference:
+        return self.prefer or ("accuracy" if self.min_acc is None else "params")
+
+    def preferring(self, preference: Preference) -> Self:
+        """Raises ValueError where another preference was given."""
+        if self.prefer not in (None, preference):
+            raise ValueError(f"prefer={self.prefer} was given where {preference} decides: use choose()")
+        return self.model_copy(update={"prefer": preference})
+
+    def is_bounded(self) -> bool:
+        """Whether it asks for anything: then it cannot be given beside the name of a checkpoint."""
+        return bool(self.bounds()) or self.prefer is not None
+
+    def because(self) -> str:
+        """Why the chosen checkpoint is the chosen one."""
+        of_family = "" if self.family is None else f" of family {self.family}"
+        conditions = []
+        if self.min_acc is not None:
+            sure = "" if self.confidence is None else f" (with {100 * self.confidence:g} % confidence)"
+            conditions.append(f"accuracy of at least {_number(self.min_acc)}{sure}")
+        conditions += [
+            f"at most {_number(bound)} {self._unit(name)}"
+            for name in _UNITS
+            if (bound := getattr(self, name)) is not None
+        ]
+        within = f" with {' and '.join(conditions)}" if conditions else ""
+        return f"{self._superlative()}{of_family}{within}"
+
+    def _unit(self, bound: str) -> str:
+        return "bytes as ONNX" if (bound, self.format) == ("max_bytes", "onnx") else _UNITS[bound]
+
+    def _superlative(self) -> str:
+        return "smallest ONNX file" if (self.preference, self.format) == ("bytes", "onnx") else _BEST[self.preference]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value).removesuffix(".0")
+
+
+_UNITS = {
+    "max_params": "parameters",
+    "max_macs": "multiply-accumulates",
+    "max_bytes": "bytes",
+    "max_latency_ms": "ms",
+}
+_BEST: dict[Preference, str] = {
+    "params": "smallest",
+    "macs": "fewest multiply-accumulates",
+    "bytes": "smallest file",
+    "latency_ms": "fastest",
+    "ram": "least memory",
+    "accuracy": "most accurate",
+}
 
 
 class Bounds(TypedDict, total=False):
@@ -93,6 +174,8 @@ class Bounds(TypedDict, total=False):
     dataset: str | None
     family: str | None
     confidence: float | None
+    format: FileFormat
+    prefer: Preference | None
 
 
 def z_score(confidence: float) -> float:

@@ -13,7 +13,6 @@ import numpy as np
 from zoo import pareto
 from zoo.budget import Budget
 from zoo.cascade import Calibration, Candidate, margins, search
-from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint
 from zoo.descriptor import Dataset
 from zoo.device import device_name
@@ -22,6 +21,7 @@ from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, scores
 from zoo.measurements import Latency
 from zoo.predictor import Predictor
+from zoo.rows import CheckpointRow
 
 # A turn is long enough for a network to have the caches to itself, short enough that a noisy second hits several.
 _RUNS_A_TURN = 10

@@ -1,116 +1,41 @@
 """An index over checkpoint files, in SQLite: rows, and the queries that choose by budget.
 
 The files are the truth; this can be thrown away and rebuilt from them at any time.
-
-"The smallest with accuracy of at least x" has no index that serves every x: with rows in order of size the
-query reads past all that are too inaccurate, in order of accuracy it sorts all that are accurate enough. But
-the answers for all x together form a staircase. `FrontRow` stores it, per data set, cost and gain, and keeps it
-current; a query is then one seek in a B-tree, whatever x is. Queries on that path are built once, because
-SQLAlchemy takes longer to build one than SQLite to answer it.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from itertools import islice
-from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import pydantic
-from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, bindparam, false, func, literal, text, tuple_, update
+from sqlalchemy import Connection, bindparam, func, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
-from sqlmodel import Field, Index, SQLModel, and_, delete, or_, select
+from sqlmodel import Field, SQLModel, delete, or_, select
 from sqlmodel import desc as descending
 
-from zoo import dataset_labels, pareto
-from zoo.budget import ALL_DATASETS, Budget, Complexity, z_score
-from zoo.cost import MAX_COUNT
+from zoo import dataset_labels, pareto, rows, staircase
+from zoo.budget import ALL_DATASETS, Budget, Complexity, Filters
 from zoo.database import Database
 from zoo.errors import NotFoundError
+from zoo.rows import OFFERED as _OFFERED
+from zoo.rows import ROW as _ROW
+from zoo.rows import ROWS as _ROWS
+from zoo.rows import SCHEMA_VERSION, CheckpointRow, CheckpointTable
+from zoo.staircase import FRONT as _FRONT
+from zoo.staircase import FRONTS as _FRONTS
+from zoo.staircase import first as _first
 
-# Changes whenever the tables do, and is part of their names: two versions of the code that work on one file would
-# else throw out each other's rows in turn.
-SCHEMA_VERSION = 5
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
-
-
-class CheckpointRow(SQLModel):
-    digest: str = Field(primary_key=True)
-    name: str
-    dataset: str
-    # Which images those are: a key of ImageSet.
-    images: str = ""
-    family: str
-    params: int
-    macs: int
-    bytes: int
-    latency_ms: float | None = None
-    # Of the test split: what the file claims, or what was measured when it was published here, which then decides.
-    accuracy: float | None = None
-    accuracy_n: int | None = None
-    accuracy_source: str | None = None  # "claimed", "measured"; None where there is no accuracy
-    val_accuracy: float
-    classes: str  # a JSON list
-    # Text like 2026-11-21T02:00:00+00:00, which sorts as time does: SQLite has no type for it.
-    created_at: str
-    parent: str | None = None
-    # Found by whatever names it, but chosen by no budget and no computed alias.
-    deprecated: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
-    # Published to be tried first: found by its digest alone, until it is promoted.
-    staged: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
-
-    @property
-    def created(self) -> datetime:
-        return datetime.fromisoformat(self.created_at)
-
-
-class CheckpointTable(CheckpointRow, table=True):
-    """Apart from its rows: an instance that SQLAlchemy watches takes six times as long to make."""
-
-    __tablename__ = f"checkpoint_{SCHEMA_VERSION}"
-    __table_args__ = (
-        Index(f"by_size_{SCHEMA_VERSION}", "dataset", "params", text("accuracy DESC"), "digest"),
-        Index(f"by_size_everywhere_{SCHEMA_VERSION}", "params", text("accuracy DESC"), "digest"),
-        Index(f"by_name_{SCHEMA_VERSION}", "name", text("created_at DESC"), "digest"),
-        Index(f"by_age_{SCHEMA_VERSION}", "dataset", text("created_at DESC"), "digest"),
-        Index(f"by_age_everywhere_{SCHEMA_VERSION}", text("created_at DESC"), "digest"),
-        {"sqlite_with_rowid": False},
-    )
-
-
-class FrontRow(SQLModel, table=True):
-    """A step of a staircase: the first row, in order of its cost, to reach this far along the gain.
-
-    `reach` grows with worth: the accuracy, or the negative of a cost. A larger reach comes with a larger `size`,
-    the row's value of the cost.
-    """
-
-    __tablename__ = f"front_{SCHEMA_VERSION}"
-    __table_args__ = (
-        Index(f"step_by_size_{SCHEMA_VERSION}", "dataset", "cost", "gain", "size"),
-        {"sqlite_with_rowid": False},
-    )
-
-    dataset: str = Field(primary_key=True)
-    cost: str = Field(primary_key=True)
-    gain: str = Field(primary_key=True)
-    reach: float = Field(primary_key=True)
-    size: float
-    accuracy: float
-    params: int
-    digest: str
 
 
 class ImageSet(SQLModel, table=True):
@@ -134,23 +59,11 @@ class FolderRow(SQLModel, table=True):
     path: str = Field(primary_key=True)
 
 
-_ROW: Any = CheckpointTable
-_FRONT: Any = FrontRow
-_ROWS = CheckpointTable.__table__  # type: ignore[attr-defined]
-_FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
 _IMAGE_SETS = ImageSet.__table__  # type: ignore[attr-defined]
 _FOLDERS = FolderRow.__table__  # type: ignore[attr-defined]
-
-# What budgets and computed aliases choose from.
-_OFFERED = and_(~_ROW.deprecated, ~_ROW.staged)
-_COSTS: tuple[Complexity, ...] = ("params", "macs", "bytes", "latency_ms")
-# By gain, the sign with which a row's value counts.
-_SIGNS = {"accuracy": 1, "macs": -1, "bytes": -1, "latency_ms": -1}
-# (cost, gain): the fewest parameters for each bound, and the best accuracy for each cost.
-_STAIRCASES = (*(("params", gain) for gain in _SIGNS), *((cost, "accuracy") for cost in _COSTS if cost != "params"))
-_BY_SIZE = (_ROW.params, descending(_ROW.accuracy), _ROW.digest)
 _NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
-_NO_ACCURACY = -1.0
+_ADD_ROW = insert(_ROWS).on_conflict_do_nothing(index_elements=["digest"])
+_SET_LATENCY = update(_ROWS).where(_ROW.digest == bindparam("changed")).values(latency_ms=bindparam("to"))
 
 
 def images_key(facts: str) -> str:
@@ -162,6 +75,28 @@ def images_key(facts: str) -> str:
 class Page:
     rows: Sequence[CheckpointRow]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page and what goes with it, as of one moment. `selected` is the first of all pages' rows."""
+
+    dataset: str | None
+    page: Page
+    selected: CheckpointRow | None
+    count: int
+    aliases: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """`best_accuracy` is None where none of its checkpoints has one; `classes` those of the most accurate one."""
+
+    name: str
+    num_checkpoints: int
+    classes: tuple[str, ...]
+    best_accuracy: float | None
+    is_default: bool
 
 
 class Catalog:
@@ -190,9 +125,7 @@ class Catalog:
         with self._writing() as connection:
             for row in rows:
                 if connection.execute(_ADD_ROW, row.model_dump()).rowcount:
-                    for dataset in (row.dataset, ALL_DATASETS):
-                        for cost, gain in _STAIRCASES:
-                            _extend_front(connection, dataset, cost, gain, row)
+                    staircase.extend(connection, row)
 
     def label_images(self, first_seen: Mapping[str, str]) -> dict[str, str]:
         """What the data sets of these image sets (as `dataset_labels.image_set` gives them) are called here.
@@ -218,7 +151,7 @@ class Catalog:
                     connection.execute(update(_ROWS).where(_ROW.images == row.images).values(dataset=label))
                     is_relabelled = True
             if is_relabelled:
-                _rebuild_fronts(connection)
+                staircase.rebuild(connection)
         return {facts: labels[facts] for facts in first_seen}
 
     def remove(self, digests: Iterable[str]) -> None:
@@ -226,8 +159,10 @@ class Catalog:
         if not gone:
             return
         with self._writing() as connection:
+            # A row that is no step has one before it that reaches as far: without it nothing changes.
+            outdated = staircase.with_steps_of(connection, [row["gone"] for row in gone])
             connection.execute(delete(CheckpointTable).where(_ROW.digest == bindparam("gone")), gone)
-            _rebuild_fronts(connection)
+            staircase.rebuild(connection, outdated)
 
     def annotate(
         self, deprecated: Collection[str], staged: Collection[str], measured: Mapping[str, tuple[float, int]]
@@ -239,21 +174,27 @@ class Catalog:
         with self._engine.connect() as connection:
             known = set(connection.scalars(select(_ROW.digest).where(or_(_ROW.deprecated, _ROW.staged))))
             named = {*known, *deprecated, *staged, *measured}
-            rows = [row for digest in named if (row := _first(connection, _OF_DIGEST, digest=digest)) is not None]
+            found = [row for digest in named if (row := _first(connection, _OF_DIGEST, digest=digest)) is not None]
         changes = []
-        for row in rows:
+        for row in found:
             wanted: dict[str, Any] = {"deprecated": row.digest in deprecated, "staged": row.digest in staged}
             if row.digest in measured:
                 accuracy, count = measured[row.digest]
-                wanted |= {"accuracy": accuracy, "accuracy_n": count, "accuracy_source": "measured"}
+                shown = {"accuracy": round(accuracy, rows.DIGITS), "accuracy_in_full": accuracy}
+                wanted |= {**shown, "accuracy_n": count, "accuracy_source": "measured"}
             if any(getattr(row, name) != value for name, value in wanted.items()):
                 changes.append((row.digest, wanted))
         if not changes:
             return False
         with self._writing() as connection:
+            outdated = staircase.with_steps_of(connection, [digest for digest, _ in changes])
             for digest, wanted in changes:
                 connection.execute(update(_ROWS).where(_ROW.digest == digest).values(**wanted))
-            _rebuild_fronts(connection)
+            staircase.rebuild(connection, outdated)
+            for digest, _ in changes:
+                row = _first(connection, _OF_DIGEST, digest=digest)
+                assert row is not None
+                staircase.extend(connection, row)
         return True
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -268,7 +209,7 @@ class Catalog:
                     batch.clear()
             if batch:
                 connection.execute(insert(_ROWS), batch)
-            _rebuild_fronts(connection)
+            staircase.rebuild(connection)
 
     def follow_latencies(self, medians: Mapping[str, float]) -> bool:
         """Makes each row's latency the one given, in milliseconds, or NULL; True if that changed anything."""
@@ -285,7 +226,7 @@ class Catalog:
             return False
         with self._writing() as connection:
             connection.execute(_SET_LATENCY, changed)
-            _rebuild_fronts(connection)
+            staircase.rebuild(connection, {pair for pair in staircase.STAIRCASES if "latency_ms" in pair})
         return True
 
     def follow_folders(self, folders: set[str]) -> None:
@@ -317,51 +258,65 @@ class Catalog:
             found = {digest: _first(connection, _OF_DIGEST, digest=digest) for digest in digests}
         return {digest: row for digest, row in found.items() if row is not None}
 
-    def dataset_of(self, budget: Budget) -> str | None:
-        """The data set that the budget is about: its own, else the default. None in an empty catalog."""
+    def dataset_of(self, filters: Filters) -> str | None:
+        """The data set that they are about: their own, else the default. None in an empty catalog."""
         with self._engine.connect() as connection:
-            return self._dataset_of(connection, budget)
+            return self._dataset_of(connection, filters)
 
-    def _dataset_of(self, connection: Connection, budget: Budget) -> str | None:
-        return budget.dataset or self._default_dataset or connection.scalar(_DEFAULT_DATASET)
+    def _dataset_of(self, connection: Connection, filters: Filters) -> str | None:
+        return filters.dataset or self._default_dataset or connection.scalar(_DEFAULT_DATASET)
 
-    def smallest(self, budget: Budget) -> CheckpointRow | None:
-        """The eligible row with the fewest parameters; of those the most accurate; of those the first digest."""
-        with self._engine.connect() as connection:
-            dataset = self._dataset_of(connection, budget)
-            return None if dataset is None else _smallest(connection, budget, dataset)
-
-    def best_available(self, budget: Budget) -> CheckpointRow | None:
-        """The nearest to a budget that nothing meets: the most accurate within the costs, else the smallest."""
+    def choose(self, budget: Budget) -> CheckpointRow | None:
+        """Of the eligible rows the one that the budget prefers; of equals the first in order of size."""
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, budget)
+            return None if dataset is None else staircase.choose(connection, budget, dataset)
+
+    def best_available(self, filters: Filters) -> CheckpointRow | None:
+        """The nearest to bounds that nothing meets: the most accurate within the costs, else the smallest."""
+        with self._engine.connect() as connection:
+            dataset = self._dataset_of(connection, filters)
             if dataset is None:
                 return None
-            affordable = budget.model_copy(update={"min_acc": None, "confidence": None})
-            return (
-                _most_accurate(connection, affordable, dataset)
-                or _smallest(connection, affordable, dataset)
-                or _smallest(connection, Budget(), dataset)
-            )
+            costs = filters.given()
+            costs.pop("min_acc", None)
+            costs.pop("confidence", None)
+            affordable = Budget(**costs).model_copy(update={"prefer": "accuracy"})
+            smallest = Budget(prefer="params")
+            return staircase.choose(connection, affordable, dataset) or staircase.choose(connection, smallest, dataset)
 
     def page(self, budget: Budget, limit: int, cursor: str | None = None) -> Page:
-        """Eligible rows in order of size. Raises ValueError for a cursor that no page gave out."""
-        after = [] if cursor is None else [_after(cursor)]
+        """Eligible rows in the budget's order. Raises ValueError for a cursor that no page of them gave out."""
+        return self.listing(budget, limit, cursor).page
+
+    def listing(self, budget: Budget, limit: int, cursor: str | None = None) -> Listing:
+        """As `page`, and in the same transaction what was chosen, out of how many."""
+        preference = rows.column_of(budget.preference, budget.format)
+        after = [] if cursor is None else [rows.after(cursor, budget.preference, preference)]
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, budget)
             if dataset is None:
-                return Page([], None)
-            query = select(_ROWS).where(*_filters(budget, dataset), *after).order_by(*_BY_SIZE).limit(limit + 1)
-            rows = _rows(connection, query)
-        more = len(rows) > limit
-        return Page(rows[:limit], _cursor(rows[limit - 1]) if more else None)
+                return Listing(None, Page([], None), None, 0, {})
+            wanted = rows.conditions(budget, dataset)
+            query = select(_ROWS).where(*wanted, *after).order_by(*rows.order(preference)).limit(limit + 1)
+            found = _rows(connection, query)
+            return Listing(
+                dataset,
+                Page(
+                    found[:limit],
+                    rows.cursor_at(found[limit - 1], budget.preference, preference) if len(found) > limit else None,
+                ),
+                staircase.choose(connection, budget, dataset) if after else next(iter(found), None),
+                connection.execute(select(func.count()).select_from(_ROWS).where(*wanted)).scalar_one(),
+                self._aliases(connection),
+            )
 
-    def count(self, budget: Budget) -> int:
+    def count(self, filters: Filters) -> int:
         with self._engine.connect() as connection:
-            dataset = self._dataset_of(connection, budget)
+            dataset = self._dataset_of(connection, filters)
             if dataset is None:
                 return 0
-            query = select(func.count()).select_from(_ROWS).where(*_filters(budget, dataset))
+            query = select(func.count()).select_from(_ROWS).where(*rows.conditions(filters, dataset))
             return connection.execute(query).scalar_one()
 
     def datasets(self) -> list[str]:
@@ -370,34 +325,46 @@ class Catalog:
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
-    def families(self, budget: Budget) -> list[str]:
-        """Those of the budget's data set."""
+    def dataset_summaries(self) -> list[DatasetSummary]:
+        """Of those of which there is something to choose, by name."""
+        counts = select(_ROW.dataset, func.count()).where(_OFFERED).group_by(_ROW.dataset)
         with self._engine.connect() as connection:
-            conditions = _filters(Budget(), self._dataset_of(connection, budget) or "")
+            default = self._dataset_of(connection, Filters())
+            found = []
+            for name, count in connection.execute(counts.order_by(_ROW.dataset)).all():
+                best = staircase.choose(connection, Budget(prefer="accuracy"), name)
+                assert best is not None
+                classes = tuple(json.loads(best.classes))
+                found.append(DatasetSummary(name, count, classes, best.accuracy, name == default))
+            return found
+
+    def families(self, filters: Filters) -> list[str]:
+        """Those of the data set."""
+        with self._engine.connect() as connection:
+            conditions = rows.conditions(Filters(), self._dataset_of(connection, filters) or "")
             query = select(_ROW.family).where(*conditions).distinct().order_by(_ROW.family)
             return list(connection.scalars(query))
 
-    def is_measured(self, budget: Budget) -> bool:
-        """Whether any latency is known in the budget's data set."""
+    def is_measured(self, filters: Filters) -> bool:
+        """Whether any latency is known in the data set."""
         with self._engine.connect() as connection:
-            values = {"dataset": self._dataset_of(connection, budget), "cost": "params", "gain": "latency_ms"}
-            return connection.execute(select(_FRONT.digest).where(_STAIRCASE).limit(1), values).first() is not None
+            steps = staircase.front_of("latency_ms", self._dataset_of(connection, filters) or "")
+            return connection.execute(select(_FRONT.digest).where(steps).limit(1)).first() is not None
 
-    def pareto(self, budget: Budget, x: Complexity) -> list[CheckpointRow]:
+    def pareto(self, filters: Filters, x: Complexity) -> list[CheckpointRow]:
         """The eligible rows that none beats in both `x` and accuracy, ascending in both."""
+        cost = rows.column_of(x, filters.format)
         with self._engine.connect() as connection:
-            dataset = self._dataset_of(connection, budget)
+            dataset = self._dataset_of(connection, filters)
             if dataset is None:
                 return []
-            if not budget.bounds() - {"min_acc", f"max_{x}"}:
+            known = (_ROW.accuracy.is_not(None), getattr(_ROW, cost).is_not(None))
+            query = select(_ROWS).where(*rows.conditions(filters, dataset), *known).order_by(*rows.order("params"))
+            if not filters.bounds() - {"min_acc", f"max_{x}"}:
                 # Bounds on the two axes themselves cut the ends off the front and change nothing in between.
-                steps = and_(_FRONT.dataset == dataset, _FRONT.cost == x, _FRONT.gain == "accuracy")
-                query = select(_ROWS).join(_FRONTS, _ROW.digest == _FRONT.digest).where(steps)
-                return _rows(connection, query.where(*_filters(budget, dataset)).order_by(_FRONT.reach))
-            cost = getattr(_ROW, x)
-            known = (_ROW.accuracy.is_not(None), cost.is_not(None))
-            rows = _rows(connection, select(_ROWS).where(*_filters(budget, dataset), *known).order_by(*_BY_SIZE))
-        return pareto.front(rows, cost=lambda row: getattr(row, x), value=lambda row: row.accuracy or 0.0)
+                query = query.join(_FRONTS, _ROW.digest == _FRONT.digest).where(staircase.front_of(cost, dataset))
+            found = _rows(connection, query)
+        return pareto.front(found, cost=lambda row: getattr(row, cost), value=lambda row: row.accuracy or 0.0)
 
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
         """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError.
@@ -423,142 +390,19 @@ class Catalog:
     def aliases(self) -> dict[str, str]:
         """What the computed aliases stand for at present, by alias: digests in the default data set."""
         with self._engine.connect() as connection:
-            rows = {alias: self._alias(connection, alias) for alias in COMPUTED_ALIASES}
-        return {alias: row.digest for alias, row in rows.items() if row is not None}
+            return self._aliases(connection)
+
+    def _aliases(self, connection: Connection) -> dict[str, str]:
+        found = {alias: self._alias(connection, alias) for alias in COMPUTED_ALIASES}
+        return {alias: row.digest for alias, row in found.items() if row is not None}
 
     def _alias(self, connection: Connection, alias: str, dataset: str | None = None) -> CheckpointRow | None:
-        dataset = self._dataset_of(connection, Budget(dataset=dataset))
+        dataset = self._dataset_of(connection, Filters(dataset=dataset))
         if dataset is None:
             return None
-        if alias == "best":
-            return _most_accurate(connection, Budget(), dataset)
         if alias == "latest":
             return _first(connection, _newest(everywhere=dataset == ALL_DATASETS), dataset=dataset)
-        return _smallest(connection, Budget(), dataset)
-
-
-# --- the staircase ---------------------------------------------------------------------------------------
-
-
-_STAIRCASE = and_(
-    _FRONT.dataset == bindparam("dataset"), _FRONT.cost == bindparam("cost"), _FRONT.gain == bindparam("gain")
-)
-_PLACE = (_FRONT.size, -_FRONT.accuracy, _FRONT.params, _FRONT.digest)
-
-
-def _row_of(steps: Any) -> Any:
-    return select(_ROWS).where(_ROW.digest == steps.limit(1).scalar_subquery())
-
-
-_FIRST_TO_REACH = _row_of(
-    select(_FRONT.digest).where(_STAIRCASE, _FRONT.reach >= bindparam("reach")).order_by(_FRONT.reach)
-)
-_FARTHEST_WITHIN = _row_of(
-    select(_FRONT.digest).where(_STAIRCASE, _FRONT.size <= bindparam("size")).order_by(descending(_FRONT.size))
-)
-_STEP_ABOVE = select(*_PLACE).where(_STAIRCASE, _FRONT.reach >= bindparam("reach")).order_by(_FRONT.reach).limit(1)
-_REMOVE_OUTDONE = delete(FrontRow).where(
-    _STAIRCASE,
-    _FRONT.reach <= bindparam("reach"),
-    tuple_(*_PLACE) > tuple_(*(bindparam(name) for name in ("size", "minus_accuracy", "params", "digest"))),
-)
-_SET_LATENCY = update(_ROWS).where(_ROW.digest == bindparam("changed")).values(latency_ms=bindparam("to"))
-_ADD_STEP = insert(_FRONTS)
-_ADD_ROW = insert(_ROWS).on_conflict_do_nothing(index_elements=["digest"])
-
-
-def _smallest(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
-    bounds = _reaches(budget)
-    if len(bounds) > 1 or budget.bounds() & {"family", "confidence"}:
-        return _first(connection, select(_ROWS).where(*_filters(budget, dataset)).order_by(*_BY_SIZE).limit(1))
-    # Without a bound, the first step of a staircase that every row is eligible for.
-    gain, reach = next(iter(bounds.items()), ("macs", -inf))
-    row = _first(connection, _FIRST_TO_REACH, dataset=dataset, cost="params", gain=gain, reach=reach)
-    # What meets the bound with the fewest parameters decides max_params for all that meet it.
-    if row is not None and budget.max_params is not None and row.params > budget.max_params:
-        return None
-    return row
-
-
-def _reaches(budget: Budget) -> dict[str, float]:
-    """How far along each gain the budget wants a row to reach."""
-    bounds = {"accuracy": budget.min_acc} | {cost: getattr(budget, f"max_{cost}") for cost in _COSTS[1:]}
-    return {gain: _SIGNS[gain] * bound for gain, bound in bounds.items() if bound is not None}
-
-
-def _most_accurate(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
-    """Among rows of known accuracy; of equals the cheapest. `budget` bounds costs only."""
-    bounds = {cost: bound for cost in _COSTS if (bound := getattr(budget, f"max_{cost}")) is not None}
-    if len(bounds) > 1 or budget.family is not None:
-        order = (descending(_ROW.accuracy), *_BY_SIZE)
-        query = select(_ROWS).where(*_filters(budget, dataset), _ROW.accuracy.is_not(None))
-        return _first(connection, query.order_by(*order).limit(1))
-    cost, bound = next(iter(bounds.items()), ("params", inf))
-    return _first(connection, _FARTHEST_WITHIN, dataset=dataset, cost=cost, gain="accuracy", size=bound)
-
-
-def _extend_front(connection: Connection, dataset: str, cost: str, gain: str, row: CheckpointRow) -> None:
-    """Adds a step for a new row, if no row before it reaches as far, and takes out the steps it outdoes."""
-    size, value = getattr(row, cost), getattr(row, gain)
-    if size is None or value is None or row.deprecated or row.staged:
-        return
-    accuracy = _NO_ACCURACY if row.accuracy is None else row.accuracy
-    staircase = {"dataset": dataset, "cost": cost, "gain": gain, "reach": _SIGNS[gain] * value}
-    above = connection.execute(_STEP_ABOVE, staircase).first()
-    if above is not None and tuple(above) < (size, -accuracy, row.params, row.digest):
-        return
-    place = {"size": size, "params": row.params, "digest": row.digest}
-    connection.execute(_REMOVE_OUTDONE, {**staircase, **place, "minus_accuracy": -accuracy})
-    connection.execute(_ADD_STEP, {**staircase, **place, "accuracy": accuracy})
-
-
-def _rebuild_fronts(connection: Connection) -> None:
-    """In order of cost, a row is a step where it reaches further than all before it."""
-    connection.execute(delete(FrontRow))
-    names = ["dataset", "cost", "gain", "reach", "size", "accuracy", "params", "digest"]
-    accuracy = func.coalesce(_ROW.accuracy, _NO_ACCURACY)
-    for cost, gain in _STAIRCASES:
-        size, reach = getattr(_ROW, cost), _SIGNS[gain] * getattr(_ROW, gain)
-        # Written as the index by_size has it, which saves SQLite the sorting.
-        order = _BY_SIZE if cost == "params" else (size, descending(_ROW.accuracy), _ROW.params, _ROW.digest)
-        for dataset, partition in ((_ROW.dataset, _ROW.dataset), (literal(ALL_DATASETS), None)):
-            values = (dataset, literal(cost), literal(gain), reach, size, accuracy, _ROW.params, _ROW.digest)
-            columns = [value.label(name) for name, value in zip(names, values, strict=True)]
-            before = func.max(reach).over(partition_by=partition, order_by=order, rows=(None, -1))
-            columns.append(before.label("before"))
-            known = select(*columns).where(_OFFERED, size.is_not(None), reach.is_not(None)).subquery()
-            steps = select(*(known.c[name] for name in names))
-            steps = steps.where(or_(known.c.before.is_(None), known.c.reach > known.c.before))
-            connection.execute(insert(_FRONTS).from_select(names, steps))
-
-
-# --- conditions and rows ---------------------------------------------------------------------------------
-
-
-def _in(dataset: str) -> list[ColumnElement[bool]]:
-    return [] if dataset == ALL_DATASETS else [_ROW.dataset == dataset]
-
-
-def _filters(budget: Budget, dataset: str) -> list[ColumnElement[bool]]:
-    """NULL compares as unknown, which is not true: an unknown value meets no bound."""
-    conditions = [_OFFERED, *_in(dataset)]
-    if budget.min_acc is not None:
-        conditions.append(_ROW.accuracy >= budget.min_acc)
-    if budget.confidence is not None and budget.min_acc is not None:
-        # Wilson's interval inverts the score test, so its lower end reaches m where p − m ≥ z √(m(1 − m)/n).
-        # Squared, to do without a root in SQL.
-        margin = _ROW.accuracy - budget.min_acc
-        variance = z_score(budget.confidence) ** 2 * budget.min_acc * (1 - budget.min_acc)
-        conditions.append(margin * margin * _ROW.accuracy_n >= variance)
-        if budget.min_acc == 1:  # where m is the other root: no finite sample makes sure of perfection
-            conditions.append(false())
-    for cost in _COSTS:
-        bound = getattr(budget, f"max_{cost}")
-        if bound is not None:
-            conditions.append(getattr(_ROW, cost) <= bound)
-    if budget.family is not None:
-        conditions.append(_ROW.family == budget.family)
-    return conditions
+        return staircase.choose(connection, Budget(prefer="accuracy" if alias == "best" else "params"), dataset)
 
 
 _CIFAR10 = select(_ROW.dataset).where(_OFFERED, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
@@ -572,11 +416,6 @@ _NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.stag
 def _newest(*, everywhere: bool) -> Any:
     conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
     return select(_ROWS).where(_OFFERED, *conditions).order_by(*_NEWEST_FIRST).limit(1)
-
-
-def _first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:
-    row = connection.execute(query, values).mappings().first()
-    return None if row is None else CheckpointRow(**row)
 
 
 def _rows(connection: Connection, query: Any) -> list[CheckpointRow]:
@@ -598,35 +437,3 @@ def _known(connection: Connection, digests: Iterable[str]) -> set[str]:
     while part := list(islice(waiting, 10_000)):
         found.update(connection.scalars(select(_ROW.digest).where(_ROW.digest.in_(part))))
     return found
-
-
-def _cursor(row: CheckpointRow) -> str:
-    place = json.dumps([row.params, row.accuracy, row.digest])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _after(cursor: str) -> ColumnElement[bool]:
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        params, accuracy, digest = _CURSOR.validate_json(text)
-    except ValueError as error:
-        raise ValueError(f"cursor {cursor!r} is not one that a page of this list gave out") from error
-    place = (params, _NO_ACCURACY if accuracy is None else accuracy, digest)
-    known = func.coalesce(_ROW.accuracy, _NO_ACCURACY)
-    return and_(
-        _ROW.params >= place[0],
-        or_(
-            _ROW.params > place[0],
-            known < place[1],
-            and_(known == place[1], _ROW.digest > place[2]),
-        ),
-    )
-
-
-_CURSOR: TypeAdapter[tuple[int, float | None, str]] = TypeAdapter(
-    tuple[
-        Annotated[int, pydantic.Field(strict=True, ge=0, le=MAX_COUNT)],
-        Annotated[float, pydantic.Field(allow_inf_nan=False)] | None,
-        Annotated[str, pydantic.Field(max_length=64)],
-    ]
-)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import inspect
 import json
 import logging
@@ -9,9 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NoReturn, get_args
 
 import numpy as np
 import typer
@@ -22,15 +24,13 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from zoo import audit, onnx_model
-from zoo.budget import ALL_DATASETS, Budget
+from zoo.budget import ALL_DATASETS, Budget, FileFormat, Preference
 from zoo.calibrate import calibrate_cascades, measure_latencies
 from zoo.cascade import Calibration
-from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
 from zoo.descriptor import ExpansionStep
 from zoo.device import device_name
-from zoo.download import FileFormat
 from zoo.errors import CheckpointError, ImageError, ZooError
 from zoo.garbage import collect, garbage
 from zoo.image_folder import name_of
@@ -38,6 +38,7 @@ from zoo.images import decode
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
+from zoo.rows import CheckpointRow
 from zoo.source import LocalSource, RemoteSource, Source
 from zoo.storage import is_special
 from zoo.views import CheckpointDetail, CheckpointView
@@ -51,7 +52,7 @@ zoo show best --url http://127.0.0.1:8000
 
 zoo get --zoo my-zoo --min-acc 0.8 -o small.safetensors
 
-zoo get --zoo my-zoo --max-params 20000 --format onnx -o small.onnx
+zoo get --zoo my-zoo --max-params 20000 --format onnx -o best-of-20000.onnx
 
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
@@ -77,8 +78,11 @@ class Format(StrEnum):
 
 
 class Policy(StrEnum):
-    smallest = "smallest"
+    single = "single"
     cascade = "cascade"
+
+
+PreferredBy = StrEnum("PreferredBy", {name: name for name in get_args(Preference)})  # type: ignore[misc]
 
 
 ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
@@ -87,12 +91,13 @@ TokenOption = Annotated[str | None, typer.Option(help="The server's token.", env
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="With --data: leave out images that cannot be read, as zoo-train does.")
 ]
+FormatOption = Annotated[Format, typer.Option("--format", help="The file, also for --max-bytes.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _BUDGET_OPTIONS: dict[str, Any] = {
     "min_acc": Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")],
     "max_params": Annotated[int | None, typer.Option(help="Most parameters.")],
     "max_macs": Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")],
-    "max_bytes": Annotated[int | None, typer.Option(help="Largest file.")],
+    "max_bytes": Annotated[int | None, typer.Option(help="Largest file, in the format.")],
     "max_latency_ms": Annotated[float | None, typer.Option(help="Longest measured time for one image.")],
     "dataset": Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")],
     "family": Annotated[str | None, typer.Option(help="Architecture family.")],
@@ -107,24 +112,37 @@ Named = Annotated[str, typer.Argument(help="Digest, digest prefix, name or alias
 Whole = Annotated[
     str, typer.Argument(help="The whole digest: a name may be another's the next time.", metavar="DIGEST")
 ]
+_PREFER_OPTIONS: dict[str, Any] = {
+    "prefer": Annotated[
+        PreferredBy | None,
+        typer.Option(help="What decides within the budget; else params with --min-acc, accuracy without."),
+    ],
+    "best": Annotated[bool, typer.Option("--best", help="The most accurate within the budget: --prefer accuracy.")],
+}
 Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
 
 
-def _with_budget(command: Callable[..., None]) -> Callable[..., None]:
+def _with_budget(command: Callable[..., None], *, prefers: bool = True) -> Callable[..., None]:
     """Gives a command the options of a budget, which it receives as its parameter `budget`."""
+    options = _BUDGET_OPTIONS | (_PREFER_OPTIONS if prefers else {})
 
     @wraps(command)
-    def wrapped(**options: Any) -> None:
-        budget = _budget({name: options.pop(name) for name in _BUDGET_OPTIONS})
-        command(budget=budget, **options)
+    def wrapped(**given: Any) -> None:
+        budget = _budget({name: given.pop(name, None) for name in options})
+        command(budget=budget, **given)
 
     own = inspect.signature(command, eval_str=True)
     parameters = [parameter for name, parameter in own.parameters.items() if name != "budget"]
     parameters += [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=option)
-        for name, option in _BUDGET_OPTIONS.items()
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=False if name == "best" else None,
+            annotation=option,
+        )
+        for name, option in options.items()
     ]
     # What typer reads: the signature for names and defaults, the annotations for types.
     wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -136,31 +154,46 @@ def _with_budget(command: Callable[..., None]) -> Callable[..., None]:
 @_with_budget
 def list_(
     budget: Budget,
+    file_format: FormatOption = Format.safetensors,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the checkpoints within a budget, fewest parameters first."""
+    """List the checkpoints within a budget: the one that would be chosen first.
+
+    That is the smallest with --min-acc, else the most accurate; --prefer
+    says otherwise.
+    """
     source = _source(zoo, url, token)
+    budget = _with_format(budget, file_format)
     views = source.models(budget)
     if as_json:
         _print_json([view.model_dump(mode="json") for view in views])
     if not views and budget.is_filtered():
-        source.smallest(budget)  # raises: says what is nearest
+        source.choose(budget)  # raises: says what is nearest
     if not as_json:
-        _print_table(_table(views))
+        _print_table(_table(views, file_format))
+        if views:
+            _say_why(budget)
 
 
-def _table(views: list[CheckpointView]) -> Table:
-    table = Table("id", "name", "params", "MACs", "bytes", "ms", "accuracy", "95 % interval", box=None)
+def _table(views: list[CheckpointView], file_format: Format) -> Table:
+    table = Table("id", "name", "params", "MACs", "bytes", "ms", "accuracy", "95 % interval", "distilled", box=None)
     for view in views:
         interval = "–".join(f"{end:.3f}" for end in view.accuracy_ci95 or ())
         accuracy = "" if view.accuracy is None else f"{view.accuracy:.4f}"
         latency = "" if view.latency_ms is None else f"{view.latency_ms:.3f}"
-        costs = (f"{view.params:,}", f"{view.macs:,}", f"{view.bytes:,}", latency)
-        table.add_row(view.id[:12], view.name, *costs, accuracy, interval)
+        size_bytes = view.bytes if file_format is Format.safetensors else view.onnx_bytes
+        costs = (f"{view.params:,}", f"{view.macs:,}", "" if size_bytes is None else f"{size_bytes:,}", latency)
+        distilled = "" if view.distilled_from is None else f"by {view.distilled_from[:8]}"
+        table.add_row(view.id[:12], view.name, *costs, accuracy, interval, distilled)
     return table
+
+
+def _say_why(budget: Budget) -> None:
+    """Why the chosen one, or the first of a list, is what it is; in every command and server the same words."""
+    typer.echo(f"chosen: {budget.because()}", err=True)
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
@@ -168,14 +201,18 @@ def _table(views: list[CheckpointView]) -> Table:
 def show(
     budget: Budget,
     reference: Reference = None,
+    file_format: FormatOption = Format.safetensors,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the smallest checkpoint within a budget, or the one named; with --json its whole descriptor too."""
+    """Show the checkpoint that a budget chooses, or the one named; with --json its whole descriptor too."""
     source = _source(zoo, url, token)
+    budget = _with_format(budget, file_format)
     detail = source.show(_choose(source, reference, budget).id, None)
+    if reference is None:
+        _say_why(budget)
     if as_json:
         _print_json(detail.model_dump(mode="json"))
         return
@@ -199,7 +236,8 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("classes", f"{len(detail.classes)}: {_some(detail.classes)}"),
         ("params", f"{detail.params:,}"),
         ("MACs", f"{detail.macs:,}"),
-        ("bytes", f"{detail.bytes:,}"),
+        ("bytes", f"{detail.bytes:,}" + ("" if detail.onnx_bytes is None else f", {detail.onnx_bytes:,} as ONNX")),
+        ("memory", "unknown" if detail.ram_bytes is None else f"{detail.ram_bytes:,} bytes for one image, estimated"),
         ("ms", unmeasured if detail.latency_ms is None else f"{detail.latency_ms:.3f}"),
         ("accuracy", _accuracy(detail)),
         ("95 % interval", "–".join(f"{end:.4f}" for end in detail.accuracy_ci95 or ()) or "unknown"),
@@ -208,6 +246,7 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("expansions", _expansions(lineage.expansions)),
         ("trained", f"{descriptor.cost.device_seconds:,.0f} s on {descriptor.cost.device}"),
         ("parent", detail.parent or "none"),
+        ("distilled", "no" if detail.distilled_from is None else f"by {detail.distilled_from}"),
         ("aliases", ", ".join(detail.aliases) or "none"),
         ("created", f"{detail.created_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
@@ -250,25 +289,34 @@ def get(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
     ] = None,
-    file_format: Annotated[Format, typer.Option("--format")] = Format.safetensors,
+    file_format: FormatOption = Format.safetensors,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the smallest checkpoint within a budget, or the one named, to a file."""
+    """Write the checkpoint that a budget chooses, or the one named, to a file.
+
+    With --min-acc that is the smallest that reaches it, else the most accurate
+    one within the bounds; --prefer says otherwise.
+    """
     source = _source(zoo, url, token)
+    budget = _with_format(budget, file_format)
     view = _choose(source, reference, budget)
     target = output or Path(f"{view.name}.{file_format}")
     try:
-        size_bytes = _fetch(source, view, file_format.value, target)
+        size_bytes = _fetch(source, view, file_format.value, target, force=force)
     except OSError as error:
         _fail(f"{target} cannot be written: {error}")
     if as_json:
-        _print_json({**view.model_dump(mode="json"), "output": str(target)})
+        why = {"because": budget.because()} if reference is None else {}
+        _print_json({**view.model_dump(mode="json"), **why, "output": str(target)})
     else:
         typer.echo(str(target))
-        typer.echo(f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}, {size_bytes:,} bytes", err=True)
+        typer.echo(f"{_described(view)}, {size_bytes:,} bytes", err=True)
+    if reference is None:
+        _say_why(budget)
 
 
 @app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
@@ -280,14 +328,16 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
     policy: Annotated[
         Policy, typer.Option(help="cascade: a small checkpoint first, a larger one where it is unsure.")
-    ] = Policy.smallest,
+    ] = Policy.single,
     zoo: ZooOption = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images with the smallest checkpoint within a budget, or with the one named.
+    """Classify images with the checkpoint that a budget chooses, or with the one named.
 
+    With --min-acc the smallest that reaches it is chosen, else the most
+    accurate one within the bounds; --prefer says otherwise.
     With --policy cascade, which takes --min-acc alone: small checkpoints first,
     for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
     """
@@ -312,11 +362,14 @@ def predict(
         who = f"a cascade with accuracy {budget.min_acc} or more"
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
-        who = f"{view.name}: {view.params:,} parameters, accuracy {view.accuracy}"
+        facts |= {"because": budget.because() if model is None else None}
+        who = _described(view)
     if as_json:
         _print_json({**facts, "predictions": [[item.model_dump() for item in row] for row in predictions]})
         return
     typer.echo(who, err=True)
+    if view is not None and model is None:
+        _say_why(budget)
     for image, row in zip(images, predictions, strict=True):
         typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
 
@@ -340,7 +393,7 @@ def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
 
 
 @app.command(epilog="Example: zoo verify --zoo my-zoo --data cifar10.tar.gz")
-@_with_budget
+@partial(_with_budget, prefers=False)
 def verify(
     budget: Budget,
     data: Annotated[
@@ -675,8 +728,11 @@ def _source(zoo: list[Path] | None, url: str | None, token: str | None) -> Sourc
     return LocalSource(zoo) if zoo else RemoteSource(str(url), token)
 
 
-def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target: Path) -> int:
-    """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written."""
+def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool) -> int:
+    """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written.
+
+    Without `force` it replaces no other file.
+    """
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
@@ -689,6 +745,13 @@ def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target
             size_bytes = received
             bar.update(task, completed=received, total=total)
 
+        # An empty one is where > file -o /dev/stdout leads.
+        if not force and target.is_file() and target.stat().st_size > 0:
+            with TemporaryDirectory() as folder:
+                source.download(view.id, whole := Path(folder) / view.id, file_format, show_progress)
+                if not filecmp.cmp(whole, target, shallow=False):
+                    _fail(f"{target} is there already, and another file: --force replaces it, -o names another")
+                return size_bytes
         # What a link leads to is replaced, not the link; of /dev/stdout or a pipe there is no such place.
         source.download(view.id, target if is_special(target) else target.resolve(), file_format, show_progress)
         return size_bytes or target.stat().st_size
@@ -696,13 +759,26 @@ def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target
 
 def _choose(source: Source, reference: str | None, budget: Budget) -> CheckpointView:
     if reference is None:
-        return source.smallest(budget)
+        return source.choose(budget)
     if budget.is_bounded():
         _fail(f"{reference} names one checkpoint: give it or a budget, not both")
     return source.show(reference, budget.dataset)
 
 
+def _described(view: CheckpointView) -> str:
+    accuracy = "unknown accuracy" if view.accuracy is None else f"accuracy {view.accuracy:.4f}"
+    return f"{view.name}: {view.params:,} parameters, {accuracy}"
+
+
+def _with_format(budget: Budget, file_format: Format) -> Budget:
+    return budget.model_copy(update={"format": file_format.value})
+
+
 def _budget(options: dict[str, Any]) -> Budget:
+    if options.pop("best", False):
+        if options["prefer"] not in (None, "accuracy"):
+            _fail(f"--best is --prefer accuracy: give it or --prefer {options['prefer']}, not both")
+        options["prefer"] = "accuracy"
     try:
         return Budget(**options)
     except ValidationError as error:

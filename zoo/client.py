@@ -7,7 +7,8 @@ RemoteError where the server cannot be reached or refuses, NotFoundError for an 
 NoModelMeetsConstraintsError where one must be chosen and none is within the budget, and pydantic's ValidationError
 (a ValueError) for a budget that makes no sense.
 
-Who names no checkpoint gets the smallest within the budget, whose bounds are keyword arguments (`zoo.budget.Bounds`).
+Who names no checkpoint gets the one that a budget chooses (`zoo.budget.Budget`), whose fields are keyword arguments:
+with `min_acc` the smallest, else the most accurate one within the bounds, unless `prefer` says otherwise.
 What fails in passing is asked again: no connection, one that broke off, 429 and 503.
 """
 
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from zoo.budget import Bounds, Budget, Complexity
-from zoo.download import FileFormat, Progress
+from zoo.budget import Bounds, Budget, Complexity, FileFormat, Filters
+from zoo.download import Progress
 from zoo.errors import RemoteError
 from zoo.exchange import Exchange, Result, Send, Server, Wait
 from zoo.image_input import Image, Images, encoded, is_one, listed
@@ -71,12 +72,25 @@ class ZooClient:
     def close(self) -> None:
         self._http.close()
 
+    def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """The checkpoint that the budget chooses; the other methods use it where none is named.
+
+        >>> zoo.choose(min_acc=0.8)  # the smallest with that accuracy
+        >>> zoo.choose(max_params=20_000)  # the most accurate of that size
+        >>> zoo.choose(min_acc=0.8, prefer="macs")
+        """
+        return self._run(self._zoo.choose(Budget(**bounds)))
+
     def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
         """Of those within the bounds, the one with the fewest parameters."""
-        return self._run(self._zoo.smallest(Budget(**bounds)))
+        return self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
+
+    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the most accurate one."""
+        return self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
 
     def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
-        """All checkpoints within the bounds, fewest parameters first; fetched page by page, none if there are none."""
+        """All checkpoints within the bounds, the preferred ones first; fetched page by page, none if there are none."""
         return self._pages(Budget(**bounds))
 
     def _pages(self, budget: Budget) -> Iterator[CheckpointView]:
@@ -88,7 +102,7 @@ class ZooClient:
 
     def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
         """Those that no other beats in both accuracy and `x`, ascending."""
-        return self._run(self._zoo.pareto(x, Budget(**bounds)))
+        return self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
 
     def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
         """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias.
@@ -110,7 +124,7 @@ class ZooClient:
 
         The file appears there whole and checked against its SHA-256, or not at all. A download that was interrupted
         goes on where it stopped, a file that is there already is not fetched again. Raises OSError where it cannot be
-        written.
+        written. Bytes in the budget are those of `file_format`.
         """
         return self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
 
@@ -140,7 +154,7 @@ class ZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction]: ...
 
@@ -151,7 +165,7 @@ class ZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[list[Prediction]]: ...
 
@@ -161,13 +175,13 @@ class ZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction] | list[list[Prediction]]:
         """What the server sees on one image, its likeliest classes first; or on each of a list.
 
         An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. With the policy
-        "cascade" the smallest network is asked first, a larger one where it is unsure. Raises ImageError.
+        "cascade" a small network is asked first, a larger one where it is unsure. Raises ImageError.
         """
         files = [encoded(image) for image in listed(images)]
         answers = self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
@@ -269,8 +283,14 @@ class AsyncZooClient:
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    async def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.choose(Budget(**bounds)))
+
     async def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        return await self._run(self._zoo.smallest(Budget(**bounds)))
+        return await self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
+
+    async def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
 
     def models(self, **bounds: Unpack[Bounds]) -> AsyncIterator[CheckpointView]:
         return self._pages(Budget(**bounds))
@@ -285,7 +305,7 @@ class AsyncZooClient:
                 yield view
 
     async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
-        return await self._run(self._zoo.pareto(x, Budget(**bounds)))
+        return await self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
 
     async def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
         return await self._run(self._zoo.show(reference, dataset))
@@ -323,7 +343,7 @@ class AsyncZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction]: ...
 
@@ -334,7 +354,7 @@ class AsyncZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[list[Prediction]]: ...
 
@@ -344,7 +364,7 @@ class AsyncZooClient:
         model: Reference | None = None,
         *,
         top_k: int = 5,
-        policy: Policy = "smallest",
+        policy: Policy = "single",
         **bounds: Unpack[Bounds],
     ) -> list[Prediction] | list[list[Prediction]]:
         files = [encoded(image) for image in listed(images)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from zoo.graph import Conv2d, Graph, Linear, output_shapes, parameter_shapes
+from zoo.graph import Conv2d, Graph, Linear, output_shapes, parameter_shapes, tensor_shapes
 
 # The largest integer of SQLite, which a catalog keeps costs in.
 MAX_COUNT = 2**63 - 1
@@ -46,6 +46,11 @@ def activation_bytes(graph: Graph) -> int:
         most = max(most, live)
         live -= sum(4 * prod(shapes[name]) for name in set(node.inputs) if last_reader[name] == index)
     return most
+
+
+def ram_bytes(graph: Graph) -> int:
+    """What one image takes at the least: all tensors, and the most activations that are alive at one time."""
+    return activation_bytes(graph) + 4 * sum(prod(shape) for shape in tensor_shapes(graph).values())
 
 
 def training_flops(macs: int, num_images: int) -> int:

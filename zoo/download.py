@@ -6,16 +6,15 @@ import re
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
+from zoo.budget import FileFormat
 from zoo.errors import RemoteError
 from zoo.exchange import Exchange, Server
 from zoo.partial_file import PartialFile, has_sha256, partial_file
 from zoo.storage import end_of_link
 
-FileFormat = Literal["safetensors", "onnx"]
 # Bytes that are there, and of how many if the server said.
 Progress = Callable[[int, int | None], None]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +16,10 @@ from sqlalchemy.exc import DatabaseError
 
 from zoo import audit, onnx_model
 from zoo.annotations import Annotations, state
-from zoo.budget import ALL_DATASETS, Budget, wilson_interval
-from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, CheckpointRow, images_key
+from zoo.budget import ALL_DATASETS, Budget, Filters, wilson_interval
+from zoo.catalog import COMPUTED_ALIASES, MIN_PREFIX, Catalog, images_key
 from zoo.checkpoint import Checkpoint, Header, digest_of, load, read_header
+from zoo.cost import ram_bytes
 from zoo.database import catalog_path
 from zoo.dataset_labels import image_set
 from zoo.descriptor import Descriptor
@@ -39,8 +40,9 @@ from zoo.locks import locked
 from zoo.marks import RESERVED, Marks, Measured
 from zoo.measurements import Measurements
 from zoo.ready_cascades import ReadyCascade, ReadyCascades
+from zoo.rows import DIGITS, CheckpointRow
 from zoo.storage import INCOMING, Directory, require_zoo
-from zoo.views import CheckpointDetail, CheckpointView, Links
+from zoo.views import CheckpointDetail, CheckpointView, Links, Selection
 
 log = logging.getLogger(__name__)
 
@@ -406,12 +408,37 @@ class LocalZoo:
 
     # --- choosing --------------------------------------------------------------------------------------
 
-    def smallest(self, budget: Budget) -> CheckpointRow:
-        """Raises NoModelMeetsConstraintsError, with the nearest checkpoint."""
-        row = self.catalog.smallest(budget)
+    def choose(self, budget: Budget) -> CheckpointRow:
+        """The one that the budget prefers. Raises NoModelMeetsConstraintsError, with the nearest checkpoint."""
+        row = self.catalog.choose(budget)
         if row is None:
             raise self.nothing_meets(budget)
         return row
+
+    def smallest(self, budget: Budget) -> CheckpointRow:
+        """As `choose`: the fewest parameters."""
+        return self.choose(budget.preferring("params"))
+
+    def best(self, budget: Budget) -> CheckpointRow:
+        """As `choose`: the highest accuracy."""
+        return self.choose(budget.preferring("accuracy"))
+
+    def select(self, budget: Budget, limit: int, cursor: str | None = None) -> tuple[Selection, str | None]:
+        """A page of the eligible checkpoints, the preferred ones first, and the cursor of the next.
+
+        Raises as `choose` where something was asked for, and ValueError for a cursor that no page of them gave out.
+        """
+        listing = self.catalog.listing(budget, limit, cursor)
+        if listing.selected is None and budget.is_filtered():
+            raise self.nothing_meets(budget)
+        selection = Selection(
+            dataset=listing.dataset,
+            selected=None if listing.selected is None else self._view(listing.selected, listing.aliases),
+            because=None if listing.selected is None else budget.because(),
+            items=tuple(self._view(row, listing.aliases) for row in listing.page.rows),
+            count=listing.count,
+        )
+        return selection, listing.page.next_cursor
 
     def cascade(self, min_acc: float, dataset: str | None = None) -> ReadyCascade:
         """The one with the fewest mean MACs that reaches the accuracy; without `dataset`, of the default one.
@@ -435,15 +462,15 @@ class LocalZoo:
             )
         return found[index]
 
-    def nothing_meets(self, budget: Budget) -> NoModelMeetsConstraintsError:
-        best = self.catalog.best_available(budget)
-        dataset = self.catalog.dataset_of(budget)
+    def nothing_meets(self, filters: Filters) -> NoModelMeetsConstraintsError:
+        best = self.catalog.best_available(filters)
+        dataset = self.catalog.dataset_of(filters)
         if best is None:
             return NoModelMeetsConstraintsError(self._holds_none_of(dataset), None)
         of_dataset = "" if dataset == ALL_DATASETS else f" of data set {dataset}"
-        bounds = budget.model_copy(update={"dataset": None})
+        bounds = filters.model_copy(update={"dataset": None, "prefer": None})
         return NoModelMeetsConstraintsError(
-            f"no checkpoint{of_dataset} meets {bounds}; {self._what_there_is(budget, best)}",
+            f"no checkpoint{of_dataset} meets {bounds}; {self._what_there_is(filters, best)}",
             self.view(best).model_dump(mode="json"),
         )
 
@@ -454,12 +481,12 @@ class LocalZoo:
         are = "is" if len(names) == 1 else "are"
         return f"the zoo holds no checkpoint of data set {dataset}: there {are} {', '.join(names)}"
 
-    def _what_there_is(self, budget: Budget, nearest: CheckpointRow) -> str:
-        """Why nothing meets the budget, where that is not a matter of more or less; else the nearest checkpoint."""
-        if budget.family is not None and budget.family not in (families := self.catalog.families(budget)):
+    def _what_there_is(self, filters: Filters, nearest: CheckpointRow) -> str:
+        """Why nothing meets the bounds, where that is not a matter of more or less; else the nearest checkpoint."""
+        if filters.family is not None and filters.family not in (families := self.catalog.families(filters)):
             are = "is the family" if len(families) == 1 else "are the families"
             return f"there {are} {', '.join(families)}"
-        if budget.max_latency_ms is not None and not self.catalog.is_measured(budget):
+        if filters.max_latency_ms is not None and not self.catalog.is_measured(filters):
             return (
                 f"no latency has been measured on this machine ({device_name()}): `zoo calibrate --zoo DIR`, given the "
                 "directories that are served, measures them"
@@ -469,7 +496,7 @@ class LocalZoo:
         return f"{found}: ask for less, or allow more"
 
     def rows(self, budget: Budget) -> list[CheckpointRow]:
-        """All eligible rows in order of size."""
+        """All eligible rows, the preferred ones first."""
         page = self.catalog.page(budget, _PAGE)
         rows = list(page.rows)
         while page.next_cursor is not None:
@@ -532,12 +559,12 @@ class LocalZoo:
 
     def views(self, rows: Iterable[CheckpointRow]) -> list[CheckpointView]:
         computed = self.catalog.aliases()
-        return [
-            _view(
-                row, [alias for alias in computed if computed[alias] == row.digest] + self._marks.aliases_of(row.digest)
-            )
-            for row in rows
-        ]
+        return [self._view(row, computed) for row in rows]
+
+    def _view(self, row: CheckpointRow, computed: Mapping[str, str]) -> CheckpointView:
+        """`computed`: the digests of computed aliases."""
+        aliases = [alias for alias, digest in computed.items() if digest == row.digest]
+        return _view(row, aliases + self._marks.aliases_of(row.digest))
 
     def show(self, reference: str, dataset: str | None = None) -> CheckpointDetail:
         """As `find`."""
@@ -633,13 +660,17 @@ def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
         params=header.params,
         macs=header.macs,
         bytes=header.size_bytes,
-        accuracy=known.accuracy if known else None,
+        onnx_bytes=onnx_model.size_bytes(descriptor),
+        ram_bytes=ram_bytes(descriptor.architecture.graph()),
+        accuracy=round(known.accuracy, DIGITS) if known else None,
+        accuracy_in_full=known.accuracy if known else None,
         accuracy_n=known.n if known else None,
         accuracy_source=None if known is None else "claimed" if measured is None else "measured",
-        val_accuracy=descriptor.metrics.validation.accuracy,
+        val_accuracy=round(descriptor.metrics.validation.accuracy, DIGITS),
         classes=json.dumps(descriptor.classes, ensure_ascii=False),
         created_at=descriptor.created_at.isoformat(),
         parent=descriptor.lineage.parent,
+        distilled_from=descriptor.lineage.distilled_from,
         deprecated=digest in marks.deprecated,
         staged=digest in marks.staged,
     )
@@ -657,6 +688,8 @@ def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
         params=row.params,
         macs=row.macs,
         bytes=row.bytes,
+        onnx_bytes=row.onnx_bytes,
+        ram_bytes=row.ram_bytes,
         latency_ms=row.latency_ms,
         accuracy=row.accuracy,
         accuracy_n=row.accuracy_n,
@@ -665,6 +698,7 @@ def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
         classes=tuple(json.loads(row.classes)),
         created_at=row.created,
         parent=row.parent,
+        distilled_from=row.distilled_from,
         aliases=tuple(aliases),
         deprecated=row.deprecated,
         staged=row.staged,

@@ -7,28 +7,48 @@ this file too says everything about itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
+
 import numpy as np
+import numpy.typing as npt
 
 from zoo import graph as ops
 from zoo import onnx_format
 from zoo.checkpoint import Checkpoint
-from zoo.graph import INPUT, Graph, Node
-from zoo.onnx_format import FLOAT, UINT8, Attribute
+from zoo.descriptor import Descriptor
+from zoo.graph import INPUT, Graph, Node, tensor_shapes
+from zoo.onnx_format import FLOAT, UINT8, Attribute, Blank, Message
 
 # Opset 17 with IR 8 is read by every ONNX Runtime since 1.12 (2022), on devices too.
 _OPSET = 17
 _IR_VERSION = 8
+_FLOAT_BYTES = 4
 
 
 def build(checkpoint: Checkpoint) -> bytes:
     """Equal checkpoints give equal bytes."""
-    descriptor = checkpoint.descriptor
+    tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+    return _model(
+        checkpoint.descriptor, {name: _initializer(name, tensor) for name, tensor in tensors.items()}
+    ).to_bytes()
+
+
+def size_bytes(descriptor: Descriptor) -> int:
+    """The length of what `build` gives, which the weights themselves do not change."""
+    shapes = tensor_shapes(descriptor.architecture.graph())
+    blanks = {
+        name: onnx_format.tensor(name, shape, Blank(_FLOAT_BYTES * prod(shape))) for name, shape in shapes.items()
+    }
+    return len(_model(descriptor, blanks))
+
+
+def _model(descriptor: Descriptor, initializers: Mapping[str, Message]) -> Message:
     graph = descriptor.architecture.graph()
     channels, height, width = graph.input_shape
-    initializers = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
     mean = np.asarray(descriptor.preprocessing.mean, dtype=np.float32).reshape(1, channels, 1, 1)
     std = np.asarray(descriptor.preprocessing.std, dtype=np.float32).reshape(1, channels, 1, 1)
-    initializers |= {"pixel_range": np.array([255], dtype=np.float32), "mean": mean, "std": std}
+    constants = {"pixel_range": np.array([255], dtype=np.float32), "mean": mean, "std": std}
     nodes = [
         onnx_format.node("Transpose", ["images"], "channels_first", perm=[0, 3, 1, 2]),
         onnx_format.node("Cast", ["channels_first"], "pixels", to=FLOAT),
@@ -42,7 +62,7 @@ def build(checkpoint: Checkpoint) -> bytes:
     written = onnx_format.graph(
         descriptor.name,
         nodes,
-        [onnx_format.tensor(name, array) for name, array in initializers.items()],
+        [*initializers.values(), *(_initializer(name, array) for name, array in constants.items())],
         [onnx_format.value("images", UINT8, ["batch", height, width, channels])],
         [onnx_format.value(name, FLOAT, classes) for name in ("logits", "probabilities")],
     )
@@ -50,7 +70,11 @@ def build(checkpoint: Checkpoint) -> bytes:
     return onnx_format.model(written, _OPSET, _IR_VERSION, "checkpoint-zoo", properties)
 
 
-def _body(graph: Graph) -> list[bytes]:
+def _initializer(name: str, array: npt.NDArray[np.float32]) -> Message:
+    return onnx_format.tensor(name, array.shape, array.astype("<f4").tobytes())
+
+
+def _body(graph: Graph) -> list[Message]:
     """One ONNX node for each of ours, but for dropout, which does nothing here, and SiLU, which takes two."""
     nodes = []
     renamed = {graph.output: "logits"}
@@ -69,8 +93,8 @@ def _body(graph: Graph) -> list[bytes]:
     return nodes
 
 
-def _node(node: Node, inputs: list[str], output: str) -> bytes:
-    def make(kind: str, *tensors: str, **attributes: Attribute) -> bytes:
+def _node(node: Node, inputs: list[str], output: str) -> Message:
+    def make(kind: str, *tensors: str, **attributes: Attribute) -> Message:
         names = [*inputs, *(f"{node.name}.{tensor}" for tensor in tensors)]
         return onnx_format.node(kind, names, output, node.name, **attributes)
 

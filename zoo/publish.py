@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Self
 
 from zoo import audit, trial
-from zoo.catalog import CheckpointRow
 from zoo.checkpoint import Checkpoint, digest_of, load
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.local import LocalZoo
 from zoo.locks import locked
 from zoo.marks import Measured
+from zoo.rows import CheckpointRow
 from zoo.storage import INCOMING, Directory, move_into_place
 from zoo.trial import Limits
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from zoo.budget import Budget, Complexity
-from zoo.download import FileFormat, Progress, fetch, is_digest, sha256_of_onnx
+from zoo.budget import Budget, Complexity, FileFormat, Filters
+from zoo.download import Progress, fetch, is_digest, sha256_of_onnx
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
 from zoo.exchange import Exchange, Server
 from zoo.user_cache import user_cache
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.onnx_classifier import OnnxClassifier
 
 Runtime = Literal["onnx", "torch"]
-Policy = Literal["smallest", "cascade"]
+Policy = Literal["single", "cascade"]
 
 _PAGE = 200
 # Half of what a server accepts by default.
@@ -51,7 +51,7 @@ class Questions:
 
     # --- choosing --------------------------------------------------------------------------------------
 
-    def smallest(self, budget: Budget) -> Exchange[CheckpointView]:
+    def choose(self, budget: Budget) -> Exchange[CheckpointView]:
         selection = yield from self._server.get(_Selection, "/models", {**budget.given(), "limit": 1})
         if selection.selected is None:
             raise NoModelMeetsConstraintsError(f"{self._server.url} holds no checkpoint", None)
@@ -69,9 +69,9 @@ class Questions:
         page = self._server.parsed(Page, response)
         return page.model_copy(update={"following": response.links.get("next", {}).get("url")})
 
-    def pareto(self, x: Complexity, budget: Budget) -> Exchange[list[CheckpointView]]:
+    def pareto(self, x: Complexity, filters: Filters) -> Exchange[list[CheckpointView]]:
         try:
-            page = yield from self._server.get(Page, "/models/pareto", {**budget.given(), "x": x})
+            page = yield from self._server.get(Page, "/models/pareto", {**filters.given(), "x": x})
         except NoModelMeetsConstraintsError:
             return []
         return list(page.items)
@@ -81,7 +81,7 @@ class Questions:
 
     def _digest(self, checkpoint: str | CheckpointView | None, budget: Budget) -> Exchange[str]:
         if checkpoint is None:
-            return (yield from self.smallest(budget)).id
+            return (yield from self.choose(budget)).id
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
         if budget.is_bounded():
             raise ZooError(f"{name} names one checkpoint: give it or a budget ({budget}), not both")
@@ -102,6 +102,7 @@ class Questions:
     ) -> Exchange[Path]:
         if file_format not in get_args(FileFormat):
             raise ZooError(f"file_format is one of {', '.join(get_args(FileFormat))}, not {file_format!r}")
+        budget = budget.model_copy(update={"format": file_format})
         digest = yield from self._digest(checkpoint, budget)
         path = f"{_path(digest)}/file"
         of_file = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))

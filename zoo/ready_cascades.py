@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from zoo.cascade import Calibration, Cascade
-from zoo.catalog import Catalog, CheckpointRow
+from zoo.catalog import Catalog
 from zoo.measurements import Measurements
+from zoo.rows import CheckpointRow
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from zoo import checkpoint
-from zoo.budget import ALL_DATASETS, Budget
+from zoo.budget import ALL_DATASETS, Budget, FileFormat
 from zoo.checkpoint import Checkpoint
 from zoo.client import ZooClient
-from zoo.download import FileFormat, Progress
+from zoo.download import Progress
 from zoo.errors import CheckpointError, ZooError
 from zoo.local import LocalZoo
 from zoo.predictor import Predictor
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     def models(self, budget: Budget) -> list[CheckpointView]: ...
 
-    def smallest(self, budget: Budget) -> CheckpointView: ...
+    def choose(self, budget: Budget) -> CheckpointView: ...
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail: ...
 
@@ -57,8 +57,8 @@ class LocalSource:
     def models(self, budget: Budget) -> list[CheckpointView]:
         return self.zoo.views(self.zoo.rows(budget))
 
-    def smallest(self, budget: Budget) -> CheckpointView:
-        return self.zoo.view(self.zoo.smallest(budget))
+    def choose(self, budget: Budget) -> CheckpointView:
+        return self.zoo.view(self.zoo.choose(budget))
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
         return self.zoo.show(reference, dataset)
@@ -111,8 +111,8 @@ class RemoteSource:
     def models(self, budget: Budget) -> list[CheckpointView]:
         return list(self.zoo.models(**budget.given()))
 
-    def smallest(self, budget: Budget) -> CheckpointView:
-        return self.zoo.smallest(**budget.given())
+    def choose(self, budget: Budget) -> CheckpointView:
+        return self.zoo.choose(**budget.given())
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
         return self.zoo.show(reference, dataset=dataset)

@@ -25,6 +25,8 @@ _EXAMPLE: JsonDict = {
     "params": 11360,
     "macs": 3547464,
     "bytes": 52440,
+    "onnx_bytes": 58112,
+    "ram_bytes": 310_496,
     "latency_ms": None,
     "accuracy": 0.8012,
     "accuracy_n": 10000,
@@ -34,6 +36,7 @@ _EXAMPLE: JsonDict = {
     "classes": ["airplane", "automobile"],
     "created_at": "2026-11-21T02:00:00Z",
     "parent": None,
+    "distilled_from": None,
     "aliases": ["smallest"],
     "deprecated": False,
     "staged": False,
@@ -55,7 +58,11 @@ class CheckpointView(BaseModel):
     family: str
     params: int
     macs: int
-    bytes: int
+    bytes: int = Field(description="Of the safetensors file.")
+    onnx_bytes: int | None = Field(default=None, description="Of the ONNX file.")
+    ram_bytes: int | None = Field(
+        default=None, description="Weights and the most activations alive at one time, for one image: an estimate."
+    )
     latency_ms: float | None = Field(
         description="Median for one image on this machine; null until `zoo calibrate` has measured it."
     )
@@ -66,6 +73,7 @@ class CheckpointView(BaseModel):
     classes: tuple[str, ...]
     created_at: datetime
     parent: str | None
+    distilled_from: str | None = Field(default=None, description="Digest of the checkpoint that taught this one.")
     aliases: tuple[str, ...]
     deprecated: bool = Field(description="Found by whatever names it, chosen by no budget.")
     # Servers of earlier versions say neither of the two.
@@ -86,14 +94,22 @@ class Prediction(BaseModel):
     index: int
 
 
-class Selection(BaseModel):
-    """The eligible checkpoints, fewest parameters first; `selected` is the first of all, `count` their number."""
+_SELECTION: JsonDict = {
+    "dataset": "cifar10",
+    "selected": _EXAMPLE,
+    "because": "smallest with accuracy of at least 0.8",
+    "items": [_EXAMPLE],
+    "count": 1,
+}
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"dataset": "cifar10", "selected": _EXAMPLE, "items": [_EXAMPLE], "count": 1}]}
-    )
+
+class Selection(BaseModel):
+    """The eligible checkpoints, the preferred ones first; `selected` is the first of all, `count` their number."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SELECTION]})
 
     dataset: str | None
     selected: CheckpointView | None
+    because: str | None = Field(default=None, description="Why `selected` is what it is.")
     items: tuple[CheckpointView, ...]
     count: int

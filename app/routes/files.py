@@ -1,7 +1,8 @@
-"""Handing out files, safetensors or ONNX: of one checkpoint, or of the smallest within a budget."""
+"""Handing out files, safetensors or ONNX: of one checkpoint, or of the one that a budget chooses."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,8 +11,9 @@ from app.deps import Service, ServiceDep
 from app.downloads import Download
 from app.errors import NoModelProblem
 from app.openapi import declared, reading
-from app.schemas import BudgetFileQuery, FileFormat, ReferenceFileQuery
-from zoo.catalog import CheckpointRow
+from app.schemas import ReferenceFileQuery
+from zoo.budget import Budget, FileFormat
+from zoo.rows import CheckpointRow
 
 router = APIRouter(tags=["files"])
 
@@ -26,10 +28,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @reading(router, "/models/file", responses=RESPONSES, response_class=Response)
-def file_by_budget(query: Annotated[BudgetFileQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The file of the smallest checkpoint within the budget."""
-    row = service.zoo.smallest(query)
-    return service.downloads.send(request, _download(service, row, query.format, immutable=False))
+def file_by_budget(query: Annotated[Budget, Query()], request: Request, service: ServiceDep) -> Response:
+    """The file that the budget chooses; the header X-Checkpoint-Because says why."""
+    row = service.zoo.choose(query)
+    download = _download(service, row, query.format, immutable=False)
+    download.headers.update(because(query))
+    return service.downloads.send(request, download)
 
 
 @reading(router, "/models/{reference}/file", responses=RESPONSES, response_class=Response)
@@ -41,6 +45,11 @@ def file(
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"
     return service.downloads.send(request, _download(service, row, query.format, immutable=immutable))
+
+
+def because(budget: Budget) -> dict[str, str]:
+    """Why the file is of the checkpoint that it is of."""
+    return {"X-Checkpoint-Because": re.sub("[^ -~]", "?", budget.because())}
 
 
 def _download(service: Service, row: CheckpointRow, file_format: FileFormat, *, immutable: bool) -> Download:

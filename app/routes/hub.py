@@ -5,7 +5,7 @@ A data set is a repository of the one namespace `zoo`, and a checkpoint a commit
 
     main                            the most accurate checkpoint
     a digest, its prefix, a name, an alias
-    min_acc=0.8&max_params=20000    the smallest checkpoint within a budget
+    min_acc=0.8&max_params=20000    the checkpoint that a budget chooses; bytes are those of the file asked for
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from app.deps import Service, ServiceDep
 from app.downloads import Download
 from app.errors import ProblemError, explain, repeated
 from app.openapi import reading
-from app.routes.files import RESPONSES
-from zoo.budget import ALL_DATASETS, Budget
-from zoo.catalog import CheckpointRow
+from app.routes.files import RESPONSES, because
+from zoo.budget import ALL_DATASETS, Budget, FileFormat, Filters
 from zoo.errors import NoModelMeetsConstraintsError, NotFoundError
+from zoo.rows import CheckpointRow
 
 router = APIRouter(tags=["files"])
 
@@ -41,11 +41,12 @@ _NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "En
 @reading(router, "/{namespace}/{name}/resolve/{revision}/{filename}", responses=_RESPONSES, response_class=Response)
 def resolve(namespace: str, name: str, revision: str, filename: str, request: Request, service: ServiceDep) -> Response:
     """A file as huggingface_hub asks for it: of `zoo/<data set>`, at a checkpoint or a budget."""
-    row = _checkpoint(service, namespace, name, revision)
+    file_format = FORMATS.get(filename, "safetensors")
+    row, why = _checkpoint(service, namespace, name, revision, "onnx" if file_format == "onnx" else "safetensors")
     commit = row.digest[:_COMMIT_DIGITS]
     if filename not in FORMATS:
         raise _not_found(_NO_FILE, f"no file {filename!r}: there are {', '.join(FORMATS)}", {"X-Repo-Commit": commit})
-    file = service.downloads.file(row.digest, FORMATS[filename])
+    file = service.downloads.file(row.digest, file_format)
     headers = {
         "Cache-Control": service.cache_control(immutable=revision == row.digest and filename == "model.safetensors"),
         "Content-Disposition": f'inline; filename="{filename}"',
@@ -54,8 +55,9 @@ def resolve(namespace: str, name: str, revision: str, filename: str, request: Re
         "X-Linked-Etag": file.etag,
         "X-Linked-Size": str(file.size_bytes),
         "Content-Type": "application/json" if filename == "config.json" else "application/octet-stream",
+        **why,
     }
-    return service.downloads.send(request, Download(row.digest, FORMATS[filename], headers))
+    return service.downloads.send(request, Download(row.digest, file_format, headers))
 
 
 @router.get("/api/models/{namespace}/{name}", include_in_schema=False)
@@ -64,7 +66,7 @@ def model_info(
     namespace: str, name: str, service: ServiceDep, revision: str = "main", blobs: bool = False
 ) -> dict[str, Any]:
     """For `HfApi.model_info`."""
-    row = _checkpoint(service, namespace, name, revision)
+    row, _ = _checkpoint(service, namespace, name, revision)
     siblings = [
         {"rfilename": entry["path"], **({"size": entry["size"]} if blobs else {})} for entry in _files(service, row)
     ]
@@ -87,7 +89,8 @@ def model_info(
 @router.get("/api/models/{namespace}/{name}/tree/{revision}", include_in_schema=False)
 def tree(namespace: str, name: str, revision: str, service: ServiceDep) -> list[dict[str, Any]]:
     """For `snapshot_download`."""
-    return _files(service, _checkpoint(service, namespace, name, revision))
+    row, _ = _checkpoint(service, namespace, name, revision)
+    return _files(service, row)
 
 
 def _files(service: Service, row: CheckpointRow) -> list[dict[str, Any]]:
@@ -98,28 +101,33 @@ def _files(service: Service, row: CheckpointRow) -> list[dict[str, Any]]:
     ]
 
 
-def _checkpoint(service: Service, namespace: str, name: str, revision: str) -> CheckpointRow:
-    catalog = service.zoo.catalog
-    if namespace != NAMESPACE or name == ALL_DATASETS or not catalog.count(Budget(dataset=name)):
+def _checkpoint(
+    service: Service, namespace: str, name: str, revision: str, file_format: FileFormat = "safetensors"
+) -> tuple[CheckpointRow, dict[str, str]]:
+    """And the header that says why, where it was chosen."""
+    zoo = service.zoo
+    if namespace != NAMESPACE or name == ALL_DATASETS or not zoo.catalog.count(Filters(dataset=name)):
         raise _not_found(_NO_REPOSITORY, f"no repository {namespace}/{name}: they are named {NAMESPACE}/<data set>")
     try:
-        if "=" in revision:
-            return service.zoo.smallest(_budget(name, revision))
-        if revision == "main":
-            return service.zoo.find("best", name)
-        return service.zoo.find(revision, name)
+        if "=" not in revision and revision != "main":
+            return zoo.find(revision, name), {}
+        budget = _budget(name, "prefer=accuracy" if revision == "main" else revision, file_format)
+        return zoo.choose(budget), because(budget)
     except NoModelMeetsConstraintsError as error:
         raise _not_found(_NO_REVISION, str(error)) from error
     except NotFoundError as error:
         raise _not_found(_NO_REVISION, f"{error}; main and budgets like min_acc=0.8 are revisions too") from error
 
 
-def _budget(dataset: str, text: str) -> Budget:
+def _budget(dataset: str, text: str, file_format: FileFormat) -> Budget:
     given = parse_qsl(text, keep_blank_values=True)
+    # The repository and the file's name say these two.
+    known = {"dataset": dataset, "format": file_format}
+    errors = [{"type": "extra_forbidden", "loc": (name,), "msg": ""} for name, _ in given if name in known]
     try:
-        if errors := repeated(given):
+        if errors := [*errors, *repeated(given)]:
             raise _no_budget(text, errors)
-        return Budget(**{**dict(given), "dataset": dataset})
+        return Budget.model_validate(dict(given) | known)
     except ValidationError as error:
         raise _no_budget(text, error.errors()) from error
 

@@ -20,25 +20,18 @@ router = APIRouter(tags=["models"], route_class=RememberedRoute)
 def list_models(
     query: Annotated[ListQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> Selection:
-    """Checkpoints within the budget, fewest parameters first; `selected` is the smallest that is good enough."""
-    zoo = service.zoo
+    """Checkpoints within the budget, the preferred ones first; `selected` is the first of all, `because` says why.
+
+    With `min_acc` the one with the fewest parameters is preferred, else the most accurate one; `prefer` says otherwise.
+    """
     try:
-        page = zoo.catalog.page(query, query.limit, query.cursor)
+        selection, next_cursor = service.zoo.select(query, query.limit, query.cursor)
     except ValueError as error:
         raise ProblemError(422, "invalid-parameter", str(error)) from error
-    dataset = zoo.catalog.dataset_of(query)
-    selected = zoo.catalog.smallest(query)
-    if selected is None and query.is_filtered():
-        raise zoo.nothing_meets(query)
-    if page.next_cursor:
-        following = request.url.include_query_params(cursor=page.next_cursor)
+    if next_cursor:
+        following = request.url.include_query_params(cursor=next_cursor)
         response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    return Selection(
-        dataset=dataset,
-        selected=zoo.view(selected) if selected else None,
-        items=tuple(zoo.views(page.rows)),
-        count=zoo.catalog.count(query),
-    )
+    return selection
 
 
 @reading(router, "/models/pareto", responses=declared(404, model=NoModelProblem))

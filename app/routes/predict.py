@@ -1,4 +1,4 @@
-"""Classifying images with the smallest checkpoint within a budget, or with one that is named.
+"""Classifying images with the checkpoint that a budget chooses, or with one that is named.
 
 FastAPI describes this route and does not run it: its request, its dependencies and its checks of the answer would take
 as long as all the rest together (benchmarks/predict.py).
@@ -48,9 +48,15 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 async def _work(service: Service, choice: Choice, images: list[bytes], top_k: int) -> tuple[Timing, dict[str, Any]]:
     """How long it took, and the answer's content."""
     if choice.cascade is not None:
-        return await cascade.classify(choice.cascade, service.inference, images, top_k)
+        timing, answered = await cascade.classify(choice.cascade, service.inference, images, top_k)
+        return timing, answered | {"because": choice.because}
     found = await service.inference.classify(choice.digest, images, top_k)
-    return found.timing, {"model": choice.model, "predictions": found.ranked(), "timing_ms": found.timing}
+    return found.timing, {
+        "model": choice.model,
+        "because": choice.because,
+        "predictions": found.ranked(),
+        "timing_ms": found.timing,
+    }
 
 
 def _check_number(images: list[bytes], max_images: int) -> None:

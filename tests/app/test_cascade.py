@@ -143,7 +143,7 @@ def test_the_command_line_asks_cascades_near_and_far(
 
 def test_without_the_policy_nothing_changes(client: httpx.Client, digit_files: list[bytes]) -> None:
     plain, smallest = ask(client, digit_files[:2]).json(), ask(client, digit_files[:2], policy="smallest").json()
-    assert set(plain) == set(smallest) == {"model", "predictions", "timing_ms"}
+    assert set(plain) == set(smallest) == {"model", "because", "predictions", "timing_ms"}
     assert plain["predictions"] == smallest["predictions"]
 
 

@@ -66,14 +66,15 @@ def breaking_off(endpoint: str, num_bytes: int) -> Iterator[tuple[str, list[byte
 
 
 @pytest.mark.parametrize(
-    "revision", [None, "main", "best", "smallest", "digest", "name", "min_acc=0.01&max_params=99999"]
+    "revision",
+    [None, "main", "best", "smallest", "digest", "name", "min_acc=0.01&max_params=99999", "max_params=99999"],
 )
 def test_a_file_at_any_revision(
     endpoint: str, client: httpx.Client, zoo_root: Path, tmp_path: Path, revision: str | None
 ) -> None:
-    items = client.get("/models").json()["items"]
+    smallest = client.get("/models/smallest").json()
     best = client.get("/models/best").json()
-    digest = items[0]["id"] if revision in ("smallest", "min_acc=0.01&max_params=99999") else best["id"]
+    digest = smallest["id"] if revision in ("smallest", "min_acc=0.01&max_params=99999") else best["id"]
     revision = {"digest": digest, "name": best["name"]}.get(str(revision), revision)
 
     path = hf_hub_download(REPOSITORY, "model.safetensors", revision=revision, endpoint=endpoint, cache_dir=tmp_path)

@@ -30,12 +30,19 @@ def by_size(checkpoints: dict[str, Checkpoint]) -> list[str]:
     return sorted(checkpoints, key=lambda digest: (size(checkpoints[digest]), -accuracy(checkpoints[digest]), digest))
 
 
-def test_lists_every_checkpoint_fewest_parameters_first(
+def by_accuracy(checkpoints: dict[str, Checkpoint]) -> list[str]:
+    return sorted(
+        checkpoints, key=lambda digest: (-round(accuracy(checkpoints[digest]), 4), size(checkpoints[digest]), digest)
+    )
+
+
+def test_lists_every_checkpoint_the_most_accurate_first(
     client: httpx.Client, checkpoints: dict[str, Checkpoint]
 ) -> None:
     body = client.get("/models").json()
-    assert [item["id"] for item in body["items"]] == by_size(checkpoints)
+    assert [item["id"] for item in body["items"]] == by_accuracy(checkpoints)
     assert body["selected"] == body["items"][0]
+    assert body["because"] == "most accurate"
     assert body["count"] == len(checkpoints) == 5
     assert body["dataset"] == "digits"
 
@@ -47,6 +54,62 @@ def test_selects_the_smallest_that_is_accurate_enough(client: httpx.Client, chec
         assert body["selected"]["id"] == eligible[0]
         assert [item["id"] for item in body["items"]] == eligible
         assert body["count"] == len(eligible)
+        assert body["because"] == f"smallest with accuracy of at least {wanted}"
+
+
+def test_within_bounds_the_most_accurate_is_selected(client: httpx.Client, checkpoints: dict[str, Checkpoint]) -> None:
+    for bound in map(size, checkpoints.values()):
+        eligible = [digest for digest in by_accuracy(checkpoints) if size(checkpoints[digest]) <= bound]
+        body = client.get("/models", params={"max_params": bound}).json()
+        assert [item["id"] for item in body["items"]] == eligible
+        assert (body["selected"]["id"], body["because"]) == (
+            eligible[0],
+            f"most accurate with at most {bound:,} parameters",
+        )
+
+
+@pytest.mark.parametrize(
+    ("prefer", "key", "because"),
+    [
+        ("params", "params", "smallest"),
+        ("macs", "macs", "fewest multiply-accumulates"),
+        ("bytes", "bytes", "smallest file"),
+        ("ram", "ram_bytes", "least memory"),
+        ("latency_ms", "params", "fastest"),  # nothing was measured: the tie decides
+    ],
+)
+def test_what_is_preferred_comes_first(client: httpx.Client, prefer: str, key: str, because: str) -> None:
+    pages = []
+    response = client.get("/models", params={"prefer": prefer, "min_acc": 0, "limit": 2})
+    while True:
+        pages.append(response.json())
+        if "next" not in response.links:
+            break
+        response = client.get(response.links["next"]["url"])
+    items = [item for page in pages for item in page["items"]]
+    assert len(items) == 5
+    assert items == sorted(items, key=lambda item: (item[key], item["params"], -item["accuracy"], item["id"]))
+    assert all(page["selected"] == items[0] for page in pages)
+    assert {page["because"] for page in pages} == {f"{because} with accuracy of at least 0"}
+
+
+def test_bytes_are_those_of_the_format_asked_for(client: httpx.Client) -> None:
+    everything = client.get("/models").json()["items"]
+    for item in everything:
+        found = client.get("/models", params={"max_bytes": item["onnx_bytes"], "format": "onnx"}).json()["items"]
+        assert found == [other for other in everything if other["onnx_bytes"] <= item["onnx_bytes"]]
+        file = client.get("/models/file", params={"max_bytes": item["onnx_bytes"], "format": "onnx"})
+        assert file.headers["x-checkpoint-id"] == found[0]["id"]
+        assert len(file.content) == found[0]["onnx_bytes"] <= item["onnx_bytes"]
+        words = f"most accurate with at most {item['onnx_bytes']:,} bytes as ONNX"
+        assert file.headers["x-checkpoint-because"] == words
+
+
+def test_an_accuracy_that_was_shown_selects_its_checkpoint(client: httpx.Client) -> None:
+    for item in client.get("/models").json()["items"]:
+        assert item["accuracy"] == round(item["accuracy"], 4)
+        found = client.get("/models", params={"min_acc": item["accuracy"], "max_params": item["params"]}).json()
+        assert item["id"] in [one["id"] for one in found["items"]]
 
 
 @pytest.mark.parametrize("name", ["params", "macs", "bytes"])
@@ -75,10 +138,10 @@ def test_a_checkpoint_says_what_the_contract_fixes(client: httpx.Client, checkpo
         assert item["name"] == f"digits-digits-s0-{size(checkpoint)}"
         assert item["params"] == size(checkpoint)
         assert item["macs"] == num_macs(descriptor.architecture.graph())
-        assert item["accuracy"] == accuracy(checkpoint)
+        assert item["accuracy"] == round(accuracy(checkpoint), 4)
         assert item["accuracy_n"] == 359
-        assert item["accuracy_ci95"] == pytest.approx(wilson_interval(accuracy(checkpoint), 359), abs=1e-4)
-        assert item["val_accuracy"] == descriptor.metrics.validation.accuracy
+        assert item["accuracy_ci95"] == pytest.approx(wilson_interval(accuracy(checkpoint), 359), abs=2e-4)
+        assert item["val_accuracy"] == round(descriptor.metrics.validation.accuracy, 4)
         assert item["classes"] == [str(digit) for digit in range(10)]
         assert item["created_at"].endswith("Z")
         assert item["parent"] == descriptor.lineage.parent
@@ -95,7 +158,7 @@ def test_pages_put_together_are_the_list(client: httpx.Client, checkpoints: dict
     while "next" in response.links:
         response = client.get(response.links["next"]["url"])
         found += [item["id"] for item in response.json()["items"]]
-    assert found == by_size(checkpoints)
+    assert found == by_accuracy(checkpoints)
 
 
 def test_pages_keep_the_filters_and_outlive_what_changes(
@@ -105,7 +168,7 @@ def test_pages_keep_the_filters_and_outlive_what_changes(
         shutil.copy(path, tmp_path)
     client = client_of(tmp_path, publish_token="a-token-for-publishing", rescan_seconds=0)
     client.headers["Authorization"] = "Bearer a-token-for-publishing"
-    everything = [item["id"] for item in client.get("/models").json()["items"]]
+    everything = [item["id"] for item in client.get("/models?min_acc=0").json()["items"]]
     page = client.get("/models", params={"limit": 2, "dataset": "*", "min_acc": 0})
     for deleted in (everything[1], everything[3]):  # the row that the cursor stands on, and one to come
         assert client.delete(f"/models/{deleted}").status_code == 204
@@ -131,7 +194,7 @@ def test_nothing_good_enough_names_the_nearest(client: httpx.Client) -> None:
 def test_nothing_small_enough_names_the_smallest(client: httpx.Client) -> None:
     response = client.get("/models", params={"max_params": 10})
     assert response.status_code == 404
-    assert response.json()["best_available"]["id"] == client.get("/models").json()["items"][0]["id"]
+    assert response.json()["best_available"]["id"] == client.get("/models?prefer=params").json()["items"][0]["id"]
 
 
 def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
@@ -146,6 +209,7 @@ def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
         ({"max_params": "few"}, "max_params: Input should be a valid integer"),
         ({"min_accuracy": 0.8}, "min_accuracy: not a parameter of this route"),
         ({"confidence": 0.95}, "give min_acc too"),
+        ({"prefer": "size"}, "prefer: Input should be 'params', 'macs', 'bytes', 'latency_ms', 'ram' or 'accuracy'"),
         ({"limit": 201}, "limit: Input should be less than or equal to 200 (got '201')"),
         ([("min_acc", 0.8), ("min_acc", 0.7)], "min_acc: given 2 times: give it once"),
         ({"cursor": "nonsense"}, "cursor 'nonsense' is not one that a page of this list gave out"),
@@ -190,7 +254,7 @@ def test_the_front_is_what_none_beats(client: httpx.Client, x: str) -> None:
 def test_one_checkpoint_by_digest_prefix_name_or_alias(
     client: httpx.Client, checkpoints: dict[str, Checkpoint]
 ) -> None:
-    everything = client.get("/models").json()["items"]
+    everything = client.get("/models?prefer=params").json()["items"]
     for item in everything:
         for reference in (item["id"], item["id"][:8], item["name"]):
             assert client.get(f"/models/{reference}").json()["id"] == item["id"]
@@ -208,6 +272,7 @@ def test_one_checkpoint_shows_its_whole_descriptor(client: httpx.Client, checkpo
 
 
 def test_what_is_no_parameter_is_said_everywhere(client: httpx.Client) -> None:
+    assert client.get("/models/pareto?prefer=macs").json()["detail"] == "prefer: not a parameter of this route"
     run = client.get("/runs").json()["items"][0]["name"]
     for path in ("/models/best", "/models/best/file", "/runs", f"/runs/{run}", f"/runs/{run}/events"):
         response = client.get(path, params={"foo": 1})
@@ -250,7 +315,7 @@ def test_names_beside_a_data_set(
     for response in others:
         assert response.status_code == 404
         assert response.json()["detail"] == "checkpoint shapes-test-s0-164 is of data set shapes, not of digits"
-    assert client.delete("/models/best?dataset=digits", headers=authorized).status_code == 204
+    assert client.delete(f"/models/{digit}?dataset=digits", headers=authorized).status_code == 204
     assert client.get(f"/models/{digit}").status_code == 410
 
 

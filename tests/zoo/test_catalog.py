@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.budget import Budget, wilson_interval
-from zoo.catalog import Catalog, CheckpointRow
+from zoo.budget import Budget, Filters, wilson_interval
+from zoo.catalog import Catalog
 from zoo.errors import NotFoundError
+from zoo.rows import CheckpointRow
 
 
 def row(digest: str, **values: Any) -> CheckpointRow:
@@ -27,6 +28,8 @@ def row(digest: str, **values: Any) -> CheckpointRow:
         "params": 100,
         "macs": 1000,
         "bytes": 2000,
+        "onnx_bytes": 2400,
+        "ram_bytes": 9000,
         "accuracy": 0.75,
         "accuracy_n": 100,
         "val_accuracy": 0.8,
@@ -48,7 +51,22 @@ def default_dataset(rows: list[CheckpointRow]) -> str | None:
 
 def eligible(rows: list[CheckpointRow], budget: Budget) -> list[CheckpointRow]:
     dataset = budget.dataset or default_dataset(rows)
-    return sorted((row for row in rows if dataset in ("*", row.dataset) and meets(row, budget)), key=size)
+    found = [row for row in rows if dataset in ("*", row.dataset) and meets(row, budget)]
+    return sorted(found, key=lambda row: (preferred(row, budget), *size(row)))
+
+
+def preferred(row: CheckpointRow, budget: Budget) -> float:
+    """Low is good; what is unknown comes last."""
+    wanted = budget.prefer or ("params" if budget.min_acc is not None else "accuracy")
+    if wanted == "accuracy":
+        return -accuracy(row)
+    value = row.ram_bytes if wanted == "ram" else cost(row, wanted, budget)
+    return float("inf") if value is None else value
+
+
+def cost(row: CheckpointRow, name: str, filters: Filters) -> float | None:
+    found: float | None = getattr(row, "onnx_bytes" if (name, filters.format) == ("bytes", "onnx") else name)
+    return found
 
 
 def size(row: CheckpointRow) -> tuple[int, float, str]:
@@ -59,9 +77,9 @@ def accuracy(row: CheckpointRow) -> float:
     return -1 if row.accuracy is None else row.accuracy
 
 
-def meets(row: CheckpointRow, budget: Budget) -> bool:
-    for cost in ("params", "macs", "bytes", "latency_ms"):
-        bound, value = getattr(budget, f"max_{cost}"), getattr(row, cost)
+def meets(row: CheckpointRow, budget: Filters) -> bool:
+    for name in ("params", "macs", "bytes", "latency_ms"):
+        bound, value = getattr(budget, f"max_{name}"), cost(row, name, budget)
         if bound is not None and (value is None or value > bound):
             return False
     if budget.min_acc is not None and not certainly_reaches(row, budget.min_acc, budget.confidence):
@@ -72,24 +90,29 @@ def meets(row: CheckpointRow, budget: Budget) -> bool:
 def certainly_reaches(row: CheckpointRow, min_acc: float, confidence: float | None) -> bool:
     if row.accuracy is None:
         return False
-    if confidence is None:
-        return row.accuracy >= min_acc
-    return row.accuracy_n is not None and wilson_interval(row.accuracy, row.accuracy_n, confidence)[0] >= min_acc
+    if max(row.accuracy, row.accuracy_in_full or 0) < min_acc:
+        return False
+    return confidence is None or (
+        row.accuracy_n is not None and wilson_interval(row.accuracy, row.accuracy_n, confidence)[0] >= min_acc
+    )
 
 
 def is_nearest(row: CheckpointRow | None, rows: list[CheckpointRow], budget: Budget) -> bool:
     """The most accurate within the costs, else the smallest."""
-    affordable = eligible(rows, budget.model_copy(update={"min_acc": None, "confidence": None}))
+    affordable = eligible(rows, budget.model_copy(update={"min_acc": None, "confidence": None, "prefer": None}))
     if affordable:
         return row in affordable and accuracy(row) == max(map(accuracy, affordable))
-    return row == next(iter(eligible(rows, Budget(dataset=budget.dataset))), None)
+    return row == next(iter(eligible(rows, Budget(dataset=budget.dataset, prefer="params"))), None)
 
 
 def pareto(rows: list[CheckpointRow], budget: Budget, x: str) -> list[CheckpointRow]:
-    known = [row for row in eligible(rows, budget) if row.accuracy is not None and getattr(row, x) is not None]
+    by_size = eligible(rows, budget.model_copy(update={"prefer": "params"}))
+    known = [row for row in by_size if row.accuracy is not None and cost(row, x, budget) is not None]
 
     def place(row: CheckpointRow) -> tuple[float, float]:
-        return getattr(row, x), -accuracy(row)
+        value = cost(row, x, budget)
+        assert value is not None
+        return value, -accuracy(row)
 
     def beaten(row: CheckpointRow, index: int) -> bool:
         return any(
@@ -119,18 +142,27 @@ def catalogs(draw: st.DrawFn) -> list[CheckpointRow]:
             "params": SMALL,
             "macs": SMALL,
             "bytes": SMALL,
+            "onnx_bytes": SMALL,
+            "ram_bytes": SMALL,
             "latency_ms": st.none() | SMALL.map(float),
             "accuracy": st.none() | FRACTIONS,
+            "accuracy_in_full": st.none() | st.sampled_from([0.00004, -0.00004]),
             "accuracy_n": st.none() | st.sampled_from([10, 1000]),
             "created_at": st.sampled_from([f"2026-11-2{day}T02:00:00+00:00" for day in range(3)]),
         }
     )
     digests = draw(st.lists(st.integers(0, 1000), unique=True, max_size=30))
-    return [row(f"{digest:064x}", **draw(values)) for digest in digests]
+    return [row(f"{digest:064x}", **in_full(draw(values))) for digest in digests]
+
+
+def in_full(values: dict[str, Any]) -> dict[str, Any]:
+    """With the accuracy in full near the one that is shown."""
+    shown, off = values["accuracy"], values["accuracy_in_full"]
+    return values | {"accuracy_in_full": None if None in (shown, off) else shown + off}
 
 
 BOUNDS: dict[str, st.SearchStrategy[Any]] = {
-    "min_acc": FRACTIONS,
+    "min_acc": FRACTIONS | st.sampled_from([0.50004, 0.50006]),
     "max_params": SMALL,
     "max_macs": SMALL,
     "max_bytes": SMALL,
@@ -147,11 +179,18 @@ class Query(Budget):
     limit: int = 50
 
 
+PREFERENCES = st.sampled_from([None, "params", "macs", "bytes", "latency_ms", "ram", "accuracy"])
+FORMATS = st.sampled_from(["safetensors", "onnx"])
+
+
 @st.composite
 def budgets(draw: st.DrawFn) -> Budget:
     bounds = draw(ONE_BOUND | MANY_BOUNDS | CERTAIN)
     return draw(st.sampled_from([Budget, Query]))(
-        dataset=draw(st.sampled_from([None, "*", *DATASETS, "none such"])), **bounds
+        dataset=draw(st.sampled_from([None, "*", *DATASETS, "none such"])),
+        prefer=draw(PREFERENCES),
+        format=draw(FORMATS),
+        **bounds,
     )
 
 
@@ -182,7 +221,7 @@ def test_every_selection_equals_brute_force(
     shared.replace(dumps(rows))
     for budget in some_budgets:
         wanted = eligible(rows, budget)
-        assert shared.smallest(budget) == next(iter(wanted), None), budget
+        assert shared.choose(budget) == next(iter(wanted), None), budget
         assert shared.count(budget) == len(wanted), budget
         assert shared.page(budget, 100).rows == wanted, budget
         assert is_nearest(shared.best_available(budget), rows, budget), budget
@@ -199,13 +238,14 @@ def test_pareto_equals_brute_force(shared: Catalog, rows: list[CheckpointRow], s
 
 
 EVERY_BOUND = [
-    Budget(**{name: value}, dataset=dataset)
+    Budget(**{name: value}, dataset=dataset, prefer=prefer)
     for name, values in [
         ("min_acc", [0.0, 0.25, 0.5, 0.75, 1.0]),
         *((f"max_{cost}", [0, 1, 2, 3, 4]) for cost in ("params", "macs", "bytes", "latency_ms")),
     ]
     for value in values
     for dataset in ("*", *DATASETS)
+    for prefer in ("params", "accuracy")
 ]
 
 
@@ -220,13 +260,19 @@ def test_rows_added_and_removed_one_by_one_give_the_answers_of_a_rebuild(
     for one in order:
         shared.add([one])
     for budget in EVERY_BOUND:
-        assert shared.smallest(budget) == next(iter(eligible(rows, budget)), None), budget
+        assert shared.choose(budget) == next(iter(eligible(rows, budget)), None), budget
     for x in ("params", "macs", "bytes", "latency_ms"):
         assert shared.pareto(Budget(dataset="*"), x) == pareto(rows, Budget(dataset="*"), x)  # type: ignore[arg-type]
     shared.remove(gone)
     left = [one for one in rows if one.digest not in gone]
     for budget in EVERY_BOUND:
-        assert shared.smallest(budget) == next(iter(eligible(left, budget)), None), budget
+        assert shared.choose(budget) == next(iter(eligible(left, budget)), None), budget
+    hidden = {one.digest for one in left if data.draw(st.booleans())}
+    for deprecated in (hidden, set()):
+        shared.annotate(deprecated, (), {})
+        offered = [one for one in left if one.digest not in deprecated]
+        for budget in EVERY_BOUND:
+            assert shared.choose(budget) == next(iter(eligible(offered, budget)), None), budget
 
 
 @settings(max_examples=25)
@@ -251,6 +297,23 @@ def test_pages_put_together_are_the_whole_list(
 def test_a_cursor_from_nowhere_is_refused(catalog: Catalog, cursor: str) -> None:
     with pytest.raises(ValueError, match="is not one that a page of this list gave out"):
         catalog.page(Budget(), 10, cursor)
+
+
+def test_a_cursor_of_another_order_is_refused(catalog: Catalog) -> None:
+    catalog.add([row(f"{index:064x}", params=index) for index in range(3)])
+    cursor = catalog.page(Budget(), 1).next_cursor
+    with pytest.raises(ValueError, match="is not one that a page of this list gave out"):
+        catalog.page(Budget(min_acc=0.5), 1, cursor)
+
+
+def test_every_page_names_the_chosen_one_and_how_many_there_are(catalog: Catalog) -> None:
+    rows = [row(f"{index:064x}", params=index, accuracy=index / 10) for index in range(5)]
+    catalog.add(rows)
+    first = catalog.listing(Budget(max_params=3), 2)
+    second = catalog.listing(Budget(max_params=3), 2, first.page.next_cursor)
+    assert (first.page.rows, second.page.rows) == ([rows[3], rows[2]], [rows[1], rows[0]])
+    assert first.selected == second.selected == rows[3]
+    assert first.count == second.count == 4
 
 
 # --- references ---------------------------------------------------------------------------------------------
@@ -283,7 +346,7 @@ def test_a_name_may_look_like_a_digest(catalog: Catalog) -> None:
 
 def test_an_empty_catalog_selects_nothing(catalog: Catalog) -> None:
     assert catalog.dataset_of(Budget()) is None
-    assert catalog.smallest(Budget()) is None
+    assert catalog.choose(Budget()) is None
     assert catalog.best_available(Budget()) is None
     assert catalog.page(Budget(), 10).rows == []
     assert catalog.count(Budget()) == 0
@@ -296,7 +359,7 @@ def test_an_empty_catalog_selects_nothing(catalog: Catalog) -> None:
 def test_a_default_data_set_can_be_set() -> None:
     catalog = Catalog(None, default_dataset="digits")
     catalog.add([row("a" * 64, dataset="cifar10"), row("b" * 64, dataset="digits")])
-    assert catalog.smallest(Budget()) == row("b" * 64, dataset="digits")
+    assert catalog.choose(Budget()) == row("b" * 64, dataset="digits")
     catalog.close()
 
 
@@ -311,15 +374,15 @@ def test_the_default_data_set_is_one_that_can_be_chosen_from(catalog: Catalog) -
 def test_bounds_as_large_as_sqlite_can_hold_are_answered(catalog: Catalog) -> None:
     catalog.add([row("a" * 64)])
     most = 2**63 - 1
-    assert catalog.smallest(Budget(max_params=most, max_macs=most, max_bytes=most)) == row("a" * 64)
-    assert catalog.smallest(Budget(max_macs=most)) == row("a" * 64)
+    assert catalog.choose(Budget(max_params=most, max_macs=most, max_bytes=most)) == row("a" * 64)
+    assert catalog.choose(Budget(max_macs=most)) == row("a" * 64)
 
 
 def test_a_known_digest_is_left_as_it_is(catalog: Catalog) -> None:
     catalog.add([row("a" * 64, params=5)])
     catalog.add([row("a" * 64, params=1), row("b" * 64, params=7)])
     assert catalog.find("a" * 64).params == 5
-    assert catalog.smallest(Budget()) == row("a" * 64, params=5)
+    assert catalog.choose(Budget(prefer="params")) == row("a" * 64, params=5)
 
 
 # --- files, processes, threads ------------------------------------------------------------------------------
@@ -332,8 +395,8 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path, name: str) ->
     first.add(rows)
     first.close()
     again = Catalog(tmp_path / name)
-    assert again.page(Budget(), 10).rows == rows
-    assert again.smallest(Budget(min_acc=0.8)) == rows[1]
+    assert again.page(Budget(prefer="params"), 10).rows == rows
+    assert again.choose(Budget(min_acc=0.8)) == rows[1]
     again.close()
     assert (tmp_path / name).exists()
 
@@ -373,7 +436,7 @@ def test_a_replacement_that_fails_halfway_changes_nothing(catalog: Catalog) -> N
     with pytest.raises(RuntimeError, match="the disk is gone"):
         catalog.replace(failing())
     assert catalog.digests() == {"a" * 64}
-    assert catalog.smallest(Budget(min_acc=0.5)) == row("a" * 64)
+    assert catalog.choose(Budget(min_acc=0.5)) == row("a" * 64)
 
 
 def test_catalogs_in_memory_are_separate() -> None:
@@ -388,7 +451,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from zoo.budget import Budget
-from zoo.catalog import Catalog, CheckpointRow
+from zoo.catalog import Catalog
+from zoo.rows import CheckpointRow
 
 path, writer, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 catalog = Catalog(path)
@@ -396,7 +460,8 @@ for i in range(count):
     seen = catalog.count(Budget(dataset="*"))
     catalog.add([CheckpointRow(
         digest=f"{writer:032x}{i:032x}", name="n", dataset="shapes", family="secnn", params=1000 - i, macs=i, bytes=i,
-        accuracy=i / count, accuracy_n=10, val_accuracy=0.5, classes="[]", created_at="2026-11-21T02:00:00+00:00",
+        onnx_bytes=i, ram_bytes=i, accuracy=i / count, accuracy_n=10, val_accuracy=0.5, classes="[]",
+        created_at="2026-11-21T02:00:00+00:00",
     )])
     assert catalog.count(Budget(dataset="*")) > seen
 catalog.close()
@@ -418,7 +483,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     rows = list(catalog.page(Budget(), 200).rows)
     for min_acc in (0.0, 0.3, 0.9, 0.96, 1.0):
         budget = Budget(min_acc=min_acc)
-        assert catalog.smallest(budget) == next(iter(eligible(rows, budget)), None)
+        assert catalog.choose(budget) == next(iter(eligible(rows, budget)), None)
     catalog.close()
 
 
@@ -432,7 +497,7 @@ def test_threads_read_an_in_memory_catalog_while_others_write_it(catalog: Catalo
 
     def read(min_acc: float) -> None:
         for _ in range(100):
-            found = catalog.smallest(Budget(min_acc=min_acc))
+            found = catalog.choose(Budget(min_acc=min_acc))
             assert found is None or found.accuracy is None or found.accuracy >= min_acc
             assert catalog.count(Budget()) <= len(rows)
 
@@ -444,13 +509,13 @@ def test_threads_read_an_in_memory_catalog_while_others_write_it(catalog: Catalo
     assert catalog.digests() == {row.digest for row in rows}
     for min_acc in (0.0, 0.2, 0.4, 0.5, 0.9):
         budget = Budget(min_acc=min_acc)
-        assert catalog.smallest(budget) == next(iter(eligible(rows, budget)), None)
+        assert catalog.choose(budget) == next(iter(eligible(rows, budget)), None)
 
 
 def test_no_finite_sample_makes_sure_of_perfection(catalog: Catalog) -> None:
     catalog.add([row("a" * 64, accuracy=1.0, accuracy_n=359)])
-    assert catalog.smallest(Budget(min_acc=1.0)) is not None
-    assert catalog.smallest(Budget(min_acc=1.0, confidence=0.95)) is None
+    assert catalog.choose(Budget(min_acc=1.0)) is not None
+    assert catalog.choose(Budget(min_acc=1.0, confidence=0.95)) is None
 
 
 def test_a_damaged_catalog_starts_afresh(tmp_path: Path) -> None:

@@ -64,10 +64,21 @@ def pixels() -> np.ndarray:
 
 def test_the_smallest_that_is_good_enough(ask: Ask, server: Any, small_zoo: Path) -> None:
     url = server.url
-    models = ask(url, "models")
+    assert [view.accuracy for view in ask(url, "models")] == [0.85, 0.82, 0.8, 0.7]
+    models = ask(url, "models", prefer="params")
     assert [view.accuracy for view in models] == [0.7, 0.8, 0.85, 0.82]
     assert [view.params for view in models] == sorted(view.params for view in models)
-    assert ask(url, "smallest", min_acc=0.8) == models[1]
+    assert ask(url, "smallest", min_acc=0.8) == ask(url, "choose", min_acc=0.8) == models[1]
+    assert ask(url, "smallest", max_params=models[2].params) == models[0]
+    assert ask(url, "best", max_params=models[1].params) == ask(url, "choose", max_params=models[1].params) == models[1]
+    assert ask(url, "best", min_acc=0.7) == ask(url, "choose") == models[2]
+    assert ask(url, "choose", max_bytes=models[1].onnx_bytes, format="onnx") == models[1]
+    onnx = ask(url, "download", file_format="onnx", max_bytes=models[1].onnx_bytes)
+    assert onnx.stat().st_size == models[1].onnx_bytes
+    with pytest.raises(ValueError, match="prefer=macs was given where params decides"):
+        ask(url, "smallest", prefer="macs")
+    with pytest.raises(ValidationError, match="prefer"):
+        ask(url, "pareto", prefer="macs")
     assert ask(url, "models", min_acc=0.82, max_params=models[2].params) == [models[2]]
     assert ask(url, "pareto") == models[:3]
     assert ask(url, "pareto", "bytes", min_acc=0.75) == models[1:3]

@@ -14,7 +14,7 @@ import pytest
 
 from zoo.budget import Budget, wilson_interval
 from zoo.checkpoint import Checkpoint
-from zoo.cost import num_macs, num_params
+from zoo.cost import num_macs, num_params, ram_bytes
 from zoo.device import device_name
 from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.families.secnn import SecnnArchitecture
@@ -163,6 +163,8 @@ def test_rows_say_what_the_file_says(
         "params": num_params(graph),
         "macs": num_macs(graph),
         "bytes": zoo.path(digest).stat().st_size,
+        "onnx_bytes": len(zoo.file(digest, "onnx")),
+        "ram_bytes": ram_bytes(graph),
         "latency_ms": None,
         "accuracy": 0.7,
         "accuracy_n": 50,
@@ -172,6 +174,7 @@ def test_rows_say_what_the_file_says(
         "classes": ("class 0", "class 1", "class 2"),
         "created_at": datetime(2026, 11, 21, 2, tzinfo=UTC),
         "parent": "ab" * 32,
+        "distilled_from": None,
         "aliases": ("smallest", "best", "latest"),
         "deprecated": False,
         "staged": False,
