@@ -48,10 +48,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises over damaged files. The last four: TIFF's directories, which Pillow reads without much checking.
+# What Pillow raises over damaged files. The second line: over TIFF's directories, which it reads without much checking,
+# and GIF's frames.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, zlib.error),
-    *(struct.error, LookupError, TypeError, ArithmeticError),
+    *(struct.error, LookupError, TypeError, ArithmeticError, Image.DecompressionBombError),
 )
 # Rows that are worked on at once where a step takes many times the memory of its result.
 _STRIP_PIXELS = 2**18

@@ -8,6 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from zoo import image_header, images, quick_images
@@ -237,3 +239,62 @@ def test_a_row_of_more_pixels_than_a_jpeg_can_have_is_refused(color: Color) -> N
     data = file(Image.new("L", (70_000, 1)), "PNG")
     with pytest.raises(ImageError, match="of a side 65,535 pixels"):
         images.decode(data, color)
+
+
+# --- formats for files of one's own ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF"])
+def test_other_formats_are_read_from_ones_own_files_only(kind: str) -> None:
+    image = photo().quantize(16).convert("RGB")
+    data = file(image, kind)
+    assert np.array_equal(images.pixels(images.read(data), "rgb"), np.asarray(image))
+    with pytest.raises(ImageError, match=f"no PNG, JPEG or WebP image but {kind}"):
+        images.decode(data, "rgb")
+
+
+def test_of_several_pictures_in_a_file_the_first_is_read() -> None:
+    pictures = [photo().quantize(8), photo().rotate(180).quantize(8)]
+    for kind in ("GIF", "TIFF"):
+        data = file(pictures[0], kind, save_all=True, append_images=pictures[1:])
+        assert np.array_equal(images.pixels(images.read(data), "rgb"), np.asarray(pictures[0].convert("RGB")))
+
+
+def test_tiff_of_16_bits_and_on_its_side() -> None:
+    wide = Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))
+    header = images.read(file(wide, "TIFF"))
+    assert (header.color, images.pixels(header, "gray").ravel().tolist()) == ("gray", [0, 1, 255])
+    header = images.read(file(photo(), "TIFF", tiffinfo={0x0112: 6}))
+    assert header.size == (40, 28)
+    assert np.array_equal(images.pixels(header, "rgb"), np.rot90(np.asarray(photo()), -1))
+
+
+def test_a_transparent_gif_is_laid_over_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putdata([0, 1])
+    data = file(image, "GIF", transparency=1)
+    assert images.pixels(images.read(data), "rgb").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+def test_what_ones_own_files_cannot_be() -> None:
+    with pytest.raises(ImageError, match="no PNG, JPEG, WebP, BMP, GIF or TIFF image but HEIC"):
+        images.read(b"\0\0\0\x24ftypheic")
+    with pytest.raises(ImageError, match="floating point pixels"):
+        images.read(file(Image.new("F", (2, 2)), "TIFF"))
+    with pytest.raises(ImageError, match="has 5000×4000 pixels; at most 16 megapixels"):
+        images.read(file(Image.new("1", (5000, 4000)), "TIFF"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=300)
+@given(data=st.data(), kind=st.sampled_from(["GIF", "BMP", "TIFF"]))
+def test_damage_to_ones_own_files_is_an_image_error(data: st.DataObject, kind: str) -> None:
+    damaged = bytearray(file(photo(9, 6), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.sampled_from([0, 1, 127, 255]))
+    del damaged[data.draw(st.integers(4, len(damaged))) :]
+    try:
+        assert images.pixels(images.read(bytes(damaged)), "rgb", (4, 4)).shape == (4, 4, 3)
+    except ImageError as error:
+        assert "image" in str(error)

@@ -124,3 +124,4 @@ def test_the_work_is_read_from_the_headers() -> None:
     assert quick_images.work([encoded(smooth(200, 300), "JPEG", progressive=True)]) == 60_000 * 10
     assert quick_images.work([*files, encoded(noise(5, 5), "WEBP")]) == inf
     assert quick_images.work([*files, b"no image"]) == inf
+    assert quick_images.work([files[1] + bytes(2**18)]) == inf
