@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer.config import NO_LIMITS, Expansion, GainRule, Limits, RatioRule
 from trainer.expand import Change, Initialization, expand, new_entries
 from trainer.records import CandidateScore
+from trainer.scores.batch_score import batch_score
 from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
 from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from zoo.cost import num_macs, num_params, training_flops
@@ -53,9 +54,11 @@ def decide(
     limits: Limits = NO_LIMITS,
 ) -> Decision:
     """Scores every change within the limits on the given (normalised) training images; `module` is not changed."""
-    initialization = Initialization(expansion.exact, expansion.noise_std)
+    initialization = initialization_of(expansion)
     calibration = images[: expansion.calibration_samples]
     rule = expansion.rule
+    if isinstance(rule, RatioRule) and rule.fisher == "batch":
+        return _decide_by_batch(architecture, module, expansion, rule, images, labels, generator, limits)
     with statistics_of(module, images):
         current = gradient_moments(module, images, labels)
     threshold = rule.tau * natural_score(current) if isinstance(rule, RatioRule) else rule.threshold
@@ -73,6 +76,17 @@ def decide(
         added = num_params(graph) - num_params(module.graph)
         score, error, rank = _score(rule, moments, threshold, added, module, new, current.loss)
         candidates.append(Candidate(change, grown, new, score, error, rank))
+    return _decision(threshold, candidates, module, flops)
+
+
+def initialization_of(expansion: Expansion) -> Initialization:
+    return Initialization(
+        expansion.exact, expansion.noise_std, box_identity=expansion.box_identity, resets=expansion.resets_widened
+    )
+
+
+def _decision(threshold: float, candidates: list[Candidate], module: GraphModule, flops: int) -> Decision:
+    """The best of the candidates, if it clears the threshold."""
     scores = tuple(
         CandidateScore(
             str(candidate.change),
@@ -84,6 +98,33 @@ def decide(
     )
     best = max(candidates, key=lambda candidate: candidate.rank, default=None)
     return Decision(threshold, scores, best if best is not None and best.clears else None, flops)
+
+
+def _decide_by_batch(
+    architecture: Architecture,
+    module: GraphModule,
+    expansion: Expansion,
+    rule: RatioRule,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    limits: Limits,
+) -> Decision:
+    """As the published code decides: by one batch's gradient, and each network's running statistics."""
+    threshold = rule.tau * batch_score(module, images, labels, rule, generator)
+    flops = 2 * training_flops(num_macs(module.graph), len(labels))
+    candidates = []
+    for change in changes(architecture, expansion):
+        grown = change.apply(architecture, exact=False)
+        graph = grown.graph()
+        if not limits.allow(num_params(graph), num_macs(graph)):
+            continue
+        new = expand(module, graph, initialization_of(expansion), images, generator)
+        flops += 2 * training_flops(num_macs(graph), len(labels))
+        added = num_params(graph) - num_params(module.graph)
+        score = batch_score(new, images, labels, rule, generator) * size_penalty(added, rule.lambda_)
+        candidates.append(Candidate(change, grown, new, score, None, score - threshold))
+    return _decision(threshold, candidates, module, flops)
 
 
 def changes(architecture: Architecture, expansion: Expansion) -> list[Change]:

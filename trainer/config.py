@@ -53,6 +53,12 @@ class RatioRule:
     tau: float = 2.0
     # The paper's text gives no value for λ; its authors' code uses 1e-7.
     lambda_: float = 1e-7
+    # "batch": F is the square of one batch's mean gradient and g that of a second reading of the same images, each with
+    # other flips; by the network's running statistics (trainer.scores.batch_score).
+    fisher: Literal["sample", "batch"] = "sample"
+    # Of "batch": added to F, and whether η is divided by the number of parameters.
+    damping: float = 1e-5
+    per_parameter: bool = False
 
     def __post_init__(self) -> None:
         _refuse_unless(0 <= self.tau < inf, "tau", "a number from 0 on", self.tau)
@@ -81,10 +87,19 @@ class Expansion:
     layer_kind: Literal["conv", "residual"]
     channels_added: int = 2
     cooldown_epochs: int = 10
+    # Whether the first look waits for it too.
+    cools_down_at_start: bool = True
     max_layers_per_block: int = 10
     score_samples: int = 512
+    # The same training images each time; else they are drawn anew.
+    scores_same: bool = False
     # Standard deviation of the Gaussian that the paper's initialisation draws new weights from.
     noise_std: float = 1e-4
+    # Inexact expansion only: an identity layer is the identity (and noise) at each of its kernel's nine places, a sum
+    # over 3×3 pixels, in place of the middle one alone.
+    box_identity: bool = False
+    # Inexact expansion only: what `trainer.expand.Initialization` says of it.
+    resets_widened: bool = False
     # Images that give new batch norms their running statistics; exact expansion only.
     calibration_samples: int = 256
 
@@ -194,11 +209,14 @@ class RunConfig:
     warmup_share: float = 0.05
     # Nothing grows while validation is not above chance by so many standard errors.
     chance_errors: float = 2.0
-    # Halve the learning rate where validation accuracy stalls; otherwise it is constant on the trunk.
+    # Halve the learning rate where validation accuracy (or loss) stalls; otherwise it is constant on the trunk.
     plateau: bool = True
+    plateau_on: Literal["accuracy", "loss"] = "accuracy"
     lr_factor: float = 0.5
     lr_patience: int = 15
     l1: float = 1e-5
+    # Of whole channels (torch's Dropout2d), after the first convolution of each block of a network of family secnn.
+    channel_dropout: float = 0.0
     horizontal_flip: bool = True
     # Pixels by which a training image may be shifted in each direction.
     max_shift: int = 0

@@ -7,6 +7,7 @@ starts batch norms afresh, which changes the logits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -49,10 +50,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Initialization:
-    """How new parameters begin. `noise_std` is for the inexact kind only; None: as those of a fresh network."""
+    """How new parameters begin. `noise_std` is for the inexact kind only; None: as those of a fresh network.
+
+    So are the rest. `box_identity`: an identity layer sums over 3×3 pixels. `resets`: where a block is widened, new
+    weights of its inserted layers and of the 1×1 convolution behind it are 0, the batch norms of its inserted layers
+    begin afresh, and that of its first one keeps its statistics, but not its weight and bias.
+    """
 
     exact: bool
     noise_std: float | None
+    box_identity: bool = False
+    resets: bool = False
 
 
 Placement = tuple[Kept, ...]
@@ -116,8 +124,9 @@ def expand(
     for node in new_graph.nodes:
         _initialize(node, new, places, initialization, generator)
     with torch.no_grad():
+        begun_afresh = _reset_by_widening(module.graph, new_graph) if initialization.resets else set()
         for name, place in places.items():
-            if name in new_state:
+            if name in new_state and name not in begun_afresh:
                 new_state[name][grid(place)] = old_state[name].cpu()
     new.to(next(module.parameters()).device).train(module.training)
     if initialization.exact:
@@ -179,6 +188,8 @@ def _initialize(
         _initialize_inserted(node, new.graph, weight, initialization, generator)
         return
     weight.copy_(_gaussian(weight, None if initialization.exact else initialization.noise_std, generator))
+    if initialization.resets and (_is_inserted(node.name) or _is_pointwise(node)):
+        weight.zero_()
     if initialization.exact and place is not None and not _is_depthwise(node):
         # Old outputs read new channels through zeros: this is what leaves the logits alone.
         weight[: len(place[0])] = 0
@@ -194,9 +205,38 @@ def _initialize_inserted(
     if _ends_in_addition(node, graph):
         weight.zero_()
         return
+    if initialization.box_identity:
+        middle = (
+            torch.eye(*weight.shape[:2])
+            + _gaussian(weight[:, :, :1, :1], initialization.noise_std, generator)[..., 0, 0]
+        )
+        weight.copy_(middle[:, :, None, None].expand_as(weight))
+        return
     nn.init.dirac_(weight)
     if not initialization.exact:
         weight += _gaussian(weight, initialization.noise_std, generator)
+
+
+def _is_pointwise(node: Node) -> bool:
+    return isinstance(node.op, Conv2d) and node.op.kernel_size == 1
+
+
+def _is_inserted(name: str) -> bool:
+    """Whether a node of family secnn belongs to a layer behind the first of its block."""
+    found = re.match(r"blocks\.\d+\.layers\.(\d+)\.", name)
+    return found is not None and int(found[1]) > 0
+
+
+def _reset_by_widening(old: Graph, new: Graph) -> set[str]:
+    """Tensors of widened batch norms that begin as torch makes them, see `Initialization`."""
+    before = {node.name: node.op for node in old.nodes}
+    names = set()
+    for node in new.nodes:
+        if isinstance(node.op, BatchNorm) and before.get(node.name) not in (None, node.op):
+            names |= {f"{node.name}.weight", f"{node.name}.bias"}
+            if _is_inserted(node.name):
+                names |= {f"{node.name}.running_mean", f"{node.name}.running_var"}
+    return names
 
 
 def _gaussian(weight: Tensor, std: float | None, generator: torch.Generator) -> Tensor:

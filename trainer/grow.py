@@ -29,10 +29,10 @@ from pydantic import ValidationError
 from trainer import optim
 from trainer.batches import fitted
 from trainer.chance import chance_of, is_at_chance
-from trainer.config import BlueprintStart, RunConfig, StartNet
+from trainer.config import BlueprintStart, Expansion, RunConfig, StartNet
 from trainer.data import Data, Split
 from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrinks
-from trainer.loop import EpochResult, WeightAverage, evaluate, train_epoch
+from trainer.loop import EpochResult, WeightAverage, evaluate, mean_loss, train_epoch
 from trainer.origin import Origin, check, last_saved
 from trainer.parallel import ALONE, Group
 from trainer.records import (
@@ -315,9 +315,13 @@ class _Run:
         generator = seed_epoch(config, state.epoch, "batches", self.group)
         result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state))
         self._check(result, state.epoch + 1, learning_rate)
-        state.validation = self._validated(state, state.module, "the trunk", self._images_to_measure)
-        if config.plateau:
+        measured = deepcopy(state.module)
+        state.validation = self._validated(state, measured, "the trunk", self._images_to_measure)
+        if config.plateau and config.plateau_on == "accuracy":
             state.scheduler.step(state.validation.accuracy)
+        elif config.plateau:
+            loss = mean_loss(measured, self.validation, self.data.preprocessing)
+            state.scheduler.step(self.group.shared(loss))
         state.epoch += 1
         state.num_epochs += 1
         self._spent(state, result, state.validation, learning_rate, started)
@@ -550,7 +554,10 @@ class _Run:
         self.save(state)
 
     def _score_sample(self, generator: torch.Generator, count: int) -> Split:
-        """Training images, not augmented, drawn anew for each decision."""
+        """Training images, not augmented, drawn anew for each decision or once for all."""
+        expansion = self.config.expansion
+        if isinstance(expansion, Expansion) and expansion.scores_same:
+            generator = torch.Generator().manual_seed(seed_of(self.config, 0, "images to score"))
         indices = torch.randperm(len(self.train), generator=generator)[:count].to(self.device)
         return Split(self.train.images[indices], self.train.labels[indices])
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from trainer.candidates import decide
+from trainer.candidates import decide, initialization_of
 from trainer.config import Expansion, Ladder, RunConfig
 from trainer.expand import Change, Initialization, expand, shrink_and_perturb
 from trainer.ladder import climb, deadlines, next_size
@@ -49,9 +49,12 @@ def applied(
 
     With the moments that its new parameters begin with.
     """
-    noise = None if isinstance(expansion, Ladder) else expansion.noise_std
     calibration = images[: expansion.calibration_samples]
-    new = expand(module, decided.architecture.graph(), Initialization(expansion.exact, noise), calibration, generator)
+    if isinstance(expansion, Ladder):
+        initialization = Initialization(expansion.exact, noise_std=None)
+    else:
+        initialization = initialization_of(expansion)
+    new = expand(module, decided.architecture.graph(), initialization, calibration, generator)
     if shrinks(expansion):
         assert isinstance(expansion, Ladder)
         shrink_and_perturb(new, expansion.shrink, generator)
@@ -63,7 +66,8 @@ def may_grow(state: RunState, config: RunConfig) -> bool:
     """Unless it is too early to, or the network is as large as it may become."""
     expansion = config.expansion
     if isinstance(expansion, Expansion):
-        return state.epoch - state.last_growth_epoch >= expansion.cooldown_epochs
+        is_first = not state.expansions and not expansion.cools_down_at_start
+        return is_first or state.epoch - state.last_growth_epoch >= expansion.cooldown_epochs
     return _next_rung(state, expansion, config.epochs) is not None
 
 

@@ -10,6 +10,7 @@ from itertools import repeat
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer import optim
@@ -159,6 +160,20 @@ def predict(
         predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(at_once)])
     module.train(was_training)
     return predicted
+
+
+@torch.no_grad()
+def mean_loss(module: GraphModule, split: Split, preprocessing: Preprocessing) -> float:
+    """Cross-entropy over the split, in eval mode."""
+    was_training = module.training
+    module.eval()
+    at_once = max(1, min(1000, _BYTES_AT_ONCE // split.images[0].numel()))
+    pieces = zip(split.images.split(at_once), split.labels.split(at_once), strict=True)
+    losses = [
+        F.cross_entropy(module(normalize(images, preprocessing)), labels, reduction="sum") for images, labels in pieces
+    ]
+    module.train(was_training)
+    return torch.stack(losses).sum().item() / len(split)
 
 
 def evaluate(module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int) -> Accuracy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from trainer.config import BlueprintStart, Cutout, Expansion, GainRule, Ladder, Mixup, RatioRule, RunConfig, StartNet
 
@@ -14,6 +15,29 @@ def paper() -> RunConfig:
         expansion=Expansion(rule=RatioRule(), exact=False, layer_kind="conv"),
         mixed_precision=True,
         compile=True,
+    )
+
+
+def paper_code() -> RunConfig:
+    """The paper's run by the choices of its authors' public code, where that differs from the text (docs/growth.md)."""
+    return replace(
+        paper(),
+        name="paper-code",
+        start=StartNet(conv_dropout=0.0),
+        channel_dropout=0.1,
+        expansion=Expansion(
+            rule=RatioRule(fisher="batch", per_parameter=True),
+            exact=False,
+            layer_kind="conv",
+            channels_added=4,
+            cooldown_epochs=5,
+            cools_down_at_start=False,
+            max_layers_per_block=11,  # the first one, and ten that were inserted
+            scores_same=True,
+            box_identity=True,
+            resets_widened=True,
+        ),
+        plateau_on="loss",
     )
 
 
@@ -96,4 +120,4 @@ def grow() -> RunConfig:
     )
 
 
-RUNS: dict[str, Callable[[], RunConfig]] = {run.__name__: run for run in (digits, grow, paper)}
+RUNS: dict[str, Callable[[], RunConfig]] = {run().name: run for run in (digits, grow, paper, paper_code)}

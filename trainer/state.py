@@ -95,10 +95,14 @@ class RunState:
 
 
 def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    """Multiplies the learning rate by `lr_factor` after `lr_patience` epochs without a better validation accuracy."""
+    """Multiplies the learning rate by `lr_factor` after `lr_patience` epochs without a better validation."""
     # Torch reduces once *more* than `patience` epochs were bad.
     return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience - 1, threshold=0
+        optimizer,
+        mode="max" if config.plateau_on == "accuracy" else "min",
+        factor=config.lr_factor,
+        patience=config.lr_patience - 1,
+        threshold=0,
     )
 
 

@@ -54,6 +54,8 @@ class TrainingStep:
         *,
         compiled: bool = False,
     ) -> None:
+        if config.channel_dropout:
+            _drop_channels(module, config.channel_dropout)
         self.module = module.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         _lay_out_alike(optimizer)
@@ -223,6 +225,13 @@ class _CapturedStep:
         with torch.cuda.graph(self._graph):
             self._results = self._step.run(self._images, self._targets, self._answers)
         self._step.restore(before)
+
+
+def _drop_channels(module: GraphModule, share: float) -> None:
+    """Makes the dropout of each block's first layer one of whole channels, in training."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Dropout) and name.startswith("blocks.") and name.endswith(".layers.0.dropout"):
+            layer.__class__, layer.p = nn.Dropout2d, share
 
 
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:
