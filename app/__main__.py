@@ -70,6 +70,9 @@ def main(
             metavar="PATH|NAME",
         ),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path below which a proxy serves this.", metavar="/PREFIX", envvar="ZOO_ROOT_PATH")
+    ] = "",
     log_level: Annotated[LogLevel, typer.Option(envvar="ZOO_LOG_LEVEL")] = LogLevel.info,
     log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = (
         LogFormat.text
@@ -98,7 +101,7 @@ def main(
             _fail(f"--zoo {root}: {error}")
     try:
         measured: dict[str, Any] = {"eval_data": tuple(eval_data)} if eval_data else {}  # else as the variable says
-        settings = Settings(zoo=tuple(zoo), host=host, port=port, **measured)
+        settings = Settings(zoo=tuple(zoo), host=host, port=port, root_path=root_path.rstrip("/"), **measured)
     except ValidationError as error:
         _fail("; ".join(_setting(item) for item in error.errors()))
     try:

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
@@ -19,6 +20,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.admission.work import ClosingError, QueueFullError
+from app.links import placed
 from zoo.database import is_passing
 from zoo.errors import (
     AnnotationsError,
@@ -132,7 +134,10 @@ def _ours(_: Request, error: Exception) -> JSONResponse:
 def _no_model(request: Request, error: Exception) -> JSONResponse:
     """Remembered as a choice is: whoever waits for a better checkpoint asks again and again."""
     assert isinstance(error, NoModelMeetsConstraintsError)
-    response = problem(404, "no-model-meets-constraints", str(error), best_available=error.best_available)
+    nearest = error.best_available
+    if nearest is not None:
+        nearest = placed(CheckpointView.model_validate(nearest), request.scope).model_dump(mode="json")
+    response = problem(404, "no-model-meets-constraints", str(error), best_available=nearest)
     request.app.state.service.recent.remember(request.scope, lambda _: response, len(response.body))
     return response
 
@@ -260,10 +265,12 @@ def _short(text: str, most: int = _MAX_TEXT) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> Response:
     """What the framework itself refuses: unknown paths, wrong methods, broken multipart."""
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
+    if error.status_code == 404 and request.url.path.rstrip("/") and request.url.path.endswith("/"):
+        return _without_slash(request.scope)
     if error.status_code == 404:
         detail = f"no route {_short(request.url.path)}: /openapi.json lists what there is"
     headers = dict(error.headers or {})
@@ -272,6 +279,13 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         detail = f"{request.method} is not a method of {_short(request.url.path)}, which has {headers['Allow']}"
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, detail, headers)
+
+
+def _without_slash(scope: Scope) -> Response:
+    """Starlette's own redirect names this host, and a path that a proxy knows by another name."""
+    query = scope["query_string"].decode("latin-1")
+    place = "../" + quote(scope["path"].rstrip("/").rpartition("/")[2])
+    return RedirectResponse(f"{place}?{query}" if query else place, 307)
 
 
 def _methods(request: Request) -> list[str]:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors, openapi
 from app.admission.body import AdmitBody
@@ -22,6 +23,7 @@ from app.downloads import Downloads
 from app.inference import Inference
 from app.metrics import Metrics
 from app.middleware import PROBES, ObserveRequests, is_open
+from app.origins import BelowPrefix, CheckHost, cors
 from app.publishing import Publishing, follow_claims
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
@@ -79,6 +81,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "MIT", "identifier": "MIT"},
         generate_unique_id_function=openapi.operation_id,
+        redirect_slashes=False,
+        # Relative to the document itself, so that clients made from it find the service below any prefix.
+        servers=[{"url": settings.root_path or "."}],
         docs_url=None,
         redoc_url=None,
     )
@@ -95,6 +100,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AnswerAgain)
     if settings.token is not None:
         app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
+    app.add_middleware(CheckHost, settings=settings)
+    if settings.root_path:
+        app.add_middleware(BelowPrefix, prefix=settings.root_path)
     app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)
     return app
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # of an extra
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")
 
-PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+HEALTH = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+PROBES = (*HEALTH, "/metrics")
 # A page cannot be opened with a header; it holds nothing of the zoo, and asks for the token itself.
 PAGES, PAGE_FILES = ("/", "/docs"), "/web/"
 # nginx's number for a client that went away before its answer.

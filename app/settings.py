@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -53,6 +54,15 @@ class Settings(Limits, BaseSettings):
     max_file_cache_bytes: Annotated[
         int, Field(ge=0, description="Memory for files asked for of late; those over an eighth of it are streamed.")
     ] = 64 * 1024 * 1024
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, Field(description="Names that requests may have in Host where no token is needed.")
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, Field(description="Sites whose pages may use this service; * for all.")
+    ] = ()
+    root_path: Annotated[
+        str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path below which a proxy serves this: /zoo.")
+    ] = ""
     traces: Annotated[bool, Field(description="Send OpenTelemetry spans; needs the extra otel.")] = False
     rescan_seconds: Annotated[
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
@@ -63,6 +73,27 @@ class Settings(Limits, BaseSettings):
     def _split(cls, value: object) -> object:
         """ZOO_ZOO=a:b, as in PATH."""
         return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        return tuple(filter(None, re.split(r"[\s,]+", value.lower()))) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _bare_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"\*|[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*", name):
+                raise ValueError(f"names or addresses without port, or * for any, were expected, not {name!r}")
+        return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _bare_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|https?://[^/?#@\s]+", origin):
+                raise ValueError(f"origins like https://example.org (no path), or * for any, were expected: {origin!r}")
+        return origins
 
     @model_validator(mode="after")
     def _tokens_differ(self) -> Self:

@@ -679,7 +679,7 @@ def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
 def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:
     known = row.accuracy is not None and row.accuracy_n is not None
     interval = wilson_interval(row.accuracy or 0, row.accuracy_n or 1) if known else None
-    place = f"/models/{row.digest}"
+    place = f"models/{row.digest}"  # relative to the service's root
     return CheckpointView(
         id=row.digest,
         name=row.name,

@@ -62,7 +62,7 @@ class Questions:
         params = None if following else {**budget.given(), "limit": _PAGE}
         try:
             response = yield from self._server.answer(
-                lambda: self._server.build("GET", following or "/models", params=params)
+                lambda: self._server.build("GET", f"/{(following or 'models').lstrip('/')}", params=params)
             )
         except NoModelMeetsConstraintsError:
             return Page(items=())

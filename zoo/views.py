@@ -41,9 +41,9 @@ _EXAMPLE: JsonDict = {
     "deprecated": False,
     "staged": False,
     "links": {
-        "self": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
-        "file": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file",
-        "onnx": "/models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file?format=onnx",
+        "self": "models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
+        "file": "models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file",
+        "onnx": "models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file?format=onnx",
     },
 }
 

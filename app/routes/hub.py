@@ -38,7 +38,9 @@ _RESPONSES = {**RESPONSES, 200: {**RESPONSES[200], "content": _FILES}}
 _NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "EntryNotFound"
 
 
-@reading(router, "/{namespace}/{name}/resolve/{revision}/{filename}", responses=_RESPONSES, response_class=Response)
+@reading(
+    router, "/{namespace}/{name}/resolve/{revision}/{filename:path}", responses=_RESPONSES, response_class=Response
+)
 def resolve(namespace: str, name: str, revision: str, filename: str, request: Request, service: ServiceDep) -> Response:
     """A file as huggingface_hub asks for it: of `zoo/<data set>`, at a checkpoint or a budget."""
     file_format = FORMATS.get(filename, "safetensors")

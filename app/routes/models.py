@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.deps import ServiceDep
 from app.errors import NoModelProblem, ProblemError
+from app.links import placed
 from app.openapi import declared, reading
 from app.recent import RememberedRoute
 from app.schemas import ListQuery, Pareto, ParetoQuery, ReferenceQuery
@@ -30,12 +31,17 @@ def list_models(
         raise ProblemError(422, "invalid-parameter", str(error)) from error
     if next_cursor:
         following = request.url.include_query_params(cursor=next_cursor)
-        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    return selection
+        response.headers["Link"] = f'<models?{following.query}>; rel="next"'
+    return selection.model_copy(
+        update={
+            "selected": placed(selection.selected, request.scope) if selection.selected else None,
+            "items": tuple(placed(view, request.scope) for view in selection.items),
+        }
+    )
 
 
 @reading(router, "/models/pareto", responses=declared(404, model=NoModelProblem))
-def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Pareto:
+def pareto(query: Annotated[ParetoQuery, Query()], request: Request, service: ServiceDep) -> Pareto:
     """The checkpoints that no other beats in both complexity and accuracy, ascending."""
     rows = service.zoo.catalog.pareto(query, query.x)
     if not rows and query.is_filtered():
@@ -43,16 +49,16 @@ def pareto(query: Annotated[ParetoQuery, Query()], service: ServiceDep) -> Paret
     return Pareto(
         dataset=service.zoo.catalog.dataset_of(query),
         x=query.x,
-        items=tuple(service.zoo.views(rows)),
+        items=tuple(placed(view, request.scope) for view in service.zoo.views(rows)),
         count=len(rows),
     )
 
 
 @reading(router, "/models/{reference}", responses=declared(404, 410))
 def show_model(
-    reference: str, query: Annotated[ReferenceQuery, Query()], response: Response, service: ServiceDep
+    reference: str, query: Annotated[ReferenceQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> CheckpointDetail:
     """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias. ETag: of its annotations."""
     detail = service.zoo.show(reference, query.dataset)
     response.headers["ETag"] = service.zoo.tag(detail.id)
-    return detail
+    return placed(detail, request.scope)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from app.auth import PublisherRoute
 from app.deps import Service, ServiceDep
 from app.errors import ProblemError
+from app.links import placed
 from app.openapi import PUBLISHING, declared
 from app.schemas import Changes, NoQuery, Published, ReferenceQuery
 from zoo.errors import CheckpointError
@@ -46,7 +47,7 @@ async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Requ
 
 @router.post("/models", status_code=201, responses={200: {"model": CheckpointView}, **declared(404, 507)})
 def post_model(
-    body: Published, _: Annotated[NoQuery, Query()], response: Response, service: ServiceDep
+    body: Published, _: Annotated[NoQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> CheckpointView:
     """Checks uploaded bytes, runs the network once, and adds the checkpoint. One that is there is answered with 200.
 
@@ -57,7 +58,7 @@ def post_model(
             service.zoo, service.zoo.roots[0], body.digest, stage=body.stage, terms=service.publishing.terms
         )
     service.forget()
-    view = service.zoo.view(row)
+    view = placed(service.zoo.view(row), request.scope)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = view.links.self
     response.headers["ETag"] = service.zoo.tag(row.digest)
@@ -69,6 +70,7 @@ def patch_model(
     reference: str,
     query: Annotated[ReferenceQuery, Query()],
     changes: Changes,
+    request: Request,
     response: Response,
     service: ServiceDep,
     if_match: IfMatch = None,
@@ -86,7 +88,7 @@ def patch_model(
             move=changes.move,
             expected=_tags(if_match),
         )
-    return _changed(view, response, service)
+    return _changed(view, request, response, service)
 
 
 @router.put("/models/{reference}/aliases/{alias}", responses=declared(404, 409, 410, 507))
@@ -94,13 +96,14 @@ def put_alias(
     reference: str,
     alias: AliasPath,
     query: Annotated[ReferenceQuery, Query()],
+    request: Request,
     response: Response,
     service: ServiceDep,
 ) -> CheckpointView:
     """Gives a checkpoint one more alias; in the same step, no other of its data set has it any longer."""
     with _refusals():
         view = service.zoo.alias(alias, reference, dataset=query.dataset)
-    return _changed(view, response, service)
+    return _changed(view, request, response, service)
 
 
 @router.delete("/models/{reference}/aliases/{alias}", status_code=204, responses=declared(404, 410, 507))
@@ -126,10 +129,10 @@ def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], serv
     service.forget()
 
 
-def _changed(view: CheckpointView, response: Response, service: Service) -> CheckpointView:
+def _changed(view: CheckpointView, request: Request, response: Response, service: Service) -> CheckpointView:
     service.forget()
     response.headers["ETag"] = service.zoo.tag(view.id)
-    return view
+    return placed(view, request.scope)
 
 
 def _tags(if_match: str | None) -> list[str] | None:

@@ -331,7 +331,7 @@ def test_a_client_that_goes_away_leaves_the_queue(
     put(tmp_path, secnn.start(input_shape=(3, 128, 128), num_classes=5, channels=96))
     client = client_of(tmp_path)
     image = digit_files[0]
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: [::1]\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
     assert client.post("/predict", content=image, headers={"Content-Type": "image/png"}).status_code == 200
     waiting = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(20)]
     for connection in waiting:

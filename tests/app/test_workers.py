@@ -75,9 +75,8 @@ def test_signals_let_finish_what_is_under_way(
     server = serve("--workers", workers)
     server.wait_for("Application startup complete", count=workers)
     host, port = server.url.removeprefix("http://").split(":")
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(digit_files[0])}\r\n\r\n"
-    )
+    length = len(digit_files[0])
+    head = f"POST /predict HTTP/1.1\r\nHost: [::1]\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + digit_files[0][:50])
         time.sleep(0.3)
