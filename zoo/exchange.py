@@ -91,7 +91,7 @@ class Server:
 
     def parsed(self, model: type[Model], response: httpx.Response) -> Model:
         try:
-            return model.model_validate_json(response.content)
+            return model.model_validate_json(response.content, context={"address": str(response.url)})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))

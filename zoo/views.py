@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
+from urllib.parse import urljoin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 
 from zoo.descriptor import Descriptor, Digest, Name
 
 
 class Links(BaseModel):
+    """Relative to the address of the answer that they stand in; a client, which gives it as `address`, has URLs."""
+
     self: str
     file: str
     onnx: str
+
+    @field_validator("*")
+    @classmethod
+    def _resolved(cls, link: str, info: ValidationInfo) -> str:
+        return urljoin(info.context["address"], link) if info.context else link
 
 
 _EXAMPLE: JsonDict = {

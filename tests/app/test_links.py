@@ -102,6 +102,9 @@ def test_clients_work_below_a_prefix(url: str, tmp_path: Path) -> None:
     with ZooClient(url) as zoo:
         assert len(list(zoo.models())) == 5
         assert zoo.download(zoo.smallest()).exists()
+        smallest = zoo.smallest()
+        assert smallest in zoo.pareto()
+        assert smallest.links.file == f"{url}/models/{smallest.id}/file"
     assert Path(hf_hub_download("zoo/digits", "model.onnx", endpoint=url, cache_dir=tmp_path)).exists()
 
 
