@@ -18,7 +18,7 @@ from PIL import Image
 
 TOKEN = "publish-token-0123456789"
 ClientOf = Callable[..., httpx.Client]
-HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"GET /livez HTTP/1.1\r\nHost: [::1]\r\n"
 
 
 def connect(client: httpx.Client) -> socket.socket:
@@ -43,7 +43,7 @@ def problem_of(answer: bytes) -> dict[str, object]:
 
 
 def post(path: str, num_bytes: int, content_type: str = "image/png") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {num_bytes}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: [::1]\r\nContent-Type: {content_type}\r\nContent-Length: {num_bytes}\r\n\r\n"
     return head.encode()
 
 
@@ -75,8 +75,8 @@ def test_a_head_of_60_kib_is_read(client: httpx.Client) -> None:
         (HEAD, b"n"),
         (b"GET /livez?", b"q"),
         (b"", b"\r\n"),
-        (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"e"),
-        (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"trailer: value\r\n"),
+        (b"POST /predict HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"e"),
+        (b"POST /predict HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"trailer: value\r\n"),
     ],
     ids=["headers", "value", "name", "url", "line-ends", "chunk-extension", "trailers"],
 )
