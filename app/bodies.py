@@ -1,10 +1,11 @@
-"""The image files in the body of a prediction: the body itself, a form's fields, or base64 in JSON."""
+"""The body of a prediction: image files (the body itself, a form's files, base64 in JSON), and what is asked of them."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import re
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,9 @@ from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
-from app.errors import ProblemError
+from app.errors import ProblemError, invalid_query
 from app.openapi import described
-from app.schemas import PredictBody
+from app.schemas import PredictBody, PredictQuery
 from zoo import image_header
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -31,7 +32,11 @@ DESCRIPTION: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "array", "items": _BINARY["schema"]}},
+                "properties": {
+                    "file": {"type": "array", "items": _BINARY["schema"]},
+                    **described(PredictQuery)["properties"],
+                },
+                "additionalProperties": False,
             }
         },
         **dict.fromkeys(IMAGE_TYPES, _BINARY),
@@ -48,6 +53,9 @@ _MAX_BYTES_ON_LOOP = 64 * 1024
 _PARSED_COPIES = 3
 # Of the JSON form of a prediction, beside its images.
 _MAX_OTHER_VALUES = 64
+# Of a form, beside its files: more than there are parameters, longer than any value.
+_MAX_FIELDS = 64
+_MAX_FIELD_BYTES = 4096
 _WHITESPACE = b" \t\r\n\v\f"
 
 # What curl, browsers and the usual libraries send for one file. Anything else is left to the parser.
@@ -58,10 +66,31 @@ _HEAD = re.compile(
 )
 
 
-async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> tuple[list[bytes], int | None]:
-    """The image files, and the top_k that a JSON body asks for. Raises QueueFullError."""
-    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    media_type = content_type.partition(b";")[0].strip().lower().decode("latin-1")
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """`fields` are parameters as a query has them, in their order: a form's, or those of JSON."""
+
+    images: list[bytes]
+    fields: list[tuple[str, str]] = field(default_factory=list)
+
+
+def is_form(scope: Scope) -> bool:
+    """Whether the body may say which checkpoint is asked."""
+    return _media_type(_content_type(scope)) == "multipart/form-data"
+
+
+def _content_type(scope: Scope) -> bytes:
+    return next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+
+
+def _media_type(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> Sent:
+    """Raises QueueFullError."""
+    content_type = _content_type(scope)
+    media_type = _media_type(content_type)
     body = await _whole(receive)
     if media_type in ("multipart/form-data", "application/json"):
         if len(body) <= _MAX_BYTES_ON_LOOP:
@@ -70,7 +99,7 @@ async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> t
         return await work.decode(_PARSED_COPIES * len(body), lambda: asyncio.run(parse()))
     # The bytes tell what it is: curl says that it sends a form, and photographs are called image/jpg, */* or nothing.
     if media_type in IMAGE_TYPES or image_header.is_read(body):
-        return [body], None
+        return Sent([body])
     raise ProblemError(
         415,
         "unsupported-media-type",
@@ -80,13 +109,11 @@ async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> t
     )
 
 
-async def _parse(
-    scope: Scope, media_type: str, content_type: bytes, body: bytes, max_images: int
-) -> tuple[list[bytes], int | None]:
+async def _parse(scope: Scope, media_type: str, content_type: bytes, body: bytes, max_images: int) -> Sent:
     if media_type == "application/json":
         return _parse_json(body, max_images)
     image = only_file(content_type, body)
-    return [image] if image is not None else await _parse_form(scope, body), None
+    return Sent([image]) if image is not None else await _parse_form(scope, body)
 
 
 def only_file(content_type: bytes, body: bytes) -> bytes | None:
@@ -122,15 +149,28 @@ async def _whole(receive: Receive) -> bytes:
     raise ClientDisconnect
 
 
-async def _parse_form(scope: Scope, body: bytes) -> list[bytes]:
+async def _parse_form(scope: Scope, body: bytes) -> Sent:
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async with Request(scope, replay).form() as form:
-        return [await field.read() for field in form.getlist("file") if isinstance(field, UploadFile)]
+    limits = {"max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
+    async with Request(scope, replay).form(**limits) as form:
+        parts = form.multi_items()
+        misplaced = [name for name, part in parts if isinstance(part, UploadFile) != (name == "file")]
+        if misplaced:
+            raise invalid_query(_misplaced(name) for name in dict.fromkeys(misplaced))
+        images = [await part.read() for _, part in parts if isinstance(part, UploadFile)]
+        return Sent(images, [(name, part) for name, part in parts if isinstance(part, str)])
 
 
-def _parse_json(data: bytes, max_images: int) -> tuple[list[bytes], int | None]:
+def _misplaced(name: str) -> dict[str, Any]:
+    """In the form of pydantic's errors."""
+    text = "an image file was expected, text came"
+    file = "a value was expected, a file came; images: in a form they are the fields named file"
+    return {"type": "value_error", "loc": (name,), "msg": text if name == "file" else file}
+
+
+def _parse_json(data: bytes, max_images: int) -> Sent:
     # Base64 holds no character that is counted.
     if (count := count_values(data)) > max_images + _MAX_OTHER_VALUES:
         raise too_many_values(count, max_images + _MAX_OTHER_VALUES)
@@ -147,4 +187,5 @@ def _parse_json(data: bytes, max_images: int) -> tuple[list[bytes], int | None]:
         except ValueError as error:
             detail = f"inputs[{index}] is not base64 of an image file: {error}"
             raise ProblemError(422, "invalid-parameter", detail) from error
-    return images, body.parameters.top_k
+    top_k = body.parameters.top_k
+    return Sent(images, [] if top_k is None else [("top_k", str(top_k))])

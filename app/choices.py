@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
@@ -21,6 +23,27 @@ _MAX_AGE_SECONDS = 0.5
 # Queries are the clients' to make up.
 _MAX_REMEMBERED = 1024
 _MAX_QUERY_BYTES = 2048
+
+
+def with_fields(query_string: bytes, fields: Sequence[tuple[str, str]]) -> bytes:
+    """The query with a body's fields in it. Raises RequestValidationError where they contradict."""
+    given = QueryParams(query_string).multi_items()
+    query = dict(given)
+    if errors := repeated(fields) or [
+        {"type": "value_error", "loc": (name,), "msg": f"{query[name]} in the query, {value} in the body: give it once"}
+        for name, value in fields
+        if name in query and not _are_equal(query[name], value)
+    ]:
+        raise invalid_query(errors)
+    return urlencode([*given, *((name, value) for name, value in fields if name not in query)]).encode()
+
+
+def _are_equal(one: str, other: str) -> bool:
+    """Also 0.8 and 0.80."""
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,24 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Query
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app import bodies, cascade
-from app.choices import Choice
+from app.choices import Choice, with_fields
 from app.deps import Service
 from app.errors import NoModelProblem, ProblemError
 from app.inference import Timing
 from app.openapi import declared
 from app.schemas import CascadeAnswer, PredictAnswer, PredictQuery
+from zoo.errors import NotFoundError
 
 
 async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | CascadeAnswer:
     """Send one image as the body, several as multipart fields `file`, or base64 in JSON.
+
+    Parameters may also be fields of the form.
 
     Images are converted and resized as the checkpoint's descriptor says.
     """
@@ -33,11 +37,22 @@ async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | Ca
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     service: Service = scope["app"].state.service
-    choice = await service.choices.choose(scope["query_string"])
-    service.inference.check_room(choice.digest)  # before the body is read
-    images, top_k = await bodies.read(scope, receive, service.inference.work, service.settings.max_images)
-    _check_number(images, service.settings.max_images)
-    timing, content = await _work(service, choice, images, top_k or choice.query.top_k)
+    query_string: bytes = scope["query_string"]
+    refusal = choice = None
+    try:
+        choice = await _choose(service, query_string)  # before the body is read
+    except (RequestValidationError, ProblemError, NotFoundError) as error:
+        if not bodies.is_form(scope):  # whose fields may complete the query
+            raise
+        refusal = error
+    sent = await bodies.read(scope, receive, service.inference.work, service.settings.max_images)
+    if sent.fields:
+        choice = await _choose(service, with_fields(query_string, sent.fields))
+    if choice is None:
+        assert refusal is not None
+        raise refusal
+    _check_number(sent.images, service.settings.max_images)
+    timing, content = await _work(service, choice, sent.images)
     scope["predicted"] = timing, time.time_ns()
     body = orjson.dumps(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -45,8 +60,16 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _work(service: Service, choice: Choice, images: list[bytes], top_k: int) -> tuple[Timing, dict[str, Any]]:
+async def _choose(service: Service, query_string: bytes) -> Choice:
+    """Raises QueueFullError where those who wait for that checkpoint are too many."""
+    choice = await service.choices.choose(query_string)
+    service.inference.check_room(choice.digest)
+    return choice
+
+
+async def _work(service: Service, choice: Choice, images: list[bytes]) -> tuple[Timing, dict[str, Any]]:
     """How long it took, and the answer's content."""
+    top_k = choice.query.top_k
     if choice.cascade is not None:
         timing, answered = await cascade.classify(choice.cascade, service.inference, images, top_k)
         return timing, answered | {"because": choice.because}
