@@ -35,6 +35,7 @@ from zoo.errors import (
     NotFoundError,
     StaleError,
 )
+from zoo.storage import NO_SPACE
 from zoo.views import CheckpointView
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -206,6 +207,8 @@ def _damaged(_: Request, error: Exception) -> JSONResponse:
 def _storage(_: Request, error: Exception) -> JSONResponse:
     """A checkpoint's file that cannot be read, or a directory that cannot be written to: what for, is in the log."""
     assert isinstance(error, OSError)
+    if error.errno in NO_SPACE:
+        return problem(507, "no-space", f"the zoo's directory: {error.strerror}; nothing was changed")
     log.error("503: %s", error)
     detail = f"the zoo's directory could not be read or written: {error.strerror or type(error).__name__}; try again"
     return problem(503, "storage", detail, {"Retry-After": "5"})

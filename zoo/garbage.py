@@ -16,7 +16,7 @@ from pathlib import Path
 from zoo import audit
 from zoo.locks import locked
 from zoo.marks import MarksFile
-from zoo.storage import INCOMING, Directory
+from zoo.storage import INCOMING, checkpoints, walk
 
 # What `write_atomically` leaves of a checkpoint, of annotations, of a download, when it is killed.
 _TEMPORARY = re.compile(r"\.(?:[0-9a-f]{64}\.safetensors|marks\.json)\.[0-9a-f]{16}\.tmp")
@@ -38,10 +38,11 @@ def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
     """
     deleted = {digest for root in roots for digest in MarksFile(root).read().deleted}
     for root in roots:
-        for digest, path in Directory(root).paths():
+        listing = walk(root)
+        for digest, path in checkpoints(listing):
             if digest in deleted and (status := _status(path)):
                 yield Garbage(path, status.st_size, "deleted")
-        for path in sorted({*root.rglob(".*.tmp"), *root.glob(f"{INCOMING}/*")}):
+        for path in sorted(listing.files):
             is_ours = path.parent.name == INCOMING or _TEMPORARY.fullmatch(path.name)
             if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
                 yield Garbage(path, status.st_size, "left behind")

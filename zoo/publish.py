@@ -7,7 +7,6 @@ next try (`zoo gc` sweeps it after a day). Files that lay in the zoo before are 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
@@ -26,10 +25,8 @@ from zoo.local import LocalZoo
 from zoo.locks import locked
 from zoo.marks import Measured
 from zoo.rows import CheckpointRow
-from zoo.storage import INCOMING, Directory, move_into_place
+from zoo.storage import INCOMING, NO_SPACE, Directory, move_into_place
 from zoo.trial import Limits
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _EXAMINING = threading.Lock()
 _MAX_WAIT_SECONDS = 20
@@ -209,7 +206,7 @@ def _no_space_is_ours() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise NoSpaceError(
                 f"no space for the checkpoint: {error.strerror}; nothing of it was kept. `zoo gc` makes room"
             ) from error

@@ -23,6 +23,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNS = ("checkpoints", "runs", "catalog*.sqlite", "marks.json", "measurements.jsonl", "cascades.json", ".incoming")
 # What a new file system, or a desktop that has looked at a directory, leaves in it.
 _NOTHING = ("lost+found",)
+# A full disk, a quota, a limit on the size of files.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 

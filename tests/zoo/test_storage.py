@@ -6,15 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from zoo.checkpoint import Checkpoint, digest_of, encode, load
 from zoo.errors import NotFoundError
-from zoo.storage import Directory, write_atomically
+from zoo.storage import Directory, move_into_place, write_atomically
 
 
 def test_a_file_is_named_by_the_digest_of_its_bytes(tmp_path: Path) -> None:
@@ -82,6 +83,7 @@ def test_writing_replaces_the_whole_file(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from zoo.checkpoint import decode, encode
@@ -120,3 +122,27 @@ def test_kill_9_at_any_moment_leaves_only_whole_files(
         load(path)
     strangers = {path.name for path in (zoo / "checkpoints").iterdir()} - {path.name for path in found.values()}
     assert all(re.fullmatch(r"\.[0-9a-f]{64}\.safetensors\.[0-9a-f]{16}\.tmp", name) for name in strangers)
+
+
+@pytest.fixture
+def another_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than `tmp_path`."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        if Path(name).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is on the same file system as temporary files")
+        yield Path(name)
+
+
+def test_checkpoints_that_lie_on_another_disk_than_what_is_moved_to_them(tmp_path: Path, another_disk: Path) -> None:
+    """As a trainer's run directory does, and what was uploaded."""
+    (tmp_path / "checkpoints").symlink_to(another_disk)
+    digest = Directory(tmp_path).put(b"some bytes", scratch=tmp_path)
+    uploaded = tmp_path / "uploaded"
+    uploaded.write_bytes(b"others")
+    other = Directory(tmp_path).usual_path(digest_of(b"others"))
+    move_into_place(uploaded, other)
+    assert not uploaded.exists()
+    assert {path.name: path.read_bytes() for path in another_disk.iterdir()} == {
+        f"{digest}.safetensors": b"some bytes",
+        other.name: b"others",
+    }
