@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -276,3 +277,20 @@ def url(grown: Path, serving: Callable[..., AbstractContextManager[str]]) -> Ite
     """Where that zoo is served."""
     with serving(grown) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def lockless(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int], dict[str, str]]:
+    """`lockless(directory, errno)`: the environment of a process for which no lock can be had below the directory."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler, on Linux")
+    library = tmp_path_factory.mktemp("lockless") / "lockless.so"
+    source = Path(__file__).parent / "lockless.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return lambda directory, errno: {
+        **ENVIRONMENT,
+        "LD_PRELOAD": str(library),
+        "LOCKLESS": str(directory),
+        "LOCKLESS_ERRNO": str(errno),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -80,63 +79,13 @@ def test_a_catalog_that_is_removed_or_replaced_is_noticed(
     assert new in other.catalog.digests(), "both use one file again"
 
 
-# flock and fcntl as on Lustre without -o flock (ENOSYS) and on NFS without lockd (ENOLCK); below one directory only.
-SHIM = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-static int lacks_locks(int fd) {
-    char link[64], path[PATH_MAX];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    const char *below = getenv("LOCKLESS");
-    if (length < 0 || !below) return 0;
-    path[length] = 0;
-    if (strncmp(path, below, strlen(below))) return 0;
-    errno = atoi(getenv("LOCKLESS_ERRNO"));
-    return 1;
-}
-int flock(int fd, int operation) {
-    int (*real)(int, int) = dlsym(RTLD_NEXT, "flock");
-    return lacks_locks(fd) ? -1 : real(fd, operation);
-}
-static int control(const char *name, int fd, int command, void *argument) {
-    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, name);
-    int locks = command == F_SETLK || command == F_SETLKW || command == F_GETLK || command == F_OFD_SETLK;
-    return locks && lacks_locks(fd) ? -1 : real(fd, command, argument);
-}
-#define PASS(name) int name(int fd, int command, ...) { va_list rest; va_start(rest, command); \
-    void *argument = va_arg(rest, void *); va_end(rest); return control(#name, fd, command, argument); }
-PASS(fcntl)
-PASS(fcntl64)
-"""
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("shim")
-    (folder / "lockless.c").write_text(SHIM)
-    words = [compiler, "-shared", "-fPIC", "-o", folder / "lockless.so", folder / "lockless.c", "-ldl"]
-    subprocess.run(words, check=True)
-    return folder / "lockless.so"
-
-
 @pytest.mark.parametrize("errno", [37, 38], ids=["ENOLCK", "ENOSYS"])
-def test_a_file_system_without_locks(tmp_path: Path, put: Put, shim: Path, errno: int) -> None:
+def test_a_file_system_without_locks(
+    tmp_path: Path, put: Put, lockless: Callable[[Path, int], dict[str, str]], errno: int
+) -> None:
     root = tmp_path / "zoo"
     digest = put(root)
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "LOCKLESS": str(root), "LOCKLESS_ERRNO": str(errno)}
+    environment = lockless(root, errno)
 
     def zoo(*words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([ZOO, *words, "--zoo", root], env=environment, capture_output=True, text=True)
