@@ -40,8 +40,9 @@ def encoded(image: Image) -> bytes:
     import PIL.Image
 
     picture = image if isinstance(image, PIL.Image.Image) else _picture(image)
-    # Pillow leaves the orientation to whoever looks at it: a photograph must not lie down on the way.
-    exif = picture.getexif()
+    # Pillow leaves the orientation to whoever looks at it: a photograph must not lie down on the way. As it is in the
+    # file, which may be damaged: Pillow's own reading would fail, or find another one in XMP.
+    exif = picture.info.get("exif", b"")
     buffer = io.BytesIO()
     try:
         (picture.convert("RGB") if picture.mode in _TO_RGB else picture).save(buffer, "PNG", exif=exif)

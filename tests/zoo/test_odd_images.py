@@ -15,6 +15,7 @@ from PIL import Image
 from zoo import image_header, images, quick_images
 from zoo.errors import ImageError
 from zoo.image_header import Color
+from zoo.image_input import encoded
 
 
 def file(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -86,6 +87,15 @@ def test_an_orientation_as_it_should_be_turns_the_picture(kind: str, order: str)
     exif = b"Exif\0\0" + directory((0x010F, 2, 4, b"abc\0"), entry, order=order)
     plain = images.decode(file(photo(), kind), "rgb")
     assert np.array_equal(images.decode(file(photo(), kind, exif=exif), "rgb"), np.rot90(plain, -1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [*NO_ORIENTATION.values(), directory(turned())])
+def test_an_image_that_pillow_opened_is_sent_as_its_file_is(exif: bytes, kind: str) -> None:
+    density = {"dpi": (72, 72)} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = file(photo(), kind, exif=b"Exif\0\0" + exif, **density)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert np.array_equal(images.decode(encoded(opened), "rgb"), images.decode(data, "rgb"))
 
 
 def test_xmp_turns_nothing() -> None:
