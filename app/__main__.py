@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.pop(0)  # `python -m` puts the current directory there, whose files are none of this program's
+
 from enum import StrEnum
 from importlib.metadata import version as version_of
 from pathlib import Path

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.pop(0)  # `python -m` puts the current directory there, whose files are none of this program's
+
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
@@ -151,7 +151,8 @@ def _cluster(address: str) -> Iterator[Any]:
     own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        with chdir("/"):  # Ray's workers import from where it was started, before they look anywhere else
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except OSError as error:
         raise RunError(
             f"no Ray cluster at {address!r} (`ray start --head` starts one; without --address, this machine is used): "
