@@ -42,7 +42,8 @@ def run_named(name: str, overrides: Overrides) -> RunConfig:
         asked = getattr(overrides, key)
         if asked not in (None, value):
             raise RunError(f"run {name} has a {key} of {value:g}, so no --{key} {asked:g}")
-    return replace(replace(overrides, **wishes).of(RUNS[base]()), name=name)
+    tau, threshold = (wishes.get(key, getattr(overrides, key)) for key in ("tau", "threshold"))
+    return replace(replace(overrides, tau=tau, threshold=threshold).of(RUNS[base]()), name=name)
 
 
 def _numbers(found: re.Match[str]) -> dict[str, float] | None:

@@ -231,7 +231,8 @@ def _drop_channels(module: GraphModule, share: float) -> None:
     """Makes the dropout of each block's first layer one of whole channels, in training."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Dropout) and name.startswith("blocks.") and name.endswith(".layers.0.dropout"):
-            layer.__class__, layer.p = nn.Dropout2d, share
+            layer.__class__ = nn.Dropout2d  # type: ignore[assignment]
+            layer.p = share
 
 
 def _lay_out_alike(optimizer: torch.optim.Optimizer) -> None:

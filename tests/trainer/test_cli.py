@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_without_torch(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", code, *words, "--zoo", tmp_path], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr.startswith("zoo-train: training needs the extra `train`: pip install"), result.stderr
+
+
+def test_torch_does_not_write_into_the_display() -> None:
+    """Where it was built for CUDA, a toolkit is there and no GPU, compiling a step has it log that."""
+    code = (
+        "from rich.console import Console; from trainer.__main__ import _reported\n"
+        "with _reported(Console(), ''): import torch.utils.cpp_extension"
+    )
+    environment = {**os.environ, "CUDA_HOME": "/usr", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_batches_fit_few_images_unless_told_otherwise(tmp_path: Path, images: Path) -> None:
