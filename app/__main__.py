@@ -8,13 +8,13 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.pop(0)  # `python -m` puts the current directory there, whose files are none of this program's
 
 from enum import StrEnum
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from app.logs import LogFormat
+from zoo import terminal
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -42,16 +42,10 @@ class LogLevel(StrEnum):
     error = "error"
 
 
-def _version(is_asked: bool) -> None:
-    if is_asked:
-        typer.echo(f"zoo-serve {version_of('checkpoint-zoo')}")
-        raise typer.Exit
-
-
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-@command.command(epilog=EPILOG)
+@command.command(cls=terminal.Command, epilog=EPILOG)
 def main(
     zoo: Annotated[
         list[Path],
@@ -85,7 +79,7 @@ def main(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log each request.", envvar="ZOO_ACCESS_LOG")
     ] = False,
-    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+    _: terminal.VersionOption = False,
 ) -> None:
     """Serve the checkpoints of a zoo: choose by budget, predict, download.
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from typer.core import TyperGroup
 
 from trainer.config import Limits, RunConfig
 from trainer.names import run_named
 from trainer.overrides import Overrides
 from trainer.runs import RUNS
+from zoo import terminal
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ LearningRateOption = Annotated[
 ]
 
 
-class _TrainByDefault(TyperGroup):
+class _TrainByDefault(terminal.Group):
     """`zoo-train digits …` is `zoo-train train digits …`: a first word that is no command is the training's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"}:
+        if args and args[0] not in {*self.commands, "--help", "--version"}:
             args = ["train", *args]
         return super().parse_args(ctx, args)
 
@@ -107,6 +107,11 @@ app = typer.Typer(
     f"[bold]zoo-train train RUN …[/bold], where RUN is one of: {', '.join(RUNS)}. Its options: zoo-train RUN --help.",
     epilog=EPILOG,
 )
+
+
+@app.callback()
+def zoo_train(version: terminal.VersionOption = False) -> None:
+    pass
 
 
 @app.command(epilog=EPILOG)

@@ -7,10 +7,11 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial, wraps
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn, get_args
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from zoo import audit, onnx_model
+from zoo import audit, image_arguments, onnx_model, terminal
 from zoo.budget import ALL_DATASETS, Budget, FileFormat, Preference
 from zoo.calibrate import calibrate_cascades, measure_latencies
 from zoo.cascade import Calibration
@@ -31,10 +32,10 @@ from zoo.checkpoint import Checkpoint
 from zoo.cost import num_params
 from zoo.descriptor import ExpansionStep
 from zoo.device import device_name
-from zoo.errors import CheckpointError, ImageError, ZooError
+from zoo.errors import CheckpointError, RemoteError, ZooError
 from zoo.garbage import collect, garbage
+from zoo.image_arguments import Answer
 from zoo.image_folder import name_of
-from zoo.images import decode
 from zoo.local import LocalZoo
 from zoo.measure import HeldOutImages, measure
 from zoo.predictor import Predictor
@@ -68,8 +69,18 @@ zoo publish mine.safetensors --url http://127.0.0.1:8000
 _MAX_CLASSES = 10
 
 app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG
+    cls=terminal.Group,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=EPILOG,
 )
+
+
+@app.callback()
+def zoo_(version: terminal.VersionOption = False) -> None:
+    """What a person does with a zoo: a directory of checkpoints, or a server."""
 
 
 class Format(StrEnum):
@@ -323,7 +334,9 @@ def get(
 @_with_budget
 def predict(
     budget: Budget,
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.", metavar="IMAGE…")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders of them, or - for standard input.", metavar="IMAGE…")
+    ],
     model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
     policy: Annotated[
@@ -340,50 +353,57 @@ def predict(
     accurate one within the bounds; --prefer says otherwise.
     With --policy cascade, which takes --min-acc alone: small checkpoints first,
     for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
+    A file that is no image is named, the others are answered; exits with 1.
     """
     source = _source(zoo, url, token)
     if policy is Policy.cascade:
         _refuse_more_than_accuracy(model, budget)
     view = None if policy is Policy.cascade else _choose(source, model, budget)
-    try:
-        files = [image.read_bytes() for image in images]
-    except OSError as error:
-        _fail(f"{error.filename} cannot be read: {error.strerror}")
-    try:
-        if view is None:
-            predictions = source.predict_by_cascade(budget, files, top_k)
-        else:
-            predictions = source.predict(view.id, files, top_k)
-    except ImageError:
-        _fail_for_images(images, files)
-        raise
+    names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
         facts: dict[str, Any] = {"policy": policy.value}
         who = f"a cascade with accuracy {budget.min_acc} or more"
+        answers = image_arguments.answers(names, lambda files: source.predict_by_cascade(budget, files, top_k))
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
         facts |= {"because": budget.because() if model is None else None}
-        who = _described(view)
-    if as_json:
-        _print_json({**facts, "predictions": [[item.model_dump() for item in row] for row in predictions]})
-        return
-    typer.echo(who, err=True)
-    if view is not None and model is None:
-        _say_why(budget)
-    for image, row in zip(images, predictions, strict=True):
-        typer.echo(f"{image}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in row))
+        who = _described(view) + (f"\nchosen: {budget.because()}" if model is None else "")
+        answers = image_arguments.answers(names, lambda files: source.predict(view.id, files, top_k))
+    if not (_predictions_as_json(facts, answers) if as_json else _predictions_as_lines(who, answers)):
+        raise typer.Exit(1)
 
 
-def _fail_for_images(paths: list[Path], files: list[bytes]) -> None:
-    """Names the files that do not decode; whoever refused them knew only their places."""
-    reasons = []
-    for path, data in zip(paths, files, strict=True):
-        try:
-            decode(data, "rgb")
-        except ImageError as error:
-            reasons.append(f"{path}: {error}")
-    if reasons:
-        _fail("; ".join(reasons))
+def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
+    """As they come: those on stdout, `who` answers and files without any on stderr. Whether all have some."""
+    answered = failed = 0
+    for answer in answers:
+        if answer.predictions is None:
+            failed += 1
+            typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
+        else:
+            if not answered:
+                typer.echo(who, err=True)
+            answered += 1
+            typer.echo(f"{answer.name}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in answer.predictions))
+    return not failed
+
+
+def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer]) -> bool:
+    """One object, written as its parts come; `files` names the images of `predictions`, in their order."""
+    files: list[str] = []
+    failed: list[dict[str, str]] = []
+    typer.echo(_json(facts).removesuffix("\n}") + ',\n  "predictions": [', nl=False)
+    for answer in answers:
+        if answer.predictions is None:
+            failed.append({"file": answer.name, "error": answer.error})
+            typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
+        else:
+            row = _json([item.model_dump() for item in answer.predictions], indent=None)
+            typer.echo(f"{',' if files else ''}\n    {row}", nl=False)
+            files.append(answer.name)
+    rest = _json({"files": files, "failed": failed}).removeprefix("{")
+    typer.echo(f"\n  ],{rest}")
+    return not failed
 
 
 def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
@@ -554,7 +574,7 @@ def publish_(
     source = _source(zoo, url, token)
     if data is not None and not isinstance(source, LocalSource):
         _fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
-    views = [source.publish(file.read_bytes(), stage) for file in files]
+    views = [source.publish(_checkpoint_file(file), stage) for file in files]
     if data is not None:
         assert isinstance(source, LocalSource)
         for dataset in sorted({view.dataset for view in views}):
@@ -564,6 +584,17 @@ def publish_(
     else:
         for view in views:
             typer.echo(f"{view.id}  {view.name}")
+
+
+def _checkpoint_file(path: Path) -> bytes:
+    """Its bytes, which are checked where they are published; what is something else altogether is named here."""
+    if path.is_dir():
+        _fail(f"{path} is a folder: give the checkpoints in it, {path}/checkpoints/*.safetensors")
+    data = path.read_bytes()
+    if data[8:9] != b"{":
+        kind = "an ONNX file, which is made from a checkpoint" if path.suffix == ".onnx" else f"{len(data):,} bytes"
+        _fail(f"{path}: a checkpoint is a safetensors file, not {kind}")
+    return data
 
 
 @app.command(epilog="Examples: zoo alias stable 7d2431d99a4e --zoo my-zoo; zoo alias stable --remove --zoo my-zoo")
@@ -796,7 +827,11 @@ def _print_table(table: Table) -> None:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(_json(value))
+
+
+def _json(value: object, indent: int | None = 2) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
 
 
 def _fail(message: str) -> NoReturn:
@@ -813,5 +848,7 @@ def main() -> None:
     try:
         app()
     except (ZooError, OSError, SQLAlchemyError) as error:
-        typer.echo(f"zoo: {error}", err=True)
+        wanted = isinstance(error, RemoteError) and error.status == HTTPStatus.UNAUTHORIZED
+        hint = "; give it with --token, or in ZOO_TOKEN (to publish: ZOO_PUBLISH_TOKEN)" if wanted else ""
+        typer.echo(f"zoo: {error}{hint}", err=True)
         sys.exit(1)

@@ -97,6 +97,19 @@ def listing(path: Path) -> Listing:
     return result
 
 
+def images_below(path: Path) -> tuple[list[Path], LeftOut]:
+    """Of any folder, at any depth, in the order of their names. Raises DataError where one cannot be listed."""
+    left_out = LeftOut()
+    found = []
+    for place, source in _in_directory(path, left_out):
+        if isinstance(source, Path):
+            if _kind(place) in READ:
+                found.append(source)
+            else:
+                left_out.add(_kind(place), place)
+    return sorted(found), left_out
+
+
 def _leave_out(result: Listing, place: PurePosixPath, source: Path | bytes | None, why: str) -> None:
     """Files of other kinds may lie beside the images: a README, labels as text."""
     if source is not None and _kind(place) in _IMAGES:

@@ -13,7 +13,7 @@ from torch.autograd.function import FunctionCtx
 
 from zoo import graph as ops
 from zoo.checkpoint import Checkpoint, Tensors
-from zoo.classifier import Classifier, Pixels, pixels_of
+from zoo.classifier import Classifier, Pixels, pixel_batches
 from zoo.descriptor import Preprocessing
 from zoo.errors import ImageError
 from zoo.graph import INPUT, Graph, output_shapes, tensor_shapes
@@ -256,8 +256,8 @@ class TorchClassifier(Classifier, nn.Module):
     def forward(self, images: Images | UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits. Raises ImageError."""
         if not isinstance(images, Tensor):
-            pixels = torch.from_numpy(pixels_of(images, self.descriptor))
-            return self._logits(pixels.permute(0, 3, 1, 2))
+            batches = map(torch.from_numpy, pixel_batches(images, self.descriptor))
+            return torch.cat([self._logits(pixels.permute(0, 3, 1, 2)) for pixels in batches])
         expected = self.network.graph.input_shape
         if images.dtype != torch.uint8 or images.shape[1:] != expected:
             raise ImageError(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from zoo import image_header, images, onnx_model, onnx_runtime, quick_images
 from zoo.checkpoint import Checkpoint
+from zoo.classifier import batches
 from zoo.errors import ImageError
 from zoo.views import Prediction
 
@@ -70,8 +71,9 @@ class Predictor:
         return self._run("probabilities", pixels)
 
     def _run(self, output: str, pixels: npt.NDArray[np.uint8]) -> Scores:
-        result: Any = self._session.run([output], {"images": pixels})
-        return result[0]
+        """A part at a time: all at once take more memory, and no less time for each."""
+        parts: list[Any] = [self._session.run([output], {"images": pixels[part]})[0] for part in batches(len(pixels))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def top_k(self, probabilities: Scores, k: int) -> list[list[Prediction]]:
         """For each row the k likeliest classes, likeliest first; of equal scores the lower index first."""

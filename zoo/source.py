@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -18,6 +19,9 @@ from zoo.predictor import Predictor
 from zoo.publish import Upload, publish
 from zoo.storage import write_atomically
 from zoo.views import CheckpointDetail, CheckpointView, Prediction
+
+# As many as a cascade has stages.
+_MAX_LOADED = 8
 
 
 class Source(Protocol):
@@ -53,6 +57,7 @@ class LocalSource:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.zoo = LocalZoo(roots)
         self.zoo.sync()
+        self._predictor = lru_cache(maxsize=_MAX_LOADED)(lambda digest: Predictor(self.zoo.load(digest)))
 
     def models(self, budget: Budget) -> list[CheckpointView]:
         return self.zoo.views(self.zoo.rows(budget))
@@ -69,7 +74,7 @@ class LocalSource:
         progress(len(data), len(data))
 
     def predict(self, digest: str, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
-        predictor = Predictor(self.zoo.load(digest))
+        predictor = self._predictor(digest)
         return predictor.top_k(predictor.probabilities(predictor.decode(images)), top_k)
 
     def predict_by_cascade(self, budget: Budget, images: Sequence[bytes], top_k: int) -> list[list[Prediction]]:

@@ -1,0 +1,68 @@
+"""What the three commands have in common: any terminal can show what they say, and --version."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+import unicodedata
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# What our own texts have beyond ASCII, and has no plain form in Unicode's tables.
+_PLAIN = {"–": "-", "—": "-", "×": "x", "→": "->", "≥": ">=", "·": ".", "±": "+-", "“": '"', "”": '"', "’": "'"}
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The nearest that the terminal has. Names of files that are no text come out as the bytes that they are."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    if all("\udc80" <= character <= "\udcff" for character in found):
+        return bytes(ord(character) - 0xDC00 for character in found), error.end
+    plain = "".join(_PLAIN.get(c) or unicodedata.normalize("NFKD", c) for c in found)
+    return plain.encode(error.encoding, "replace").decode(error.encoding), error.end
+
+
+codecs.register_error("zoo.plainly", _plainly)
+
+
+def _prepare() -> None:
+    """Before a command writes: on a terminal or pipe that is not UTF-8, Python would end at the first other letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="zoo.plainly")
+
+
+class Group(TyperGroup):
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        _prepare()
+        return super().main(*arguments, **options)
+
+
+class Command(TyperCommand):
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        _prepare()
+        return super().main(*arguments, **options)
+
+
+def is_unicode() -> bool:
+    """Whether stdout takes any character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def _show_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("checkpoint-zoo")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            number = "of a checkout"
+        typer.echo(f"{context.find_root().info_name} {number}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+]
