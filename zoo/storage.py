@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -12,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.checkpoint import digest_of
 from zoo.errors import NotFoundError, ZooError
 
 # Where uploads arrive; its lock is held while one is put in place, and while garbage is collected.
@@ -120,7 +120,7 @@ class Directory:
 
         `scratch`, on the same file system, is where a write that is killed leaves its temporary file.
         """
-        digest = digest_of(data)
+        digest = hashlib.sha256(data).hexdigest()
         path = self.usual_path(digest)
         if not path.exists():
             write_atomically(path, data, scratch)
