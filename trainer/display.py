@@ -41,6 +41,7 @@ class Display:
         self._epoch: EpochRecord | None = None
         self._lesson: LessonRecord | None = None
         self._growth = "none yet"
+        self._waits = False
         self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
@@ -63,16 +64,18 @@ class Display:
                     f"{record.warmup_steps_before}; --batch-size sets another"
                 )
             case ChanceRecord():
-                if self._is_due(False):
+                if not self._waits:
                     self._print(
                         f"  epoch {record.epoch}: validation {record.val_accuracy:.3f} is no better than chance "
                         f"({record.chance:.3f}): nothing grows yet"
                     )
+                self._waits = True
             case EpochRecord():
                 self._epoch = record
                 if self._live is None and self._is_due(record.epoch == record.epochs):
                     self._print(f"  {_figures(record)}  {record.seconds:.1f} s")
             case DecisionRecord() if record.chosen:
+                self._waits = False
                 best = max(record.candidates, key=lambda candidate: candidate.score)
                 why = f"best score {best.score:.4g} over {record.threshold:.4g}"
                 changes = _counted(record.chosen)

@@ -206,11 +206,12 @@ def test_nothing_grows_at_chance(tmp_path: Path, tiny_run: RunConfig, write_imag
     finished = records[-1]
     assert isinstance(finished, FinishedRecord)
     assert finished.at_chance == digests
-    console = Console(file=io.StringIO(), width=200)
+    output = io.StringIO()
+    display = Display(Console(file=output, width=200))
     for record in records:
-        Display(console)(record)
-    text = console.file.getvalue()
-    assert "is no better than chance (0.500): nothing grows yet" in text
+        display(record)
+    text = output.getvalue()
+    assert text.count("is no better than chance (0.500): nothing grows yet") == 1
     assert "warning: 1 of 1 checkpoints are no better than chance on validation images" in text
 
 
