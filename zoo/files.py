@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zoo.storage import checkpoints, walk
+from zoo.storage import checkpoints, is_named_by_digest, walk
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class Files:
         # Of each directory in which files were found, the device; None where only an earlier process knew it.
         self._devices: dict[Path, int | None] = {}
         self._said: dict[Path, str] = {}
+        self._special: set[Path] = set()
         # Whether each of these directories could be listed: a file that was not found is then gone.
         self.is_complete = True
 
@@ -43,6 +44,7 @@ class Files:
             found |= checkpoints(listing)
             devices |= listing.devices
             why |= {folder: f"{error.strerror}" for folder, error in listing.unlisted.items()}
+            self._say_special(listing.special)
         holding = {path.parent for path in found.values()}
         unseen = {folder for folder in self._devices.keys() - holding if self._is_unseen(folder, devices)}
         self._say(why | {folder: "it is not there" for folder in unseen if _is_unexplained(folder, why)})
@@ -68,6 +70,12 @@ class Files:
 
     def _is_unseen(self, folder: Path, devices: dict[Path, int]) -> bool:
         return folder not in devices or self._devices[folder] not in (None, devices[folder])
+
+    def _say_special(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            if is_named_by_digest(path) and path not in self._special:
+                self._special.add(path)
+                log.warning("left out of the catalog: %s is no ordinary file", path)
 
     def _say(self, why: dict[Path, str]) -> None:
         for folder, reason in why.items():

@@ -51,6 +51,7 @@ _MAX_DESCRIPTORS = 256
 _PAGE = 1000
 
 Read = TypeVar("Read")
+Stamp = tuple[int, int, int]
 
 
 class LocalZoo:
@@ -72,7 +73,7 @@ class LocalZoo:
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
         # Files found damaged after they had got into the catalog, as they were then.
-        self._damaged: dict[Path, tuple[int, int]] = {}
+        self._damaged: dict[Path, Stamp] = {}
         # The catalog's as of the last sync: what is then missing, another process has taken out.
         self._synced_digests: set[str] = set()
         # Data sets of which it was said that they are kept apart from another one of their name.
@@ -82,7 +83,7 @@ class LocalZoo:
             lambda digest: self._read(digest, read_header).descriptor
         )
         # Files read whole and found good, as they were then.
-        self._verified: dict[Path, tuple[int, int]] = {}
+        self._verified: dict[Path, Stamp] = {}
 
     def close(self) -> None:
         self.catalog.close()
@@ -580,7 +581,7 @@ class LocalZoo:
     def path(self, digest: str) -> Path:
         """Raises NotFoundError where the file is gone, BusyError where its directory is away for the moment."""
         path = self._paths.get(digest)
-        if path is not None and path.exists():
+        if path is not None and path.is_file():
             return path
         if path is not None and not path.parent.is_dir():
             raise BusyError(f"the file of checkpoint {digest} cannot be read, as its directory is away: try again")
@@ -642,9 +643,10 @@ class LocalZoo:
         return path
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
+    """Another one after each change: the time of the last change, unlike that of the content, cannot be put back."""
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_ctime_ns, status.st_ino, status.st_size
 
 
 def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:

@@ -170,6 +170,8 @@ class MarksFile:
     def read(self) -> Marks:
         """Raises AnnotationsError where the file is there and cannot be read as marks."""
         try:
+            if self.path.exists() and not self.path.is_file():
+                raise AnnotationsError(f"{self.path} is no ordinary file")
             return Marks.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
             return Marks()

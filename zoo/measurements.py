@@ -13,10 +13,12 @@ this version does not know are left alone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import operator
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -168,6 +170,8 @@ def _stamp(path: Path) -> Stamp:
         status = path.stat()
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no ordinary file", str(path))
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,8 @@ class ReadyCascades:
         for path in [path for root in reversed(self._roots) for name in _SHIPPED for path in root.glob(name)]:
             try:
                 status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "no ordinary file")
                 stamp = status.st_mtime_ns, status.st_size
                 if path not in self._shipped or self._shipped[path][0] != stamp:
                     self._shipped[path] = stamp, Calibration.model_validate_json(path.read_bytes())

@@ -32,8 +32,10 @@ _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 class Listing:
     """What a look through a directory and all below it found."""
 
-    # Each file by its name in the order found, links to files too.
+    # Ordinary files and links to such, also to one that is gone.
     files: list[Path] = field(default_factory=list)
+    # Pipes, devices, sockets: to open one can take for ever.
+    special: list[Path] = field(default_factory=list)
     # Each directory that was listed, with the device that it is on.
     devices: dict[Path, int] = field(default_factory=dict)
     # Each directory that could not be, and why.
@@ -63,7 +65,7 @@ def walk(root: Path) -> Listing:
             if entry.name in _NOTHING:
                 continue
             if not _is_directory(entry):
-                listing.files.append(path)
+                (listing.files if _is_ordinary(entry) else listing.special).append(path)
             elif entry.is_symlink():
                 links.append(path)
             else:
@@ -87,6 +89,13 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle of links, or to where nobody may look: what opens it says so
         return False
+
+
+def _is_ordinary(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
 
 
 def is_zoo(root: Path) -> bool:
@@ -137,7 +146,7 @@ class Directory:
     def path(self, digest: str) -> Path:
         """Raises NotFoundError."""
         usual = self.usual_path(digest)
-        if usual.exists():
+        if usual.is_file():
             return usual
         for found, path in self.paths():
             if found == digest:
@@ -148,8 +157,12 @@ class Directory:
 def checkpoints(listing: Listing) -> Iterator[tuple[str, Path]]:
     """(digest, path) of the files that are named as checkpoints are."""
     for path in listing.files:
-        if path.suffix == _SUFFIX and _DIGEST.fullmatch(path.stem):
+        if is_named_by_digest(path):
             yield path.stem, path
+
+
+def is_named_by_digest(path: Path) -> bool:
+    return path.suffix == _SUFFIX and _DIGEST.fullmatch(path.stem) is not None
 
 
 # --- writing ---------------------------------------------------------------------------------------------

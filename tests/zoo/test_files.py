@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import ZooError
+from zoo.errors import CheckpointError, NotFoundError, ZooError
 from zoo.local import LocalZoo
 from zoo.storage import Directory, walk
 
@@ -145,6 +145,45 @@ def test_links_in_circles_come_to_an_end(tmp_path: Path, put: Put) -> None:
     (root / "dead").symlink_to("nowhere")
     assert list(Directory(root).paths()) == [(digest, root / "a" / "checkpoints" / f"{digest}.safetensors")]
     assert walk(root).unlisted == {}
+
+
+# --- what is no ordinary file ----------------------------------------------------------------------------
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    replaced, kept = put(tmp_path), put(tmp_path, seed=1)
+    zoo = opened(tmp_path)
+    path = zoo.path(replaced)
+    path.unlink()
+    pipes = [path, tmp_path / f"{'0' * 64}.safetensors"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    for name in ("measurements.jsonl", "cascades.json", "marks.json"):
+        os.mkfifo(tmp_path / name)
+    new = put(tmp_path, seed=2)
+    with pytest.raises(NotFoundError):
+        zoo.load(replaced)
+    for _ in range(3):
+        zoo.sync()
+    assert zoo.catalog.digests() == {kept, new}
+    for pipe in pipes:
+        assert caplog.messages.count(f"left out of the catalog: {pipe} is no ordinary file") == 1
+    assert len(caplog.messages) == 5
+
+
+def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(tmp_path: Path, put: Put, opened: Opened) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    path = zoo.verified_path(digest)
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[-5] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(CheckpointError):
+        zoo.verified_path(digest)
 
 
 # --- what is a zoo -----------------------------------------------------------------------------------------
