@@ -1,4 +1,4 @@
-"""The body of a prediction: image files (the body itself, a form's files, base64 in JSON), and what is asked of them."""
+"""The body of a prediction: images (the body itself, a form's files, base64 in JSON), and what is asked of them."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ from app.errors import ProblemError
 from app.inference import Inference, Timing
 from app.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
 from zoo.budget import ALL_DATASETS
+from zoo.cascade import margins
 from zoo.local import LocalZoo, ReadyCascade
 from zoo.predictor import Prediction
+from zoo.rows import DIGITS
 
 
 def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
@@ -43,20 +45,20 @@ async def classify(
             break
         asked = row
         macs += row.macs * len(unsure)
-        found = await inference.classify(row.digest, [images[index] for index in unsure], max(top_k, 2))
+        found = await inference.classify(row.digest, [images[index] for index in unsure], top_k)
         timings.append(found.timing)
-        for index, ranked in zip(unsure, found.predictions, strict=True):
-            margin = ranked[0].score - ranked[1].score
-            if stage.answers(margin):
-                predictions[index] = ranked[:top_k]
-                answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=margin)
+        leads = margins(found.scores)
+        for index, ranked, margin, sure in zip(unsure, found.predictions, leads, stage.is_sure(leads), strict=True):
+            if sure:
+                predictions[index] = ranked
+                answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=float(margin))
     timing = Timing(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))
     answer = CascadeAnswer(
         model=PredictedBy(id=asked.digest, name=asked.name, params=asked.params, accuracy=asked.accuracy),
         predictions=predictions,
         timing_ms=TimingMs(**asdict(timing)),
         cascade=UsedCascade(
-            accuracy=chosen.cascade.accuracy,
+            accuracy=round(chosen.cascade.accuracy, DIGITS),
             expected_macs=chosen.cascade.macs,
             mean_macs=macs / len(images),
             stages=[

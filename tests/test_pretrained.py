@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from itertools import pairwise
 from math import log
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zoo import onnx_model
 from zoo.budget import Budget
-from zoo.checkpoint import Checkpoint, digest_of, load
+from zoo.checkpoint import Checkpoint, digest_of, load, read_header
 from zoo.cost import num_params
 from zoo.local import LocalZoo
 from zoo.predictor import Predictor
@@ -48,6 +50,24 @@ def test_they_are_of_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) ->
             5_000,
             10_000,
         )
+
+
+def test_the_length_of_the_onnx_file_is_known_without_the_weights() -> None:
+    for _, path in Directory(SHIPPED).paths():
+        assert onnx_model.size_bytes(read_header(path).descriptor) == len(onnx_model.build(load(path)))
+
+
+def test_names_tell_them_apart_and_which_were_distilled(tmp_path: Path) -> None:
+    for _, path in Directory(SHIPPED).paths():
+        shutil.copy(path, tmp_path)
+    zoo = LocalZoo([tmp_path])
+    zoo.sync()
+    rows = zoo.rows(Budget())
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        assert zoo.find(row.name) == row
+        assert ("-d" in row.name) == (row.distilled_from is not None)
+    zoo.close()
 
 
 def test_each_file_is_named_by_its_content_and_answers() -> None:

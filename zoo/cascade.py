@@ -44,8 +44,16 @@ class Stage(BaseModel):
     digest: str
     threshold: float | None
 
-    def answers(self, margin: float) -> bool:
-        return self.threshold is None or margin >= self.threshold
+    def is_sure(self, margins: Margins) -> npt.NDArray[np.bool_]:
+        """(n,) -> (n,): whether it answers each image.
+
+        In float32, as thresholds were found: they are the margins of images, and such an image must be answered where
+        it was answered then.
+        """
+        if self.threshold is None:
+            return np.full(margins.shape, True)
+        found: npt.NDArray[np.bool_] = margins.astype(np.float32) >= np.float32(self.threshold)
+        return found
 
 
 class Cascade(BaseModel):
@@ -87,7 +95,7 @@ class Candidate:
 
 
 def margins(probabilities: npt.NDArray[np.float32]) -> Margins:
-    """(n, classes) -> (n,)"""
+    """(n, classes) -> (n,): by how much the likeliest class leads the next one."""
     second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
     return first - second
 
@@ -110,13 +118,7 @@ def search(candidates: Sequence[Candidate]) -> tuple[Cascade, ...]:
 
 def answered_by(cascade: Cascade, margins_of: Mapping[str, Margins]) -> npt.NDArray[np.int64]:
     """For each image the index of the stage that answers it, given every stage's margins by digest."""
-    sure = [
-        np.full_like(margins_of[stage.digest], True, dtype=bool)
-        if stage.threshold is None
-        else margins_of[stage.digest] >= stage.threshold
-        for stage in cascade.stages
-    ]
-    return np.argmax(sure, axis=0)
+    return np.argmax([stage.is_sure(margins_of[stage.digest]) for stage in cascade.stages], axis=0)
 
 
 class _Found(NamedTuple):

@@ -367,7 +367,7 @@ class Catalog:
         return pareto.front(found, cost=lambda row: getattr(row, cost), value=lambda row: row.accuracy or 0.0)
 
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
-        """By digest, digest prefix, name (the newest of that name) or computed alias. Raises NotFoundError.
+        """By digest, digest prefix, name or computed alias. Raises NotFoundError, also where several have that name.
 
         `dataset` is what computed aliases are about, the default one if None.
         """
@@ -379,13 +379,18 @@ class Catalog:
             else:
                 row = None
             if row is None:
-                row = _first(connection, _NEWEST_OF_NAME, name=reference)
+                row = _by_name(connection, reference, dataset)
         if row is None:
             raise NotFoundError(
                 f"no checkpoint {reference!r}: expected a digest, {MIN_PREFIX} or more of its first digits, a name, "
                 f"or one of {', '.join(COMPUTED_ALIASES)}"
             )
         return row
+
+    def named(self, name: str) -> list[CheckpointRow]:
+        """Those of exactly that name, by digest; of very many the first hundred."""
+        with self._engine.connect() as connection:
+            return _named(connection, name)
 
     def aliases(self) -> dict[str, str]:
         """What the computed aliases stand for at present, by alias: digests in the default data set."""
@@ -409,7 +414,7 @@ _CIFAR10 = select(_ROW.dataset).where(_OFFERED, _ROW.dataset == "cifar10").limit
 _NEWEST_DATASET = select(_ROW.dataset).where(_OFFERED).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
 _DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
 _OF_DIGEST = select(_ROWS).where(_ROW.digest == bindparam("digest"))
-_NEWEST_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).order_by(*_NEWEST_FIRST).limit(1)
+_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).order_by(_ROW.digest).limit(100)
 
 
 @cache
@@ -428,6 +433,21 @@ def _by_prefix(connection: Connection, prefix: str) -> CheckpointRow | None:
     if len(rows) > 1:
         raise NotFoundError(f"several checkpoints begin with {prefix}: give more of the digest's digits")
     return rows[0] if rows else None
+
+
+def _named(connection: Connection, name: str) -> list[CheckpointRow]:
+    return [CheckpointRow(**row) for row in connection.execute(_OF_NAME, {"name": name}).mappings()]
+
+
+def _by_name(connection: Connection, name: str, dataset: str | None) -> CheckpointRow | None:
+    """Of several the one that is not deprecated, if there is no other."""
+    found = _named(connection, name)
+    in_dataset = [row for row in found if dataset in (None, ALL_DATASETS, row.dataset)] or found[:1]
+    candidates = [row for row in in_dataset if not row.deprecated] or in_dataset
+    if len(candidates) > 1:
+        digests = ", ".join(row.digest[:12] for row in candidates[:10])
+        raise NotFoundError(f"{len(candidates)} checkpoints are named {name}: give a digest: {digests}")
+    return candidates[0] if candidates else None
 
 
 def _known(connection: Connection, digests: Iterable[str]) -> set[str]:

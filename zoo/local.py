@@ -402,10 +402,8 @@ class LocalZoo:
     def _check_alias(self, alias: str) -> None:
         if alias in RESERVED:
             raise ConflictError(f"alias {alias} has a meaning of its own: choose another name")
-        with suppress(NotFoundError):
-            row = self.catalog.find(alias)
-            if row.name == alias:
-                raise ConflictError(f"alias {alias} is the name of checkpoint {row.digest}: choose another")
+        if named := self.catalog.named(alias):
+            raise ConflictError(f"alias {alias} is the name of checkpoint {named[0].digest}: choose another")
 
     # --- choosing --------------------------------------------------------------------------------------
 
@@ -655,7 +653,7 @@ def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
     known = measured or test
     return CheckpointRow(
         digest=digest,
-        name=descriptor.name,
+        name=_name(descriptor, digest),
         dataset=descriptor.dataset.name,
         images=image_set(descriptor),
         family=descriptor.architecture.family,
@@ -676,6 +674,11 @@ def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
         deprecated=digest in marks.deprecated,
         staged=digest in marks.staged,
     )
+
+
+def _name(descriptor: Descriptor, digest: str) -> str:
+    """What it is called here. A distilled checkpoint has the name of the one that was taught, and may be one of many."""
+    return f"{descriptor.name}-d{digest[:4]}" if descriptor.lineage.distilled_from else descriptor.name
 
 
 def _view(row: CheckpointRow, aliases: list[str]) -> CheckpointView:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from zoo import checkpoint
 from zoo.budget import ALL_DATASETS, Budget, FileFormat
+from zoo.cascade import margins
 from zoo.checkpoint import Checkpoint
 from zoo.client import ZooClient
 from zoo.download import Progress
@@ -85,10 +86,11 @@ class LocalSource:
             unsure = [index for index in range(len(images)) if index not in answered]
             if not unsure:
                 break
-            found = self.predict(stage.digest, [images[index] for index in unsure], max(top_k, 2))
-            for index, ranked in zip(unsure, found, strict=True):
-                if stage.answers(ranked[0].score - ranked[1].score):
-                    answered[index] = ranked[:top_k]
+            predictor = Predictor(self.zoo.load(stage.digest))
+            scores = predictor.probabilities(predictor.decode([images[index] for index in unsure]))
+            sure = stage.is_sure(margins(scores))
+            ranked = predictor.top_k(scores, top_k)
+            answered |= {index: ranked[place] for place, index in enumerate(unsure) if sure[place]}
         return [answered[index] for index in range(len(images))]
 
     def publish(self, data: bytes, stage: bool) -> CheckpointView:

@@ -116,6 +116,15 @@ def test_images_are_answered_by_the_first_stage_that_is_sure() -> None:
     assert answered_by(cascade, {name: value.astype(np.float32) for name, value in of.items()}).tolist() == [0, 1, 2]
 
 
+def test_an_image_whose_margin_is_the_threshold_is_answered() -> None:
+    """The threshold goes through JSON; margins are float32, which often differ from the difference in float64."""
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(10), 2000).astype(np.float32)
+    leads = margins(probabilities)
+    for lead in leads[:200]:
+        stage = Stage.model_validate_json(Stage(digest="a" * 64, threshold=float(lead)).model_dump_json())
+        assert stage.is_sure(leads).tolist() == (leads >= lead).tolist()
+
+
 def test_the_margin_is_between_the_two_likeliest_classes() -> None:
     probabilities = np.array([[0.1, 0.7, 0.2], [0.4, 0.4, 0.2], [0, 0, 1]], dtype=np.float32)
     assert margins(probabilities) == pytest.approx([0.5, 0.0, 1.0])

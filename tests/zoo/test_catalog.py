@@ -327,7 +327,13 @@ def test_find_by_digest_prefix_name_and_alias(catalog: Catalog) -> None:
     catalog.add([small, twin, large, elsewhere])
     assert catalog.find(small.digest) == small
     assert catalog.find("bbbbbbbb") == large
-    assert catalog.find("large") == large, "the newest of the name"
+    with pytest.raises(NotFoundError, match="2 checkpoints are named large: give a digest: aaaaaaaa1111, bbbbbbbb0000"):
+        catalog.find("large")
+    catalog.annotate([twin.digest], (), {})
+    assert catalog.find("large") == large, "the other is deprecated"
+    catalog.annotate((), (), {})
+    catalog.add([row("d" * 64, name="small", dataset="digits", created_at=elsewhere.created_at)])
+    assert catalog.find("small", "shapes") == small
     assert catalog.find("smallest") == small
     assert catalog.find("best") == twin
     assert catalog.find("latest") == large
