@@ -87,6 +87,15 @@ def test_list_show_and_get(zoo: Ask, grown: Path, tmp_path: Path) -> None:
     assert onnxruntime.InferenceSession(onnx).get_inputs()[0].shape == ["batch", 8, 8, 1]
 
 
+def test_data_sets_are_listed(zoo: Ask, grown: Path) -> None:
+    [listed] = json.loads(zoo("datasets", "--json").stdout)
+    best = json.loads(zoo("show", "best", "--json").stdout)
+    count = len(list(grown.rglob("*.safetensors")))
+    accuracy = best["accuracy"]
+    assert listed == {"name": "digits", "checkpoints": count, "classes": 10, "best_accuracy": accuracy, "default": True}
+    assert zoo("datasets").stdout.split()[-5:] == ["digits", str(count), "10", f"{accuracy:.4f}", "default"]
+
+
 def test_show_says_what_matters_on_a_line_each(zoo: Ask) -> None:
     best = json.loads(zoo("show", "best", "--json").stdout)
     shown = {line[:13].strip(): line[15:] for line in zoo("show", "best").stdout.splitlines()}

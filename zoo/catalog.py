@@ -32,6 +32,7 @@ from zoo.rows import SCHEMA_VERSION, CheckpointRow, CheckpointTable
 from zoo.staircase import FRONT as _FRONT
 from zoo.staircase import FRONTS as _FRONTS
 from zoo.staircase import first as _first
+from zoo.views import DatasetView
 
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
@@ -86,17 +87,6 @@ class Listing:
     selected: CheckpointRow | None
     count: int
     aliases: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetSummary:
-    """`best_accuracy` is None where none of its checkpoints has one; `classes` those of the most accurate one."""
-
-    name: str
-    num_checkpoints: int
-    classes: tuple[str, ...]
-    best_accuracy: float | None
-    is_default: bool
 
 
 class Catalog:
@@ -325,7 +315,7 @@ class Catalog:
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
-    def dataset_summaries(self) -> list[DatasetSummary]:
+    def dataset_views(self) -> list[DatasetView]:
         """Of those of which there is something to choose, by name."""
         counts = select(_ROW.dataset, func.count()).where(_OFFERED).group_by(_ROW.dataset)
         with self._engine.connect() as connection:
@@ -334,8 +324,14 @@ class Catalog:
             for name, count in connection.execute(counts.order_by(_ROW.dataset)).all():
                 best = staircase.choose(connection, Budget(prefer="accuracy"), name)
                 assert best is not None
-                classes = tuple(json.loads(best.classes))
-                found.append(DatasetSummary(name, count, classes, best.accuracy, name == default))
+                view = DatasetView(
+                    name=name,
+                    checkpoints=count,
+                    classes=len(json.loads(best.classes)),
+                    best_accuracy=best.accuracy,
+                    default=name == default,
+                )
+                found.append(view)
             return found
 
     def families(self, filters: Filters) -> list[str]:

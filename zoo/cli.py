@@ -49,6 +49,8 @@ EPILOG = """
 
 zoo list --zoo my-zoo --min-acc 0.8
 
+zoo datasets --zoo my-zoo
+
 zoo show best --url http://127.0.0.1:8000
 
 zoo get --zoo my-zoo --min-acc 0.8 -o small.safetensors
@@ -205,6 +207,22 @@ def _table(views: list[CheckpointView], file_format: Format) -> Table:
 def _say_why(budget: Budget) -> None:
     """Why the chosen one, or the first of a list, is what it is; in every command and server the same words."""
     typer.echo(f"chosen: {budget.because()}", err=True)
+
+
+@app.command(epilog="Example: zoo datasets --zoo my-zoo")
+def datasets(
+    zoo: ZooOption = None, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """List the data sets of which there is a checkpoint to choose."""
+    views = _source(zoo, url, token).datasets()
+    if as_json:
+        _print_json([view.model_dump(mode="json") for view in views])
+        return
+    table = Table("data set", "checkpoints", "classes", "best accuracy", "", box=None)
+    for view in views:
+        accuracy = "" if view.best_accuracy is None else f"{view.best_accuracy:.4f}"
+        table.add_row(view.name, f"{view.checkpoints:,}", f"{view.classes:,}", accuracy, "default" * view.default)
+    _print_table(table)
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")

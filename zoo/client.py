@@ -32,7 +32,7 @@ from zoo.exchange import Exchange, Result, Send, Server, Wait
 from zoo.image_input import Image, Images, encoded, is_one, listed
 from zoo.proxies import Proxy, proxy_of
 from zoo.questions import Policy, Questions, Runtime
-from zoo.views import CheckpointDetail, CheckpointView, Prediction
+from zoo.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 
 if TYPE_CHECKING:
     from zoo.module import TorchClassifier
@@ -99,6 +99,10 @@ class ZooClient:
         while page.following:
             page = self._run(self._zoo.page(budget, page.following))
             yield from page.items
+
+    def datasets(self) -> list[DatasetView]:
+        """The data sets of which there is a checkpoint to choose."""
+        return self._run(self._zoo.datasets())
 
     def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
         """Those that no other beats in both accuracy and `x`, ascending."""
@@ -303,6 +307,9 @@ class AsyncZooClient:
             page = await self._run(self._zoo.page(budget, page.following))
             for view in page.items:
                 yield view
+
+    async def datasets(self) -> list[DatasetView]:
+        return await self._run(self._zoo.datasets())
 
     async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
         return await self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))

@@ -677,7 +677,7 @@ def _row(digest: str, header: Header, marks: Marks) -> CheckpointRow:
 
 
 def _name(descriptor: Descriptor, digest: str) -> str:
-    """What it is called here. A distilled checkpoint has the name of the one that was taught, and may be one of many."""
+    """What it is called here. A distilled checkpoint has the name of its student, and may be one of several."""
     return f"{descriptor.name}-d{digest[:4]}" if descriptor.lineage.distilled_from else descriptor.name
 
 

@@ -16,7 +16,7 @@ from zoo.download import Progress, fetch, is_digest, sha256_of_onnx
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
 from zoo.exchange import Exchange, Server
 from zoo.user_cache import user_cache
-from zoo.views import CheckpointDetail, CheckpointView, Prediction
+from zoo.views import CheckpointDetail, CheckpointView, Datasets, DatasetView, Prediction
 
 if TYPE_CHECKING:
     from zoo.module import TorchClassifier
@@ -68,6 +68,9 @@ class Questions:
             return Page(items=())
         page = self._server.parsed(Page, response)
         return page.model_copy(update={"following": response.links.get("next", {}).get("url")})
+
+    def datasets(self) -> Exchange[list[DatasetView]]:
+        return list((yield from self._server.get(Datasets, "/datasets")).items)
 
     def pareto(self, x: Complexity, filters: Filters) -> Exchange[list[CheckpointView]]:
         try:

@@ -19,7 +19,7 @@ from zoo.local import LocalZoo
 from zoo.predictor import Predictor
 from zoo.publish import Upload, publish
 from zoo.storage import write_atomically
-from zoo.views import CheckpointDetail, CheckpointView, Prediction
+from zoo.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 
 # As many as a cascade has stages.
 _MAX_LOADED = 8
@@ -34,6 +34,8 @@ class Source(Protocol):
     def models(self, budget: Budget) -> list[CheckpointView]: ...
 
     def choose(self, budget: Budget) -> CheckpointView: ...
+
+    def datasets(self) -> list[DatasetView]: ...
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail: ...
 
@@ -65,6 +67,9 @@ class LocalSource:
 
     def choose(self, budget: Budget) -> CheckpointView:
         return self.zoo.view(self.zoo.choose(budget))
+
+    def datasets(self) -> list[DatasetView]:
+        return self.zoo.catalog.dataset_views()
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
         return self.zoo.show(reference, dataset)
@@ -120,6 +125,9 @@ class RemoteSource:
 
     def choose(self, budget: Budget) -> CheckpointView:
         return self.zoo.choose(**budget.given())
+
+    def datasets(self) -> list[DatasetView]:
+        return self.zoo.datasets()
 
     def show(self, reference: str, dataset: str | None) -> CheckpointDetail:
         return self.zoo.show(reference, dataset=dataset)

@@ -102,6 +102,24 @@ class Prediction(BaseModel):
     index: int
 
 
+_DATASET: JsonDict = {"name": "cifar10", "checkpoints": 26, "classes": 10, "best_accuracy": 0.8851, "default": True}
+
+
+class DatasetView(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [_DATASET]})
+
+    name: str
+    checkpoints: int = Field(description="How many there are to choose from.")
+    classes: int = Field(description="How many the most accurate checkpoint tells apart.")
+    best_accuracy: float | None
+    default: bool = Field(description="Whether requests that name no data set are about this one.")
+
+
+class Datasets(BaseModel):
+    items: tuple[DatasetView, ...]
+    count: int
+
+
 _SELECTION: JsonDict = {
     "dataset": "cifar10",
     "selected": _EXAMPLE,

@@ -11,8 +11,8 @@ from app.errors import NoModelProblem, ProblemError
 from app.links import placed
 from app.openapi import declared, reading
 from app.recent import RememberedRoute
-from app.schemas import ListQuery, Pareto, ParetoQuery, ReferenceQuery
-from zoo.views import CheckpointDetail, Selection
+from app.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
+from zoo.views import CheckpointDetail, Datasets, Selection
 
 router = APIRouter(tags=["models"], route_class=RememberedRoute)
 
@@ -38,6 +38,13 @@ def list_models(
             "items": tuple(placed(view, request.scope) for view in selection.items),
         }
     )
+
+
+@reading(router, "/datasets")
+def list_datasets(query: Annotated[NoQuery, Query()], service: ServiceDep) -> Datasets:  # noqa: ARG001
+    """The data sets of which there is a checkpoint to choose, by name."""
+    items = service.zoo.catalog.dataset_views()
+    return Datasets(items=tuple(items), count=len(items))
 
 
 @reading(router, "/models/pareto", responses=declared(404, model=NoModelProblem))

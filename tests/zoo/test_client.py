@@ -87,6 +87,17 @@ def test_the_smallest_that_is_good_enough(ask: Ask, server: Any, small_zoo: Path
     assert detail.descriptor == load(next(small_zoo.rglob(f"{models[1].id}.safetensors"))).descriptor
 
 
+def test_data_sets_are_listed(ask: Ask, serve: Ask, put: Callable[..., str], tmp_path: Path) -> None:
+    put(tmp_path / "zoo", accuracy=0.7)
+    put(tmp_path / "zoo", seed=1, accuracy=1 / 3)
+    put(tmp_path / "zoo", seed=2, dataset="digits", accuracy=0.4)
+    url = serve(tmp_path / "zoo", default_dataset="shapes").url
+    found = [
+        (view.name, view.checkpoints, view.classes, view.best_accuracy, view.default) for view in ask(url, "datasets")
+    ]
+    assert found == [("digits", 1, 3, 0.4, False), ("shapes", 2, 3, 0.7, True)]
+
+
 def test_a_name_beside_a_data_set(ask: Ask, serve: Ask, put: Callable[..., str], tmp_path: Path) -> None:
     shape, digit = put(tmp_path / "zoo"), put(tmp_path / "zoo", seed=1, dataset="digits")
     url = serve(tmp_path / "zoo", default_dataset="shapes").url
