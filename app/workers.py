@@ -85,12 +85,14 @@ class Worker:
 
 def serve(worker: Worker, num_workers: int, listener: Listener) -> int:
     """Returns the exit code."""
+    worker.configure_logs()
+    log.info("limits: %s", _limits(worker.settings))
+    log.info("access: %s", _access(worker.settings))
     if num_workers == 1:
         worker.serve(listener)
         return 0
     with tempfile.TemporaryDirectory(prefix="zoo-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        worker.configure_logs()
         # Imported once, before there are threads, and what all of them share.
         for module in ("app.main", "app.server", "uvicorn.protocols.http.httptools_impl", "uvloop"):
             import_module(module)
@@ -100,3 +102,24 @@ def serve(worker: Worker, num_workers: int, listener: Listener) -> int:
         gc.freeze()
         log.info("%d workers serve on %s", num_workers, ", ".join(listener.addresses()))
         return Supervisor(partial(worker.serve, listener), num_workers, listener).watch()
+
+
+def _limits(settings: Settings) -> str:
+    """Those in force, of each process."""
+    return (
+        f"{settings.max_connections} connections, heads of {settings.max_header_bytes} bytes in "
+        f"{settings.header_seconds:g} s, bodies of {settings.max_body_bytes} bytes and "
+        f"{settings.max_held_body_bytes} together, {settings.max_images} images a request, "
+        f"{settings.max_queue} waiting for a checkpoint, {settings.max_work_bytes} bytes of work, "
+        f"{settings.max_loaded_bytes} bytes of networks"
+    )
+
+
+def _access(settings: Settings) -> str:
+    """Who may do what."""
+    names = "".join(f", {name}" for name in settings.allowed_hosts)
+    reading = f"any client, by names of this machine{names}" if settings.token is None else "with ZOO_TOKEN"
+    publishing = "off" if settings.publish_token is None else "with ZOO_PUBLISH_TOKEN"
+    return (
+        f"reading {reading}; publishing {publishing}; other sites' pages: {', '.join(settings.cors_origins) or 'none'}"
+    )

@@ -28,7 +28,7 @@ def hostile(tmp_path: Path) -> Callable[[str], Path]:
         for name in names.split():
             (folder / name).mkdir(parents=True)
             (folder / name / "__init__.py").write_text(
-                f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nraise ImportError('{name} of a stranger')\n"
+                f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nraise ImportError('a stranger: {name}')\n"
             )
         return folder
 

@@ -171,3 +171,11 @@ def test_spans_of_a_prediction_and_its_stages_are_sent(serve: Callable[..., Any]
     for before, after in pairwise(stages):
         assert before.start_time_unix_nano <= before.end_time_unix_nano == after.start_time_unix_nano
     assert stages[-1].end_time_unix_nano <= request.end_time_unix_nano
+
+
+def test_the_log_says_what_limits_and_who_may_do_what(serve: Callable[..., Any]) -> None:
+    server = serve(ZOO_PUBLISH_TOKEN="a-token-for-publishing", ZOO_CORS_ORIGINS="https://example.org")
+    log = server.log.read_text()
+    assert "limits: 2048 connections" in log
+    assert "publishing with ZOO_PUBLISH_TOKEN; other sites' pages: https://example.org" in log
+    assert "a-token-for-publishing" not in log
