@@ -144,6 +144,14 @@ class Catalog:
                 staircase.rebuild(connection)
         return {facts: labels[facts] for facts in first_seen}
 
+    def relabelled_by(self, facts: str, first_seen: str) -> str | None:
+        """A data set that would be called otherwise if an image set had been first seen then; None where none would."""
+        with self._engine.connect() as connection:
+            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
+        seen = {known_facts: row.first_seen for known_facts, row in known.items()}
+        labels = dataset_labels.labels({**seen, facts: min(first_seen, seen.get(facts, first_seen))})
+        return next((row.label for row in known.values() if labels[row.facts] != row.label), None)
+
     def remove(self, digests: Iterable[str]) -> None:
         gone = [{"gone": digest} for digest in digests]
         if not gone:

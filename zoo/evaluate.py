@@ -11,7 +11,7 @@ import numpy as np
 from zoo import trial
 from zoo.checkpoint import Checkpoint
 from zoo.content import digest_of_images
-from zoo.errors import CheckpointError, DataError
+from zoo.errors import BusyError, CheckpointError, DataError
 from zoo.image_folder import name_of
 from zoo.marks import Measured
 from zoo.measure import HeldOutImages
@@ -46,7 +46,7 @@ class TestSplits:
     def examine(self, checkpoint: Checkpoint, limits: Limits) -> Measured | None:
         """Runs the network as `trial.run`, on the test images of its data set; None without such.
 
-        Raises CheckpointError, also where its classes are not those of the images; DataError, BusyError.
+        Raises CheckpointError, also where its classes are not those of the images; BusyError.
         """
         descriptor = checkpoint.descriptor
         images = self._images(descriptor.dataset.name)
@@ -74,5 +74,8 @@ class TestSplits:
     def _images(self, name: str) -> HeldOutImages | None:
         with self._lock:
             if name in self._sources and name not in self._read:
-                self._read[name] = HeldOutImages(self._sources[name])
+                try:
+                    self._read[name] = HeldOutImages(self._sources[name])
+                except DataError as error:  # nothing that a publisher can mend
+                    raise BusyError(f"the test images of data set {name} cannot be read: {error}") from error
             return self._read.get(name)

@@ -20,6 +20,7 @@ from typing import Self
 
 from zoo import audit, trial
 from zoo.checkpoint import Checkpoint, digest_of, load
+from zoo.dataset_labels import image_set
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.local import LocalZoo
 from zoo.locks import locked
@@ -113,7 +114,7 @@ def _publish(
     if source is None:
         raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
     try:
-        measured = _examined(source, terms)
+        measured = _examined(zoo, source, terms)
     except FileNotFoundError as error:
         raise BusyError(f"another process is publishing {digest}: try again") from error
     except CheckpointError:
@@ -160,8 +161,16 @@ def _existing(zoo: LocalZoo, digest: str) -> Path | None:
     return None
 
 
-def _examined(source: Path, terms: Terms) -> Measured | None:
+def _examined(zoo: LocalZoo, source: Path, terms: Terms) -> Measured | None:
     checkpoint = load(source)
+    descriptor = checkpoint.descriptor
+    # Other images under one name are kept apart, and those first seen keep the name. When they were first seen is for
+    # the file to claim: what is served by that name must not be called otherwise for it.
+    if label := zoo.catalog.relabelled_by(image_set(descriptor), descriptor.created_at.isoformat()):
+        raise CheckpointError(
+            f"it is of other images than data set {label} here, and older: that data set would lose its name to it. "
+            "Train with another --name, or put the file into the zoo's directory"
+        )
     with source.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     trial.check_bounds(checkpoint, header_bytes, terms.limits)
@@ -176,7 +185,7 @@ def _taken_in(
     target = existing if existing is not None and existing.is_relative_to(root) else Directory(root).usual_path(digest)
     is_moved = False
     try:
-        with _no_space_is_ours():
+        with _no_space_is_ours("it is not published"):
             # What is said of it comes first: a server that sees the file a moment before its row must know it.
             zoo.announce(digest, staged=staged, measured=measured)
             if existing is None or not _is_whole(existing, digest):
@@ -201,13 +210,13 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 
 @contextmanager
-def _no_space_is_ours() -> Iterator[None]:
+def _no_space_is_ours(outcome: str = "nothing of it was kept") -> Iterator[None]:
     """A full disk or quota becomes NoSpaceError."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise NoSpaceError(
-                f"no space for the checkpoint: {error.strerror}; nothing of it was kept. `zoo gc` makes room"
+                f"no space for the checkpoint: {error.strerror}; {outcome}. `zoo gc` makes room"
             ) from error
         raise

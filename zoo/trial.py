@@ -29,7 +29,7 @@ _MIB = 1024 * 1024
 # Black, white, gray and noise, and as much again for making the session.
 _TRIAL_RUNS = 8
 # A machine that others use may take so much longer than the time which is counted.
-_PATIENCE = 10
+_PATIENCE, _START_SECONDS = 10, 30
 
 
 class Limits(BaseModel):
@@ -106,7 +106,7 @@ def run(checkpoint: Checkpoint, limits: Limits, images: Iterable[Pixels] = (), n
         "memory_bytes": limits.max_model_memory_bytes,
         "cpu_seconds": cpu_seconds,
     }
-    found = _answer([json.dumps(task).encode() + b"\n", model], images, _PATIENCE * cpu_seconds)
+    found = _answer([json.dumps(task).encode() + b"\n", model], images, _START_SECONDS + _PATIENCE * cpu_seconds)
     if found.get("out_of_memory"):
         raise CheckpointError(
             f"an image takes the network more than {limits.max_model_memory_bytes:,} bytes of memory "

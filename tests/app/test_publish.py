@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import socket
@@ -315,6 +316,99 @@ def test_another_worker_follows(
     assert other.get("/models/stable").status_code == 200
     publisher.delete(f"/models/{digest}")
     wait_for(lambda: other.get(f"/models/{digest}/file").status_code == 410)
+
+
+def test_an_alias_moves_in_one_step(publisher: httpx.Client, make_checkpoint: Make) -> None:
+    first, second = (publish(publisher, make_checkpoint(seed=seed)) for seed in range(2))
+    publisher.patch(f"/models/{first}", json={"aliases": ["stable", "v1"]})
+    refused = publisher.patch(f"/models/{second}", json={"aliases": ["stable"]})
+    assert refused.status_code == 409
+    moved = publisher.patch(f"/models/{second}", json={"aliases": ["stable"], "move": True})
+    assert "stable" in moved.json()["aliases"]
+    assert publisher.get("/models/stable").json()["id"] == second
+    assert publisher.get("/models/v1").json()["id"] == first, "its other aliases stay"
+    for _ in range(2):  # again and again
+        assert "v1" in publisher.put(f"/models/{second}/aliases/v1").json()["aliases"]
+        assert publisher.get("/models/stable").json()["id"] == publisher.get("/models/v1").json()["id"] == second
+    assert publisher.delete(f"/models/{first}/aliases/v1").status_code == 404, "it is another's by now"
+    assert publisher.delete(f"/models/{second}/aliases/v1").status_code == 204
+    assert publisher.get("/models/v1").status_code == 404
+    assert publisher.get("/models/stable").json()["id"] == second
+    assert publisher.put(f"/models/{second}/aliases/best").status_code == 409
+    assert publisher.put(f"/models/{second}/aliases/deadbeef").status_code == 422
+
+
+def test_each_data_set_has_aliases_of_its_own(
+    publisher: httpx.Client, make_checkpoint: Make, tmp_path: Path, client_of: Callable[..., httpx.Client]
+) -> None:
+    shapes = publish(publisher, make_checkpoint())
+    cifar = publish(publisher, make_checkpoint(dataset="cifar10"))
+    for digest in (shapes, cifar):
+        assert publisher.patch(f"/models/{digest}", json={"aliases": ["stable"]}).status_code == 200
+    assert publisher.get("/models/stable").json()["id"] == cifar, "of the default data set"
+    for dataset, digest in (("cifar10", cifar), ("shapes", shapes)):
+        assert publisher.get(f"/models/stable?dataset={dataset}").json()["id"] == digest
+    assert publisher.get("/zoo/shapes/resolve/stable/model.safetensors").headers["x-repo-commit"] == shapes[:40]
+    publisher.put(f"/models/{shapes}/aliases/only-here")
+    missing = publisher.get("/models/only-here")
+    assert missing.status_code == 404
+    assert "name it with dataset=shapes" in missing.json()["detail"]
+    assert publisher.get("/models/only-here?dataset=*").json()["id"] == shapes
+    assert client_of(tmp_path).get("/models/stable?dataset=shapes").json()["id"] == shapes, "also after a restart"
+
+
+def test_marks_of_an_earlier_version_are_read(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, put: Callable[..., str], make_checkpoint: Make
+) -> None:
+    """Which knew one alias for all data sets."""
+    shapes, cifar, deleted = put(tmp_path), put(tmp_path, dataset="cifar10"), put(tmp_path, seed=1)
+    old = {"aliases": {"stable": cifar, "v1": shapes}, "deprecated": [shapes], "deleted": [deleted]}
+    (tmp_path / "marks.json").write_text(json.dumps(old))
+    client = client_of(tmp_path, publish_token=TOKEN)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    assert client.get("/models/stable").json()["id"] == cifar
+    assert client.get("/models/v1?dataset=shapes").json()["deprecated"] is True
+    assert client.get(f"/models/{deleted}").status_code == 410
+    assert client.put(f"/models/{shapes}/aliases/stable").status_code == 200
+    assert client.get("/models/stable").json()["id"] == cifar, "another data set's has not moved"
+    assert client.get("/models/stable?dataset=shapes").json()["id"] == shapes
+
+
+def test_a_change_can_ask_for_what_it_has_seen(publisher: httpx.Client, make_checkpoint: Make) -> None:
+    digest = publish(publisher, make_checkpoint())
+    seen = publisher.get(f"/models/{digest}").headers["etag"]
+    changed = publisher.patch(f"/models/{digest}", json={"aliases": ["stable"]}, headers={"If-Match": seen})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] == publisher.get("/models/stable").headers["etag"] != seen
+    stale = publisher.patch(f"/models/{digest}", json={"deprecated": True}, headers={"If-Match": seen})
+    assert stale.status_code == 412
+    assert changed.headers["etag"] in stale.json()["detail"]
+    assert publisher.get("/models/stable").json()["deprecated"] is False
+    both = f'"something-else", {changed.headers["etag"]}'
+    for tags in (both, "*"):
+        again = publisher.patch(f"/models/{digest}", json={"deprecated": True}, headers={"If-Match": tags})
+        assert again.status_code == 200
+    assert publisher.patch(f"/models/{digest}", json={"deprecated": False}).headers["etag"] == changed.headers["etag"]
+
+
+def test_a_locked_or_damaged_file_is_no_failure_of_the_server(
+    publisher: httpx.Client, tmp_path: Path, make_checkpoint: Make
+) -> None:
+    digest = publish(publisher, make_checkpoint())
+    (tmp_path / "marks.json").write_text("[]")
+    refused = [
+        publisher.delete(f"/models/{digest}"),
+        publisher.patch(f"/models/{digest}", json={"deprecated": True}),
+        publisher.post("/models", json={"digest": put(publisher, encode(make_checkpoint(seed=1)))}),
+    ]
+    for answer in refused:
+        assert (answer.status_code, answer.json()["type"]) == (503, "annotations-damaged")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "marks.json" in answer.json()["detail"]
+    assert publisher.get(f"/models/{digest}/file").status_code == 200
+    assert (tmp_path / "marks.json").read_text() == "[]"
+    (tmp_path / "marks.json").unlink()
+    assert publisher.post("/models", json={"digest": digest_of(encode(make_checkpoint(seed=1)))}).status_code == 201
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
