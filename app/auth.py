@@ -7,12 +7,13 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import ProblemError, problem
@@ -169,7 +170,7 @@ class RequireToken:
 
 
 class PublisherRoute(APIRoute):
-    """For publishers only, in whose name its endpoint acts. Dependencies would be asked after the body is read."""
+    """For publishers only, in whose name its endpoint acts."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -180,3 +181,24 @@ class PublisherRoute(APIRoute):
                 return await answer(request)
 
         return answer_publisher
+
+
+class RequirePublisher:
+    """Asks for the token of a `PublisherRoute` before anything of the request's body is read."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, routes: Sequence[BaseRoute]) -> None:
+        self.app = app
+        self.tokens = tokens
+        self.routes = [route for route in routes if isinstance(route, PublisherRoute)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and self._is_publishing(scope):
+            try:
+                self.tokens.require_publisher(scope)
+            except ProblemError as error:
+                await problem(error.status, error.kind, str(error), error.headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _is_publishing(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is Match.FULL for route in self.routes)

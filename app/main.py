@@ -16,7 +16,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from app import errors, openapi
 from app.admission.body import AdmitBody
 from app.admission.gate import Gate
-from app.auth import RequireToken, Tokens
+from app.auth import RequirePublisher, RequireToken, Tokens
 from app.choices import Choices
 from app.deps import Service, parameters_given_once
 from app.downloads import Downloads
@@ -97,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app, None if settings.token is None else frozenset(PROBES))
     errors.install(app)
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, budget=gate.bodies)
+    app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
     app.add_middleware(AnswerAgain)
     if settings.token is not None:
         app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def audit() -> Iterator[list[dict[str, object]]]:
 
 def test_guesses_are_slowed_down_and_nobody_else_is(client_of: Serve, tmp_path: Path) -> None:
     client = client_of(tmp_path, token=READING)
-    statuses = [client.get("/models", headers=bearer(f"guess-number-{number}")).status_code for number in range(15)]
-    assert statuses == [401] * 10 + [429] * 5
+    statuses = [client.get("/models", headers=bearer(f"guess-number-{number}")).status_code for number in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
     refused = client.get("/models", headers=bearer(READING))
     assert refused.status_code == 429, "how it is answered must not tell which was right"
     assert 1 <= int(refused.headers["retry-after"]) <= 6
@@ -131,10 +132,12 @@ def test_a_flood_of_guesses_is_no_flood_of_records(
     client_of: Serve, tmp_path: Path, audit: list[dict[str, object]]
 ) -> None:
     client = client_of(tmp_path, token=READING)
-    for number in range(100):
+    began = time.monotonic()
+    for number in range(14):
         client.get("/models", headers=bearer(f"guess-number-{number}"))
     found = [record["reason"] for record in audit]
-    assert found == ["unknown token"] * 10 + ["too many unknown tokens: slowed down"]
+    assert found[:11] == ["unknown token"] * 10 + ["too many unknown tokens: slowed down"]
+    assert len(found) <= 11 + 2 * (time.monotonic() - began) / 6
 
 
 def test_an_address_from_a_header_counts_only_where_the_proxy_is_trusted(
