@@ -187,9 +187,11 @@ class Database:
 
 
 def _begun(engine: Engine, *, immediate: bool) -> Connection:
-    connection = engine.connect().execution_options(immediate=immediate)
+    connection = engine.connect()
+    if not immediate:
+        return connection  # begins with its first statement
     try:
-        connection.begin()
+        connection.execution_options(immediate=True).begin()
     except BaseException:
         connection.close()
         raise
