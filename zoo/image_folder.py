@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -85,6 +86,11 @@ class ImageFolder:
         index = {label: number for number, label in enumerate(self.classes)}
         return np.array([index[file.label] for file in files], dtype=np.int64)
 
+    def equal_files(self) -> list[str]:
+        """As `equal_images`, by the files' bytes."""
+        files = (*self.train, *self.test)
+        return equal_images(files, _bytes_of(files))
+
     def without(self, bad: BadFiles) -> ImageFolder:
         """Raises DataError where a class is lost with them."""
         if not bad:
@@ -149,7 +155,7 @@ def read(path: Path) -> ImageFolder:
     train, test = (tuple(file for file in files if file.split == split) for split in SPLITS)
     classes = tuple(sorted({file.label for file in train}))
     _check(path, found, classes, test)
-    findings = (*_left_out(found), *_odd_classes(found, classes, test), *_equal(train, test))
+    findings = (*_left_out(found), *_odd_classes(found, classes, test))
     return ImageFolder(name_of(path), classes, train, test, findings)
 
 
@@ -207,40 +213,41 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
     return sentences
 
 
-def _equal(train: Sequence[ImageFile], test: Sequence[ImageFile]) -> list[str]:
-    """Of files that are the same to the byte: test images that were trained on, and images of two classes."""
-    equal = _same_bytes((*train, *test))
+def equal_images(files: Sequence[ImageFile], contents: Iterable[Hashable]) -> list[str]:
+    """Which files have equal contents: test images that were trained on, and images of two classes.
+
+    `contents` are in the order of `files`, training images first.
+    """
+    groups: dict[Hashable, list[ImageFile]] = {}
+    for file, content in zip(files, contents, strict=True):
+        groups.setdefault(content, []).append(file)
+    equal = [group for group in groups.values() if len(group) > 1]
     leaked = [
-        (file, files[0]) for files in equal if files[0].split == "train" for file in files if file.split == "test"
+        (file, group[0]) for group in equal if group[0].split == "train" for file in group if file.split == "test"
     ]
-    mixed = [files for files in equal if len({file.label for file in files}) > 1]
+    mixed = [group for group in equal if len({file.label for file in group}) > 1]
     sentences = []
     if leaked:
         file, origin = leaked[0]
+        num_test = sum(file.split == "test" for file in files)
         sentences.append(
-            f"{len(leaked):,} of {len(test):,} test images are training images too ({file.path} is {origin.path}): "
+            f"{len(leaked):,} of {num_test:,} test images are training images too ({file.path} is {origin.path}): "
             "the test accuracy is too good to be true"
         )
     if mixed:
         one, other = next((one, other) for one in mixed[0] for other in mixed[0] if one.label != other.label)
-        sentences.append(f"{len(mixed):,} images are in two classes or more ({one.path} is {other.path})")
+        sentences.append(f"{len(mixed):,} of the images are in two classes or more ({one.path} is {other.path})")
     return sentences
 
 
-def _same_bytes(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
-    """Groups of two and more, each in the order of `files`. Only files of equal length are read."""
-    by_size = _grouped(files, lambda file: file.size_bytes)
-    return [group for same in by_size for group in _grouped(same, _digest)]
+def _bytes_of(files: Sequence[ImageFile]) -> list[Hashable]:
+    """What tells files apart that are not the same to the byte. Only those of equal length are read."""
+    sizes = [file.size_bytes for file in files]
+    times = Counter(sizes)
+    return [_digest(file) if times[size] > 1 else file.path for file, size in zip(files, sizes, strict=True)]
 
 
-def _grouped(files: Iterable[ImageFile], key: Callable[[ImageFile], object]) -> list[list[ImageFile]]:
-    groups: dict[object, list[ImageFile]] = {}
-    for file in files:
-        groups.setdefault(key(file), []).append(file)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _digest(file: ImageFile) -> object:
+def _digest(file: ImageFile) -> Hashable:
     try:
         return hashlib.blake2b(file.data).digest()
     except DataError:  # to be named when it is decoded

@@ -40,7 +40,7 @@ class HeldOutImages:
         self.name = folder.name
         self.classes = folder.classes
         # Sentences about the images: what was left out, and what is odd about the rest.
-        self.findings = folder.findings
+        self.findings = (*folder.findings, *folder.equal_files())
         self._files = folder.test if validation is None else _validation(folder, validation)
         self.labels = folder.labels(self._files)
         self._decoded: dict[tuple[Color, tuple[int, int]], Pixels] = {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -107,6 +108,28 @@ def test_the_paper_run_starts_from_the_papers_net(tmp_path: Path, write_images: 
     result = zoo_train("paper", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
     [digest] = digests_in(result.stdout)
     assert load(Directory(tmp_path).path(digest)).descriptor.name == "ten-paper-s0-9024"
+
+
+def test_what_is_odd_about_the_images_is_said_and_logged(tmp_path: Path, write_images: Callable[..., Path]) -> None:
+    images = write_images(tmp_path / "odd", {"train": 10, "test": 2})
+    (images / "train" / "left" / "0003.png").write_bytes(b"")
+    (images / "train" / "left" / "photo.heic").write_bytes(b"")
+    words = ("digits", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
+    assert_refused(zoo_train(*words), "train/left/0003.png: 0 bytes that are no PNG, JPEG, WebP, BMP, GIF or TIFF")
+    result = zoo_train(*words, "--skip-bad")
+    assert result.exit_code == 0, result.stderr
+    first, second, third = result.stderr.splitlines()[:3]
+    assert first == "odd: warning: left out: 1 .heic (train/left/photo.heic)"
+    assert second.startswith("odd: warning: left out, as they cannot be read: 1 file: train/left/0003.png: 0 bytes")
+    assert "26 training, 3 validation, 6 test images" in third
+    log = tmp_path / "runs" / "odd-digits-s0" / "log.jsonl"
+    assert json.loads(log.read_text().splitlines()[0]) == {
+        "event": "data",
+        "findings": [line.removeprefix("odd: warning: ") for line in (first, second)],
+    }
+    resumed = zoo_train(*words, "--skip-bad", "--resume")
+    assert resumed.exit_code == 0
+    assert log.read_text().count('"event": "data"') == 1
 
 
 # --- what cannot be done --------------------------------------------------------------------------------

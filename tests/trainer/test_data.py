@@ -189,6 +189,21 @@ def test_every_bad_file_is_named_and_can_be_left_out(tmp_path: Path, write_image
             assert found.findings[-1].startswith("left out, as they cannot be read: 22 files: train/a/0000.png")
 
 
+def test_a_picture_that_is_saved_again_is_the_same_picture(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"train": 8, "test": 4}, mode="RGB")
+    for number in range(3):
+        with Image.open(root / "train" / "left" / f"{number:04}.png") as image:
+            image.save(root / "test" / "left" / f"again-{number}.bmp")
+    with Image.open(root / "train" / "left" / "0007.png") as image:
+        image.save(root / "train" / "right" / "also.png", dpi=(72, 72))
+    for source in (root, pack(root, tmp_path / "bars.tar.gz")):
+        assert data.load(str(source)).findings == (
+            "3 of 15 test images are training images too (test/left/again-0.bmp is train/left/0000.png): "
+            "the test accuracy is too good to be true",
+            "1 of the images are in two classes or more (train/left/0007.png is train/right/also.png)",
+        )
+
+
 def test_with_its_last_file_a_class_would_be_lost(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
     for file in root.glob("train/left/*.png"):

@@ -120,6 +120,7 @@ def test_images_below_a_class_are_of_it(tmp_path: Path) -> None:
     packed = image_folder.read(pack(root, tmp_path / "bars.tar.gz", prefix="test"))
     assert [(file.path, file.data) for file in packed.train] == [(file.path, file.data) for file in found.train]
     assert found.findings == packed.findings == ()
+    assert found.equal_files() == packed.equal_files() == []
 
 
 def test_linked_classes_are_followed_and_circles_are_not(tmp_path: Path) -> None:
@@ -186,17 +187,18 @@ def test_test_images_that_were_trained_on_are_counted(tmp_path: Path) -> None:
     root = write(tmp_path / "bars")
     for number in range(5):
         (root / f"test/a/{number}.png").write_bytes((root / f"train/a/{number}.png").read_bytes())
-    assert image_folder.read(root).findings == (
+    assert image_folder.read(root).equal_files() == [
         "5 of 12 test images are training images too (test/a/0.png is train/a/0.png): "
-        "the test accuracy is too good to be true",
-    )
+        "the test accuracy is too good to be true"
+    ]
 
 
 def test_an_image_in_two_classes_is_named(tmp_path: Path) -> None:
     root = write(tmp_path / "bars")
     for number in range(2):
         (root / f"train/b/{number}.png").write_bytes((root / f"train/a/{number}.png").read_bytes())
-    assert image_folder.read(root).findings == ("2 images are in two classes or more (train/a/0.png is train/b/0.png)",)
+    said = "2 of the images are in two classes or more (train/a/0.png is train/b/0.png)"
+    assert image_folder.read(root).equal_files() == [said]
 
 
 def test_two_data_sets_in_one_folder_are_an_error(tmp_path: Path) -> None:
