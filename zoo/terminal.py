@@ -53,7 +53,7 @@ def is_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
-def _show_version(context: typer.Context, wanted: bool) -> None:
+def _show_version(context: typer.Context, wanted: bool) -> bool:
     if wanted:
         try:
             number = version("checkpoint-zoo")
@@ -61,6 +61,7 @@ def _show_version(context: typer.Context, wanted: bool) -> None:
             number = "of a checkout"
         typer.echo(f"{context.find_root().info_name} {number}")
         raise typer.Exit
+    return wanted  # or the option's value would be None
 
 
 VersionOption = Annotated[
