@@ -292,7 +292,11 @@ def _without_slash(scope: Scope) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """Of all routes with this path; the framework's own Allow is of the first alone."""
+    """Of all routes that share this one's path; the framework's own Allow is of the first alone."""
+    template = getattr(request.scope.get("route"), "path", request.url.path)
+    documented = request.app.openapi()["paths"].get(template)
+    if documented:
+        return [method for method in _METHODS if method.lower() in documented]
     scopes = {method: {**request.scope, "method": method} for method in _METHODS}
     routes = request.app.router.routes
     return [

@@ -252,10 +252,11 @@ def grown(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., subpr
 
 
 @contextmanager
-def _serving(log: Path, zoos: Sequence[Path]) -> Iterator[str]:
+def _serving(log: Path, zoos: Sequence[Path], settings: dict[str, str]) -> Iterator[str]:
     options = [word for zoo in zoos for word in ("--zoo", zoo)]
     with log.open("w") as stderr:
-        process = subprocess.Popen([BIN / "zoo-serve", *options, "--port", "0"], stderr=stderr, env=ENVIRONMENT)
+        words = [BIN / "zoo-serve", *options, "--port", "0"]
+        process = subprocess.Popen(words, stderr=stderr, env={**ENVIRONMENT, **settings})
     try:
         while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -268,8 +269,11 @@ def _serving(log: Path, zoos: Sequence[Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
-    """`with serving(zoo, …) as url`: zoo-serve in a process of its own, on a port that the system chose."""
-    return lambda *zoos: _serving(tmp_path_factory.mktemp("log") / "stderr", zoos)
+    """`with serving(zoo, …) as url`: zoo-serve in a process of its own, on a port that the system chose.
+
+    Further settings as they are in the environment: ZOO_TOKEN="…".
+    """
+    return lambda *zoos, **settings: _serving(tmp_path_factory.mktemp("log") / "stderr", zoos, settings)
 
 
 @pytest.fixture(scope="session")

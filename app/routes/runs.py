@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app import run_logs
 from app.deps import ServiceDep
@@ -29,7 +30,7 @@ router = APIRouter(tags=["runs"])
 # answers to end.
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.25
-_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "One event a record."}
+_STREAM = {"content": {"text/event-stream": {}}, "description": "One event a record."}
 
 
 class Runs(BaseModel):
@@ -79,7 +80,9 @@ async def follow_run(
     name: str,
     service: ServiceDep,
     query: Annotated[EventsQuery, Query()],
-    last_event_id: Annotated[int | None, Header(ge=0, description="The same, as an EventSource sends it.")] = None,
+    last_event_id: Annotated[
+        int | SkipJsonSchema[None], Header(ge=0, description="The same, as an EventSource sends it.")
+    ] = None,
 ) -> StreamingResponse:
     """Server-Sent Events: each record as it is written. An event's id is the `after` of the next.
 
