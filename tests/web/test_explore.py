@@ -37,7 +37,7 @@ def budget(page: Page, name: str) -> float:
 
 def test_the_slider_chooses_what_the_service_chooses(open_page: OpenPage, site: str) -> None:
     """It moves by half a percent."""
-    items = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()["items"]
+    items = httpx.get(f"{site}/models", params={"dataset": "cifar10", "prefer": "params"}).json()["items"]
     median = sorted(item["accuracy"] for item in items)[len(items) // 2]
     end = int(200 * median) / 200
     start = end - 0.015
@@ -111,9 +111,12 @@ def test_a_finger_drags_the_line_too(open_page: OpenPage, site: str) -> None:
 
 def test_a_point_can_be_picked(open_page: OpenPage, site: str) -> None:
     page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.7")
-    items = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()["items"]
+    items = httpx.get(f"{site}/models", params={"dataset": "cifar10", "prefer": "params"}).json()["items"]
     page.get_by_text(f"All {len(items)} as a table").click()
-    page.get_by_role("link", name=items[-1]["name"]).click()
+    distilled = next(item for item in items if item["distilled_from"])
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=distilled["name"], exact=True))
+    expect(row).to_contain_text(f"by {distilled['distilled_from'][:8]}")
+    page.get_by_role("link", name=items[-1]["name"], exact=True).click()
     expect(page.locator(".readout-ask")).to_have_text("The checkpoint you picked")
     expect(page.locator(".readout code")).to_have_text(items[-1]["id"][:12])
     # The same by a click on the first point of the chart.
@@ -136,7 +139,7 @@ def test_where_nothing_is_good_enough_the_service_says_so(open_page: OpenPage, s
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])
 def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: str) -> None:
     """Both families: CIFAR-10's is blueprint, that of digits secnn."""
-    best = httpx.get(f"{site}/models", params={"dataset": dataset}).json()["items"][-1]["id"]
+    best = httpx.get(f"{site}/models", params={"dataset": dataset, "prefer": "params"}).json()["items"][-1]["id"]
     detail = httpx.get(f"{site}/models/{best}").json()
     descriptor = detail["descriptor"]
     architecture = descriptor["architecture"]
@@ -172,6 +175,10 @@ def test_the_lines_make_the_choice_again(
     expect(page.locator(".readout code")).to_be_visible()
     curl, line, program = page.locator(".snippet code").all_inner_texts()
     chosen = chosen_id(page)
+    name, value = choice.split("&")[0].split("=")
+    assert f"{name}={value}" in curl
+    assert f"--{name.replace('_', '-')} {value}" in line
+    assert f"zoo.{'smallest' if name == 'min_acc' else 'best'}(" in program
 
     subprocess.run(shlex.split(curl), cwd=tmp_path, check=True, capture_output=True)
     [file] = tmp_path.iterdir()
@@ -234,7 +241,7 @@ def test_the_slider_ends_at_the_best_accuracy(open_page: OpenPage, site: str, da
     page = open_page(f"{site}/#/explore?dataset={dataset}")
     slider = page.get_by_role("slider", name="Test accuracy, at least")
     slider.press("End")
-    items = httpx.get(f"{site}/models", params={"dataset": dataset}).json()["items"]
+    items = httpx.get(f"{site}/models", params={"dataset": dataset, "prefer": "params"}).json()["items"]
     best = max(items, key=lambda item: item["accuracy"])
     assert budget(page, "min_acc") == pytest.approx(best["accuracy"], abs=0.005)
     assert budget(page, "min_acc") <= best["accuracy"]

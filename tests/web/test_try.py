@@ -14,7 +14,9 @@ from tests.web.conftest import OpenPage, wait_until
 
 def sizes(site: str, dataset: str) -> list[dict[str, object]]:
     """Those that answer: all, or of more than 16 those that no other beats."""
-    items: list[dict[str, object]] = httpx.get(f"{site}/models", params={"dataset": dataset}).json()["items"]
+    items: list[dict[str, object]] = httpx.get(
+        f"{site}/models", params={"dataset": dataset, "prefer": "params"}
+    ).json()["items"]
     if len(items) > 16:
         items = httpx.get(f"{site}/models/pareto", params={"dataset": dataset}).json()["items"]
     return items

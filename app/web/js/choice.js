@@ -43,9 +43,7 @@ export function budgetOf({ dataset, goal, x, value, sure }) {
 /** The chosen checkpoint; throws a Problem where nothing meets the budget. */
 export async function ask(choice, signal) {
   if (choice.model) return loadDetail(choice.model, signal);
-  if (choice.goal === "accuracy") return (await get(`models?${budgetOf(choice)}&limit=1`, { signal })).selected;
-  const front = await get(`models/pareto?x=${choice.x}&${budgetOf(choice)}`, { signal });
-  return front.items.at(-1);
+  return (await get(`models?${budgetOf(choice)}&limit=1`, { signal })).selected;
 }
 
 export function inWords({ goal, x, value, model, sure }) {

@@ -180,7 +180,7 @@ function legend(paper) {
 
 /** The chart in words, and a way to its points without a mouse: { element, update }. */
 function drawTable() {
-  const head = ["Checkpoint", "Parameters", "Multiply-accumulates", "Bytes", "Accuracy"];
+  const head = ["Checkpoint", "Parameters", "Multiply-accumulates", "Bytes", "Accuracy", "Distilled"];
   const summary = h("summary");
   const body = h("tbody");
   const rows = new Map();
@@ -191,6 +191,7 @@ function drawTable() {
       {},
       h("td", {}, h("a", { "data-model": item.id }, item.name)),
       [count(item.params), count(item.macs), count(item.bytes), percent(item.accuracy, 2)].map((text) => h("td", { class: "number" }, text)),
+      h("td", {}, item.distilled_from ? `by ${item.distilled_from.slice(0, 8)}` : null),
     );
 
   function update(items) {

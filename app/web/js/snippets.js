@@ -6,10 +6,13 @@ import { token } from "./service.js";
 
 export const base = () => new URL(".", location.href.split("#")[0]).href.replace(/\/$/, "");
 
-/** Where nothing but a digest says which checkpoint is meant, `id` does: the lines then go on naming that one. */
+/**
+ * Where one was picked by hand, `id` says which is meant. So it does for ONNX within so many bytes: the service counts
+ * those of the file that it is asked for, the page those of the other.
+ */
 export function snippetsOf(choice, id, format = "safetensors") {
-  const bySelection = choice.goal === "accuracy" && !choice.model;
-  const budget = bySelection ? budgetOf(choice) : null;
+  const countsOtherBytes = format === "onnx" && choice.goal === "size" && choice.x === "bytes";
+  const budget = choice.model || countsOtherBytes ? null : budgetOf(choice);
   const authorization = token() ? ' -H "Authorization: Bearer $ZOO_TOKEN"' : "";
   const options = budget ? [...budget].map(([name, value]) => `--${name.replaceAll("_", "-")} ${value}`).join(" ") : id.slice(0, 16);
   const keywords = budget ? [...budget].map(([name, value]) => `${name}=${name === "dataset" ? `"${value}"` : value}`).join(", ") : "";
@@ -26,7 +29,7 @@ export function snippetsOf(choice, id, format = "safetensors") {
         "from zoo.client import ZooClient",
         "",
         `with ZooClient("${base()}"${token() ? ', token=os.environ["ZOO_TOKEN"]' : ""}) as zoo:`,
-        `    chosen = zoo.${budget ? `smallest(${keywords})` : `show("${id.slice(0, 16)}")`}`,
+        `    chosen = zoo.${budget ? `${choice.goal === "accuracy" ? "smallest" : "best"}(${keywords})` : `show("${id.slice(0, 16)}")`}`,
         "    print(chosen.name, chosen.params, chosen.accuracy)",
       ].join("\n"),
     },

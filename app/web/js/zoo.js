@@ -5,11 +5,11 @@ import { get, request } from "./service.js";
 
 const MAX_PAGES = 5;
 
-/** { items, total, defaultDataset, datasets }: all checkpoints of all data sets, up to 1,000. */
+/** { items, total, defaultDataset, datasets }: all checkpoints of all data sets, up to 1,000, the smallest first. */
 export async function loadZoo(signal) {
   const items = [];
   let total = 0;
-  let next = "models?dataset=*&limit=200";
+  let next = "models?dataset=*&limit=200&prefer=params";
   for (let page = 0; next && page < MAX_PAGES; page += 1) {
     const response = await request(next, { signal });
     const answer = await response.json();
