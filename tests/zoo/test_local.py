@@ -179,9 +179,9 @@ def test_rows_say_what_the_file_says(
         "deprecated": False,
         "staged": False,
         "links": {
-            "self": f"/models/{digest}",
-            "file": f"/models/{digest}/file",
-            "onnx": f"/models/{digest}/file?format=onnx",
+            "self": f"models/{digest}",
+            "file": f"models/{digest}/file",
+            "onnx": f"models/{digest}/file?format=onnx",
         },
     }
 
