@@ -27,7 +27,7 @@ _DRAIN_SECONDS = 8
 # `Connection: close`, and not reset.
 _IDLE_SECONDS = 0.5
 _OUT_OF_FILES_SECONDS = 1
-_ACCEPTED_PER_TURN, _ACCEPTED_PER_TURN_OF_WORKER = 64, 4
+_ACCEPTED_PER_TURN, _ACCEPTED_PER_TURN_OF_WORKER = 16, 4
 
 
 def config(app: FastAPI) -> uvicorn.Config:

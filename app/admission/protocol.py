@@ -19,6 +19,7 @@ from app.one_write import OneWriteProtocol
 
 # Longer than any URL that this service makes, and what nginx and Apache allow.
 MAX_URL_BYTES = 8192
+_REFUSAL = "admission.refusal"
 # Requests that a client may send before it has read the first answer; after the last of them it is closed.
 _MAX_PIPELINED = 16
 # Framing of chunks beyond the size of a head: a body in chunks of one byte has five for each.
@@ -51,8 +52,8 @@ class GatedProtocol(OneWriteProtocol):
         self._is_uploading = False
         self._is_ignoring = False
         self._num_ignored = 0
-        self._refusal: Any = None
-        self._answering: asyncio.Task[None] | None = None
+        # Of several requests in a row the one that is being answered; `self.cycle` is the last that came.
+        self._answering: tuple[RequestResponseCycle, asyncio.Task[Any]] | None = None
         # Bytes of the message that are not its body: its head, and the framing of chunks.
         self._num_framing = 0
         self._num_body = 0
@@ -132,8 +133,11 @@ class GatedProtocol(OneWriteProtocol):
         """Whatever is done for the client ends here: what waits is taken out of its queue."""
         self._connections.closed(self)
         super().connection_lost(exc)
-        if self._answering is not None and not self.cycle.response_complete:
-            self._answering.cancel()
+        if self._answering is not None:
+            cycle, task = self._answering
+            cycle.disconnected = True
+            if not cycle.response_complete:
+                task.cancel()
 
     def shutdown(self) -> None:
         self._connections.closing()
@@ -196,18 +200,19 @@ class GatedProtocol(OneWriteProtocol):
         self._connections.busy(self)
         if len(self.url) > MAX_URL_BYTES:
             detail = f"a URL may have at most {MAX_URL_BYTES} bytes, this one has {len(self.url)}"
-            self._refusal = refusals.app(414, "url-too-long", detail)
+            self.scope[_REFUSAL] = refusals.app(414, "url-too-long", detail)  # type: ignore[literal-required]
             self.url = b"/"
         elif self._num_framing > self._max_header_bytes:  # or part of a body that came with it
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self._max_header_bytes:
                 self._connections.refused("header-bytes")
-                self._refusal = refusals.app(431, *self._too_long())
+                self.scope[_REFUSAL] = refusals.app(431, *self._too_long())  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self._refusal is not None:
-            app, self._refusal = self._refusal, None
+        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
+        if _REFUSAL in scope:
+            app = scope.pop(_REFUSAL)
         elif self._connections.is_full(cycle.scope):
             self._turn_away(cycle)
             return
@@ -231,14 +236,25 @@ class GatedProtocol(OneWriteProtocol):
             super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
 
     async def _answer(self, cycle: RequestResponseCycle, app: Any, *arguments: Any) -> None:
-        self._answering = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering = cycle, task
         try:
             await app(*arguments)
         except asyncio.CancelledError:
             if not cycle.disconnected:
-                raise
+                self._cut_short(cycle)
         finally:
             self._answering = None
+
+    def _cut_short(self, cycle: RequestResponseCycle) -> None:
+        """The server ends, and has waited for this request for as long as it could."""
+        cycle.disconnected = True
+        if cycle.response_started:
+            self.transport.abort()
+        else:
+            self.transport.write(refusals.raw(503, "shutting-down", "the server is shutting down: ask again"))
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._num_framing -= len(body)
