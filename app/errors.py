@@ -186,7 +186,8 @@ def _annotations(_: Request, error: Exception) -> JSONResponse:
 
 
 def _queue_full(request: Request, error: Exception) -> JSONResponse:
-    request.app.state.gate.connections.found_full(request.scope)
+    assert isinstance(error, QueueFullError)
+    request.app.state.gate.connections.found_full(request.scope, error.is_full)
     return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
 
 

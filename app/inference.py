@@ -167,8 +167,11 @@ class Inference:
         self.work.check_room()
 
     def _check_queue(self, digest: str) -> None:
-        if self._under_way[digest] > self._max_queue:
-            raise QueueFullError(f"{self._max_queue} predictions wait already")
+        def is_full() -> bool:
+            return self._under_way[digest] > self._max_queue
+
+        if is_full():
+            raise QueueFullError(f"{self._max_queue} predictions wait already", is_full)
 
     @contextmanager
     def _admitted(self, digest: str) -> Iterator[None]:

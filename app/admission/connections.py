@@ -19,9 +19,6 @@ if TYPE_CHECKING:  # which imports this module
 # this long however many clients there are: a probe, which waits for nobody, takes two or three.
 _TURN_SECONDS = 0.01
 _MIN_BEGUN, _MAX_BEGUN = 4, 64
-# So long after the queue behind a URL was found full, others who ask for it are turned away unheard, at a tenth of the
-# cost. In that time a full queue does not run empty.
-_FULL_SECONDS = 0.02
 _MAX_FULL_URLS = 256
 _CHECK_SECONDS = 1.0
 # Who has answered nothing for so long has stopped reading.
@@ -44,7 +41,7 @@ class Connections:
         self._num_begun = 0
         self._max_begun = _MAX_BEGUN // 2
         self._turn_began = 0.0
-        self._full: dict[tuple[str, bytes], float] = {}
+        self._full: dict[tuple[str, bytes], Callable[[], bool]] = {}
         self._check_timer: asyncio.TimerHandle | None = None
         self._closing_callbacks: list[Callable[[], None]] = []
         self.is_closing = False
@@ -145,19 +142,21 @@ class Connections:
 
     # --- who is turned away ---
 
-    def found_full(self, scope: Mapping[str, Any]) -> None:
-        """This request was refused, because too many wait for the same."""
+    def found_full(self, scope: Mapping[str, Any], is_full: Callable[[], bool]) -> None:
+        """This request was refused because of a queue; as long as that is full, others like it are turned away
+        without being looked at, at a fraction of the cost."""
         if len(self._full) >= _MAX_FULL_URLS:
             self._full.clear()
-        self._full[scope["path"], scope["query_string"]] = time.monotonic()
+        self._full[scope["path"], scope["query_string"]] = is_full
 
     def is_full(self, scope: Mapping[str, Any]) -> bool:
         if not self._full:
             return False
         url = scope["path"], scope["query_string"]
-        if time.monotonic() - self._full.get(url, 0.0) < _FULL_SECONDS:
-            return True
-        self._full.pop(url, None)
+        is_full = self._full.get(url)
+        if is_full is None or is_full():
+            return is_full is not None
+        del self._full[url]
         return False
 
     # --- the end ---

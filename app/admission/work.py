@@ -28,7 +28,11 @@ _DRAIN_SECONDS = 6.0
 
 
 class QueueFullError(Exception):
-    """Nothing was begun; the message says how much waits already."""
+    """Nothing was begun; the message says how much waits already, `is_full` whether it still does."""
+
+    def __init__(self, message: str, is_full: Callable[[], bool]) -> None:
+        super().__init__(message)
+        self.is_full = is_full
 
 
 class ClosingError(Exception):
@@ -62,8 +66,11 @@ class Work:
 
     def check_room(self) -> None:
         """Raises QueueFullError where what is to be decoded would be refused now."""
-        if len(self._decoders) > self._max_waiting:
-            raise QueueFullError(f"{self._max_waiting} requests wait to be decoded already")
+        if self._is_full():
+            raise QueueFullError(f"{self._max_waiting} requests wait to be decoded already", self._is_full)
+
+    def _is_full(self) -> bool:
+        return len(self._decoders) > self._max_waiting
 
     async def decode(self, num_bytes: int, function: Callable[..., Result], *arguments: object) -> Result:
         """Runs it on a thread, beside few others. `num_bytes` is what it takes. Raises QueueFullError, ClosingError."""

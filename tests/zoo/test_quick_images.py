@@ -98,6 +98,13 @@ def test_what_is_unusual_is_left_to_pillow(name: str) -> None:
     assert quick_images.decode(image_header.read(unusual()[name])) is None
 
 
+def test_large_pngs_are_left_to_pillow_which_lets_other_threads_run() -> None:
+    large, small = (encoded(smooth(side, side), "PNG") for side in (600, 500))
+    assert quick_images.decode(image_header.read(large)) is None
+    assert quick_images.decode(image_header.read(small)) is not None
+    assert quick_images.decode(image_header.read(encoded(smooth(600, 600), "JPEG"))) is not None
+
+
 @settings(max_examples=500)
 @given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG"]), gray=st.booleans())
 def test_of_damaged_bytes_both_make_the_same(data: st.DataObject, kind: str, gray: bool) -> None:
