@@ -233,8 +233,9 @@ def test_json_costs_little_and_is_not_echoed(
 
 
 @pytest.mark.parametrize("path", ["/predict", "/models", "/v2/models/best/infer", f"/blobs/sha256:{'a' * 64}"])
-def test_compressed_bodies_are_415(client: httpx.Client, path: str) -> None:
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+def test_compressed_bodies_are_415(client_of: ClientOf, zoo_root: Path, path: str) -> None:
+    client = client_of(zoo_root, publish_token=TOKEN)
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip", "Authorization": f"Bearer {TOKEN}"}
     response = client.request("PUT" if "blobs" in path else "POST", path, content=zlib.compress(b"{}"), headers=headers)
     assert response.status_code == 415
     assert "Content-Encoding gzip" in response.text
