@@ -54,7 +54,7 @@ from zoo import locks
 from zoo.checkpoint import Checkpoint, decode, digest_of, encode, read_header
 from zoo.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
-from zoo.errors import DescriptorError, RunError
+from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError
 from zoo.families import blueprint, secnn
 from zoo.graph import Graph
 from zoo.module import GraphModule, module_of, normalize
@@ -443,6 +443,8 @@ class _Run:
         """The last checkpoint, unless an expansion took the last of the time: then it is the one before that."""
         if state.epoch > state.checkpoint_epoch:
             self.save_last_checkpoint(state)
+        if not self.group.writes:
+            return
         self.record(
             FinishedRecord(
                 epoch=state.epoch,
@@ -458,8 +460,12 @@ class _Run:
         return validation is not None and is_at_chance(validation, self.chance, self.config.chance_errors)
 
     def _is_saved_at_chance(self, digest: str) -> bool:
-        path = self.directory.path(digest)
-        return path.exists() and self._is_at_chance(read_header(path).descriptor.metrics.validation)
+        """Of a file that is still there, and only on the process that writes: others may be ahead of it."""
+        try:
+            descriptor = read_header(self.directory.path(digest)).descriptor
+        except (CheckpointError, NotFoundError, FileNotFoundError):
+            return False
+        return self._is_at_chance(descriptor.metrics.validation)
 
     def consider_growth(self, state: RunState) -> None:
         """A checkpoint and an expansion, if the time for one has come and a candidate clears its threshold."""

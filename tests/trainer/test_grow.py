@@ -215,6 +215,13 @@ def test_nothing_grows_at_chance(tmp_path: Path, tiny_run: RunConfig, write_imag
     assert "warning: 1 of 1 checkpoints are no better than chance on validation images" in text
 
 
+def test_a_finished_run_whose_checkpoints_are_gone_is_resumed(tmp_path: Path, tiny_run: RunConfig, data: Data) -> None:
+    config = replace(tiny_run, epochs=1)
+    digests = run(config, data, tmp_path)
+    Directory(tmp_path).path(digests[0]).unlink()
+    assert run(config, data, tmp_path, resume=True) == digests
+
+
 def test_growth_waits_for_the_cooldown(tiny_run: RunConfig, uninterrupted: Runs) -> None:
     expansion = replace(tiny_run.expansion, cooldown_epochs=3)
     _, _, records = uninterrupted(replace(tiny_run, epochs=7, expansion=expansion))
