@@ -84,7 +84,12 @@ def partial_file(target: Path, sha256: str) -> Iterator[PartialFile]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with _new(target.parent, sha256) as partial:
-        yield partial
+        try:
+            yield partial
+        finally:
+            # Another process may have been faster: what is left of this one's would help nobody.
+            if partial.path.exists() and has_sha256(target, sha256):
+                partial.path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -17,8 +17,11 @@ DATA = bytes(range(256)) * 8
 DIGEST = sha256(DATA).hexdigest()
 
 
+@pytest.mark.parametrize("is_last_moved", [False, True])
 @pytest.mark.parametrize("is_taken_over", [False, True])
-def test_two_that_fetch_one_file_at_once_leave_it_whole(tmp_path: Path, is_taken_over: bool) -> None:
+def test_two_that_fetch_one_file_at_once_leave_it_whole(
+    tmp_path: Path, is_taken_over: bool, is_last_moved: bool
+) -> None:
     """Also where no lock tells one that the other is at work, and it takes that one's file for a left one."""
     target = tmp_path / "file"
     with partial_file(target, DIGEST) as one, partial_file(target, DIGEST) as two:
@@ -31,7 +34,8 @@ def test_two_that_fetch_one_file_at_once_leave_it_whole(tmp_path: Path, is_taken
         assert one.sha256 == two.sha256 == DIGEST
         one.move_to(target)
         assert target.read_bytes() == DATA
-        two.move_to(target)
+        if is_last_moved:
+            two.move_to(target)
     assert target.read_bytes() == DATA
     assert list(tmp_path.iterdir()) == [target]
 
