@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -27,7 +28,8 @@ _DRAIN_SECONDS = 8
 # `Connection: close`, and not reset.
 _IDLE_SECONDS = 0.5
 _OUT_OF_FILES_SECONDS = 1
-_ACCEPTED_PER_TURN, _ACCEPTED_PER_TURN_OF_WORKER = 16, 4
+_ACCEPTED_PER_TURN = 16
+_SECONDS_PER_ACCEPTED = 0.0005
 
 
 def config(app: FastAPI) -> uvicorn.Config:
@@ -66,6 +68,7 @@ class Server(uvicorn.Server):
         self._is_worker = is_worker
         self._beat = beat
         self._stopping = stopping
+        self._accepted_per_turn = 1 if is_worker else _ACCEPTED_PER_TURN
         self._connecting: set[asyncio.Task[object]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
@@ -77,14 +80,20 @@ class Server(uvicorn.Server):
             log.info("serving on %s (Ctrl-C ends it)", ", ".join(self._listener.addresses()))
 
     def _accept_some(self, listening: socket.socket) -> None:
-        """A few connections in a turn of the loop.
+        """Of several workers each accepts one connection in a short turn of the loop, and more the longer turns are.
 
-        uvloop's own servers take all that wait: the first worker to wake has them all, seen as 16 against 0. One in a
-        turn would let a probe wait behind a thousand new connections for as many turns.
+        uvloop's own servers take all that wait: the first worker to wake has them all, seen as 16 against 0. One in
+        every turn, where turns are long, would let a probe wait behind a thousand new connections for as many turns.
         """
-        for _ in range(_ACCEPTED_PER_TURN_OF_WORKER if self._is_worker else _ACCEPTED_PER_TURN):
+        for _ in range(self._accepted_per_turn):
             if not self._accept(listening):
-                return
+                break
+        if self._is_worker:
+            asyncio.get_running_loop().call_soon(self._turned, time.perf_counter())
+
+    def _turned(self, began: float) -> None:
+        num_accepted = 1 + int((time.perf_counter() - began) / _SECONDS_PER_ACCEPTED)
+        self._accepted_per_turn = min(num_accepted, _ACCEPTED_PER_TURN)
 
     def _accept(self, listening: socket.socket) -> bool:
         """False where none waits."""
