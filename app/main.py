@@ -28,7 +28,7 @@ from app.publishing import Publishing, follow_claims
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
-from zoo import glibc
+from zoo import glibc, trial
 from zoo.budget import Budget
 from zoo.errors import BusyError, NoSpaceError, ZooError
 from zoo.local import LocalZoo
@@ -61,6 +61,8 @@ def create_app(settings: Settings) -> FastAPI:
         )
         follower = asyncio.create_task(_follow(app.state.service))
         stopping = threading.Event()
+        if settings.publish_token is not None:
+            trial.start_runner()
         if publishing.measures:
             threading.Thread(target=follow_claims, args=(app.state.service, stopping), daemon=True).start()
         gate.connections.on_closing(gate.work.close_soon)

@@ -3,8 +3,12 @@ own, whose time and memory are bounded and measured."""
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -105,8 +109,9 @@ def run(checkpoint: Checkpoint, limits: Limits, images: Iterable[Pixels] = (), n
         "num_images": num_images,
         "memory_bytes": limits.max_model_memory_bytes,
         "cpu_seconds": cpu_seconds,
+        "wall_seconds": (wall_seconds := _START_SECONDS + _PATIENCE * cpu_seconds),
     }
-    found = _answer([json.dumps(task).encode() + b"\n", model], images, _START_SECONDS + _PATIENCE * cpu_seconds)
+    found = _answer([json.dumps(task).encode() + b"\n", model], images, wall_seconds)
     if found.get("out_of_memory"):
         raise CheckpointError(
             f"an image takes the network more than {limits.max_model_memory_bytes:,} bytes of memory "
@@ -135,44 +140,103 @@ def _too_slow(limits: Limits) -> str:
     return f"an image takes the network more than {limits.max_model_seconds:g} s (ZOO_MAX_MODEL_SECONDS)"
 
 
+class _Runner:
+    """The program that runs networks, started when it is first needed and once more if it has ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Ahead of time: it takes most of a second. Raises BusyError."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                return
+            self._stop()
+            self._control, theirs = socket.socketpair()
+            # One thread, so that it can be forked.
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            with theirs:
+                try:
+                    self._process = subprocess.Popen(  # noqa: S603  (our own program)
+                        [sys.executable, "-I", str(_PROGRAM)],
+                        stdin=theirs,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        env=environment,
+                    )
+                except OSError as error:
+                    raise BusyError(f"no process can be started to run the network in: {error.strerror}") from error
+
+    def connect(self) -> socket.socket:
+        """To a new process for one network. Raises BusyError."""
+        for _ in range(2):
+            self.start()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    assert self._control is not None
+                    socket.send_fds(self._control, [b"."], [theirs.fileno()])
+                    return ours
+                except OSError:  # it ended between two networks
+                    ours.close()
+        raise BusyError("the process that runs networks ends as soon as it is started: try again")
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._control = self._process = None
+
+
+_RUNNER = _Runner()
+start_runner = _RUNNER.start
+atexit.register(_RUNNER.stop)
+
+
 def _answer(start: list[bytes], images: Iterable[Pixels], wall_seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-I", str(_PROGRAM)]
-    try:
-        process = subprocess.Popen(  # noqa: S603  (our own program)
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-    except OSError as error:
-        raise BusyError(f"no process can be started to run the network in: {error.strerror}") from error
-    assert process.stdin is not None
-    assert process.stdout is not None
-    out_of_patience = threading.Event()
-
-    def give_up() -> None:
-        out_of_patience.set()
-        process.kill()
-
-    timer = threading.Timer(wall_seconds, give_up)
-    timer.start()
-    try:
-        with process:
-            try:
-                for chunk in start:
-                    process.stdin.write(chunk)
-                for batch in images:
-                    process.stdin.write(np.ascontiguousarray(batch).tobytes())
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # it has ended, and says why, or how it ended does
-            said = process.stdout.read()
-    finally:
-        timer.cancel()
-        process.kill()
-    if out_of_patience.is_set():
+    with _RUNNER.connect() as wire:
+        wire.settimeout(wall_seconds + _START_SECONDS)
+        answered = select.poll()
+        answered.register(wire, select.POLLIN)
+        try:
+            for chunk in start:
+                wire.sendall(chunk)
+            for batch in images:
+                if answered.poll(0):
+                    break
+                wire.sendall(np.ascontiguousarray(batch).tobytes())
+            wire.shutdown(socket.SHUT_WR)
+        except TimeoutError as error:
+            raise BusyError("the process that runs networks does not answer: try again") from error
+        except OSError:
+            pass  # it has ended, and says why, or how it ended does
+        said = _read(wire)
+    found: dict[str, Any] = json.loads(said) if said else {"out_of_patience": True}
+    if found.get("out_of_patience"):
         raise BusyError(f"the network was not run within {wall_seconds:g} s, for want of CPU time: publish it again")
-    if said:
-        found: dict[str, Any] = json.loads(said)
-        return found
-    if process.returncode == -signal.SIGXCPU:
+    ended_by = found.get("signal")
+    if ended_by == signal.SIGXCPU:
         return {"out_of_time": True}
-    # bad_alloc in ONNX Runtime's C++ aborts; the system's OOM killer kills.
-    return {"out_of_memory": process.returncode in (-signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV), "error": "died"}
+    if ended_by is not None:
+        # bad_alloc in ONNX Runtime's C++ aborts; the system's OOM killer kills.
+        by_memory = ended_by in (signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV)
+        return {"out_of_memory": by_memory, "error": f"ended by signal {ended_by}"}
+    return found
+
+
+def _read(wire: socket.socket) -> bytes:
+    parts = []
+    try:
+        while part := wire.recv(1 << 20):
+            parts.append(part)
+    except OSError:
+        return b""
+    return b"".join(parts)

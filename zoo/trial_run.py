@@ -1,14 +1,20 @@
-"""The other side of `zoo.trial`: a program that runs a network nobody has run before, within limits.
+"""The other side of `zoo.trial`: runs networks that nobody has run before, each in a process of its own, within limits.
 
-It imports next to nothing of this project, so that it starts in a fifth of a second. It reads from stdin one line of
-JSON (see `zoo.trial`), the ONNX model, and the images to measure on; it prints one line of JSON. What goes beyond the
-limits ends it, and nothing else.
+    server ──socket──► this program, which has imported what it takes ──fork──► watcher ──fork──► runner
+
+For each network the server sends one end of a socket. Through it comes one line of JSON (see `zoo.trial`), the ONNX
+model, and the images to measure on; back goes one line of JSON. What goes beyond the limits ends the runner, and
+nothing else; of that the watcher tells. A fork takes milliseconds, a start of Python with these imports most of a
+second. The program ends when the server does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -25,8 +31,7 @@ from zoo import onnx_runtime
 _MAX_BATCH = 100
 
 
-def main(source: BinaryIO) -> dict[str, Any]:
-    task = json.loads(source.readline())
+def run(task: dict[str, Any], source: BinaryIO) -> dict[str, Any]:
     model = source.read(task["model_bytes"])
     most_seconds = int(task["cpu_seconds"]) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds))
@@ -78,11 +83,50 @@ def _status_bytes(name: str) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def serve(control: socket.socket) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchers are not waited for
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return
+        if os.fork() == 0:
+            control.close()
+            watch(descriptors[0])
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def watch(descriptor: int) -> None:
+    """Starts the runner and says how it ended, where it could not say so itself."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with socket.socket(fileno=descriptor) as wire, wire.makefile("rb") as source:
+        task = json.loads(source.readline())
+        runner = os.fork()
+        if runner == 0:
+            answer(task, source, wire)
+            os._exit(0)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(runner, signal.SIGKILL))
+        signal.alarm(int(task["wall_seconds"]))
+        started = time.monotonic()
+        _, status = os.waitpid(runner, 0)
+        if status != 0:
+            is_late = time.monotonic() - started >= int(task["wall_seconds"])
+            wire.sendall(json.dumps({"out_of_patience": is_late, "signal": status & 0x7F}).encode())
+        wire.shutdown(socket.SHUT_WR)
+        while wire.recv(1 << 20):  # closing on what is still being sent would take the answer away
+            pass
+
+
+def answer(task: dict[str, Any], source: BinaryIO, wire: socket.socket) -> None:
     try:
-        found = main(sys.stdin.buffer)
+        found = run(task, source)
     except MemoryError:
         found = {"error": "out of memory", "out_of_memory": True}
     except Exception as error:  # whatever ONNX Runtime raises, it is the network's fault
         found = {"error": str(error)[:300], "out_of_memory": "alloc" in str(error)}
-    sys.stdout.write(json.dumps(found))
+    wire.sendall(json.dumps(found).encode())
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=sys.stdin.fileno()))
