@@ -161,7 +161,7 @@ class _Runner:
                 try:
                     self._process = subprocess.Popen(  # noqa: S603  (our own program)
                         [sys.executable, "-I", str(_PROGRAM)],
-                        stdin=theirs,
+                        stdin=theirs.fileno(),
                         stdout=subprocess.DEVNULL,
                         stderr=subprocess.DEVNULL,
                         env=environment,
