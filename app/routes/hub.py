@@ -62,8 +62,8 @@ def resolve(namespace: str, name: str, revision: str, filename: str, request: Re
     return service.downloads.send(request, Download(row.digest, file_format, headers))
 
 
-@router.get("/api/models/{namespace}/{name}", include_in_schema=False)
-@router.get("/api/models/{namespace}/{name}/revision/{revision}", include_in_schema=False)
+@reading(router, "/api/models/{namespace}/{name}", include_in_schema=False)
+@reading(router, "/api/models/{namespace}/{name}/revision/{revision}", include_in_schema=False)
 def model_info(
     namespace: str, name: str, service: ServiceDep, revision: str = "main", blobs: bool = False
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def model_info(
     }
 
 
-@router.get("/api/models/{namespace}/{name}/tree/{revision}", include_in_schema=False)
+@reading(router, "/api/models/{namespace}/{name}/tree/{revision}", include_in_schema=False)
 def tree(namespace: str, name: str, revision: str, service: ServiceDep) -> list[dict[str, Any]]:
     """For `snapshot_download`."""
     row, _ = _checkpoint(service, namespace, name, revision)

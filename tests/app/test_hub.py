@@ -203,3 +203,8 @@ def test_a_token_is_the_librarys_token(client_of: Callable[..., httpx.Client], z
     assert json.loads(Path(path).read_text())["dataset"]["name"] == "digits"
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="401"):
         hf_hub_download(REPOSITORY, "config.json", endpoint=endpoint, cache_dir=tmp_path / "other")
+
+
+def test_what_can_be_read_has_a_head(client: httpx.Client) -> None:
+    for path in ("/api/models/zoo/digits", "/api/models/zoo/digits/revision/main", "/api/models/zoo/digits/tree/main"):
+        assert client.head(path).status_code == client.get(path).status_code == 200
