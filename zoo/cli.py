@@ -535,7 +535,7 @@ def _find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: b
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
-    rows = zoo.rows(Budget(dataset=dataset or ALL_DATASETS))
+    rows = zoo.rows(Budget(dataset=dataset or ALL_DATASETS, prefer="params"))
     if not rows:
         _fail(f"no checkpoint of data set {dataset}" if dataset else "the zoo holds no checkpoint")
     latencies = measure_latencies(zoo, [row.digest for row in rows], rounds)
