@@ -33,6 +33,9 @@ _LINGER_SECONDS = 1.0
 # How long a client that was turned away with 503 or 429 is not listened to, if it asks again on the same connection
 # at once: answering it would take the time from those who are served.
 _DEAF_SECONDS = 1.0
+# Who had sent its next request before it was listened to again waits twice as long the next time.
+_AT_ONCE_SECONDS = 0.3
+_MAX_DEAF_SECONDS = 8.0
 _TURNED_AWAY = (b"503", b"429")
 
 
@@ -63,6 +66,8 @@ class GatedProtocol(OneWriteProtocol):
         self._silent_seconds = 0.0
         self._seen_body = 0
         self._sent_bytes = 0
+        self._heard_at = -1.0
+        self._deaf_seconds = _DEAF_SECONDS
         self._unread_seconds = 0.0
 
     # --- what is asked of it by Connections ---
@@ -232,7 +237,11 @@ class GatedProtocol(OneWriteProtocol):
         cycle.on_response()
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if not cycle.disconnected:
+        if cycle.disconnected:
+            return
+        if self._connections.is_full(cycle.scope):  # meanwhile
+            self._turn_away(cycle)
+        else:
             super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
 
     async def _answer(self, cycle: RequestResponseCycle, app: Any, *arguments: Any) -> None:
@@ -294,9 +303,12 @@ class GatedProtocol(OneWriteProtocol):
         """Request and answer are complete."""
         self._connections.idle(self)
         if self.answers.last_status in _TURNED_AWAY and self.scope["path"] not in PROBES:
+            asked_at_once = self.loop.time() - self._heard_at < _AT_ONCE_SECONDS
+            self._deaf_seconds = min(2 * self._deaf_seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
             self.flow.pause_reading()
-            self.loop.call_later(_DEAF_SECONDS, self._listen)
+            self.loop.call_later(self._deaf_seconds, self._listen)
 
     def _listen(self) -> None:
         if not self.transport.is_closing():
+            self._heard_at = self.loop.time()
             self.flow.resume_reading()

@@ -229,7 +229,7 @@ def test_json_costs_little_and_is_not_echoed(
     response = client.post(path, content=body, headers=headers)
     assert response.status_code in statuses, response.text[:200]
     assert len(response.content) < 2500
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 8, "some of these took 40 s"
 
 
 @pytest.mark.parametrize("path", ["/predict", "/models", "/v2/models/best/infer", f"/blobs/sha256:{'a' * 64}"])

@@ -214,5 +214,5 @@ def test_sixty_times_the_load_is_turned_away_at_little_cost(serve: Callable[...,
     ended = server.cpu_seconds()
     assert set(many) == {b"200", b"503"}
     per_second = few[b"200"] / (between - started), many[b"200"] / (ended - between)
-    assert per_second[1] > 0.4 * per_second[0]
+    assert per_second[1] > 0.5 * per_second[0]
     assert live[int(0.99 * len(live))] < 1
