@@ -95,7 +95,7 @@ def test_it_goes_on_with_the_checkpoints_weights(tmp_path: Path, config: RunConf
     expansion = config.expansion
     if isinstance(expansion, Ladder):
         expansion = replace(expansion, shrink=1.0)
-    found = begun_with(grown.file(0), replace(config, learning_rate=0.0, expansion=expansion), data, tmp_path / "zoo")
+    found = begun_with(grown.file(0), replace(config, learning_rate=1e-30, expansion=expansion), data, tmp_path / "zoo")
     first, second = (load_checkpoint(found.file(index)) for index in (0, 1))
     assert num_params(second.descriptor.architecture.graph()) > num_params(first.descriptor.architecture.graph())
     kept = [
