@@ -52,6 +52,9 @@ def docs(request: Request) -> Response:
 
 def _page(name: str, policy: str, request: Request) -> Response:
     page = (_ROOT / name).read_text().replace("{assets}", f"web/{_version()}")
+    scripts = [name for name in _assets() if name.startswith("js/") and name != "js/docs.js"]
+    preloads = (f'<link rel="modulepreload" href="web/{_version()}/{script}">' for script in scripts)
+    page = page.replace("{preloads}", "\n    ".join(preloads))
     page = page.replace("{plotly}", f"web/plotly-{distribution('plotly').version}.min.js")
     page = page.replace("{swagger}", f"web/swagger-{distribution('fastapi-offline').version}")
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +151,42 @@ def test_the_documented_api_opens_with_the_token_given_to_the_page(
     expect(page.locator("#token")).to_be_hidden()
     page.goto(f"{url}/docs")
     expect(page.locator("#operations-predict-predict")).to_be_visible()
+
+
+def test_the_answer_is_there_before_the_chart(open_page: OpenPage, site: str) -> None:
+    """The chart's script takes half a minute on a slow network: here it never comes."""
+    page = open_page(f"{site}/#/download?dataset=cifar10")
+    page.route("**/plotly-*", lambda _: None)
+    page.goto(f"{site}/#/explore?dataset=cifar10&min_acc=0.8")
+    expect(page.locator(".readout code")).to_be_visible()
+    expect(page.locator(".chart")).to_have_text(re.compile("Loading the chart"))
+    expect(page.locator("main")).not_to_have_attribute("aria-busy", "true")
+    page.locator("details.all summary").click()
+    by_accuracy = page.locator("details.all th button", has_text="Accuracy")
+    for direction in ("ascending", "descending"):
+        by_accuracy.press("Enter")
+        expect(page.locator("th[aria-sort]")).to_have_attribute("aria-sort", direction)
+        cells = page.locator("details.all td:nth-child(5)").all_inner_texts()
+        assert cells == sorted(cells, reverse=direction == "descending")
+
+
+@pytest.mark.parametrize("address", ["#/constructor", "#/explore?x=toString"])
+def test_an_address_that_means_nothing_shows_the_page(open_page: OpenPage, site: str, address: str) -> None:
+    page = open_page(f"{site}/{address}")
+    expect(page.locator("h1")).to_have_text("How small is good enough?")
+    expect(page.locator(".readout code")).to_be_visible()
+
+
+def test_it_says_what_it_is_and_fits_320_pixels(open_page: OpenPage, site: str) -> None:
+    page = open_page(site, viewport={"width": 320, "height": 640})
+    expect(page.locator(".lead")).to_contain_text("Image classifiers of many sizes")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.get_by_role("link", name="HTTP API").click()
+    expect(page.locator(".opblock").first).to_be_visible()
+
+
+def test_files_that_the_browser_cannot_read_are_named_plainly(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/try?dataset=cifar10")
+    for name, kind in (("photo.HEIC", "HEIC"), ("notes.txt", "TXT")):
+        page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": b"not a picture"})
+        expect(page.locator(".verdict")).to_contain_text(f"This browser cannot read {kind}. Save it as JPEG or PNG.")

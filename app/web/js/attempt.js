@@ -41,8 +41,13 @@ export async function show(page, { zoo, choice, signal }) {
   // --- where an image comes from -----------------------------------------------------------------------------
 
   async function take(file) {
-    if (file) await send(await fromFile(file));
     input.value = "";
+    if (!file) return;
+    try {
+      await send(await fromFile(file));
+    } catch (error) {
+      verdict.replaceChildren(notice(error));
+    }
   }
 
   async function openCamera() {

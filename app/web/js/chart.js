@@ -48,6 +48,9 @@ export function layout(palette, more) {
   };
 }
 
+/** Whole percents, or tenths where an axis is so short that whole ones would come twice. */
+export const percentTicks = ([low, high]) => (high - low < 0.08 ? ".1%" : ".0%");
+
 export function axis(palette, title, more) {
   return {
     title: { text: title, standoff: 10 },

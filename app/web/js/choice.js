@@ -17,7 +17,7 @@ export function choiceOf(params, zoo) {
   return {
     dataset,
     goal,
-    x: bound ?? (asked in COMPLEXITIES ? asked : "params"),
+    x: bound ?? (Object.hasOwn(COMPLEXITIES, asked ?? "") ? asked : "params"),
     value: given > 0 ? given : null,
     model: params.get("model"),
     sure: params.has("confidence"),

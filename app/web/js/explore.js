@@ -2,7 +2,6 @@
 
 import { drawArchitecture } from "./architecture.js";
 import { budgetControl, rangeOf, usual } from "./budget.js";
-import { plotly } from "./chart.js";
 import { ask, inWords, latest, paramsOf } from "./choice.js";
 import { drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
 import { h, notice, scroller } from "./dom.js";
@@ -13,14 +12,13 @@ import { drawSnippets, snippetsOf } from "./snippets.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
 
 export const TITLE = "Explore";
-export const prepare = plotly;
 
 export async function show(page, { zoo, choice, remember, again, signal }) {
   let items = zoo.items.filter((item) => item.dataset === choice.dataset);
   if (items.length === 0) return page.append(emptyZoo());
   choice.value ??= usual(choice.goal, rangeOf(items, choice.x));
 
-  const chart = await frontier({
+  const chart = frontier({
     pick: (model) => change({ ...choice, model }),
     drag: (value) => change({ ...choice, value }),
     signal,
@@ -92,7 +90,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     control.update(choice, rangeOf(items, choice.x));
     chart.place(choice);
     link();
-    select();
+    return select();
   }
 
   async function turn(x) {
@@ -100,7 +98,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     choice = { ...choice, x, value: choice.goal === "size" ? usual("size", rangeOf(items, x)) : choice.value };
     paper.hidden = paperOf(choice.dataset, x).length === 0;
     await chart.draw(picture());
-    change(choice);
+    await change(choice);
   }
 
   function drawDetail(found) {
@@ -137,6 +135,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
 
   page.append(
     h("h1", {}, "How small is good enough?"),
+    h("p", { class: "quiet lead" }, "Image classifiers of many sizes, grown in one training run: choose the smallest that is accurate enough, or the most accurate that is small enough; try it, and take it along."),
     h(
       "div",
       { class: "workbench" },
@@ -156,9 +155,10 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
   );
   list();
   paper.hidden = paperOf(choice.dataset, choice.x).length === 0;
+  // The answer first: the script of the chart is larger than all the rest together.
+  await change(choice);
   front = await loadFront(choice.dataset, choice.x, signal);
-  await chart.start(picture());
-  change(choice);
+  chart.start(picture());
   return renew;
 }
 
@@ -172,7 +172,7 @@ function legend(paper) {
     "p",
     { class: "legend" },
     h("span", {}, h("i", { class: "key dot" }), "checkpoint"),
-    h("span", {}, h("i", { class: "key front" }), "nothing is smaller and better"),
+    h("span", {}, h("i", { class: "key front" }), "Pareto front"),
     paper,
     h("span", {}, h("i", { class: "key chosen" }), "chosen"),
   );
@@ -180,7 +180,17 @@ function legend(paper) {
 
 /** The chart in words, and a way to its points without a mouse: { element, update }. */
 function drawTable() {
-  const head = ["Checkpoint", "Parameters", "Multiply-accumulates", "Bytes", "Accuracy", "Distilled"];
+  const columns = {
+    Checkpoint: (item) => item.name,
+    Parameters: (item) => item.params,
+    "Multiply-accumulates": (item) => item.macs,
+    Bytes: (item) => item.bytes,
+    Accuracy: (item) => item.accuracy ?? -1,
+    Distilled: (item) => (item.distilled_from ? 1 : 0),
+  };
+  let shown = [];
+  let order = { by: "Parameters", descending: false };
+  const heads = Object.keys(columns).map((name) => h("th", { scope: "col" }, h("button", { type: "button", class: "plain", onclick: () => sort(name) }, name)));
   const summary = h("summary");
   const body = h("tbody");
   const rows = new Map();
@@ -191,10 +201,25 @@ function drawTable() {
       {},
       h("td", {}, h("a", { "data-model": item.id }, item.name)),
       [count(item.params), count(item.macs), count(item.bytes), percent(item.accuracy, 2)].map((text) => h("td", { class: "number" }, text)),
-      h("td", {}, item.distilled_from ? `by ${item.distilled_from.slice(0, 8)}` : null),
+      h("td", {}, item.distilled_from && `by ${item.distilled_from.slice(0, 8)}`),
     );
 
-  function update(items) {
+  function sort(name) {
+    order = { by: name, descending: order.by === name && !order.descending };
+    update(shown);
+  }
+
+  function update(given) {
+    shown = given;
+    const key = columns[order.by];
+    const items = given.toSorted((one, other) => {
+      const [a, b] = order.descending ? [key(other), key(one)] : [key(one), key(other)];
+      return typeof a === "string" ? a.localeCompare(b) : a - b;
+    });
+    for (const head of heads) {
+      if (head.textContent === order.by) head.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    }
     summary.textContent = `All ${items.length} as a table`;
     const ids = new Set(items.map((item) => item.id));
     for (const [id, old] of rows) {
@@ -209,7 +234,7 @@ function drawTable() {
     });
   }
 
-  const table = h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), body);
+  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
   return { element: h("details", { class: "all" }, summary, scroller("All checkpoints", table)), update };
 }
 

@@ -1,7 +1,7 @@
 // The chart of Explore: checkpoints, the front, the paper's points, and the budget as a line to drag.
 
 import { rangeOf, rounded } from "./budget.js";
-import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
+import { axis, colors, CONFIG, layout, MARGIN, onTheme, percentTicks, plotly } from "./chart.js";
 import { h } from "./dom.js";
 import { amount, COMPLEXITIES, count, percent } from "./format.js";
 import { paperOf } from "./paper.js";
@@ -13,8 +13,8 @@ const POINT = 5;
  * { element, start, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that
  * is clicked, `drag(value)` with every move of the line.
  */
-export async function frontier({ pick, drag, signal }) {
-  const Plotly = await plotly();
+export function frontier({ pick, drag, signal }) {
+  let Plotly = null; // Until its script has come: the page answers without.
   const plot = h("div", { class: "plot" });
   const line = h("div", { class: "budget-line", "aria-hidden": "true" }, h("span"));
   const shade = h("div", { class: "budget-shade", "aria-hidden": "true" });
@@ -34,9 +34,11 @@ export async function frontier({ pick, drag, signal }) {
     const share = (value, [low, high]) => (value - low) / (high - low);
     const points = xs.map((value, index) => [share(Math.log10(value), xRange), share(ys[index], yRange)]);
     drawn = { items, x, front, withIntervals, xRange, yRange, points };
+    if (choice) place(choice);
+    if (Plotly === null) return;
     const shown = layout(palette, {
       xaxis: axis(palette, COMPLEXITIES[x].axis, { type: "log", range: xRange, dtick: "D2", tickformat: COMPLEXITIES[x].ticks, minorloglabels: "none" }),
-      yaxis: axis(palette, "Test accuracy", { range: yRange, tickformat: ".0%" }),
+      yaxis: axis(palette, "Test accuracy", { range: yRange, tickformat: percentTicks(yRange) }),
     });
     const traces = [
       frontTrace(front, x, palette),
@@ -46,12 +48,12 @@ export async function frontier({ pick, drag, signal }) {
     ];
     await Plotly.react(plot, traces, shown, CONFIG);
     mark(chosen);
-    if (choice) place(choice);
   }
 
   /** Lights up the chosen checkpoint; null for none. */
   function mark(item) {
     chosen = item;
+    if (Plotly === null || !plot.data) return;
     const shown = item && item[drawn.x] !== null && item.accuracy !== null;
     Plotly.restyle(plot, { x: [shown ? [item[drawn.x]] : []], y: [shown ? [item.accuracy] : []] }, [3]);
   }
@@ -67,7 +69,7 @@ export async function frontier({ pick, drag, signal }) {
   /** Puts the line where the budget is; one that was picked by hand has none. */
   function place(next) {
     choice = next;
-    line.hidden = shade.hidden = choice.model !== null;
+    line.hidden = shade.hidden = choice.model !== null || drawn === null;
     if (line.hidden) return;
     const { left, top, width, height } = area();
     const byAccuracy = choice.goal === "accuracy";
@@ -119,9 +121,22 @@ export async function frontier({ pick, drag, signal }) {
     drag(rounded(choice.goal, Math.min(most, Math.max(least, byAccuracy ? reached : 10 ** reached))));
   });
 
-  /** The chart, once it stands in the page: Plotly measures its place. */
+  /** The chart, once it stands in the page, where Plotly measures its place. Resolves when it is drawn. */
   async function start(first) {
-    await draw(first);
+    element.setAttribute("aria-busy", "true");
+    const waiting = h("p", { class: "quiet" }, "Loading the chart …");
+    plot.append(waiting);
+    try {
+      Plotly = await plotly();
+    } catch (error) {
+      waiting.textContent = `${error.message} The table below has all checkpoints.`;
+      element.removeAttribute("aria-busy");
+      return;
+    }
+    if (signal.aborted) return;
+    waiting.remove();
+    await draw(drawn ?? first);
+    element.removeAttribute("aria-busy");
     plot.on("plotly_click", ({ points: [point] }) => point.customdata && pick(point.customdata));
     const resized = new ResizeObserver(() => choice && place(choice));
     resized.observe(element);

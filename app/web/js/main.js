@@ -18,7 +18,7 @@ let params = new URLSearchParams();
 /** The address is #/view?choice: a link to it shows the same. */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  return { name: path in VIEWS ? path : "explore", params: new URLSearchParams(query) };
+  return { name: Object.hasOwn(VIEWS, path) ? path : "explore", params: new URLSearchParams(query) };
 }
 
 /** A choice made in a view goes into the address, and along to the other views. */

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 
 // What the service reads as it is.
 const TAKEN = ["image/png", "image/jpeg", "image/webp"];
+const READ = /\b(png|jpe?g|webp|gif|bmp|tiff?)$/i;
 // Networks here look at 8 to 96 pixels: more than this only takes longer to send, once for every size.
 const MAX_SIDE = 512;
 
@@ -13,7 +14,9 @@ export async function fromFile(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return file; // The service will say what is wrong with it.
+    if (READ.test(file.name) || READ.test(file.type)) return file; // The service may read what the browser does not.
+    const kind = /\.(\w{1,5})$/.exec(file.name)?.[1] ?? file.type.split("/")[1] ?? "this file";
+    throw new Error(`This browser cannot read ${kind.toUpperCase()}. Save it as JPEG or PNG.`);
   }
   if (TAKEN.includes(file.type) && Math.max(bitmap.width, bitmap.height) <= MAX_SIDE) return file;
   const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
