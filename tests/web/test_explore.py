@@ -120,6 +120,7 @@ def test_a_point_can_be_picked(open_page: OpenPage, site: str) -> None:
     expect(page.locator(".readout-ask")).to_have_text("The checkpoint you picked")
     expect(page.locator(".readout code")).to_have_text(items[-1]["id"][:12])
     # The same by a click on the first point of the chart.
+    page.locator("h1").scroll_into_view_if_needed()
     point = page.locator(".plot .trace.scatter").nth(2).locator(".point").first.bounding_box()
     assert point is not None
     page.mouse.move(point["x"] + 4, point["y"] + 4)
