@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -111,6 +112,7 @@ class Settings(Limits, BaseSettings):
         return self
 
 
+@lru_cache(maxsize=256)  # asked about each request's Host
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -38,7 +38,14 @@ class AdmitBody:
             await problem(refusal.status, refusal.kind, str(refusal), refusal.headers)(scope, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, declared: int | None, held: Held) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = scope["path"]
+        if path == "/predict" and declared is not None and declared <= min(_SMALL_BYTES, self.max_bytes):  # the busiest
+            if not self.budget.has_room(declared):
+                raise _no_room()
+            held.add(declared)  # the server takes no more than was declared
+            await self.app(scope, receive, send)
+            return
+        path = path.removeprefix(scope.get("root_path", ""))
         takes_images = _IMAGES.fullmatch(path) is not None
         is_streamed = _STREAMED.fullmatch(path) is not None
         max_bytes = self.max_bytes if takes_images or is_streamed else min(MAX_SMALL_JSON_BYTES, self.max_bytes)
@@ -46,10 +53,6 @@ class AdmitBody:
             raise _too_large(max_bytes)
         if declared is not None and not is_streamed and not self.budget.has_room(declared):
             raise _no_room()
-        if takes_images and declared is not None and declared <= _SMALL_BYTES:
-            held.add(declared)  # the server takes no more than was declared
-            await self.app(scope, receive, send)
-            return
         received = 0
 
         async def counted_receive() -> Message:
