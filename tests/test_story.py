@@ -228,7 +228,7 @@ def test_where_the_zoo_is_must_be_said_once(command: Ask, grown: Path) -> None:
         assert done.stderr.startswith(f"zoo: {url} cannot be reached: it is no http:// or https:// URL, like http")
         assert done.returncode == 1
     assert "no such zoo directory" in command("zoo", "list", "--zoo", "/nowhere").stderr
-    assert "no such directory" in command("zoo-serve", "--zoo", "/nowhere").stderr
+    assert "no such zoo directory" in command("zoo-serve", "--zoo", "/nowhere").stderr
 
 
 def test_a_container_is_told_by_its_environment(command: Ask, grown: Path) -> None:
