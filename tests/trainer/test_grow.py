@@ -283,7 +283,8 @@ def test_images_too_small_for_the_blocks(tmp_path: Path, tiny_run: RunConfig, wr
 
 
 def test_images_too_large_for_a_network(tmp_path: Path, ladder_run: RunConfig, write_images: Any) -> None:
-    data = load(str(write_images(tmp_path / "bars", {"train": 2, "test": 1}, size=(4, 4100))))
+    found = load(str(write_images(tmp_path / "bars", {"train": 2, "test": 1})))
+    data = replace(found, train=Split(torch.zeros(len(found.train), 1, 4, 4100, dtype=torch.uint8), found.train.labels))
     with pytest.raises(RunError, match=r"images of 4×4100: .*less than or equal to 4096; --image-size"):
         run(ladder_run, data, tmp_path)
 

@@ -166,7 +166,7 @@ def test_a_run_is_what_it_says_to_the_image(command: Command, trained: tuple[Pat
     accuracies = {
         entry["id"]: entry["accuracy"] for entry in json.loads(command("zoo", "list", "--zoo", zoo, "--json").stdout)
     }
-    assert {result["id"]: result["measured"]["correct"] / 300 for result in results} == accuracies
+    assert {result["id"]: round(result["measured"]["correct"] / 300, 4) for result in results} == accuracies
     assert min(accuracies.values()) < 1
 
 
@@ -206,7 +206,7 @@ def test_other_images_under_the_same_name_are_not_a_wrong_claim(
     first.write_bytes(trained_on.read_bytes())
     min((tmp_path / "bars" / "test" / "right").rglob("*.jpg")).write_bytes(b"")
     done = command("zoo", "verify", "--zoo", zoo, "--data", tmp_path / "bars", "--skip-bad")
-    assert "warning: 1 of 300 test images are training images too (test/left/0.jpg is train/left/0.jpg)" in done.stderr
+    assert "warning: 1 of 299 test images are training images too (test/left/0.jpg is train/left/0.jpg)" in done.stderr
     assert "warning: left out, as they cannot be read: 1 file: test/right/0.jpg: 0 bytes" in done.stderr
     assert "of 299" in done.stdout
 
