@@ -56,7 +56,7 @@ class Supervisor:
     run: Callable[[Callable[[], None]], None]
     num_workers: int
     listener: Listener
-    # Without a beat for so long. A worker's own watchdog (app.workers) comes first, and says where it hangs.
+    # Without a beat for so long. A worker itself (app.workers) says before where it hangs.
     hung_seconds: float = 10.0
     stop_seconds: float = STOP_SECONDS
     first_pause_seconds: float = 0.5
@@ -64,6 +64,7 @@ class Supervisor:
     _has_served: bool = False
     _stop_by: float | None = None
     _exit_code: int = 0
+    _last_tick: float = 0.0
 
     def watch(self) -> int:
         """Until SIGTERM, SIGINT or SIGHUP, or until no worker can be started. Returns the exit code."""
@@ -123,6 +124,11 @@ class Supervisor:
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
+        if self._last_tick and now - self._last_tick > 4 * _TICK_SECONDS:
+            # All of them were stopped, or the machine was: nobody has had the time to say that it is well.
+            for slot in self._slots:
+                slot.last_beat += now - self._last_tick
+        self._last_tick = now
         for slot in self._slots:
             if slot.process is None:
                 continue

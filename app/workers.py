@@ -24,7 +24,8 @@ from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)
 
-# The process ends, and says where each of its threads was, when its event loop has not turned for so long.
+# A process says where each of its threads is when its event loop has not turned for so long. Ending it is its
+# supervisor's: a process that was stopped and goes on (Ctrl-Z, a paused machine) has not turned either, and is well.
 _WATCHDOG_SECONDS = 9
 
 
@@ -63,7 +64,7 @@ class Worker:
             sys.exit(STARTUP_FAILURE)
 
         def watched_beat() -> None:
-            faulthandler.dump_traceback_later(_WATCHDOG_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(_WATCHDOG_SECONDS)
             if beat is not None:
                 beat()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -220,6 +221,14 @@ def _blueprint_architectures(draw: st.DrawFn) -> BlueprintArchitecture:
 def architectures() -> SearchStrategy[Architecture]:
     """Small networks of every family."""
     return st.one_of(_secnn_architectures(), _blueprint_architectures())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_the_foreground() -> None:
+    """A shell's background jobs ignore SIGINT, nohup's SIGHUP, and so would the processes that tests start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 # --- the installed commands, and a zoo grown with them ---------------------------------------------------

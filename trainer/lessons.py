@@ -14,7 +14,7 @@ import torch
 
 from trainer import optim
 from trainer.answers import Answers, Teacher
-from trainer.config import RunConfig
+from trainer.config import Cutout, RunConfig
 from trainer.data import Data
 from trainer.grow import device_name
 from trainer.loop import WeightAverage, evaluate, train_epoch
@@ -151,10 +151,18 @@ class Lessons:
         return average.module, epochs
 
     def _measure(self, module: GraphModule) -> None:
-        """Gives a student's batch norms the statistics of its weights."""
+        """Gives a student's batch norms the statistics of its weights, on images such as it was shown.
+
+        Others cost accuracy: at 139,450 parameters, taught with a quarter blacked out, 91.9 % of the validation images
+        with a quarter blacked out, 91.7 with whole images and 90.9 with mixed ones (docs/log.md).
+        """
+        config = self._config
+        if self._teachers:
+            cutout = Cutout(self._cutout, from_params=0) if self._cutout else None
+            config = replace(config, cutout=cutout, full_shift_params=1)
         generator = torch.Generator().manual_seed(seed_of(self._config, 0, "statistics of students"))
         num_images = num_for_checkpoint(len(self._train))
-        measure_on(module, self._train, self._config, self._data.preprocessing, generator, num_images)
+        measure_on(module, self._train, config, self._data.preprocessing, generator, num_images)
 
 
 def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:

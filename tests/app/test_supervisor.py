@@ -20,7 +20,7 @@ from app.supervisor import Supervisor
 logging.basicConfig(level="INFO")
 
 def run(beat):
-    print("pid", os.getpid(), file=sys.stderr, flush=True)
+    os.write(2, f"pid {{os.getpid()}}\\n".encode())
     {body}
 
 sys.exit(Supervisor(run, {workers}, bind("127.0.0.1", 0), **{options!r}).watch())
@@ -124,7 +124,7 @@ def test_a_signal_ends_all(supervised: Callable[..., Watched], number: signal.Si
 
 
 def test_what_does_not_end_in_time_is_killed(supervised: Callable[..., Watched]) -> None:
-    ignores = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('pid', os.getpid(), file=sys.stderr, flush=True); "
+    ignores = r"signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(2, b'pid %d\n' % os.getpid()); "
     watched = supervised(ignores + SERVES, stop_seconds=0.5)
     pids = watched.pids(2)
     started = time.monotonic()

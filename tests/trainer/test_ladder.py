@@ -29,7 +29,7 @@ from zoo.module import GraphModule
 CPU = torch.device("cpu")
 EXACT = Initialization(exact=True, noise_std=0.0)
 # A gain without noise can come out below 0: nothing is refused for it.
-FREE = Ladder(sizes=(500, 1000, 2000), threshold=-1e9, standard_errors=-1e9, width_step=2)
+FREE = Ladder(sizes=(500, 1000, 2000), threshold=0.0, standard_errors=-1e9, width_step=2)
 
 Net = tuple[BlueprintArchitecture, GraphModule]
 

@@ -310,7 +310,7 @@ def test_where_checkpoints_were_only_taught_no_growth_is_drawn(
         status = page.get_by_role("status")
         expect(status).to_contain_text("its growth is not logged here, distilling 3,426 parameters, epoch 2 of 9")
         expect(page.locator(".chart")).not_to_be_visible()
-        file.write(lines_of(distilled(student)))
+        file.write(lines_of(distilled(student)).encode())
         file.flush()
         name = httpx.get(f"{url}/models/{student}").json()["name"]
         expect(page.locator(".story .distilled")).to_contain_text(f"{name} learned from {'1' * 12}: ")

@@ -8,9 +8,10 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -182,8 +183,10 @@ def test_another_is_asked_through_it(url: str) -> None:
     assert asked[0].startswith("http://zoo.example:8000/models?")
 
 
-def test_socks_proxies_too(url: str) -> None:
+def test_socks_proxies_too(serve: Callable[..., Any], small_zoo: Path) -> None:
+    """Which the server cannot tell from being asked by that name itself."""
     asked: list[str] = []
+    url = serve(small_zoo, allowed_hosts=("zoo.example",)).url
     with socks_proxy(url, asked) as port:
         done = zoo_list("http://zoo.example", ALL_PROXY=f"socks5h://127.0.0.1:{port}")
     assert done.returncode == 0, done.stderr
