@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -133,3 +134,16 @@ def test_what_does_not_end_in_time_is_killed(supervised: Callable[..., Watched])
     assert 0.5 < time.monotonic() - started < 5
     wait_for_end_of(*pids)
     assert "worker 0 has not ended within 0.5 s: killing it" in watched.log.read_text()
+
+
+def test_after_a_pause_of_the_machine_all_go_on(supervised: Callable[..., Watched]) -> None:
+    """Or after Ctrl-Z and fg: nobody could say meanwhile that it was well."""
+    watched = supervised(SERVES, workers=2, hung_seconds=1.0)
+    everybody = [watched.process.pid, *watched.pids(2)]
+    time.sleep(1)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in everybody:
+            os.kill(pid, number)
+        time.sleep(3)
+    assert "killing it" not in watched.log.read_text()
+    assert len(watched.pids(2)) == 2
