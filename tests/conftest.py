@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -229,6 +230,15 @@ def signals_as_in_the_foreground() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def audit_level() -> Iterator[None]:
+    """What a command sets for its whole process, and no other test should see."""
+    audit = logging.getLogger("zoo.audit")
+    before = audit.level
+    yield
+    audit.setLevel(before)
 
 
 # --- the installed commands, and a zoo grown with them ---------------------------------------------------
