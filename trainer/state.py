@@ -155,8 +155,8 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
-            f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed; other "
-            "images may have another --name"
+            f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed; "
+            "other images may have another --name"
         )
     if config.epochs < saved["epoch"]:
         raise RunError(
