@@ -466,14 +466,16 @@ def _distil(
 
     chosen = _torch_device(device)
     images = source.load(console)
-    plan = []
+    # Students of one teacher together: it answers once for all of them.
+    courses: dict[tuple[RunConfig, str], list[str]] = {}
     for student in students:
-        descriptor, digests = pair(zoo, images, student, teacher)
-        of_run = replace(overrides, seed=descriptor.lineage.seed)
-        plan.append((run_named(descriptor.lineage.run, of_run), digests))
+        descriptor, (taught, teaching) = pair(zoo, images, student, teacher)
+        config = run_named(descriptor.lineage.run, replace(overrides, seed=descriptor.lineage.seed))
+        courses.setdefault((config, teaching), []).append(taught)
     better: list[str] = []
     with Display(console) as display:
-        for config, digests in plan:
+        for (config, teaching), together in courses.items():
+            digests = (*dict.fromkeys(together), teaching)
             better += distil(config, images, zoo, digests, chosen, display)
     return better
 

@@ -58,8 +58,9 @@ class Answers:
         self._config = config
         self._max_shift = min(config.max_shift, min(split.images.shape[2:]) - 1)
         self._cutout = cutout
-        facts = [[teacher.digest for teacher in teachers], config.seed, self._max_shift, config.padding_mode, cutout]
-        self._key = hashlib.sha256(repr([*facts, _fingerprint(split)]).encode()).hexdigest()[:16]
+        whose = [teacher.digest for teacher in teachers]
+        shown = [config.seed, config.horizontal_flip, self._max_shift, config.padding_mode, cutout, _fingerprint(split)]
+        self._key = hashlib.sha256(repr([whose, shown]).encode()).hexdigest()[:16]
 
     def lesson(self, number: int) -> Lesson:
         """For epoch `number`, from 0; the answers are kept, and computed where they are not yet."""

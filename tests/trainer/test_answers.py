@@ -94,6 +94,8 @@ def test_each_is_computed_once_for_everybody(tmp_path: Path, data: Data) -> None
     other_teacher = Answers(folder, [teacher_of(data, 2)], data.train, CONFIG)
     other_images = Answers(folder, [teacher_of(data, 1)], replace(data.train, images=255 - data.train.images), CONFIG)
     assert other_teacher.lesson(0).num_answered == other_images.lesson(0).num_answered == 2 * n
+    unmirrored = Answers(folder, [teacher_of(data, 1)], data.train, replace(CONFIG, horizontal_flip=False))
+    assert unmirrored.lesson(0).num_answered == 2 * n
 
 
 def test_epochs_are_not_alike(tmp_path: Path, data: Data) -> None:

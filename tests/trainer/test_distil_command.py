@@ -142,6 +142,8 @@ def test_several_are_taught_by_the_one_that_is_named(zoo: Path) -> None:
     assert [(record["student"], record["teacher"]) for record in records] == [(small, large), (middle, large)]
     assert result.stdout.split() == [record["digest"] for record in records if record["digest"]]
     assert records[0]["digest"], "more epochs on images this easy help"
+    asked = [record["student"] for record in log_of(zoo) if record["event"] == "lesson" and record["num_answered"]]
+    assert set(asked) == {small}, "the teacher answers once, for both"
 
 
 def test_who_cannot_be_taught(zoo: Path) -> None:
