@@ -77,7 +77,12 @@ def _adapted(digest: str, checkpoint: Checkpoint, data: Data) -> Member:
         update={"input_height": height, "input_width": width, "num_classes": len(data.classes)}
     )
     tensors = _tensors(digest, architecture, checkpoint, data)
+    lineage = descriptor.lineage
+    if num_params(architecture.graph()) != num_params(descriptor.architecture.graph()):
+        # Steps count the parameters of a network with the old head: they are the parent's, whose file has them.
+        lineage = lineage.model_copy(update={"num_expansions": 0, "expansions": ()})
     update = {
+        "lineage": lineage,
         "architecture": architecture,
         "classes": data.classes,
         "dataset": data.record(),
@@ -95,7 +100,7 @@ def _tensors(digest: str, architecture: Architecture, checkpoint: Checkpoint, da
         graph = architecture.graph()
     except DescriptorError as error:
         raise RunError(f"{digest[:12]} cannot take images of {data.image_shape}: {error}") from error
-    torch.manual_seed(int(digest[:8], 16))
+    torch.manual_seed(num_params(graph))  # the same head whenever this is done again
     fresh = GraphModule(graph).tensors()
     same_classes = checkpoint.descriptor.classes == data.classes
     kept = {
