@@ -26,7 +26,8 @@ _LONGEST_PAUSE = 30.0
 _MAX_FAILURES = 6
 _TICK_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (*_ENDING, signal.SIGCHLD)
 
 # Copies of this process, which has loaded what they need: they share most of its memory.
 _FORK = multiprocessing.get_context("fork")
@@ -76,7 +77,8 @@ class Supervisor:
             if self._stop_by is not None and not any(slot.process for slot in self._slots):
                 return self._exit_code
             received = signal.sigtimedwait(_waited_for(), _TICK_SECONDS)
-            if received is not None and received.si_signo != signal.SIGCHLD:
+            # CPython 3.11 returns uninitialised memory when the process was stopped (SIGSTOP) beyond the timeout.
+            if received is not None and received.si_signo in _ENDING:
                 self._stop()
             self._hear()
             for slot in self._slots:

@@ -147,3 +147,6 @@ def test_after_a_pause_of_the_machine_all_go_on(supervised: Callable[..., Watche
         time.sleep(3)
     assert "killing it" not in watched.log.read_text()
     assert len(watched.pids(2)) == 2
+    assert watched.process.poll() is None
+    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in everybody]
+    assert "Z" not in states, "nobody has ended"
