@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from app.logs import LogFormat
-from zoo import terminal
+from zoo.cli import terminal
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -91,7 +91,7 @@ def main(
     from app.settings import Settings
     from app.workers import Worker, serve
     from zoo.errors import ZooError
-    from zoo.storage import require_zoo
+    from zoo.store.directory import require_zoo
 
     for root in zoo:
         try:

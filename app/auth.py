@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import ProblemError, problem
-from zoo import audit
+from zoo.library import audit
 
 Kind = Literal["publish", "read", "unknown"]
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from app.admission.work import ClosingError, Work
 from app.metrics import Metrics
-from zoo.cost import activation_bytes
-from zoo.predictor import Predictor, Scores
+from zoo.network.cost import activation_bytes
+from zoo.runtime.predictor import Predictor, Scores
 
 Pixels = npt.NDArray[np.uint8]
 

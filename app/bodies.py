@@ -21,7 +21,7 @@ from app.admission.work import Work
 from app.errors import ProblemError, invalid_query
 from app.openapi import described
 from app.schemas import PredictBody, PredictQuery
-from zoo import image_header
+from zoo.images import header as image_header
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -9,11 +9,11 @@ from typing import Any
 from app.errors import ProblemError
 from app.inference import Inference, Timing
 from app.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
-from zoo.budget import ALL_DATASETS
-from zoo.cascade import margins
-from zoo.local import LocalZoo, ReadyCascade
-from zoo.predictor import Prediction
-from zoo.rows import DIGITS
+from zoo.catalog.rows import DIGITS
+from zoo.choosing.budget import ALL_DATASETS
+from zoo.choosing.cascade import margins
+from zoo.library.local import LocalZoo, ReadyCascade
+from zoo.runtime.predictor import Prediction
 
 
 def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:

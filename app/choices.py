@@ -15,8 +15,8 @@ from starlette.datastructures import QueryParams
 from app import cascade
 from app.errors import ProblemError, invalid_query, repeated
 from app.schemas import PredictQuery
-from zoo.local import LocalZoo, ReadyCascade
-from zoo.rows import CheckpointRow
+from zoo.catalog.rows import CheckpointRow
+from zoo.library.local import LocalZoo, ReadyCascade
 
 # A change in the catalog is followed within a second; the directories are looked through once in a second.
 _MAX_AGE_SECONDS = 0.5

@@ -15,7 +15,7 @@ from app.inference import Inference
 from app.metrics import Metrics
 from app.recent import Recent
 from app.settings import Settings
-from zoo.local import LocalZoo
+from zoo.library.local import LocalZoo
 
 if TYPE_CHECKING:
     from app.publishing import Publishing

@@ -13,8 +13,8 @@ from starlette.types import Scope
 
 from app.file_response import File, file_response
 from app.recent import Recent
-from zoo.checkpoint import digest_of
-from zoo.local import LocalZoo
+from zoo.checkpoint.file import digest_of
+from zoo.library.local import LocalZoo
 
 # A file may take this part of the memory for files; a larger one is streamed from disk.
 _LARGEST_PART = 8

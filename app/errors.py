@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.admission.work import ClosingError, QueueFullError
 from app.links import placed
-from zoo.database import is_passing
+from zoo.catalog.database import is_passing
+from zoo.catalog.views import CheckpointView
 from zoo.errors import (
     AnnotationsError,
     BusyError,
@@ -35,8 +36,7 @@ from zoo.errors import (
     NotFoundError,
     StaleError,
 )
-from zoo.storage import NO_SPACE
-from zoo.views import CheckpointView
+from zoo.store.directory import NO_SPACE
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # However much of a request is wrong: whoever sends a body of 80,000 unknown keys gets no answer of 80,000 lines.

@@ -20,11 +20,11 @@ import numpy as np
 from app.admission.work import QueueFullError, Work
 from app.batcher import Batcher, Pixels
 from app.metrics import Metrics
-from zoo import quick_images
-from zoo.checkpoint import Checkpoint
-from zoo.cost import activation_bytes
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
-from zoo.predictor import Cost, Prediction, Predictor, Scores, decoding_costs
+from zoo.images import quick as quick_images
+from zoo.network.cost import activation_bytes
+from zoo.runtime.predictor import Cost, Prediction, Predictor, Scores, decoding_costs
 
 # About 1 ms each, by either codec.
 _MAX_PIXELS_ON_LOOP = 65_536

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from starlette.types import Scope
 
-from zoo.views import CheckpointView, Links
+from zoo.catalog.views import CheckpointView, Links
 
 View = TypeVar("View", bound=CheckpointView)
 

@@ -28,10 +28,11 @@ from app.publishing import Publishing, follow_claims
 from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.settings import Settings
-from zoo import glibc, trial
-from zoo.budget import Budget
+from zoo.choosing.budget import Budget
 from zoo.errors import BusyError, NoSpaceError, ZooError
-from zoo.local import LocalZoo
+from zoo.library import trial
+from zoo.library.local import LocalZoo
+from zoo.runtime import glibc
 
 if TYPE_CHECKING:  # of an extra
     from app.tracing import Tracing

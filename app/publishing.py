@@ -8,12 +8,12 @@ import threading
 
 from app.deps import Service
 from app.settings import Settings
-from zoo.budget import Budget
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.budget import Budget
 from zoo.errors import ConflictError, ZooError
-from zoo.evaluate import TestSplits
-from zoo.local import LocalZoo
-from zoo.publish import Terms
-from zoo.rows import CheckpointRow
+from zoo.library.evaluate import TestSplits
+from zoo.library.local import LocalZoo
+from zoo.library.publish import Terms
 
 log = logging.getLogger(__name__)
 

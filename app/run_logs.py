@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from zoo.errors import NotFoundError, ZooError
-from zoo.locks import is_locked
-from zoo.storage import walk
+from zoo.store.directory import walk
+from zoo.store.locks import is_locked
 
 _LOG = "log.jsonl"
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
-from zoo.budget import Budget, Complexity, FileFormat, Filters
-from zoo.marks import Alias
-from zoo.predictor import Prediction
-from zoo.views import CheckpointView
+from zoo.catalog.views import CheckpointView
+from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
+from zoo.runtime.predictor import Prediction
+from zoo.store.annotations import Alias
 
 MAX_LIMIT = 200
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name for each image.")]

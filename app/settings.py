@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from zoo.trial import Limits
+from zoo.library.trial import Limits
 
 
 class Settings(Limits, BaseSettings):

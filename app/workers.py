@@ -19,8 +19,8 @@ from app import logs
 from app.listen import Listener
 from app.logs import LogFormat
 from app.settings import Settings
-from zoo import glibc
 from zoo.errors import ZooError
+from zoo.runtime import glibc
 
 log = logging.getLogger(__name__)
 

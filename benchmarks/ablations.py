@@ -45,11 +45,11 @@ from trainer.grow import grow
 from trainer.loop import evaluate
 from trainer.records import DistilledRecord, Record
 from trainer.runs import RUNS
-from zoo.checkpoint import load
+from zoo.checkpoint.file import load
 from zoo.errors import ZooError
-from zoo.module import module_of
-from zoo.splits import stratified
-from zoo.storage import Directory, write_atomically
+from zoo.images.splits import stratified
+from zoo.runtime.module import module_of
+from zoo.store.directory import Directory, write_atomically
 
 MAX_HELD_OUT = 10_000
 

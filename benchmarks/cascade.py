@@ -22,13 +22,13 @@ from statistics import geometric_mean, mean
 import numpy as np
 from machine import processor
 
-from zoo.budget import Budget
-from zoo.calibrate import find_cascades
-from zoo.cascade import Cascade, Margins, answered_by, margins
-from zoo.image_folder import name_of
-from zoo.local import LocalZoo
-from zoo.measure import HeldOutImages, scores
-from zoo.rows import CheckpointRow
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.budget import Budget
+from zoo.choosing.cascade import Cascade, Margins, answered_by, margins
+from zoo.images.folder import name_of
+from zoo.library.calibrate import find_cascades
+from zoo.library.local import LocalZoo
+from zoo.runtime.measure import HeldOutImages, scores
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/catalog_select.py [NUM_ROWS] > benchmarks/results/catalog_select-$(date +%F).txt
 
-Each shape below is bad for some way of answering. `smallest` is `zoo.catalog.Catalog.choose` as the service calls
+Each shape below is bad for some way of answering. `smallest` is `zoo.catalog.index.Catalog.choose` as the service calls
 it, the default data set looked up each time; `plain` is what it would be without the staircase: the same rows and
 indexes, `WHERE … ORDER BY params … LIMIT 1` through bare sqlite3.
 """
@@ -26,8 +26,8 @@ from typing import Any
 
 from machine import processor
 
-from zoo.budget import Budget
-from zoo.catalog import SCHEMA_VERSION, Catalog
+from zoo.catalog.index import SCHEMA_VERSION, Catalog
+from zoo.choosing.budget import Budget
 
 SEED = 0
 NUM_LIMITS = 400

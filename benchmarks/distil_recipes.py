@@ -42,10 +42,10 @@ from trainer.data import Data
 from trainer.lessons import Lessons, Member
 from trainer.runs import grow
 from trainer.step import prepare
-from zoo.checkpoint import decode, digest_of, read
+from zoo.checkpoint.file import decode, digest_of, read
 from zoo.errors import ZooError
-from zoo.module import GraphModule, normalize
-from zoo.storage import write_atomically
+from zoo.runtime.module import GraphModule, normalize
+from zoo.store.directory import write_atomically
 
 
 class PlainAnswers(Answers):

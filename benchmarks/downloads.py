@@ -31,10 +31,10 @@ from urllib.request import urlopen
 import numpy as np
 from machine import processor
 
-from zoo.checkpoint import Checkpoint, encode, load
-from zoo.families import secnn
-from zoo.graph import tensor_shapes
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, encode, load
+from zoo.network.families import secnn
+from zoo.network.graph import tensor_shapes
+from zoo.store.directory import Directory
 
 ROOT = Path(__file__).parents[1]
 PORTS = {"zoo": 8461, "FileResponse": 8462, "nginx": 8463}

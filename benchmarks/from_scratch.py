@@ -23,9 +23,9 @@ from trainer.loop import WeightAverage, evaluate, train_epoch
 from trainer.seeds import seed_epoch
 from trainer.statistics import measure_on, num_for_checkpoint
 from trainer.step import TrainingStep, pays_to_compile
-from zoo.cost import training_flops
 from zoo.errors import RunError
-from zoo.storage import write_atomically
+from zoo.network.cost import training_flops
+from zoo.store.directory import write_atomically
 
 
 @dataclass(frozen=True)

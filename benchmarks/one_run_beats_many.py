@@ -56,10 +56,10 @@ from trainer.grow import grow
 from trainer.runs import RUNS
 from trainer.step import prepare
 from trainer.trials import Entry, Trial, hypervolume, read_trials
-from zoo.cost import training_flops
-from zoo.descriptor import Cost
+from zoo.checkpoint.descriptor import Cost
 from zoo.errors import ZooError
-from zoo.module import GraphModule
+from zoo.network.cost import training_flops
+from zoo.runtime.module import GraphModule
 
 CONTROLS = get_args(Choice)
 # (a) and (b), and how the tables call them.

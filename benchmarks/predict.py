@@ -36,9 +36,9 @@ import numpy as np
 from machine import processor, spread
 from PIL import Image
 
-from zoo.checkpoint import read_header
-from zoo.storage import Directory
-from zoo.user_cache import user_cache
+from zoo.checkpoint.file import read_header
+from zoo.store.directory import Directory
+from zoo.store.user_cache import user_cache
 
 HERE = Path(__file__).parent
 CONCURRENCIES = (1, 16, 64)

@@ -22,8 +22,8 @@ class TorchClassifier:
     def __init__(self, path: Path) -> None:
         import torch
 
-        from zoo.checkpoint import load
-        from zoo.module import module_of, normalize
+        from zoo.checkpoint.file import load
+        from zoo.runtime.module import module_of, normalize
 
         torch.set_num_threads(1)
         checkpoint = load(path)
@@ -67,7 +67,7 @@ def ceiling(port: int, path: Path) -> None:
     import typer
 
     from app.__main__ import main
-    from zoo.predictor import Predictor
+    from zoo.runtime.predictor import Predictor
 
     def answer_at_once(self: Predictor, _: str, pixels: np.ndarray) -> np.ndarray:
         num_classes = len(self.descriptor.classes)

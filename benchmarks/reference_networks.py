@@ -132,7 +132,7 @@ def num_params(module: nn.Module) -> int:
 
 
 def num_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image, as `zoo.cost` counts them."""
+    """Multiply-accumulates of convolutions and linear layers for one image, as `zoo.network.cost` counts them."""
     macs = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:

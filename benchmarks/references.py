@@ -29,7 +29,7 @@ from trainer import optim
 from trainer.runs import grow
 from trainer.step import prepare
 from zoo.errors import RunError
-from zoo.storage import write_atomically
+from zoo.store.directory import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -45,11 +45,11 @@ from trainer.data import Split
 from trainer.loop import train_epoch
 from trainer.runs import grow, paper
 from trainer.step import TrainingStep, has_bfloat16, prepare
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Preprocessing
-from zoo.families import blueprint, secnn
-from zoo.graph import INPUT, Graph, output_shapes
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families import blueprint, secnn
+from zoo.network.graph import INPUT, Graph, output_shapes
+from zoo.runtime.module import GraphModule
 
 IMAGE = (3, 32, 32)
 SEED = 0

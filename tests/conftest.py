@@ -22,9 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from zoo import onnx_runtime
-from zoo.checkpoint import Checkpoint, Tensors, encode
-from zoo.descriptor import (
+from zoo.checkpoint.descriptor import (
     Accuracy,
     Architecture,
     Cost,
@@ -35,11 +33,13 @@ from zoo.descriptor import (
     Metrics,
     Preprocessing,
 )
-from zoo.families import secnn
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.families.secnn import SecnnArchitecture
-from zoo.graph import tensor_shapes
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, Tensors, encode
+from zoo.network.families import secnn
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.network.graph import tensor_shapes
+from zoo.runtime import onnx_runtime
+from zoo.store.directory import Directory
 
 # How long an example takes says as much about the machine's other work as about the code.
 settings.register_profile("untimed", deadline=None)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import Checkpoint, encode, read_header
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.families import secnn
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, encode, read_header
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families import secnn
+from zoo.store.directory import Directory
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

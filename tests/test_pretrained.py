@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo import onnx_model
-from zoo.budget import Budget
-from zoo.checkpoint import Checkpoint, digest_of, load, read_header
-from zoo.cost import num_params
-from zoo.local import LocalZoo
-from zoo.predictor import Predictor
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, digest_of, load, read_header
+from zoo.choosing.budget import Budget
+from zoo.library.local import LocalZoo
+from zoo.network.cost import num_params
+from zoo.runtime import onnx_model
+from zoo.runtime.predictor import Predictor
+from zoo.store.directory import Directory
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
 

@@ -22,8 +22,8 @@ DIGIT = ROOT / "docs" / "digit.png"
 _PROGRAM = """
 import sys
 from pathlib import Path
-from zoo.checkpoint import load
-from zoo.onnx_classifier import OnnxClassifier
+from zoo.checkpoint.file import load
+from zoo.runtime.onnx_classifier import OnnxClassifier
 [path, *_] = Path(sys.argv[1]).rglob("*.safetensors")
 print(OnnxClassifier(load(path)).predict(sys.argv[2], 1)[0].label)
 """

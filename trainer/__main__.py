@@ -24,7 +24,7 @@ from trainer.config import Limits, RunConfig
 from trainer.names import run_named
 from trainer.overrides import Overrides
 from trainer.runs import RUNS
-from zoo import terminal
+from zoo.cli import terminal
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from trainer.grow import run_directory
 from trainer.lessons import Lessons, Member, save
 from trainer.loop import evaluate
 from trainer.records import DistilledRecord, Record
-from zoo.checkpoint import Checkpoint, Tensors, decode, read_header
-from zoo.cost import num_params
-from zoo.descriptor import Architecture
+from zoo.checkpoint.descriptor import Architecture
+from zoo.checkpoint.file import Checkpoint, Tensors, decode, read_header
 from zoo.errors import DescriptorError, RunError
-from zoo.module import GraphModule, module_of
-from zoo.storage import Directory
+from zoo.network.cost import num_params
+from zoo.runtime.module import GraphModule, module_of
+from zoo.store.directory import Directory
 
 # The share of the loss that is about its own answers, for the largest; it is to learn more than it knew.
 _OWN_ANSWERS = 0.5

@@ -27,10 +27,10 @@ from trainer.data import Split
 from trainer.loop import Lesson
 from trainer.seeds import seed_of
 from trainer.step import low_precision, pays_to_compile
-from zoo.cost import num_macs
-from zoo.descriptor import Preprocessing
-from zoo.module import GraphModule, normalize
-from zoo.storage import write_atomically
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.cost import num_macs
+from zoo.runtime.module import GraphModule, normalize
+from zoo.store.directory import write_atomically
 
 # Augmented epochs that are answered; a longer pass shows them again, in another order.
 NUM_EPOCHS = 40

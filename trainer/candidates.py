@@ -14,10 +14,10 @@ from trainer.records import CandidateScore
 from trainer.scores.batch_score import batch_score
 from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
 from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Architecture
-from zoo.families.blueprint import BlueprintArchitecture
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.runtime.module import GraphModule
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Int64
 from torch import Tensor
 
-from zoo.descriptor import Accuracy
+from zoo.checkpoint.descriptor import Accuracy
 
 
 def chance_of(labels: Int64[Tensor, " n"]) -> float:

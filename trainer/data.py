@@ -23,14 +23,15 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from trainer.decoded import Decoded, decoded_once
-from zoo import digits, image_folder
-from zoo.content import digest_of_images, digest_of_indices
-from zoo.descriptor import SLUG, Content, Preprocessing
-from zoo.descriptor import Dataset as DatasetRecord
+from zoo.checkpoint.content import digest_of_images, digest_of_indices
+from zoo.checkpoint.descriptor import SLUG, Content, Preprocessing
+from zoo.checkpoint.descriptor import Dataset as DatasetRecord
 from zoo.errors import DataError
-from zoo.image_folder import BadFiles, Color, ImageFile, ImageFolder
-from zoo.splits import Indices, stratified
-from zoo.user_cache import user_cache
+from zoo.images import digits
+from zoo.images import folder as image_folder
+from zoo.images.folder import BadFiles, Color, ImageFile, ImageFolder
+from zoo.images.splits import Indices, stratified
+from zoo.store.user_cache import user_cache
 
 VALIDATION_FRACTION = 0.1
 # Without --image-size: images of one size up to this stay as they are, all others become squares of their median side,

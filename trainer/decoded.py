@@ -21,12 +21,12 @@ import numpy as np
 import PIL
 from jaxtyping import Int64, UInt8
 
-from zoo.storage import write_atomically
-from zoo.user_cache import user_cache
+from zoo.store.directory import write_atomically
+from zoo.store.user_cache import user_cache
 
 log = logging.getLogger(__name__)
 
-# Goes up where zoo/images.py or the choice of a common form gives other pixels than before.
+# Goes up where zoo/images/decode.py or the choice of a common form gives other pixels than before.
 _VERSION = 2
 # What numpy and zipfile raise over a file that is cut off or has flipped bits (tests/trainer/test_decoded.py).
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)

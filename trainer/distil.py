@@ -23,11 +23,11 @@ from trainer.loop import evaluate
 from trainer.origin import check_images, differences
 from trainer.records import DistilledRecord, Record, line_of, write
 from trainer.step import prepared
-from zoo.checkpoint import decode, read_header
-from zoo.cost import num_params
-from zoo.descriptor import Descriptor
+from zoo.checkpoint.descriptor import Descriptor
+from zoo.checkpoint.file import decode, read_header
 from zoo.errors import CheckpointError, RunError
-from zoo.storage import Directory
+from zoo.network.cost import num_params
+from zoo.store.directory import Directory
 
 
 def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tuple[Descriptor, tuple[str, str]]:

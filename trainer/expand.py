@@ -16,11 +16,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.descriptor import Architecture
-from zoo.families.blueprint import BlueprintArchitecture
-from zoo.families.secnn import LayerKind
-from zoo.graph import INPUT, BatchNorm, Concat, Conv2d, Flatten, Graph, Linear, Node, output_shapes, parameter_shapes
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.network.families.secnn import LayerKind
+from zoo.network.graph import (
+    INPUT,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    Flatten,
+    Graph,
+    Linear,
+    Node,
+    output_shapes,
+    parameter_shapes,
+)
+from zoo.runtime.module import GraphModule
 
 Kept = tuple[int, ...]
 

@@ -50,15 +50,15 @@ from trainer.seeds import seed_epoch, seed_of
 from trainer.state import Branch, Decided, RunState, load, plateau, save
 from trainer.statistics import measure_on, num_for_checkpoint, num_for_epoch
 from trainer.step import TrainingStep, pays_to_compile, prepared
-from zoo import locks
-from zoo.checkpoint import Checkpoint, decode, digest_of, encode, read_header
-from zoo.cost import forward_flops, num_macs, num_params, training_flops
-from zoo.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
+from zoo.checkpoint.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
+from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode, read_header
 from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError
-from zoo.families import blueprint, secnn
-from zoo.graph import Graph
-from zoo.module import GraphModule, module_of, normalize
-from zoo.storage import Directory
+from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
+from zoo.network.families import blueprint, secnn
+from zoo.network.graph import Graph
+from zoo.runtime.module import GraphModule, module_of, normalize
+from zoo.store import locks
+from zoo.store.directory import Directory
 
 Observer = Callable[[Record], None]
 

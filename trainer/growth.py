@@ -16,9 +16,9 @@ from trainer.ladder import climb, deadlines, next_size
 from trainer.records import CandidateScore
 from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.state import Decided, RunState
-from zoo.cost import num_params
-from zoo.descriptor import ExpansionStep
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import ExpansionStep
+from zoo.network.cost import num_params
+from zoo.runtime.module import GraphModule
 
 
 @dataclass(frozen=True)

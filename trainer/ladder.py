@@ -23,11 +23,11 @@ from trainer.scores.expansion_score import gain_of_new_parameters
 from trainer.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.scores.kfac import KroneckerMoments, kfac_gain_of_new_parameters, kronecker_moments
 from trainer.state import FROM_NOTHING, Beginning
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Architecture
-from zoo.families.blueprint import BlueprintArchitecture
-from zoo.graph import Graph, parameter_shapes
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.network.graph import Graph, parameter_shapes
+from zoo.runtime.module import GraphModule
 
 _EXACT = Initialization(exact=True, noise_std=None)
 # A size is reached when this fraction of it is; the steps of growth are too coarse to meet it exactly.

@@ -22,11 +22,11 @@ from trainer.records import LessonRecord, Record
 from trainer.seeds import seed_epoch, seed_of
 from trainer.statistics import measure_on, num_for_checkpoint
 from trainer.step import TrainingStep, pays_to_compile
-from zoo.checkpoint import Checkpoint, encode
-from zoo.cost import forward_flops, num_macs, num_params, training_flops
-from zoo.descriptor import Accuracy, Descriptor, Metrics, join_devices
-from zoo.module import GraphModule, module_of
-from zoo.storage import Directory, write_atomically
+from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, join_devices
+from zoo.checkpoint.file import Checkpoint, encode
+from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
+from zoo.runtime.module import GraphModule, module_of
+from zoo.store.directory import Directory, write_atomically
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from trainer import optim
 from trainer.augment import Augmentation, augmentation_of
 from trainer.data import Split
 from trainer.step import TrainingStep
-from zoo.descriptor import Accuracy, Preprocessing
-from zoo.graph import output_shapes
-from zoo.module import GraphModule, normalize
+from zoo.checkpoint.descriptor import Accuracy, Preprocessing
+from zoo.network.graph import output_shapes
+from zoo.runtime.module import GraphModule, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
 # than to run.

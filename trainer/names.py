@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from trainer.config import RunConfig
 from trainer.overrides import Overrides
 from trainer.runs import RUNS
-from zoo.descriptor import Slug
+from zoo.checkpoint.descriptor import Slug
 from zoo.errors import RunError
 
 _SLUG = TypeAdapter(Slug)

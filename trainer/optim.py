@@ -11,7 +11,7 @@ from trainer.config import RunConfig
 from trainer.expand import grid, placements
 from trainer.muon import MuonAdamW
 from trainer.scores.fisher import GradientMoments
-from zoo.module import GraphModule
+from zoo.runtime.module import GraphModule
 
 
 def make(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

@@ -11,11 +11,11 @@ from pathlib import Path
 from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.state import Beginning
-from zoo import checkpoint
-from zoo.checkpoint import Checkpoint, digest_of
-from zoo.cost import num_macs, num_params
-from zoo.descriptor import Dataset, Descriptor
+from zoo.checkpoint import file as checkpoint
+from zoo.checkpoint.descriptor import Dataset, Descriptor
+from zoo.checkpoint.file import Checkpoint, digest_of
 from zoo.errors import RunError
+from zoo.network.cost import num_macs, num_params
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from trainer.trials import PAPER, Entry, Trial
-from zoo.pareto import front
+from zoo.choosing.pareto import front
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes too; black and yellow left out.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

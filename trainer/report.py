@@ -14,8 +14,8 @@ from statistics import mean, stdev
 
 from trainer import plot
 from trainer.trials import PAPER, Entry, Milestones, Trial, read_trials
-from zoo.descriptor import ExpansionStep, Lineage
-from zoo.storage import write_atomically
+from zoo.checkpoint.descriptor import ExpansionStep, Lineage
+from zoo.store.directory import write_atomically
 
 # 62,700 is the mean size of the paper's best networks.
 BUDGETS = (5_000, 10_000, 20_000, 40_000, 62_700, 100_000, 150_000)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from trainer import optim
 from trainer.config import RunConfig
-from zoo.descriptor import Accuracy, Architecture, ExpansionStep
+from zoo.checkpoint.descriptor import Accuracy, Architecture, ExpansionStep
 from zoo.errors import RunError
-from zoo.module import GraphModule
-from zoo.storage import write_atomically
+from zoo.runtime.module import GraphModule
+from zoo.store.directory import write_atomically
 
 # Changes whenever the contents of the file do.
 _VERSION = 6

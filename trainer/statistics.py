@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from trainer.augment import augmentation_of
 from trainer.config import RunConfig
 from trainer.data import Split
-from zoo.descriptor import Preprocessing
-from zoo.module import normalize
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.runtime.module import normalize
 
 # Images at once, and bytes of their pixels: each batch is normalised by its own statistics, as in training.
 _MAX_BATCH = 512

@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import RunConfig
 from trainer.parallel import ALONE, Group, synchronize_batch_norms
-from zoo import glibc
-from zoo.descriptor import Preprocessing
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.runtime import glibc
+from zoo.runtime.module import GraphModule
 
 # Of each image its class, or how much of it belongs to each class.
 Targets = Int64[Tensor, " batch"] | Float[Tensor, "batch classes"]

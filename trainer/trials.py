@@ -9,11 +9,11 @@ from itertools import pairwise
 from math import log10
 from pathlib import Path
 
-from zoo.checkpoint import Header, read_header
-from zoo.descriptor import Cost, Descriptor, ExpansionStep, join_devices
+from zoo.checkpoint.descriptor import Cost, Descriptor, ExpansionStep, join_devices
+from zoo.checkpoint.file import Header, read_header
+from zoo.choosing.pareto import front
 from zoo.errors import CheckpointError, ZooError
-from zoo.pareto import front
-from zoo.storage import Directory
+from zoo.store.directory import Directory
 
 # Where `hypervolume` ends: beyond every network of this project, so that the largest of them counts too.
 MAX_PARAMS = 1_000_000

@@ -12,8 +12,8 @@ from app.downloads import Download
 from app.errors import NoModelProblem
 from app.openapi import declared, reading
 from app.schemas import ReferenceFileQuery
-from zoo.budget import Budget, FileFormat
-from zoo.rows import CheckpointRow
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.budget import Budget, FileFormat
 
 router = APIRouter(tags=["files"])
 

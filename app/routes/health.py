@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.deps import ServiceDep
 from app.errors import ProblemError
 from app.openapi import reading
-from zoo.budget import ALL_DATASETS, Budget
+from zoo.choosing.budget import ALL_DATASETS, Budget
 from zoo.errors import NoModelMeetsConstraintsError
 
 router = APIRouter(tags=["health"])

@@ -23,9 +23,9 @@ from app.downloads import Download
 from app.errors import ProblemError, explain, repeated
 from app.openapi import reading
 from app.routes.files import RESPONSES, because
-from zoo.budget import ALL_DATASETS, Budget, FileFormat, Filters
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat, Filters
 from zoo.errors import NoModelMeetsConstraintsError, NotFoundError
-from zoo.rows import CheckpointRow
 
 router = APIRouter(tags=["files"])
 

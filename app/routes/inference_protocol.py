@@ -23,8 +23,8 @@ from app.errors import ProblemError
 from app.openapi import declared, described, reading
 from app.routes.health import ready
 from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
+from zoo.catalog.rows import CheckpointRow
 from zoo.errors import NotFoundError
-from zoo.rows import CheckpointRow
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 

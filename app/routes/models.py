@@ -12,7 +12,7 @@ from app.links import placed
 from app.openapi import declared, reading
 from app.recent import RememberedRoute
 from app.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
-from zoo.views import CheckpointDetail, Datasets, Selection
+from zoo.catalog.views import CheckpointDetail, Datasets, Selection
 
 router = APIRouter(tags=["models"], route_class=RememberedRoute)
 

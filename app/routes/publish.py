@@ -17,10 +17,10 @@ from app.errors import ProblemError
 from app.links import placed
 from app.openapi import PUBLISHING, declared
 from app.schemas import Changes, NoQuery, Published, ReferenceQuery
+from zoo.catalog.views import CheckpointView
 from zoo.errors import CheckpointError
-from zoo.marks import Alias
-from zoo.publish import Upload, publish
-from zoo.views import CheckpointView
+from zoo.library.publish import Upload, publish
+from zoo.store.annotations import Alias
 
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
 AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]

@@ -27,8 +27,8 @@ from app.settings import Settings
 from trainer import data, runs
 from trainer.config import GainRule
 from trainer.grow import grow
-from zoo.checkpoint import Checkpoint, load
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, load
+from zoo.store.directory import Directory
 
 ZOO_SERVE = Path(sys.executable).parent / "zoo-serve"
 

@@ -14,7 +14,7 @@ import pytest
 
 from app.auth import Guesses, network_of
 from app.logs import JsonFormatter
-from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.client import ZooClient
 
 READING, PUBLISHING = "a-token-for-reading", "a-token-for-publishing"

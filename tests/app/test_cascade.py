@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from zoo.calibrate import measure_latencies
-from zoo.cascade import Calibration, Cascade, Stage
+from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.client import ZooClient
-from zoo.local import LocalZoo
+from zoo.library.calibrate import measure_latencies
+from zoo.library.local import LocalZoo
 
 ClientOf = Callable[..., httpx.Client]
 

@@ -16,8 +16,8 @@ from app.downloads import Download, Downloads
 from app.file_response import File, file_response
 from app.recent import Recent
 from zoo.errors import CheckpointError
-from zoo.families.secnn import SecnnArchitecture
-from zoo.local import LocalZoo
+from zoo.library.local import LocalZoo
+from zoo.network.families.secnn import SecnnArchitecture
 
 Put = Callable[..., str]
 

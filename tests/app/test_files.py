@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from app.settings import Settings
-from zoo.storage import Directory
+from zoo.store.directory import Directory
 
 
 @pytest.fixture(scope="module", params=[64 * 1024 * 1024, 0], ids=["from memory", "streamed from disk"])

@@ -18,8 +18,8 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.numpy import load_file
 
-from zoo.checkpoint import Checkpoint, digest_of, load
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, digest_of, load
+from zoo.store.directory import Directory
 
 REPOSITORY = "zoo/digits"
 

@@ -14,10 +14,10 @@ import pytest
 from app.admission.work import QueueFullError, Work
 from app.inference import Inference
 from app.metrics import Metrics
-from zoo.checkpoint import Checkpoint
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import CheckpointError, ImageError
-from zoo.families import secnn
-from zoo.predictor import Predictor
+from zoo.network.families import secnn
+from zoo.runtime.predictor import Predictor
 
 from .conftest import png
 

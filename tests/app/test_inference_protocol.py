@@ -14,8 +14,8 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferenceServerException, InferInput, InferRequestedOutput
 
 from trainer.data import Data
-from zoo.checkpoint import Checkpoint
-from zoo.predictor import Predictor
+from zoo.checkpoint.file import Checkpoint
+from zoo.runtime.predictor import Predictor
 
 MODEL = "best"
 

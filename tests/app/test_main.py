@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from zoo.storage import Directory
+from zoo.store.directory import Directory
 
 
 def wait_for_count(client: httpx.Client, count: int) -> None:

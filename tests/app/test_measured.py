@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from zoo.checkpoint import Checkpoint, digest_of, encode
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
+from zoo.store.directory import Directory
 
 TOKEN = "a-token-for-publishing"
 AS_PUBLISHER = {"Authorization": f"Bearer {TOKEN}"}

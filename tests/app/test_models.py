@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from zoo.budget import wilson_interval
-from zoo.checkpoint import Checkpoint
-from zoo.cost import num_macs, num_params
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint
+from zoo.choosing.budget import wilson_interval
+from zoo.network.cost import num_macs, num_params
+from zoo.store.directory import Directory
 
 from .conftest import png
 

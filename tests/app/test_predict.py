@@ -20,10 +20,10 @@ from PIL import Image
 
 from trainer.data import Data
 from trainer.loop import predict
-from zoo.checkpoint import Checkpoint, read_header
-from zoo.families import secnn
-from zoo.module import module_of
-from zoo.storage import Directory
+from zoo.checkpoint.file import Checkpoint, read_header
+from zoo.network.families import secnn
+from zoo.runtime.module import module_of
+from zoo.store.directory import Directory
 
 
 def test_every_checkpoint_answers_as_in_training(

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
 TOKEN = "a-token-for-publishing"

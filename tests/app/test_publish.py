@@ -18,11 +18,11 @@ import httpx
 import numpy as np
 import pytest
 
-from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.client import ZooClient
 from zoo.errors import GoneError, RemoteError
-from zoo.families.secnn import SecnnArchitecture
-from zoo.storage import Directory
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.store.directory import Directory
 
 TOKEN = "a-token-for-publishing"
 READING = "a-token-for-reading"

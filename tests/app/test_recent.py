@@ -18,11 +18,11 @@ from starlette.types import Scope
 
 from app.choices import Choices
 from app.recent import Recent
-from zoo.budget import Budget
-from zoo.device import device_name
-from zoo.families.secnn import SecnnArchitecture
-from zoo.local import LocalZoo
-from zoo.measurements import Latency
+from zoo.choosing.budget import Budget
+from zoo.library.local import LocalZoo
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.runtime.device import device_name
+from zoo.store.measurements import Latency
 
 PATHS = ("/models", "/models?min_acc=0.5", "/models/pareto", "/models/smallest", "/models?min_acc=0.5&limit=1")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from zoo.locks import lock
+from zoo.store.locks import lock
 
 Event = tuple[str, str, dict[str, object]]
 

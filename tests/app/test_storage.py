@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from zoo.storage import Directory
+from zoo.store.directory import Directory
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import image_header, images, quick_images
 from zoo.errors import ImageError
+from zoo.images import decode as images
+from zoo.images import header as image_header
+from zoo.images import quick as quick_images
 
 pytestmark = pytest.mark.faults
 

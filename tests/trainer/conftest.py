@@ -16,8 +16,8 @@ from torch import nn
 from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
 from trainer.data import Data, load
 from trainer.records import Record
-from zoo.descriptor import Architecture
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.runtime.module import GraphModule
 
 
 @pytest.fixture(autouse=True)

@@ -18,12 +18,12 @@ from trainer.data import Data, load
 from trainer.grow import grow
 from trainer.loop import evaluate
 from trainer.records import DistilledRecord, LessonRecord, Record
-from zoo.checkpoint import decode, read_header
-from zoo.cost import num_params
-from zoo.descriptor import Descriptor
+from zoo.checkpoint.descriptor import Descriptor
+from zoo.checkpoint.file import decode, read_header
 from zoo.errors import RunError
-from zoo.module import module_of
-from zoo.storage import Directory
+from zoo.network.cost import num_params
+from zoo.runtime.module import module_of
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(

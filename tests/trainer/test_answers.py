@@ -15,8 +15,8 @@ from trainer.answers import NUM_EPOCHS, Answers, Teacher
 from trainer.augment import Augmentation
 from trainer.config import BlueprintStart, Ladder, RunConfig
 from trainer.data import Data, load
-from zoo.families.blueprint import start
-from zoo.module import GraphModule, normalize
+from zoo.network.families.blueprint import start
+from zoo.runtime.module import GraphModule, normalize
 
 CONFIG = RunConfig(name="tiny", start=BlueprintStart(), expansion=Ladder(sizes=(600,)), max_shift=2)
 

@@ -13,9 +13,9 @@ from trainer.expand import Change
 from trainer.runs import digits, paper
 from trainer.scores.expansion_score import natural_score, size_penalty
 from trainer.scores.fisher import gradient_moments, statistics_of
-from zoo.cost import num_macs, num_params
-from zoo.families.secnn import SecnnArchitecture, start
-from zoo.module import GraphModule
+from zoo.network.cost import num_macs, num_params
+from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.runtime.module import GraphModule
 
 Grown = tuple[SecnnArchitecture, GraphModule]
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from trainer.__main__ import app
 from trainer.runs import RUNS
-from zoo.checkpoint import load
-from zoo.storage import Directory
+from zoo.checkpoint.file import load
+from zoo.store.directory import Directory
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

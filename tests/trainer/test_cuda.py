@@ -20,9 +20,9 @@ from trainer.loop import WeightAverage, train_epoch
 from trainer.records import EpochRecord, Record
 from trainer.runs import paper
 from trainer.step import TrainingStep
-from zoo.descriptor import Architecture, Preprocessing
-from zoo.families import blueprint
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.network.families import blueprint
+from zoo.runtime.module import GraphModule
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

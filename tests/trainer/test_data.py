@@ -21,7 +21,7 @@ from torchvision import datasets
 
 from trainer import data
 from trainer.data import Data, Split
-from zoo.descriptor import Dataset
+from zoo.checkpoint.descriptor import Dataset
 from zoo.errors import DataError
 
 WriteImages = Callable[..., Path]

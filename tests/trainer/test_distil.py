@@ -23,11 +23,11 @@ from trainer.loop import evaluate
 from trainer.records import DistilledRecord, LessonRecord, Record
 from trainer.step import TrainingStep
 from trainer.trials import read_trials
-from zoo.checkpoint import decode, encode, read_header
-from zoo.cost import forward_flops, num_macs, num_params, training_flops
-from zoo.families.blueprint import start
-from zoo.module import GraphModule, module_of
-from zoo.storage import Directory
+from zoo.checkpoint.file import decode, encode, read_header
+from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
+from zoo.network.families.blueprint import start
+from zoo.runtime.module import GraphModule, module_of
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(

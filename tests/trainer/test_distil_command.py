@@ -15,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from trainer.__main__ import app
-from zoo.checkpoint import read_header
-from zoo.descriptor import Descriptor
-from zoo.storage import Directory
+from zoo.checkpoint.descriptor import Descriptor
+from zoo.checkpoint.file import read_header
+from zoo.store.directory import Directory
 
 IMAGES = ("--data", "digits", "--device", "cpu")
 

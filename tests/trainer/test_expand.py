@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from trainer.candidates import changes
 from trainer.expand import Change, Initialization, expand, new_entries, shrink_and_perturb
 from trainer.runs import paper
-from zoo.cost import num_params
-from zoo.descriptor import Architecture
-from zoo.families import blueprint
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.families.secnn import Block, Layer, SecnnArchitecture, start
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.cost import num_params
+from zoo.network.families import blueprint
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start
+from zoo.runtime.module import GraphModule
 
 EXACT = Initialization(exact=True, noise_std=1e-4)
 PAPER = Initialization(exact=False, noise_std=1e-4)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, statistics_of
-from zoo.descriptor import Architecture
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.families.secnn import Block, Layer, start
-from zoo.graph import BatchNorm
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.secnn import Block, Layer, start
+from zoo.network.graph import BatchNorm
+from zoo.runtime.module import GraphModule
 
 RandomModule = Callable[[Architecture, int], GraphModule]
 

@@ -28,13 +28,13 @@ from trainer.loop import evaluate
 from trainer.overrides import Overrides
 from trainer.records import ChanceRecord, CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
 from trainer.runs import digits, paper
-from zoo.checkpoint import load as load_checkpoint
-from zoo.cost import num_params
+from zoo.checkpoint.file import load as load_checkpoint
 from zoo.errors import RunError
-from zoo.families.blueprint import BlueprintArchitecture
-from zoo.module import GraphModule, module_of, normalize
-from zoo.predictor import Predictor
-from zoo.storage import Directory
+from zoo.network.cost import num_params
+from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.runtime.module import GraphModule, module_of, normalize
+from zoo.runtime.predictor import Predictor
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 # What the clock says, and what follows from it: a file with another time in it has another digest.

@@ -20,11 +20,11 @@ from trainer.scores.kfac import (
     kfac_gain_of_new_parameters,
     kronecker_moments,
 )
-from zoo.cost import num_params
-from zoo.families import blueprint
-from zoo.families.secnn import Block, Layer, SecnnArchitecture, start
-from zoo.graph import INPUT, Conv2d, GlobalAveragePool, GraphBuilder, Linear
-from zoo.module import GraphModule
+from zoo.network.cost import num_params
+from zoo.network.families import blueprint
+from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start
+from zoo.network.graph import INPUT, Conv2d, GlobalAveragePool, GraphBuilder, Linear
+from zoo.runtime.module import GraphModule
 
 with warnings.catch_warnings():
     # Of BackPACK, which curvlinops imports.

@@ -20,11 +20,11 @@ from trainer.runs import grow
 from trainer.scores.expansion_score import gain_of_new_parameters
 from trainer.scores.fisher import gradient_moments, statistics_of
 from trainer.state import Beginning
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Architecture
-from zoo.families import blueprint
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families import blueprint
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.runtime.module import GraphModule
 
 CPU = torch.device("cpu")
 EXACT = Initialization(exact=True, noise_std=0.0)

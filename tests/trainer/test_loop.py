@@ -18,9 +18,9 @@ from trainer.data import Split
 from trainer.loop import WeightAverage, evaluate, predict, train_epoch
 from trainer.runs import digits, paper
 from trainer.step import TrainingStep
-from zoo.descriptor import Preprocessing
-from zoo.families.secnn import SecnnArchitecture, start
-from zoo.module import GraphModule, normalize
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.runtime.module import GraphModule, normalize
 
 RandomModule = Callable[[SecnnArchitecture, int], GraphModule]
 

@@ -14,10 +14,10 @@ from trainer.config import RunConfig
 from trainer.expand import Change, Initialization, expand, grid, new_entries, placements
 from trainer.runs import paper
 from trainer.scores.fisher import GradientMoments, gradient_moments
-from zoo.descriptor import Architecture
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.families.secnn import SecnnArchitecture, start
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.runtime.module import GraphModule
 
 EXACT = Initialization(exact=True, noise_std=1e-4)
 BATCH = 8

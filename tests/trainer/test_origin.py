@@ -18,12 +18,12 @@ from trainer.data import Data, load
 from trainer.grow import grow, run_directory
 from trainer.origin import read
 from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, Record
-from zoo.checkpoint import Checkpoint, encode
-from zoo.checkpoint import load as load_checkpoint
-from zoo.cost import num_params
-from zoo.descriptor import Descriptor
+from zoo.checkpoint.descriptor import Descriptor
+from zoo.checkpoint.file import Checkpoint, encode
+from zoo.checkpoint.file import load as load_checkpoint
 from zoo.errors import CheckpointError, RunError
-from zoo.storage import Directory
+from zoo.network.cost import num_params
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 

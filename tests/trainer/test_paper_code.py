@@ -22,12 +22,12 @@ from trainer.runs import paper_code
 from trainer.scores.batch_score import batch_score
 from trainer.state import plateau
 from trainer.step import TrainingStep
-from zoo.checkpoint import load
-from zoo.cost import num_params
-from zoo.descriptor import Preprocessing
-from zoo.families.secnn import SecnnArchitecture, start
-from zoo.module import GraphModule
-from zoo.storage import Directory
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.checkpoint.file import load
+from zoo.network.cost import num_params
+from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.runtime.module import GraphModule
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 CONFIG = paper_code()

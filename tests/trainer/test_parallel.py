@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import read_header
-from zoo.storage import Directory
+from zoo.checkpoint.file import read_header
+from zoo.store.directory import Directory
 
 # A run as zoo-train has it, but tiny: it is given on the command line of torchrun.
 SCRIPT = """

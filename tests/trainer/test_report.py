@@ -23,11 +23,11 @@ from trainer.config import RunConfig
 from trainer.data import Data
 from trainer.grow import grow
 from trainer.trials import hypervolume, read_trials
-from zoo.checkpoint import Checkpoint, encode, read_header
-from zoo.cost import num_params
-from zoo.descriptor import Cost, ExpansionStep, Lineage
-from zoo.families import secnn
-from zoo.storage import Directory
+from zoo.checkpoint.descriptor import Cost, ExpansionStep, Lineage
+from zoo.checkpoint.file import Checkpoint, encode, read_header
+from zoo.network.cost import num_params
+from zoo.network.families import secnn
+from zoo.store.directory import Directory
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MakeCheckpoint = Callable[..., Checkpoint]

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from trainer import optim
 from trainer.config import RatioRule, RunConfig
 from trainer.state import RunState, load, plateau, save
-from zoo.descriptor import Accuracy, ExpansionStep
+from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
-from zoo.families.secnn import start
-from zoo.module import GraphModule
+from zoo.network.families.secnn import start
+from zoo.runtime.module import GraphModule
 
 DATA = {"name": "bars", "num_train": 81, "classes": ("left", "right"), "checksum": "0123abcd"}
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from trainer.data import Data, load
 from trainer.distil import distil
 from trainer.grow import grow
 from trainer.statistics import batch_norms, measure, measure_on
-from zoo.checkpoint import load as load_checkpoint
-from zoo.families.secnn import SecnnArchitecture, start
-from zoo.module import GraphModule, module_of, normalize
-from zoo.storage import Directory
+from zoo.checkpoint.file import load as load_checkpoint
+from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.runtime.module import GraphModule, module_of, normalize
+from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 RandomModule = Callable[[SecnnArchitecture, int], GraphModule]

@@ -17,9 +17,9 @@ from trainer.expand import Initialization, expand
 from trainer.runs import paper
 from trainer.scores.fisher import gradient_moments
 from trainer.step import TrainingStep, has_bfloat16, prepare, prepared
-from zoo.descriptor import Architecture, Preprocessing
-from zoo.families import blueprint, secnn
-from zoo.module import GraphModule, normalize
+from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.network.families import blueprint, secnn
+from zoo.runtime.module import GraphModule, normalize
 
 RGB = Preprocessing(color="rgb", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
 ADAM = replace(paper(), l1=0.0, learning_rate=1e-2, mixed_precision=False)

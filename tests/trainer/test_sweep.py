@@ -24,10 +24,10 @@ from trainer.overrides import Overrides
 from trainer.records import Record
 from trainer.runs import RUNS
 from trainer.sweep import Share, numbers_of, plan, seeds_of, sweep
-from zoo.checkpoint import load
-from zoo.descriptor import Lineage
+from zoo.checkpoint.descriptor import Lineage
+from zoo.checkpoint.file import load
 from zoo.errors import RunError
-from zoo.storage import Directory
+from zoo.store.directory import Directory
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

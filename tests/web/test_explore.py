@@ -14,10 +14,10 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import BIN, ENVIRONMENT
 from tests.web.conftest import OpenPage, wait_until
-from zoo.checkpoint import digest_of
-from zoo.device import device_name
-from zoo.local import LocalZoo
-from zoo.measurements import Latency
+from zoo.checkpoint.file import digest_of
+from zoo.library.local import LocalZoo
+from zoo.runtime.device import device_name
+from zoo.store.measurements import Latency
 
 
 def chosen_id(page: Page) -> str:

@@ -9,7 +9,7 @@ import httpx
 from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage
-from zoo.locks import lock
+from zoo.store.locks import lock
 
 LADDER_RULE = "Some change, made or not, must score above the threshold"
 

@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage, serve
-from zoo.checkpoint import digest_of
+from zoo.checkpoint.file import digest_of
 
 VIEWS = ("explore", "try", "grow", "download")
 TOKEN = "a-token-of-some-length"

@@ -17,8 +17,8 @@ import uvicorn
 
 from app.main import create_app
 from app.settings import Settings
-from zoo.families.secnn import SecnnArchitecture
-from zoo.local import LocalZoo
+from zoo.library.local import LocalZoo
+from zoo.network.families.secnn import SecnnArchitecture
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from zoo.checkpoint import Checkpoint, digest_of, encode
-from zoo.cli import app
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
+from zoo.cli.main import app
+from zoo.cli.source import LocalSource
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import GoneError, NotADigestError, NotFoundError, RemoteError
-from zoo.local import LocalZoo
-from zoo.source import LocalSource
+from zoo.library.local import LocalZoo
 
 TOKEN = "a-token-for-publishing"
 Do = Callable[..., Any]

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
-from zoo.checkpoint import Checkpoint
-from zoo.cost import num_macs, num_params
-from zoo.descriptor import parse
+from zoo.checkpoint.descriptor import parse
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import DescriptorError
-from zoo.families import blueprint
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.graph import Conv2d, MaxPool2d, output_shapes, parameter_shapes
+from zoo.network.cost import num_macs, num_params
+from zoo.network.families import blueprint
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.graph import Conv2d, MaxPool2d, output_shapes, parameter_shapes
 
 
 def cifar10(

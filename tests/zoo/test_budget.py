@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from zoo.budget import Budget, wilson_interval, z_score
+from zoo.choosing.budget import Budget, wilson_interval, z_score
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from trainer import data
-from zoo.budget import Budget
-from zoo.calibrate import calibrate_cascades, measure_latencies
-from zoo.cascade import Calibration, Cascade, Stage
-from zoo.catalog import Catalog
-from zoo.checkpoint import Checkpoint, encode, load
-from zoo.device import device_name
+from zoo.catalog.index import Catalog
+from zoo.catalog.rows import CheckpointRow
+from zoo.checkpoint.file import Checkpoint, encode, load
+from zoo.choosing.budget import Budget
+from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, ZooError
-from zoo.families.secnn import SecnnArchitecture
-from zoo.local import LocalZoo
-from zoo.measure import HeldOutImages
-from zoo.measurements import Latency
-from zoo.rows import CheckpointRow
-from zoo.storage import Directory
+from zoo.library.calibrate import calibrate_cascades, measure_latencies
+from zoo.library.local import LocalZoo
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.runtime.device import device_name
+from zoo.runtime.measure import HeldOutImages
+from zoo.store.directory import Directory
+from zoo.store.measurements import Latency
 
 Put = Callable[..., str]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -159,8 +159,8 @@ def test_a_catalog_that_learns_latencies_later_answers_as_if_it_had_known_them()
 MEASURES = """
 import os, sys
 from pathlib import Path
-from zoo.calibrate import measure_latencies
-from zoo.local import LocalZoo
+from zoo.library.calibrate import measure_latencies
+from zoo.library.local import LocalZoo
 
 if os.geteuid() == 0:  # whom no mode stops
     os.setgroups([])

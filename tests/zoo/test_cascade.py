@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.cascade import Calibration, Candidate, Cascade, Stage, answered_by, margins, search
+from zoo.choosing.cascade import Calibration, Candidate, Cascade, Stage, answered_by, margins, search
 
 
 @st.composite

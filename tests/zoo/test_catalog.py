@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.budget import Budget, Filters, wilson_interval
-from zoo.catalog import Catalog
+from zoo.catalog.index import Catalog
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.budget import Budget, Filters, wilson_interval
 from zoo.errors import NotFoundError
-from zoo.rows import CheckpointRow
 
 
 def row(digest: str, **values: Any) -> CheckpointRow:
@@ -456,9 +456,9 @@ def test_catalogs_in_memory_are_separate() -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from zoo.budget import Budget
-from zoo.catalog import Catalog
-from zoo.rows import CheckpointRow
+from zoo.choosing.budget import Budget
+from zoo.catalog.index import Catalog
+from zoo.catalog.rows import CheckpointRow
 
 path, writer, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 catalog = Catalog(path)

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from zoo.budget import Bounds, Budget
-from zoo.checkpoint import load
+from zoo.catalog.views import CheckpointView
+from zoo.checkpoint.file import load
+from zoo.choosing.budget import Bounds, Budget
 from zoo.client import AsyncZooClient, ZooClient
+from zoo.client.transport import Server, wait_s
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
-from zoo.exchange import Server, wait_s
-from zoo.views import CheckpointView
 
 Ask = Callable[..., Any]
 

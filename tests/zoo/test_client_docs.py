@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from zoo import errors
-from zoo.budget import Budget
+from zoo.choosing.budget import Budget
 from zoo.client import ZooClient
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()

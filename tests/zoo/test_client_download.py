@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import NotFoundError, RemoteError
-from zoo.partial_file import partial_file
+from zoo.store.partial_file import partial_file
 
 Ask = Callable[..., Any]
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from zoo.cost import num_macs, num_params, training_flops
-from zoo.descriptor import Architecture
-from zoo.families import secnn
-from zoo.module import GraphModule
+from zoo.checkpoint.descriptor import Architecture
+from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.families import secnn
+from zoo.runtime.module import GraphModule
 
 
 def counted_macs(module: GraphModule, image: Tensor) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.local import LocalZoo
+from zoo.library.local import LocalZoo
 
 Put = Callable[..., str]
 Opened = Callable[..., LocalZoo]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from zoo.budget import Budget
-from zoo.checkpoint import Checkpoint, encode
-from zoo.descriptor import Content
-from zoo.local import LocalZoo
-from zoo.storage import Directory
+from zoo.checkpoint.descriptor import Content
+from zoo.checkpoint.file import Checkpoint, encode
+from zoo.choosing.budget import Budget
+from zoo.library.local import LocalZoo
+from zoo.store.directory import Directory
 
 MakeCheckpoint = Callable[..., Checkpoint]
 

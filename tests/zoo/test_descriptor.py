@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import ValidationError
 
-from zoo.checkpoint import Checkpoint
-from zoo.descriptor import Architecture, Descriptor, ExpansionStep, parse
+from zoo.checkpoint.descriptor import Architecture, Descriptor, ExpansionStep, parse
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import DescriptorError
 
 Json = dict[str, Any]

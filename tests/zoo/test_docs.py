@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from zoo.checkpoint import MAX_HEADER_BYTES, Checkpoint, digest_of, encode
-from zoo.cost import num_params
-from zoo.descriptor import FORMAT_VERSION, Descriptor
-from zoo.families import secnn
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.graph import buffer_shapes, tensor_shapes
+from zoo.checkpoint.descriptor import FORMAT_VERSION, Descriptor
+from zoo.checkpoint.file import MAX_HEADER_BYTES, Checkpoint, digest_of, encode
+from zoo.network.cost import num_params
+from zoo.network.families import secnn
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.graph import buffer_shapes, tensor_shapes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "descriptor-format.md").read_text()
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import CheckpointError, NotFoundError, ZooError
-from zoo.local import LocalZoo
-from zoo.storage import Directory, walk
+from zoo.library.local import LocalZoo
+from zoo.store.directory import Directory, walk
 
 Put = Callable[..., str]
 Opened = Callable[..., LocalZoo]
@@ -87,7 +87,7 @@ def test_a_reindex_believes_the_disk(tmp_path: Path, put: Put, opened: Opened) -
 LOOKS = """
 import os, sys
 from pathlib import Path
-from zoo.local import LocalZoo
+from zoo.library.local import LocalZoo
 
 root = Path(sys.argv[1])
 if os.geteuid() == 0:  # whom no mode stops

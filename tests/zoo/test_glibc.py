@@ -12,7 +12,7 @@ import pytest
 _KEEPS = """
 import resource
 import torch
-from zoo.glibc import keep_freed_memory
+from zoo.runtime.glibc import keep_freed_memory
 
 {call}
 def use():
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 _GIVES_BACK = """
 import threading
 from pathlib import Path
-from zoo import glibc
+from zoo.runtime import glibc
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
@@ -55,7 +55,7 @@ import re
 from pathlib import Path
 import numpy as np
 import onnxruntime
-from zoo import glibc
+from zoo.runtime import glibc
 
 def of_files():
     found = dict(re.findall(r"^(Rss|Anonymous): +([0-9]+) kB", Path("/proc/self/smaps_rollup").read_text(), re.M))

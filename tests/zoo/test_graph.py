@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.cost import num_macs
 from zoo.errors import DescriptorError
-from zoo.graph import (
+from zoo.network.cost import num_macs
+from zoo.network.graph import (
     INPUT,
     Add,
     BatchNorm,

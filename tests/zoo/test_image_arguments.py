@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import BIN
-from zoo import image_arguments
-from zoo.budget import Budget
+from zoo.catalog.views import Prediction
+from zoo.choosing.budget import Budget
+from zoo.cli import image_arguments
+from zoo.cli.source import LocalSource, RemoteSource, Source
 from zoo.errors import ZooError
-from zoo.source import LocalSource, RemoteSource, Source
-from zoo.views import Prediction
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -127,8 +127,8 @@ _MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from zoo.checkpoint import load
-from zoo.onnx_classifier import OnnxClassifier
+from zoo.checkpoint.file import load
+from zoo.runtime.onnx_classifier import OnnxClassifier
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

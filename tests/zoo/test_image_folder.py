@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo import image_folder
 from zoo.errors import DataError
+from zoo.images import folder as image_folder
 
 FILES = [f"{split}/{label}/{number}.png" for split in ("train", "test") for label in "ab" for number in range(6)]
 
@@ -251,5 +251,5 @@ def test_a_bad_image_is_named_by_its_path(tmp_path: Path) -> None:
 
 
 def test_reading_and_measuring_import_no_torch() -> None:
-    program = "import sys, zoo.cli, zoo.measure; assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
+    program = "import sys, zoo.cli.main, zoo.runtime.measure; assert not {'torch', 'sklearn', 'matplotlib'} & {*sys.modules}"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

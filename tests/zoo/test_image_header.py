@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import image_header, images
 from zoo.errors import ImageError
+from zoo.images import decode as images
+from zoo.images import header as image_header
 
 NUM_BYTES = 4 * 2**20
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from zoo.errors import ImageError
-from zoo.images import MAX_PIXELS, decode, probe
+from zoo.images.decode import MAX_PIXELS, decode, probe
 
 Color = Literal["rgb", "gray"]
 FORMATS = ["png", "jpeg", "webp"]

@@ -12,14 +12,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from zoo.budget import Budget, wilson_interval
-from zoo.checkpoint import Checkpoint
-from zoo.cost import num_macs, num_params, ram_bytes
-from zoo.device import device_name
+from zoo.checkpoint.file import Checkpoint
+from zoo.choosing.budget import Budget, wilson_interval
 from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
-from zoo.families.secnn import SecnnArchitecture
-from zoo.local import LocalZoo
-from zoo.measurements import Latency
+from zoo.library.local import LocalZoo
+from zoo.network.cost import num_macs, num_params, ram_bytes
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.runtime.device import device_name
+from zoo.store.measurements import Latency
 
 Put = Callable[..., str]
 ALL = Budget(dataset="*")
@@ -334,8 +334,8 @@ def test_files_come_as_safetensors_or_onnx(tmp_path: Path, put: Put, opened: Cal
 READER = """
 import json, os, sys
 from pathlib import Path
-from zoo.budget import Budget
-from zoo.local import LocalZoo
+from zoo.choosing.budget import Budget
+from zoo.library.local import LocalZoo
 
 root = Path(sys.argv[1])
 if os.geteuid() == 0:

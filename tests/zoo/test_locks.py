@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.locks import is_locked, lock
+from zoo.store.locks import is_locked, lock
 
 
 def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from trainer.data import load
-from zoo import digits
-from zoo.checkpoint import Checkpoint, decode, encode
+from zoo.checkpoint.file import Checkpoint, decode, encode
 from zoo.errors import DataError
-from zoo.images import decode as decode_image
-from zoo.measure import HeldOutImages, Measurement, measure
-from zoo.module import module_of, normalize
-from zoo.storage import Directory
+from zoo.images import digits
+from zoo.images.decode import decode as decode_image
+from zoo.runtime.measure import HeldOutImages, Measurement, measure
+from zoo.runtime.module import module_of, normalize
+from zoo.store.directory import Directory
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MakeCheckpoint = Callable[..., Checkpoint]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from zoo.budget import Budget
-from zoo.cascade import Calibration, Cascade, Stage
-from zoo.device import device_name
+from zoo.choosing.budget import Budget
+from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import NotFoundError
-from zoo.local import LocalZoo
-from zoo.measurements import Latency, Measurements
+from zoo.library.local import LocalZoo
+from zoo.runtime.device import device_name
+from zoo.store.measurements import Latency, Measurements
 
 Put = Callable[..., str]
 Opened = Callable[..., LocalZoo]

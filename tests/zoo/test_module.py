@@ -13,13 +13,13 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo import graph as ops
-from zoo.checkpoint import Checkpoint
-from zoo.descriptor import Architecture, Preprocessing
-from zoo.families import blueprint
-from zoo.families.secnn import SecnnArchitecture
-from zoo.graph import INPUT, GraphBuilder, parameter_shapes, tensor_shapes
-from zoo.module import GraphModule, module_of, normalize
+from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.checkpoint.file import Checkpoint
+from zoo.network import graph as ops
+from zoo.network.families import blueprint
+from zoo.network.families.secnn import SecnnArchitecture
+from zoo.network.graph import INPUT, GraphBuilder, parameter_shapes, tensor_shapes
+from zoo.runtime.module import GraphModule, module_of, normalize
 
 MakeCheckpoint = Callable[..., Checkpoint]
 

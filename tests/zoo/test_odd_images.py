@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo import image_header, images, quick_images
 from zoo.errors import ImageError
-from zoo.image_header import Color
-from zoo.image_input import encoded
+from zoo.images import decode as images
+from zoo.images import header as image_header
+from zoo.images import quick as quick_images
+from zoo.images.header import Color
+from zoo.images.inputs import encoded
 
 
 def file(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from zoo import onnx_model
-from zoo.checkpoint import Checkpoint, decode, encode
-from zoo.descriptor import Architecture, parse
-from zoo.module import module_of, normalize
+from zoo.checkpoint.descriptor import Architecture, parse
+from zoo.checkpoint.file import Checkpoint, decode, encode
+from zoo.runtime import onnx_model
+from zoo.runtime.module import module_of, normalize
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -98,7 +98,7 @@ def test_weights_are_inside_the_file(make_checkpoint: MakeCheckpoint) -> None:
         assert np.array_equal(stored[name], tensor)
 
 
-@pytest.mark.parametrize("module", ["zoo.onnx_model", "zoo.predictor", "zoo.local"])
+@pytest.mark.parametrize("module", ["zoo.runtime.onnx_model", "zoo.runtime.predictor", "zoo.library.local"])
 def test_neither_torch_nor_onnx_is_involved(module: str) -> None:
     program = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint({{'torch', 'onnx'}}))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo import pareto
+from zoo.choosing import pareto
 
 Point = tuple[int, int, int]
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=25)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from zoo.client import ZooClient
-from zoo.partial_file import partial_file
-from zoo.storage import write_atomically
+from zoo.store.directory import write_atomically
+from zoo.store.partial_file import partial_file
 
 DATA = bytes(range(256)) * 8
 DIGEST = sha256(DATA).hexdigest()

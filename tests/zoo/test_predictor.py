@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo import images
-from zoo.checkpoint import Checkpoint
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
-from zoo.families import secnn
-from zoo.predictor import Prediction, Predictor
+from zoo.images import decode as images
+from zoo.network.families import secnn
+from zoo.runtime.predictor import Prediction, Predictor
 
 MakeCheckpoint = Callable[..., Checkpoint]
 

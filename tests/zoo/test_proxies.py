@@ -19,8 +19,8 @@ import pytest
 
 from tests.conftest import BIN
 from zoo.client import ZooClient
+from zoo.client.proxies import proxy_of
 from zoo.errors import RemoteError
-from zoo.proxies import proxy_of
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 CLEAN = {name: value for name, value in os.environ.items() if name.lower() not in VARIABLES}

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, CheckpointError, ConflictError
-from zoo.families import secnn
-from zoo.garbage import collect
-from zoo.local import LocalZoo
-from zoo.locks import locked
-from zoo.marks import Marks, MarksFile
-from zoo.publish import Upload, publish
-from zoo.storage import Directory
+from zoo.library.garbage import collect
+from zoo.library.local import LocalZoo
+from zoo.library.publish import Upload, publish
+from zoo.network.families import secnn
+from zoo.store.annotations import Marks, MarksFile
+from zoo.store.directory import Directory
+from zoo.store.locks import locked
 
 Make = Callable[..., Checkpoint]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -200,7 +200,7 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     zoo = LocalZoo([tmp_path])
     zoo.sync()
     assert zoo.find(digest).digest == digest, "and from the start without"
-    said = [record.message for record in caplog.records if record.name == "zoo.annotations"]
+    said = [record.message for record in caplog.records if record.name == "zoo.library.annotated"]
     assert len(said) == 2, "once for each process, not each second"
     assert re.search(r"marks\.json: aliases\.stable.*: String should match pattern", said[0])
     changes: list[Callable[[], object]] = [
@@ -237,7 +237,7 @@ def test_an_alias_has_one_checkpoint_of_a_data_set() -> None:
 MARKER = """
 import sys
 from pathlib import Path
-from zoo.annotations import Annotations
+from zoo.library.annotated import Annotations
 
 annotations, first = Annotations([Path(sys.argv[1])]), int(sys.argv[2])
 for number in range(first, first + 50):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import Checkpoint, digest_of, encode
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, CheckpointError
-from zoo.local import LocalZoo
-from zoo.publish import Upload, publish
-from zoo.storage import Directory
+from zoo.library.local import LocalZoo
+from zoo.library.publish import Upload, publish
+from zoo.store.directory import Directory
 
 Make = Callable[..., Checkpoint]
 
@@ -96,8 +96,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from zoo.errors import NoSpaceError
-from zoo.local import LocalZoo
-from zoo.publish import publish
+from zoo.library.local import LocalZoo
+from zoo.library.publish import publish
 
 root, digest = Path(sys.argv[1]), sys.argv[2]
 zoo = LocalZoo([root])

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo import image_header, images, quick_images
 from zoo.errors import ImageError
+from zoo.images import decode as images
+from zoo.images import header as image_header
+from zoo.images import quick as quick_images
 
 SIZES = [(1, 1), (8, 8), (32, 32), (17, 23), (33, 64)]
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from zoo.cost import num_params
 from zoo.errors import DescriptorError
-from zoo.families import secnn
-from zoo.families.secnn import Block, Layer, SecnnArchitecture
-from zoo.graph import Conv2d, Flatten, GlobalAveragePool, LeakyReLU, MaxPool2d, output_shapes
+from zoo.network.cost import num_params
+from zoo.network.families import secnn
+from zoo.network.families.secnn import Block, Layer, SecnnArchitecture
+from zoo.network.graph import Conv2d, Flatten, GlobalAveragePool, LeakyReLU, MaxPool2d, output_shapes
 
 
 def params(architecture: SecnnArchitecture) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.content import digest_of_indices
-from zoo.splits import stratified
+from zoo.checkpoint.content import digest_of_indices
+from zoo.images.splits import stratified
 
 
 def test_cifar10s_validation_images_stay_these() -> None:

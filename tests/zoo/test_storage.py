@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.checkpoint import Checkpoint, digest_of, encode, load
+from zoo.checkpoint.file import Checkpoint, digest_of, encode, load
 from zoo.errors import NotFoundError
-from zoo.storage import Directory, move_into_place, write_atomically
+from zoo.store.directory import Directory, move_into_place, write_atomically
 
 
 def test_a_file_is_named_by_the_digest_of_its_bytes(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from zoo.checkpoint import decode, encode
-from zoo.storage import Directory
+from zoo.checkpoint.file import decode, encode
+from zoo.store.directory import Directory
 
 checkpoint = decode(Path(sys.argv[2]).read_bytes())
 directory = Directory(Path(sys.argv[1]))

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from zoo import trial
-from zoo.checkpoint import Checkpoint
+from zoo.checkpoint.file import Checkpoint
 from zoo.errors import CheckpointError
-from zoo.families.blueprint import BlueprintArchitecture, Stage
-from zoo.predictor import Predictor
-from zoo.trial import Limits
+from zoo.library import trial
+from zoo.library.trial import Limits
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.runtime.predictor import Predictor
 
 Make = Callable[..., Checkpoint]
 ANYTHING = Limits(max_model_macs=10**15, max_model_activation_bytes=2**40)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import RatioRule
-from zoo.module import GraphModule
+from zoo.runtime.module import GraphModule
 
 
 def batch_score(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.statistics import batch_norms, measure
-from zoo.graph import output_shapes
-from zoo.module import GraphModule
+from zoo.network.graph import output_shapes
+from zoo.runtime.module import GraphModule
 
 # Samples are summed in this many groups, from which a jackknife gives standard errors.
 NUM_GROUPS = 16

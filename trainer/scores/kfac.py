@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from trainer.scores.expansion_score import Gain
 from trainer.scores.fisher import GradientMoments, gradient_moments, group_bounds
-from zoo.module import GraphModule
+from zoo.runtime.module import GraphModule
 
 # Added to the Fisher's eigenvalues, as a fraction of their mean over a block.
 DAMPING = 0.01

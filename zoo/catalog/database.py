@@ -1,0 +1,245 @@
+"""The SQLite file of the catalog: opening it, and going on where that fails.
+
+The file is an index that can be rebuilt from the checkpoints at any time, so nothing about it may stop a zoo from
+answering:
+
+    damaged                                 set aside (`….damaged`) and begun anew
+    of another version of the code          left to that: each has tables of its own
+    removed or replaced while it is open    noticed by `follow_file`, and reopened
+    cannot be opened, locked or written     copied into memory as far as it can be read, and used there
+
+Reading takes no write lock: whoever only asks is answered while another process holds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, MetaData, Table, event, select
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import QueuePool
+from sqlmodel import create_engine
+
+from zoo.store.locks import locked
+
+log = logging.getLogger(__name__)
+
+# Whoever has the write lock needs it for milliseconds; one that keeps it for longer is not waited for.
+_BUSY_SECONDS = 2.0
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_Identity = tuple[int, int] | None
+
+
+def catalog_path(roots: Sequence[Path]) -> Path | None:
+    """In the first root, or None where that is read-only.
+
+    Named by the other roots: two zoos that share a first directory would else throw out each other's rows in turn.
+    """
+    others = "\n".join(str(root.resolve()) for root in roots[1:])
+    path = roots[0] / (f"catalog-{sha256(others.encode()).hexdigest()[:8]}.sqlite" if others else "catalog.sqlite")
+    writable = os.access(roots[0], os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    return path if writable else None
+
+
+class Database:
+    """Connections to one file, or to memory. All methods may be called from any thread."""
+
+    def __init__(self, path: Path | None, metadata: MetaData, tables: Sequence[Table]) -> None:
+        """`path` None keeps it in memory. Tables that are not there are made."""
+        self._path = path
+        self._metadata = metadata
+        self._tables = tables
+        self._identity: _Identity = None
+        self._lock = threading.RLock()
+        self._engine = self._opened()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """For reading. Raises DatabaseError; a file that is found to be damaged is set aside."""
+        with self._noticing_damage(), self._connection(immediate=False) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, in memory from now on where the file cannot be written to. Raises as `connect`."""
+        with self._noticing_damage(), self._connection(immediate=True) as connection:
+            yield connection
+            connection.commit()
+
+    def follow_file(self) -> bool:
+        """Reopens a file that has been removed or replaced since. True if it did: the rows may be others."""
+        with self._lock:
+            if self._path is None or _identity(self._path) == self._identity or not self._is_directory_there():
+                return False
+            before, self._engine = self._engine, self._opened()
+            before.dispose()
+            log.warning("the catalog %s was removed or replaced by another process: opened again", self._path)
+            return True
+
+    def _is_directory_there(self) -> bool:
+        """Where it is away, or its file system is not mounted, the file that is open is still the right one."""
+        assert self._path is not None
+        directory = _identity(self._path.parent)
+        return directory is not None and (self._identity is None or directory[0] == self._identity[0])
+
+    def leave_file(self, error: DatabaseError, failed: Engine | None = None) -> bool:
+        """Goes on in memory with what can be read of the file. False where that would not help.
+
+        `failed` is what the error came of, as another thread may have left that by now.
+        """
+        with self._lock:
+            if self._path is None:
+                return failed not in (None, self._engine)
+            log.warning("the catalog %s cannot be used (%s): kept in memory from now on", self._path, error.orig)
+            before, self._path, self._identity = self._engine, None, None
+            memory = self._prepared(_engine(None))
+            with suppress(DatabaseError):
+                self._copy(before, memory)
+            self._engine = memory
+            before.dispose()
+            return True
+
+    # --- opening ---------------------------------------------------------------------------------------
+
+    def _opened(self) -> Engine:
+        if self._path is None:
+            return self._prepared(_engine(None))
+        for is_last in (False, True):
+            self._identity = _identity(self._path)
+            engine = _engine(self._path)
+            try:
+                self._prepared(engine)
+                self._identity = _identity(self._path)
+                return engine
+            except DatabaseError as error:
+                engine.dispose()
+                if _is_damaged(error) and not is_last:
+                    self._set_aside(error)
+                    continue
+                log.warning("the catalog %s cannot be used (%s): kept in memory instead", self._path, error.orig)
+                break
+        self._path, self._identity = None, None
+        return self._prepared(_engine(None))
+
+    def _prepared(self, engine: Engine) -> Engine:
+        with engine.connect() as connection:
+            found = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+        if not {table.name for table in self._tables} <= found:
+            with engine.connect().execution_options(immediate=True) as connection, connection.begin():
+                self._metadata.create_all(connection, tables=self._tables)
+        return engine
+
+    def _copy(self, source: Engine, target: Engine) -> None:
+        with source.connect() as reading, target.connect() as connection, connection.begin():
+            for table in self._tables:
+                rows = [dict(row) for row in reading.execute(select(table)).mappings()]
+                if rows:
+                    connection.execute(table.insert(), rows)
+
+    # --- connections -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connection(self, *, immediate: bool) -> Iterator[Connection]:
+        engine = self._engine
+        try:
+            connection = _begun(engine, immediate=immediate)
+        except DatabaseError as error:
+            if _is_damaged(error) or not self.leave_file(error, engine):
+                raise
+            connection = _begun(self._engine, immediate=immediate)
+        with connection:
+            yield connection
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            if _is_damaged(error) and self._path is not None:
+                self._set_aside(error)
+            raise
+
+    def _set_aside(self, error: DatabaseError) -> None:
+        """So that every process that has it open begins anew; whoever is told of an error now finds it mended."""
+        path = self._path
+        assert path is not None
+        with locked(path.parent):
+            if self._identity is None or _identity(path) != self._identity:
+                return  # another process was faster
+            aside = path.with_name(f"{path.name}.damaged")
+            path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        log.warning(
+            "the catalog %s is damaged (%s): set aside as %s and rebuilt from the checkpoints", path, error.orig, aside
+        )
+
+
+def _begun(engine: Engine, *, immediate: bool) -> Connection:
+    connection = engine.connect()
+    if not immediate:
+        return connection  # begins with its first statement
+    try:
+        connection.execution_options(immediate=True).begin()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _identity(path: Path) -> _Identity:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_passing(error: DatabaseError) -> bool:
+    """Of the file or its file system, and so mended or gone around with the next look; not of what was asked."""
+    return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
+
+
+def _is_damaged(error: DatabaseError) -> bool:
+    # The low byte: what follows it says where, as in SQLITE_CORRUPT_INDEX.
+    return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF in _DAMAGED
+
+
+def _engine(path: Path | None) -> Engine:
+    # SQLite's memdb VFS shares one database in memory between connections, with the locks of a file.
+    name = f"file:/catalog-{secrets.token_hex(8)}?vfs=memdb" if path is None else path.resolve().as_uri()
+
+    def connect() -> sqlite3.Connection:
+        # isolation_level None: sqlite3 would begin deferred transactions by itself; ours begin below.
+        connection = sqlite3.connect(
+            name, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # More than a web framework has threads (40): waiting for a connection is not fair, and can take forever.
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=64, max_overflow=0)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that reads and then writes fails, without waiting, if another wrote in between.
+        immediate = connection.get_execution_options().get("immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine

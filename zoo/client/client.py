@@ -1,0 +1,464 @@
+"""A zoo behind a URL, for programs: `ZooClient("http://127.0.0.1:8000").smallest(min_acc=0.8)`.
+
+Importing this needs httpx and pydantic. `load` needs the library it loads for, Pillow images and arrays need Pillow.
+
+Both clients ask what is in `zoo.client.operations`; they differ in how they wait for the network. Every method raises
+RemoteError where the server cannot be reached or refuses, NotFoundError for an unknown checkpoint,
+NoModelMeetsConstraintsError where one must be chosen and none is within the budget, and pydantic's ValidationError
+(a ValueError) for a budget that makes no sense.
+
+Who names no checkpoint gets the one that a budget chooses (`zoo.choosing.budget`), whose fields are keyword arguments:
+with `min_acc` the smallest, else the most accurate one within the bounds, unless `prefer` says otherwise.
+What fails in passing is asked again: no connection, one that broke off, 429 and 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
+
+import httpx
+
+from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
+from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
+from zoo.client.download import Progress
+from zoo.client.operations import Policy, Questions, Runtime
+from zoo.client.proxies import Proxy, proxy_of
+from zoo.client.transport import Exchange, Result, Send, Server, Wait
+from zoo.errors import RemoteError
+from zoo.images.inputs import Image, Images, encoded, is_one, listed
+
+if TYPE_CHECKING:
+    from zoo.runtime.module import TorchClassifier
+    from zoo.runtime.onnx_classifier import OnnxClassifier
+
+Reference = str | CheckpointView
+AnyPath = str | os.PathLike[str]
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+
+
+class ZooClient:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        cache: AnyPath | None = None,
+    ) -> None:
+        """`cache`: where downloads go that are given no path; by default ~/.cache/checkpoint-zoo/files.
+
+        `retries` counts failures in a row; waits begin at 0.1 s and double, or are as long as the server says.
+        """
+        proxy = _proxy_to(url)
+        self._http = _opened(httpx.Client, url, token, timeout_s, proxy)
+        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """The checkpoint that the budget chooses; the other methods use it where none is named.
+
+        >>> zoo.choose(min_acc=0.8)  # the smallest with that accuracy
+        >>> zoo.choose(max_params=20_000)  # the most accurate of that size
+        >>> zoo.choose(min_acc=0.8, prefer="macs")
+        """
+        return self._run(self._zoo.choose(Budget(**bounds)))
+
+    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the one with the fewest parameters."""
+        return self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
+
+    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the most accurate one."""
+        return self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
+
+    def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
+        """All checkpoints within the bounds, the preferred ones first; fetched page by page, none if there are none."""
+        return self._pages(Budget(**bounds))
+
+    def _pages(self, budget: Budget) -> Iterator[CheckpointView]:
+        page = self._run(self._zoo.page(budget))
+        yield from page.items
+        while page.following:
+            page = self._run(self._zoo.page(budget, page.following))
+            yield from page.items
+
+    def datasets(self) -> list[DatasetView]:
+        """The data sets of which there is a checkpoint to choose."""
+        return self._run(self._zoo.datasets())
+
+    def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
+        """Those that no other beats in both accuracy and `x`, ascending."""
+        return self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
+
+    def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias.
+
+        `dataset`: whose "best" it is; beside a name, the data set that the checkpoint must be of.
+        """
+        return self._run(self._zoo.show(reference, dataset))
+
+    def download(
+        self,
+        checkpoint: Reference | None = None,
+        to: AnyPath | None = None,
+        *,
+        file_format: FileFormat = "safetensors",
+        progress: Progress | None = None,
+        **bounds: Unpack[Bounds],
+    ) -> Path:
+        """The path of the checkpoint's file: `to`, or one named by its SHA-256 in the cache.
+
+        The file appears there whole and checked against its SHA-256, or not at all. A download that was interrupted
+        goes on where it stopped, a file that is there already is not fetched again. Raises OSError where it cannot be
+        written. Bytes in the budget are those of `file_format`.
+        """
+        return self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
+
+    @overload
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier: ...
+
+    @overload
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+    ) -> TorchClassifier: ...
+
+    def load(
+        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier | TorchClassifier:
+        """The network, downloaded to the cache and ready: `model(images)` are logits, `model.predict(images)` labels.
+
+        It prepares images as its descriptor says. For "torch" it is a torch.nn.Module.
+        """
+        return self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+
+    @overload  # a path is a sequence too: the first that fits counts
+    def predict(  # type: ignore[overload-overlap]
+        self,
+        images: Image,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        images: Sequence[Image],
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[list[Prediction]]: ...
+
+    def predict(
+        self,
+        images: Images,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """What the server sees on one image, its likeliest classes first; or on each of a list.
+
+        An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. With the policy
+        "cascade" a small network is asked first, a larger one where it is unsure. Raises ImageError.
+        """
+        files = [encoded(image) for image in listed(images)]
+        answers = self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
+        return answers[0] if is_one(images) else answers
+
+    def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
+        """Adds a checkpoint, given as the bytes of its file; the server checks it and runs it once.
+
+        With `stage` it is found by its digest alone, until it is promoted. This and all below need a token for
+        publishing; what fails in passing may be repeated, and is.
+        """
+        return self._run(self._zoo.publish(data, stage=stage))
+
+    def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
+        return self._run(self._zoo.alias(alias, checkpoint, dataset))
+
+    def unalias(self, alias: str, *, dataset: str | None = None) -> None:
+        """Takes the alias away, in the default data set unless another is given."""
+        self._run(self._zoo.unalias(alias, dataset))
+
+    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by whatever names it, and chosen by no budget."""
+        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
+
+    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
+
+    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by its digest alone, until it is promoted."""
+        return self._run(self._zoo.mark(checkpoint, dataset, staged=True))
+
+    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Makes a staged checkpoint one that budgets choose from."""
+        return self._run(self._zoo.mark(checkpoint, dataset, staged=False))
+
+    def delete(self, checkpoint: Reference) -> None:
+        """Takes it out of the zoo: by its whole digest, or as the object that another method returned."""
+        self._run(self._zoo.delete(checkpoint))
+
+    def undelete(self, digest: str) -> CheckpointView:
+        """Brings it back, as long as its file has not been collected."""
+        return self._run(self._zoo.undelete(digest))
+
+    def _run(self, exchange: Exchange[Result]) -> Result:
+        with closing(exchange):
+            try:
+                step = next(exchange)
+                while True:
+                    try:
+                        outcome = self._do(step)
+                    except httpx.RequestError as error:
+                        step = exchange.throw(error)
+                    else:
+                        step = exchange.send(outcome)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+
+    def _do(self, step: Send | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            time.sleep(step.seconds)
+            return None
+        response = self._http.send(step.request, stream=True)
+        with closing(response):
+            if step.receive is None or not response.is_success:
+                response.read()
+                return response
+            take = step.receive(response)
+            for chunk in response.iter_raw():
+                take(chunk)
+        return response
+
+
+class AsyncZooClient:
+    """As ZooClient, to be awaited; `models` is for `async for`. Files are written between two reads of the network."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 3,
+        cache: AnyPath | None = None,
+    ) -> None:
+        proxy = _proxy_to(url)
+        self._http = _opened(httpx.AsyncClient, url, token, timeout_s, proxy)
+        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.choose(Budget(**bounds)))
+
+    async def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
+
+    async def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        return await self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
+
+    def models(self, **bounds: Unpack[Bounds]) -> AsyncIterator[CheckpointView]:
+        return self._pages(Budget(**bounds))
+
+    async def _pages(self, budget: Budget) -> AsyncIterator[CheckpointView]:
+        page = await self._run(self._zoo.page(budget))
+        for view in page.items:
+            yield view
+        while page.following:
+            page = await self._run(self._zoo.page(budget, page.following))
+            for view in page.items:
+                yield view
+
+    async def datasets(self) -> list[DatasetView]:
+        return await self._run(self._zoo.datasets())
+
+    async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
+        return await self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
+
+    async def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
+        return await self._run(self._zoo.show(reference, dataset))
+
+    async def download(
+        self,
+        checkpoint: Reference | None = None,
+        to: AnyPath | None = None,
+        *,
+        file_format: FileFormat = "safetensors",
+        progress: Progress | None = None,
+        **bounds: Unpack[Bounds],
+    ) -> Path:
+        return await self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
+
+    @overload
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier: ...
+
+    @overload
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+    ) -> TorchClassifier: ...
+
+    async def load(
+        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
+    ) -> OnnxClassifier | TorchClassifier:
+        return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+
+    @overload
+    async def predict(  # type: ignore[overload-overlap]
+        self,
+        images: Image,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction]: ...
+
+    @overload
+    async def predict(
+        self,
+        images: Sequence[Image],
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[list[Prediction]]: ...
+
+    async def predict(
+        self,
+        images: Images,
+        model: Reference | None = None,
+        *,
+        top_k: int = 5,
+        policy: Policy = "single",
+        **bounds: Unpack[Bounds],
+    ) -> list[Prediction] | list[list[Prediction]]:
+        files = [encoded(image) for image in listed(images)]
+        answers = await self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
+        return answers[0] if is_one(images) else answers
+
+    async def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
+        return await self._run(self._zoo.publish(data, stage=stage))
+
+    async def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.alias(alias, checkpoint, dataset))
+
+    async def unalias(self, alias: str, *, dataset: str | None = None) -> None:
+        await self._run(self._zoo.unalias(alias, dataset))
+
+    async def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
+
+    async def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
+
+    async def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, staged=True))
+
+    async def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        return await self._run(self._zoo.mark(checkpoint, dataset, staged=False))
+
+    async def delete(self, checkpoint: Reference) -> None:
+        await self._run(self._zoo.delete(checkpoint))
+
+    async def undelete(self, digest: str) -> CheckpointView:
+        return await self._run(self._zoo.undelete(digest))
+
+    async def _run(self, exchange: Exchange[Result]) -> Result:
+        with closing(exchange):
+            try:
+                step = next(exchange)
+                while True:
+                    try:
+                        outcome = await self._do(step)
+                    except httpx.RequestError as error:
+                        step = exchange.throw(error)
+                    else:
+                        step = exchange.send(outcome)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+
+    async def _do(self, step: Send | Wait) -> httpx.Response | None:
+        if isinstance(step, Wait):
+            await asyncio.sleep(step.seconds)
+            return None
+        response = await self._http.send(step.request, stream=True)
+        async with aclosing(response):
+            if step.receive is None or not response.is_success:
+                await response.aread()
+                return response
+            take = step.receive(response)
+            async for chunk in response.aiter_raw():
+                take(chunk)
+        return response
+
+
+def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float, proxy: Proxy | None) -> Http:
+    headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+    return kind(
+        base_url=url,
+        headers=headers,
+        timeout=timeout_s,
+        follow_redirects=True,
+        proxy=None if proxy is None else proxy.url,
+        # Of the environment httpx reads certificates, here, and proxies, which `proxy` is instead.
+        verify=httpx.create_ssl_context(),
+        trust_env=False,
+    )
+
+
+def _proxy_to(url: str) -> Proxy | None:
+    """Raises RemoteError where the URL is none, or cannot be asked."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise RemoteError(f"{url}: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise RemoteError(f"{url} cannot be reached: it is no http:// or https:// URL, like http://127.0.0.1:8000")
+    return proxy_of(parsed, os.environ)
+
+
+def _path(given: AnyPath | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -1,0 +1,91 @@
+"""Resumable, verified, atomic download of one file of a zoo server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+
+from zoo.choosing.budget import FileFormat
+from zoo.client.transport import Exchange, Server
+from zoo.errors import RemoteError
+from zoo.store.directory import end_of_link
+from zoo.store.partial_file import PartialFile, has_sha256, partial_file
+
+# Bytes that are there, and of how many if the server said.
+Progress = Callable[[int, int | None], None]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def is_digest(name: str) -> bool:
+    return _DIGEST.fullmatch(name) is not None
+
+
+def sha256_of_onnx(server: Server, path: str) -> Exchange[str]:
+    """Of a checkpoint's file as this server writes it: other versions may write the same network as other bytes."""
+    response = yield from server.answer(lambda: server.build("HEAD", path, params={"format": "onnx"}))
+    etag = response.headers.get("etag", "").strip('"')
+    if not is_digest(etag):
+        raise RemoteError(f"{response.url}: the ETag should be the SHA-256 of the file, is {etag!r}")
+    return etag
+
+
+def fetch(
+    server: Server, path: str, sha256: str, target: Path, file_format: FileFormat, progress: Progress | None
+) -> Exchange[None]:
+    """Asks nothing where the target is that file already; one that is a device or pipe is written into.
+
+    Raises RemoteError, or OSError where it cannot be written.
+    """
+    target = end_of_link(target)
+    if has_sha256(target, sha256):
+        return
+    with partial_file(target, sha256) as partial:
+        was_there = partial.size > 0
+        if partial.sha256 != sha256:
+            yield from _go_on(server, path, sha256, partial, file_format, progress)
+        if was_there and partial.sha256 != sha256:
+            partial.restart()
+            yield from _go_on(server, path, sha256, partial, file_format, progress)
+        if partial.sha256 != sha256:
+            found = partial.sha256
+            partial.restart()
+            raise RemoteError(f"{server.url} sent other bytes than those of {sha256}: their SHA-256 is {found}")
+        partial.move_to(target)
+
+
+def _go_on(
+    server: Server, path: str, sha256: str, partial: PartialFile, file_format: FileFormat, progress: Progress | None
+) -> Exchange[None]:
+    """Appends what is missing, however often the connection breaks off while it brings something."""
+
+    def request() -> httpx.Request:
+        # Bytes on the way are those of the file: no compression, and a part only of this very file.
+        headers = {"Accept-Encoding": "identity"}
+        if partial.size:
+            headers |= {"Range": f"bytes={partial.size}-", "If-Range": f'"{sha256}"'}
+        return server.build("GET", path, params={"format": file_format}, headers=headers)
+
+    def receive(response: httpx.Response) -> Callable[[bytes], None]:
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            partial.restart()
+        length = response.headers.get("content-length", "")
+        total = partial.size + int(length) if length.isdecimal() else None
+
+        def take(chunk: bytes) -> None:
+            partial.append(chunk)
+            if progress:
+                progress(partial.size, total)
+
+        return take
+
+    try:
+        yield from server.answer(request, receive, reached=lambda: partial.size)
+    except RemoteError as error:
+        # More is there than the file has: for the caller to find out.
+        if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise

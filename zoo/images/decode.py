@@ -1,0 +1,191 @@
+"""From image files to pixels, the same for training and for serving, so that both see the same numbers."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from zoo.errors import ImageError
+from zoo.images import header as image_header
+from zoo.images.header import MAX_PIXELS as MAX_PIXELS
+from zoo.images.header import Format, Header
+
+Pixels = npt.NDArray[np.uint8]
+
+_MODES = {"rgb": "RGB", "gray": "L"}
+# Not Image.open, which knows one limit of pixels for the whole process and none for what is shrunk.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "png": PngImagePlugin.PngImageFile,
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+}
+_STARTS: dict[bytes, Format] = {b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises over damaged files. The second line: over TIFF's directories, which it reads without much checking,
+# and GIF's frames.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, zlib.error),
+    *(struct.error, LookupError, TypeError, ArithmeticError, Image.DecompressionBombError),
+)
+# Rows that are worked on at once where a step takes many times the memory of its result.
+_STRIP_PIXELS = 2**18
+
+
+def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
+    """PNG, JPEG or WebP bytes to uint8 (height, width, channels), resized to `size` (height, width) if it differs.
+
+    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits, transparency is laid over white. A JPEG of over
+    16 megapixels is decoded at a half, a quarter or an eighth of its size, whatever `size` is. Raises ImageError.
+    """
+    return pixels(image_header.read(data), color, size)
+
+
+def pixels(header: Header, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
+    """As `decode`, of a file whose header is read."""
+    try:
+        image = _loaded(header)
+        turn = _TURNS.get(header.orientation)
+        return fit(image if turn is None else image.transpose(turn), color, size)
+    except _DAMAGE as error:
+        raise ImageError(f"the image is truncated or damaged: {error}") from error
+
+
+def read(data: bytes) -> Header:
+    """As `image_header.read`, and of the first picture in a GIF, BMP or TIFF. Raises ImageError.
+
+    For files of one's own: the three are read by code that was not written for what strangers send.
+    """
+    kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+    if kind is None:
+        try:
+            return image_header.read(data)
+        except image_header.ForeignError:
+            raise ImageError(image_header.foreign(data, "PNG, JPEG, WebP, BMP, GIF or TIFF")) from None
+    try:
+        image = _READERS[kind](io.BytesIO(data))
+    except _DAMAGE as error:
+        raise ImageError(f"the image is truncated or damaged: {error}") from error
+    image_header.check_size(*image.size)
+    if image.mode == "F":
+        raise ImageError("the image has floating point pixels: save it with 8 or 16 bits")
+    gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    channels, depth = len(image.getbands()), 16 if image.mode.startswith("I") else 8
+    return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=1, picture=data)
+
+
+def probe(data: bytes) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+    """Colour, and (height, width) when upright and decoded, from the header alone. Raises ImageError."""
+    header = image_header.read(data)
+    return header.color, header.size
+
+
+def fit(image: Image.Image, color: Literal["rgb", "gray"], size: tuple[int, int] | None) -> Pixels:
+    """uint8 (height, width, channels)"""
+    converted = _convert(image, _MODES[color])
+    if size is not None and (converted.height, converted.width) != size:
+        converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    array = np.asarray(converted, dtype=np.uint8)
+    return array.reshape(array.shape[0], array.shape[1], -1)
+
+
+def _loaded(header: Header) -> Image.Image:
+    """As stored, not yet upright."""
+    image = _opened(header)
+    if header.shrink > 1:
+        image.draft(image.mode, (image.width // header.shrink, image.height // header.shrink))
+    image.load()
+    if image.mode == "P" and image.palette is None:
+        raise ImageError("the image is damaged: it has colour numbers and no palette")
+    return image if header.transparent is None else _whitened(image, header)
+
+
+def _opened(header: Header) -> ImageFile.ImageFile:
+    image = _READERS[header.format](io.BytesIO(header.picture))
+    if image.size != (header.width, header.height):
+        raise ImageError("the image is damaged: it says twice how large it is, and not the same")
+    return image
+
+
+def _whitened(image: Image.Image, header: Header) -> Image.Image:
+    """The one gray level or colour of a PNG that is transparent, which Pillow compares with at 8 bits only."""
+    wanted, low_bytes = np.array(header.transparent), None
+    if header.depth < 8:
+        wanted = wanted * (255 // (2**header.depth - 1))
+    elif header.depth == 16 and image.mode == "RGB":
+        # Pillow keeps the high bytes; read as if it were little-endian, the low ones.
+        low_bytes, wanted = _opened(header), wanted >> 8
+        low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
+    white = (255, 255, 255) if image.mode == "RGB" else 255
+    result = _by_strips(image, "L", _to_8_bits) if image.mode.startswith("I") else image
+    for box in _strips(image):
+        hidden = _equal(image.crop(box), wanted)
+        if low_bytes is not None:
+            hidden &= _equal(low_bytes.crop(box), np.array(header.transparent) & 255)
+        result.paste(white, box, Image.fromarray(hidden))
+    return result
+
+
+def _equal(image: Image.Image, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which pixels are; (height, width)"""
+    levels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    return np.all(levels.reshape(image.height, image.width, -1) == wanted, axis=2)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _by_strips(image, "L", _to_8_bits)
+    if image.has_transparency_data:
+        image = _by_strips(image, mode, _over_white)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    wide = np.asarray(image)
+    return Image.fromarray((wide.astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+
+
+def _by_strips(image: Image.Image, mode: str, step: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`step` may take many times the memory of its result: the image goes through it in parts."""
+    result = Image.new(mode, image.size)
+    for box in _strips(image):
+        result.paste(step(image.crop(box)).convert(mode), box)
+    return result
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows."""
+    num_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        yield 0, top, image.width, min(top + num_rows, image.height)

@@ -1,0 +1,74 @@
+"""`zoo gc`: files of deleted checkpoints, and what writers that were killed have left.
+
+It needs no catalog, so that it makes room where there is none left for one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.library import audit
+from zoo.store.annotations import MarksFile
+from zoo.store.directory import INCOMING, checkpoints, walk
+from zoo.store.locks import locked
+
+# What `write_atomically` leaves of a checkpoint, of annotations, of a download, when it is killed.
+_TEMPORARY = re.compile(r"\.(?:[0-9a-f]{64}\.safetensors|marks\.json)\.[0-9a-f]{16}\.tmp")
+# An upload may still be going on, or its checkpoint be about to be published.
+_KEPT_SECONDS = 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    path: Path
+    size_bytes: int
+    reason: str
+
+
+def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
+    """Files of deleted checkpoints, and what unfinished writes and uploads have left for a day.
+
+    Raises AnnotationsError where it cannot be known what is deleted.
+    """
+    deleted = {digest for root in roots for digest in MarksFile(root).read().deleted}
+    for root in roots:
+        listing = walk(root)
+        for digest, path in checkpoints(listing):
+            if digest in deleted and (status := _status(path)):
+                yield Garbage(path, status.st_size, "deleted")
+        for path in sorted(listing.files):
+            is_ours = path.parent.name == INCOMING or _TEMPORARY.fullmatch(path.name)
+            if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
+                yield Garbage(path, status.st_size, "left behind")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None where it is gone: uploads end meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def collect(roots: Sequence[Path]) -> list[Garbage]:
+    """Deletes the garbage and returns what it was; nothing is published meanwhile, which brings deleted files back."""
+    with ExitStack() as locks:
+        # In one order, whatever that of the roots: two that lock each other's next would wait for ever.
+        for root in sorted({root.resolve() for root in roots}):
+            folder = root / INCOMING
+            if os.access(root, os.W_OK):
+                with suppress(OSError):  # a full disk, which is to be made room on
+                    folder.mkdir(exist_ok=True)
+            if folder.is_dir():  # else nobody can publish there
+                locks.enter_context(locked(folder))
+        found = list(garbage(roots))
+        for item in found:
+            item.path.unlink(missing_ok=True)
+            checkpoint = item.path.stem if item.reason == "deleted" else None
+            audit.record("gc", checkpoint, path=str(item.path), bytes=item.size_bytes, reason=item.reason)
+    return found

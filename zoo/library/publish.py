@@ -1,0 +1,222 @@
+"""Taking checkpoints in: the file first and the row second, so that a row never points at nothing.
+
+Bytes arrive in `.incoming`, named by their SHA-256, and are moved to where checkpoints lie once they are found to be
+one. Of an upload that is refused nothing is left; where publishing fails for a passing reason the upload stays, for the
+next try (`zoo gc` sweeps it after a day). Files that lay in the zoo before are never removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from zoo.catalog.dataset_labels import image_set
+from zoo.catalog.rows import CheckpointRow
+from zoo.checkpoint.file import Checkpoint, digest_of, load
+from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
+from zoo.library import audit, trial
+from zoo.library.local import LocalZoo
+from zoo.library.trial import Limits
+from zoo.store.annotations import Measured
+from zoo.store.directory import INCOMING, NO_SPACE, Directory, move_into_place
+from zoo.store.locks import locked
+
+_EXAMINING = threading.Lock()
+_MAX_WAIT_SECONDS = 20
+
+# Runs a checkpoint within limits and says what accuracy was measured, or None where there are no images to measure on.
+Examine = Callable[[Checkpoint, Limits], Measured | None]
+
+
+class Upload:
+    """Bytes on their way in, as a context; after it nothing is left of them but what was kept."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / INCOMING
+        self._path = self._folder / f"{secrets.token_hex(16)}.tmp"
+        self._sha256 = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        with _no_space_is_ours():
+            self._folder.mkdir(exist_ok=True)
+            self._file = self._path.open("xb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # a buffer that finds no room; whoever wrote to it has been told
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Raises NoSpaceError."""
+        self._sha256.update(data)
+        with _no_space_is_ours():
+            self._file.write(data)
+
+    def keep(self, digest: str) -> None:
+        """For `publish`. Raises CheckpointError where the bytes are not those of the digest, NoSpaceError."""
+        found = self._sha256.hexdigest()
+        if found != digest:
+            raise CheckpointError(f"the bytes have SHA-256 {found}, not {digest}: another file, or damaged on the way")
+        with _no_space_is_ours():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            move_into_place(self._path, self._folder / digest)
+
+
+def run_once(checkpoint: Checkpoint, limits: Limits) -> None:
+    """As `Examine`, of who has no images."""
+    trial.run(checkpoint, limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which checkpoints are taken in."""
+
+    limits: Limits = field(default_factory=Limits)
+    examine: Examine = run_once
+    # Whether what was not measured is staged, whatever the publisher asks for.
+    stage_claimed: bool = False
+
+
+def publish(
+    zoo: LocalZoo, root: Path, digest: str, *, stage: bool = False, terms: Terms | None = None
+) -> tuple[CheckpointRow, bool]:
+    """The row of the checkpoint that was uploaded to `root` (or lies in the zoo deleted), and whether it is new.
+
+    With `stage` a new one is found by its digest alone, until it is promoted. Raises CheckpointError where the bytes
+    are not a whole and valid one within the limits, NotFoundError where none were uploaded, and for a passing reason
+    NoSpaceError, BusyError, AnnotationsError or OSError.
+    """
+    blob = root / INCOMING / digest
+    if (row := _already_there(zoo, blob, digest)) is not None:
+        return row, False
+    with _one_at_a_time():
+        return _publish(zoo, root, blob, digest, stage=stage, terms=terms or Terms())
+
+
+def _publish(
+    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, stage: bool, terms: Terms
+) -> tuple[CheckpointRow, bool]:
+    if (row := _already_there(zoo, blob, digest)) is not None:  # by now
+        return row, False
+    source = blob if blob.exists() else _existing(zoo, digest)
+    if source is None:
+        raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
+    try:
+        measured = _examined(zoo, source, terms)
+    except FileNotFoundError as error:
+        raise BusyError(f"another process is publishing {digest}: try again") from error
+    except CheckpointError:
+        if source == blob:
+            blob.unlink(missing_ok=True)
+        raise
+    blob.parent.mkdir(exist_ok=True)
+    with locked(blob.parent):
+        if (row := _already_there(zoo, blob, digest)) is not None:
+            return row, False
+        is_staged = stage or (terms.stage_claimed and measured is None)
+        row = _taken_in(zoo, root, blob, digest, staged=is_staged, measured=measured)
+    claim = row.accuracy if measured is None else measured.accuracy
+    source_of_claim = "claimed" if measured is None else "measured"
+    audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
+    return row, True
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """In this process, whatever many publish at once. Raises BusyError: threads that wait long are missed elsewhere."""
+    if not _EXAMINING.acquire(timeout=_MAX_WAIT_SECONDS):
+        raise BusyError("other checkpoints are being run before they are published: try again")
+    try:
+        yield
+    finally:
+        _EXAMINING.release()
+
+
+def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | None:
+    with suppress(NotFoundError, CheckpointError):  # a file that is gone or damaged is replaced by the blob
+        row = zoo.find(digest)
+        if blob.exists():
+            zoo.load(digest)
+            blob.unlink(missing_ok=True)
+        return row
+    return None
+
+
+def _existing(zoo: LocalZoo, digest: str) -> Path | None:
+    """Where its file is in the zoo, of a deleted checkpoint too; damaged perhaps."""
+    with suppress(NotFoundError):
+        return zoo.path(digest)
+    return None
+
+
+def _examined(zoo: LocalZoo, source: Path, terms: Terms) -> Measured | None:
+    checkpoint = load(source)
+    descriptor = checkpoint.descriptor
+    # Other images under one name are kept apart, and those first seen keep the name. When they were first seen is for
+    # the file to claim: what is served by that name must not be called otherwise for it.
+    if label := zoo.catalog.relabelled_by(image_set(descriptor), descriptor.created_at.isoformat()):
+        raise CheckpointError(
+            f"it is of other images than data set {label} here, and older: that data set would lose its name to it. "
+            "Train with another --name, or put the file into the zoo's directory"
+        )
+    with source.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    trial.check_bounds(checkpoint, header_bytes, terms.limits)
+    return terms.examine(checkpoint, terms.limits)
+
+
+def _taken_in(
+    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, staged: bool, measured: Measured | None
+) -> CheckpointRow:
+    """With the lock held. What fails leaves every file where it was, but for the upload where there is no space."""
+    existing = _existing(zoo, digest)
+    target = existing if existing is not None and existing.is_relative_to(root) else Directory(root).usual_path(digest)
+    is_moved = False
+    try:
+        with _no_space_is_ours("it is not published"):
+            # What is said of it comes first: a server that sees the file a moment before its row must know it.
+            zoo.announce(digest, staged=staged, measured=measured)
+            if existing is None or not _is_whole(existing, digest):
+                move_into_place(blob, target)
+                is_moved = True
+            else:
+                target = existing
+            row = zoo.admit(digest, target)
+    except NoSpaceError:
+        blob.unlink(missing_ok=True)
+        if is_moved:
+            target.unlink(missing_ok=True)
+        raise
+    blob.unlink(missing_ok=True)
+    return row
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    with suppress(FileNotFoundError):
+        return digest_of(path.read_bytes()) == digest
+    return False
+
+
+@contextmanager
+def _no_space_is_ours(outcome: str = "nothing of it was kept") -> Iterator[None]:
+    """A full disk or quota becomes NoSpaceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(
+                f"no space for the checkpoint: {error.strerror}; {outcome}. `zoo gc` makes room"
+            ) from error
+        raise

@@ -1,0 +1,91 @@
+"""The cascades of a zoo's data sets that can be used now: measured, or shipped with a directory as `cascades.json`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from zoo.catalog.index import Catalog
+from zoo.catalog.rows import CheckpointRow
+from zoo.choosing.cascade import Calibration, Cascade
+from zoo.store.measurements import Measurements
+
+log = logging.getLogger(__name__)
+
+# Where a directory brings cascades along, as `zoo calibrate --data … --json` prints them.
+_SHIPPED = ("cascades.json", "*/cascades.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyCascade:
+    """`rows` are its stages' checkpoints, all of them in the catalog."""
+
+    cascade: Cascade
+    rows: tuple[CheckpointRow, ...]
+
+
+class ReadyCascades:
+    """Cascades by data set, ascending in accuracy and in cost; as of the last `follow`."""
+
+    def __init__(self, roots: Sequence[Path], measurements: Measurements) -> None:
+        self._roots = roots
+        self._measurements = measurements
+        self._ready: dict[str, list[ReadyCascade]] = {}
+        self._made_of: tuple[list[Calibration], Collection[str], Collection[str]] | None = None
+        # What a shipped file held, as it was then; and why one was left out, each reason worth one warning.
+        self._shipped: dict[Path, tuple[tuple[int, int], Calibration]] = {}
+        self._refused: dict[Path, str] = {}
+
+    def of(self, dataset: str) -> Sequence[ReadyCascade]:
+        return self._ready.get(dataset, ())
+
+    def follow(self, catalog: Catalog, digests: Collection[str], deprecated: Collection[str]) -> bool:
+        """`digests` are the catalog's. True if that changed the cascades."""
+        # Measured ones come last: they count where there are some.
+        found = [*self._found_shipped(), *self._measurements.calibrations()], digests, deprecated
+        if found == self._made_of:
+            return False
+        before, self._ready = self._ready, _ready(found[0], catalog)
+        self._made_of = found
+        return before != self._ready
+
+    def _found_shipped(self) -> Iterable[Calibration]:
+        """That of the first directory last."""
+        for path in [path for root in reversed(self._roots) for name in _SHIPPED for path in root.glob(name)]:
+            try:
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "no ordinary file")
+                stamp = status.st_mtime_ns, status.st_size
+                if path not in self._shipped or self._shipped[path][0] != stamp:
+                    self._shipped[path] = stamp, Calibration.model_validate_json(path.read_bytes())
+            except (ValidationError, OSError) as error:
+                if self._refused.get(path) != str(error):
+                    self._refused[path] = str(error)
+                    log.warning("cascades left out: %s: %s", path, error)
+            else:
+                yield self._shipped[path][1]
+
+
+def _ready(calibrations: Iterable[Calibration], catalog: Catalog) -> dict[str, list[ReadyCascade]]:
+    ready: dict[str, list[ReadyCascade]] = {}
+    for calibration in calibrations:
+        rows = catalog.rows({stage.digest for cascade in calibration.cascades for stage in cascade.stages})
+        found = [
+            ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
+            for cascade in calibration.cascades
+            if _is_usable(cascade, rows)
+        ]
+        if found:
+            ready[calibration.dataset] = found
+    return ready
+
+
+def _is_usable(cascade: Cascade, rows: Mapping[str, CheckpointRow]) -> bool:
+    return all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)

@@ -1,0 +1,126 @@
+"""Residual networks of blueprint separable convolutions (BSConv, arXiv 2003.13549) that grow in every stage.
+
+    input ─ stem ─ stage 0 ─ enter 1 ─ stage 1 ─ … ─ head ─ logits
+
+A stage is a row of residual layers x + depthwise(pointwise(SiLU(batch norm(x)))): a 1×1 convolution mixes the
+channels, a 3×3 convolution then filters each by itself. Entering a stage, a 2×2 max-pool halves its sides and a 1×1
+convolution sets its number of channels. The head averages over the image. A layer adds C² + 11·C parameters
+to a stage of C channels, where a dense 3×3 convolution would add 9·C² + 2·C.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from zoo.network.graph import (
+    INPUT,
+    Add,
+    BatchNorm,
+    Conv2d,
+    GlobalAveragePool,
+    Graph,
+    GraphBuilder,
+    Linear,
+    MaxPool2d,
+    SiLU,
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Frozen):
+    channels: Annotated[int, Field(ge=1, le=65536)]
+    num_layers: Annotated[int, Field(ge=0, le=1024)]
+
+
+class BlueprintArchitecture(_Frozen):
+    """A network of the family, complete: with the shapes of its input it fixes every tensor."""
+
+    family: Literal["blueprint"] = "blueprint"
+    input_channels: Annotated[int, Field(ge=1, le=4)]
+    input_height: Annotated[int, Field(ge=1, le=4096)]
+    input_width: Annotated[int, Field(ge=1, le=4096)]
+    num_classes: Annotated[int, Field(ge=2, le=65536)]
+    # Times that the sides are halved before the first stage.
+    stem_pools: Annotated[int, Field(ge=0, le=12)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=16)]
+
+    def graph(self) -> Graph:
+        """Raises DescriptorError where the input is too small for the pools."""
+        builder = GraphBuilder((self.input_channels, self.input_height, self.input_width))
+        add = builder.add
+        channels = self.stages[0].channels
+        value = add("stem.conv", Conv2d(self.input_channels, channels, kernel_size=3, bias=False), INPUT)
+        for index in range(self.stem_pools):
+            value = add(f"stem.pools.{index}", MaxPool2d(2), value)
+        for s, stage in enumerate(self.stages):
+            if s > 0:
+                value = self._enter(builder, f"stages.{s}.enter", value, channels, stage.channels)
+                channels = stage.channels
+            for index in range(stage.num_layers):
+                value = self._layer(builder, f"stages.{s}.layers.{index}", value, channels)
+        value = add("head.norm", BatchNorm(channels), value)
+        value = add("head.act", SiLU(), value)
+        value = add("head.average", GlobalAveragePool(), value)
+        add("head.output", Linear(channels, self.num_classes), value)
+        return builder.build()
+
+    @staticmethod
+    def _enter(builder: GraphBuilder, name: str, value: str, inputs: int, outputs: int) -> str:
+        value = builder.add(f"{name}.norm", BatchNorm(inputs), value)
+        value = builder.add(f"{name}.act", SiLU(), value)
+        value = builder.add(f"{name}.pool", MaxPool2d(2), value)
+        return builder.add(f"{name}.conv", Conv2d(inputs, outputs, kernel_size=1, bias=False), value)
+
+    @staticmethod
+    def _layer(builder: GraphBuilder, name: str, value: str, channels: int) -> str:
+        pointwise = Conv2d(channels, channels, kernel_size=1, bias=False)
+        depthwise = Conv2d(channels, channels, kernel_size=3, bias=False, groups=channels)
+        hidden = builder.add(f"{name}.norm", BatchNorm(channels), value)
+        hidden = builder.add(f"{name}.act", SiLU(), hidden)
+        hidden = builder.add(f"{name}.pointwise", pointwise, hidden)
+        hidden = builder.add(f"{name}.depthwise", depthwise, hidden)
+        return builder.add(f"{name}.add", Add(), value, hidden)
+
+    def deepened(self, stage: int) -> BlueprintArchitecture:
+        """One more layer at the end of the stage."""
+        old = self.stages[stage]
+        return self._with_stage(stage, Stage(channels=old.channels, num_layers=old.num_layers + 1))
+
+    def widened(self, stage: int, num_channels: int) -> BlueprintArchitecture:
+        """`num_channels` more channels throughout the stage."""
+        old = self.stages[stage]
+        return self._with_stage(stage, Stage(channels=old.channels + num_channels, num_layers=old.num_layers))
+
+    def _with_stage(self, index: int, new: Stage) -> BlueprintArchitecture:
+        stages = (*self.stages[:index], new, *self.stages[index + 1 :])
+        return self.model_copy(update={"stages": stages})
+
+
+def start(
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    channels: tuple[int, ...],
+    num_layers: tuple[int, ...],
+    max_side: int = 32,
+) -> BlueprintArchitecture:
+    """The network a run begins with. `input_shape` is (channels, height, width).
+
+    Images with a side above 1.5 · `max_side` pixels are pooled in the stem until they are below.
+    """
+    side, stem_pools = max(input_shape[1:]), 0
+    while side > 1.5 * max_side:
+        side, stem_pools = side // 2, stem_pools + 1
+    return BlueprintArchitecture(
+        input_channels=input_shape[0],
+        input_height=input_shape[1],
+        input_width=input_shape[2],
+        num_classes=num_classes,
+        stem_pools=stem_pools,
+        stages=tuple(Stage(channels=c, num_layers=n) for c, n in zip(channels, num_layers, strict=True)),
+    )
