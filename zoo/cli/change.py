@@ -1,0 +1,162 @@
+"""zoo publish, alias, deprecate, stage, promote, delete: what changes a zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.catalog.views import CheckpointView
+from zoo.cli.calibrate import find_cascades
+from zoo.cli.options import DatasetOption, JsonOption, PublishTokenOption, UrlOption, ZooOption, source_of
+from zoo.cli.output import fail, print_json
+from zoo.cli.source import LocalSource
+
+app = typer.Typer()
+
+
+Named = Annotated[str, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")]
+
+
+Whole = Annotated[
+    str, typer.Argument(help="The whole digest: a name may be another's the next time.", metavar="DIGEST")
+]
+
+
+@app.command(name="publish", epilog="Example: zoo publish mine.safetensors --url http://127.0.0.1:8000")
+def publish_(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoint files.", metavar="FILE…")],
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    stage: Annotated[bool, typer.Option("--stage", help="Found by digest alone, until `zoo promote`.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Then find cascades with these images, as calibrate --data does.", metavar="PATH|NAME"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add checkpoints to a zoo, once they are found to be whole and valid."""
+    source = source_of(zoo, url, token)
+    if data is not None and not isinstance(source, LocalSource):
+        fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
+    views = [source.publish(_checkpoint_file(file), stage) for file in files]
+    if data is not None:
+        assert isinstance(source, LocalSource)
+        for dataset in sorted({view.dataset for view in views}):
+            find_cascades(source.zoo, data, dataset)
+    if as_json:
+        print_json([view.model_dump(mode="json") for view in views])
+    else:
+        for view in views:
+            typer.echo(f"{view.id}  {view.name}")
+
+
+def _checkpoint_file(path: Path) -> bytes:
+    """Its bytes, which are checked where they are published; what is something else altogether is named here."""
+    if path.is_dir():
+        fail(f"{path} is a folder: give the checkpoints in it, {path}/checkpoints/*.safetensors")
+    data = path.read_bytes()
+    if data[8:9] != b"{":
+        kind = "an ONNX file, which is made from a checkpoint" if path.suffix == ".onnx" else f"{len(data):,} bytes"
+        fail(f"{path}: a checkpoint is a safetensors file, not {kind}")
+    return data
+
+
+@app.command(epilog="Examples: zoo alias stable 7d2431d99a4e --zoo my-zoo; zoo alias stable --remove --zoo my-zoo")
+def alias(
+    name: Annotated[str, typer.Argument(help="The alias.", metavar="ALIAS")],
+    reference: Annotated[str | None, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away.")] = False,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name a checkpoint; in the same step no other of its data set has the alias any longer."""
+    if remove == (reference is not None):
+        fail("give the ID of the checkpoint to name, or --remove")
+    source = source_of(zoo, url, token)
+    if reference is None:
+        source.zoo.unalias(name, dataset=dataset)
+    else:
+        _show_changed(source.zoo.alias(name, reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo deprecate 7d2431d99a4e --zoo my-zoo")
+def deprecate(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a checkpoint found by name, but chosen by no budget and no computed alias."""
+    _show_changed(source_of(zoo, url, token).zoo.deprecate(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo undeprecate 7d2431d99a4e --zoo my-zoo")
+def undeprecate(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a deprecated checkpoint chosen again."""
+    _show_changed(source_of(zoo, url, token).zoo.undeprecate(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo stage 7d2431d99a4e --zoo my-zoo")
+def stage(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a checkpoint found by its digest alone, until it is promoted; `zoo publish --stage` begins so."""
+    _show_changed(source_of(zoo, url, token).zoo.stage(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo promote 7d2431d99a4e --zoo my-zoo")
+def promote(
+    reference: Named,
+    dataset: DatasetOption = None,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a staged checkpoint chosen by budgets and found by name."""
+    _show_changed(source_of(zoo, url, token).zoo.promote(reference, dataset=dataset), as_json=as_json)
+
+
+@app.command(epilog="Example: zoo delete <digest> --zoo my-zoo")
+def delete(digest: Whole, zoo: ZooOption = None, url: UrlOption = None, token: PublishTokenOption = None) -> None:
+    """Take a checkpoint out of the zoo; its file stays until `zoo gc`, `zoo undelete` brings it back until then."""
+    source_of(zoo, url, token).zoo.delete(digest)
+
+
+@app.command(epilog="Example: zoo undelete <digest> --zoo my-zoo")
+def undelete(
+    digest: Whole,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: PublishTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a deleted checkpoint back, as long as `zoo gc` has not deleted its file."""
+    _show_changed(source_of(zoo, url, token).zoo.undelete(digest), as_json=as_json)
+
+
+def _show_changed(view: CheckpointView, *, as_json: bool) -> None:
+    if as_json:
+        print_json(view.model_dump(mode="json"))
+    else:
+        typer.echo(f"{view.id}  {view.name}")

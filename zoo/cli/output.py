@@ -1,0 +1,43 @@
+"""How commands say things: data on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zoo.catalog.views import CheckpointView
+from zoo.choosing.budget import Budget
+from zoo.cli import terminal
+
+
+def print_table(table: Table) -> None:
+    """Wide enough for a pipe, where rich would otherwise cut lines at 80."""
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_json(value: object) -> None:
+    typer.echo(as_text(value))
+
+
+def as_text(value: object, indent: int | None = 2) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
+
+
+def say_why(budget: Budget) -> None:
+    """Why the chosen one, or the first of a list, is what it is; in every command and server the same words."""
+    typer.echo(f"chosen: {budget.because()}", err=True)
+
+
+def described(view: CheckpointView) -> str:
+    accuracy = "unknown accuracy" if view.accuracy is None else f"accuracy {view.accuracy:.4f}"
+    return f"{view.name}: {view.params:,} parameters, {accuracy}"
+
+
+def fail(message: str) -> NoReturn:
+    typer.echo(f"zoo: {message}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,191 @@
+"""zoo get, predict: a checkpoint as a file, and asked about images."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from zoo.catalog.views import CheckpointView
+from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
+from zoo.cli import image_arguments
+from zoo.cli.image_arguments import Answer
+from zoo.cli.options import (
+    Format,
+    FormatOption,
+    JsonOption,
+    Reference,
+    TokenOption,
+    UrlOption,
+    ZooOption,
+    chosen,
+    source_of,
+    with_budget,
+    with_format,
+)
+from zoo.cli.output import as_text, described, fail, print_json, say_why
+from zoo.cli.source import Source
+from zoo.store.directory import is_special
+
+app = typer.Typer()
+
+
+class Policy(StrEnum):
+    single = "single"
+    cascade = "cascade"
+
+
+@app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
+@with_budget
+def get(
+    budget: Budget,
+    reference: Reference = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
+    ] = None,
+    file_format: FormatOption = Format.safetensors,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the checkpoint that a budget chooses, or the one named, to a file.
+
+    With --min-acc that is the smallest that reaches it, else the most accurate
+    one within the bounds; --prefer says otherwise.
+    """
+    source = source_of(zoo, url, token)
+    budget = with_format(budget, file_format)
+    view = chosen(source, reference, budget)
+    target = output or Path(f"{view.name}.{file_format}")
+    try:
+        size_bytes = _fetch(source, view, file_format.value, target, force=force)
+    except OSError as error:
+        fail(f"{target} cannot be written: {error}")
+    if as_json:
+        why = {"because": budget.because()} if reference is None else {}
+        print_json({**view.model_dump(mode="json"), **why, "output": str(target)})
+    else:
+        typer.echo(str(target))
+        typer.echo(f"{described(view)}, {size_bytes:,} bytes", err=True)
+    if reference is None:
+        say_why(budget)
+
+
+def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool) -> int:
+    """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written.
+
+    Without `force` it replaces no other file.
+    """
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task(view.name, total=None)
+
+        size_bytes = 0
+
+        def show_progress(received: int, total: int | None) -> None:
+            nonlocal size_bytes
+            size_bytes = received
+            bar.update(task, completed=received, total=total)
+
+        # An empty one is where > file -o /dev/stdout leads.
+        if not force and target.is_file() and target.stat().st_size > 0:
+            with TemporaryDirectory() as folder:
+                source.download(view.id, whole := Path(folder) / view.id, file_format, show_progress)
+                if not filecmp.cmp(whole, target, shallow=False):
+                    fail(f"{target} is there already, and another file: --force replaces it, -o names another")
+                return size_bytes
+        # What a link leads to is replaced, not the link; of /dev/stdout or a pipe there is no such place.
+        source.download(view.id, target if is_special(target) else target.resolve(), file_format, show_progress)
+        return size_bytes or target.stat().st_size
+
+
+@app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
+@with_budget
+def predict(
+    budget: Budget,
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders of them, or - for standard input.", metavar="IMAGE…")
+    ],
+    model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
+    policy: Annotated[
+        Policy, typer.Option(help="cascade: a small checkpoint first, a larger one where it is unsure.")
+    ] = Policy.single,
+    zoo: ZooOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images with the checkpoint that a budget chooses, or with the one named.
+
+    With --min-acc the smallest that reaches it is chosen, else the most
+    accurate one within the bounds; --prefer says otherwise.
+    With --policy cascade, which takes --min-acc alone: small checkpoints first,
+    for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
+    A file that is no image is named, the others are answered; exits with 1.
+    """
+    source = source_of(zoo, url, token)
+    if policy is Policy.cascade:
+        _refuse_more_than_accuracy(model, budget)
+    view = None if policy is Policy.cascade else chosen(source, model, budget)
+    names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
+    if view is None:
+        facts: dict[str, Any] = {"policy": policy.value}
+        who = f"a cascade with accuracy {budget.min_acc} or more"
+        answers = image_arguments.answers(names, lambda files: source.predict_by_cascade(budget, files, top_k))
+    else:
+        facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
+        facts |= {"because": budget.because() if model is None else None}
+        who = described(view) + (f"\nchosen: {budget.because()}" if model is None else "")
+        answers = image_arguments.answers(names, lambda files: source.predict(view.id, files, top_k))
+    if not (_predictions_as_json(facts, answers) if as_json else _predictions_as_lines(who, answers)):
+        raise typer.Exit(1)
+
+
+def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
+    """As they come: those on stdout, `who` answers and files without any on stderr. Whether all have some."""
+    answered = failed = 0
+    for answer in answers:
+        if answer.predictions is None:
+            failed += 1
+            typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
+        else:
+            if not answered:
+                typer.echo(who, err=True)
+            answered += 1
+            typer.echo(f"{answer.name}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in answer.predictions))
+    return not failed
+
+
+def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer]) -> bool:
+    """One object, written as its parts come; `files` names the images of `predictions`, in their order."""
+    files: list[str] = []
+    failed: list[dict[str, str]] = []
+    typer.echo(as_text(facts).removesuffix("\n}") + ',\n  "predictions": [', nl=False)
+    for answer in answers:
+        if answer.predictions is None:
+            failed.append({"file": answer.name, "error": answer.error})
+            typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
+        else:
+            row = as_text([item.model_dump() for item in answer.predictions], indent=None)
+            typer.echo(f"{',' if files else ''}\n    {row}", nl=False)
+            files.append(answer.name)
+    rest = as_text({"files": files, "failed": failed}).removeprefix("{")
+    typer.echo(f"\n  ],{rest}")
+    return not failed
+
+
+def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
+    """Cascades were found for one question only."""
+    if model is not None or budget.bounds() != {"min_acc"} or budget.dataset == ALL_DATASETS:
+        fail("--policy cascade takes --min-acc, and --dataset if it is not the default one; nothing else")
