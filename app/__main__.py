@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from app.logs import LogFormat
+from app.monitoring.logs import LogFormat
 from zoo.cli import terminal
 
 EPILOG = """
@@ -87,9 +87,9 @@ def main(
     """
     from pydantic import ValidationError
 
-    from app import listen
+    from app.process import listen
+    from app.process.workers import Worker, serve
     from app.settings import Settings
-    from app.workers import Worker, serve
     from zoo.errors import ZooError
     from zoo.store.directory import require_zoo
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app import errors, openapi
 from app.admission.body import AdmitBody
 from app.admission.gate import Gate
-from app.auth import RequirePublisher, RequireToken, Tokens
-from app.choices import Choices
-from app.deps import Service, parameters_given_once
-from app.downloads import Downloads
-from app.inference import Inference
-from app.metrics import Metrics
-from app.middleware import PROBES, ObserveRequests, is_open
-from app.origins import BelowPrefix, CheckHost, cors
+from app.http import errors, openapi
+from app.http.auth import RequirePublisher, RequireToken, Tokens
+from app.http.downloads import Downloads
+from app.http.middleware import PROBES, ObserveRequests, is_open
+from app.http.origins import BelowPrefix, CheckHost, cors
+from app.http.response_cache import AnswerAgain, Recent
+from app.monitoring.metrics import Metrics
+from app.predict.inference import Inference
+from app.predict.model_choice import Choices
 from app.publishing import Publishing, follow_claims
-from app.recent import AnswerAgain, Recent
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
+from app.service import Service, parameters_given_once
 from app.settings import Settings
 from zoo.choosing.budget import Budget
 from zoo.errors import BusyError, NoSpaceError, ZooError
@@ -35,7 +35,7 @@ from zoo.library.local import LocalZoo
 from zoo.runtime import glibc
 
 if TYPE_CHECKING:  # of an extra
-    from app.tracing import Tracing
+    from app.monitoring.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _tracing() -> Tracing:
     try:
-        from app.tracing import Tracing
+        from app.monitoring.tracing import Tracing
     except ModuleNotFoundError as error:
         raise ZooError(f"ZOO_TRACES needs the extra otel ({error}): pip install 'checkpoint-zoo[otel]'") from error
     return Tracing()

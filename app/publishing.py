@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 
-from app.deps import Service
+from app.service import Service
 from app.settings import Settings
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget

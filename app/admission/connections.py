@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from app.admission.file_limit import connections_allowed
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 from app.settings import Settings
 
 if TYPE_CHECKING:  # which imports this module

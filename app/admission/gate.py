@@ -12,7 +12,7 @@ from __future__ import annotations
 from app.admission.body_budget import BodyBudget
 from app.admission.connections import Connections
 from app.admission.work import Work
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 from app.settings import Settings
 
 

@@ -14,8 +14,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from app.admission import refusals
 from app.admission.connections import Connections
 from app.admission.refusals import QUEUE_FULL
-from app.middleware import PROBES
-from app.one_write import OneWriteProtocol
+from app.http.middleware import PROBES
+from app.http.one_write import OneWriteProtocol
 
 # Longer than any URL that this service makes, and what nginx and Apache allow.
 MAX_URL_BYTES = 8192

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import problem
+from app.http.errors import problem
 
 QUEUE_FULL = "too many requests like this one wait already: try again in a second"
 

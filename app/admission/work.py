@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 
 Result = TypeVar("Result")
 

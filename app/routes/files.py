@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.deps import Service, ServiceDep
-from app.downloads import Download
-from app.errors import NoModelProblem
-from app.openapi import declared, reading
-from app.schemas import ReferenceFileQuery
+from app.http.downloads import Download
+from app.http.errors import NoModelProblem
+from app.http.openapi import declared, reading
+from app.http.schemas import ReferenceFileQuery
+from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget, FileFormat
 

@@ -18,11 +18,11 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from app.deps import Service, ServiceDep
-from app.downloads import Download
-from app.errors import ProblemError, explain, repeated
-from app.openapi import reading
+from app.http.downloads import Download
+from app.http.errors import ProblemError, explain, repeated
+from app.http.openapi import reading
 from app.routes.files import RESPONSES, because
+from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat, Filters
 from zoo.errors import NoModelMeetsConstraintsError, NotFoundError

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import tensors
-from app.deps import Service, ServiceDep
-from app.errors import ProblemError
-from app.openapi import declared, described, reading
+from app.http.errors import ProblemError
+from app.http.openapi import declared, described, reading
+from app.predict import tensors
+from app.predict.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
 from app.routes.health import ready
-from app.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
+from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow
 from zoo.errors import NotFoundError
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.deps import ServiceDep
-from app.errors import NoModelProblem, ProblemError
-from app.links import placed
-from app.openapi import declared, reading
-from app.recent import RememberedRoute
-from app.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
+from app.http.errors import NoModelProblem, ProblemError
+from app.http.links import placed
+from app.http.openapi import declared, reading
+from app.http.response_cache import RememberedRoute
+from app.http.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
+from app.service import ServiceDep
 from zoo.catalog.views import CheckpointDetail, Datasets, Selection
 
 router = APIRouter(tags=["models"], route_class=RememberedRoute)

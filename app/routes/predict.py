@@ -15,13 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app import bodies, cascade
-from app.choices import Choice, with_fields
-from app.deps import Service
-from app.errors import NoModelProblem, ProblemError
-from app.inference import Timing
-from app.openapi import declared
-from app.schemas import CascadeAnswer, PredictAnswer, PredictQuery
+from app.http.errors import NoModelProblem, ProblemError
+from app.http.openapi import declared
+from app.http.schemas import CascadeAnswer, PredictAnswer, PredictQuery
+from app.predict import bodies, cascade
+from app.predict.inference import Timing
+from app.predict.model_choice import Choice, with_fields
+from app.service import Service
 from zoo.errors import NotFoundError
 
 

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from app.auth import PublisherRoute
-from app.deps import Service, ServiceDep
-from app.errors import ProblemError
-from app.links import placed
-from app.openapi import PUBLISHING, declared
-from app.schemas import Changes, NoQuery, Published, ReferenceQuery
+from app.http.auth import PublisherRoute
+from app.http.errors import ProblemError
+from app.http.links import placed
+from app.http.openapi import PUBLISHING, declared
+from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery
+from app.service import Service, ServiceDep
 from zoo.catalog.views import CheckpointView
 from zoo.errors import CheckpointError
 from zoo.library.publish import Upload, publish

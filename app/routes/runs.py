@@ -15,12 +15,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app import run_logs
-from app.deps import ServiceDep
-from app.errors import ProblemError
-from app.openapi import declared, reading
-from app.run_logs import Part, RunSummary
-from app.schemas import NoQuery
+from app.http.errors import ProblemError
+from app.http.openapi import declared, reading
+from app.http.schemas import NoQuery
+from app.routes import run_logs
+from app.routes.run_logs import Part, RunSummary
+from app.service import ServiceDep
 from zoo.errors import ZooError
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app.listen import bind
 from app.main import create_app
-from app.server import Server, config
+from app.process.listen import bind
+from app.process.server import Server, config
 from app.settings import Settings
 from trainer import data, runs
 from trainer.config import GainRule

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.auth import Guesses, network_of
-from app.logs import JsonFormatter
+from app.http.auth import Guesses, network_of
+from app.monitoring.logs import JsonFormatter
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.client import ZooClient
 

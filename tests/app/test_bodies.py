@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.bodies import only_file
+from app.predict.bodies import only_file
 
 CONTENT_TYPE = b"multipart/form-data; boundary=XX"
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.routing import Route
 
-from app.downloads import Download, Downloads
-from app.file_response import File, file_response
-from app.recent import Recent
+from app.http.downloads import Download, Downloads
+from app.http.file_response import File, file_response
+from app.http.response_cache import Recent
 from zoo.errors import CheckpointError
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture

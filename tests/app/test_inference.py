@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from app.admission.work import QueueFullError, Work
-from app.inference import Inference
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
+from app.predict.inference import Inference
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import CheckpointError, ImageError
 from zoo.network.families import secnn

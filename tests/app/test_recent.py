@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from app.choices import Choices
-from app.recent import Recent
+from app.http.response_cache import Recent
+from app.predict.model_choice import Choices
 from zoo.choosing.budget import Budget
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from app.listen import bind
+from app.process.listen import bind
 
 PNG = {"Content-Type": "image/png"}
 

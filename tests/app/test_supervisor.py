@@ -15,8 +15,8 @@ import pytest
 
 PROGRAM = """
 import logging, os, signal, sys, time
-from app.listen import bind
-from app.supervisor import Supervisor
+from app.process.listen import bind
+from app.process.supervisor import Supervisor
 
 logging.basicConfig(level="INFO")
 

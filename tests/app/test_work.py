@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from app.admission.work import ClosingError, QueueFullError, Work
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 
 
 class Load:

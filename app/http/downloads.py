@@ -11,8 +11,8 @@ from pathlib import Path
 from fastapi import Request, Response
 from starlette.types import Scope
 
-from app.file_response import File, file_response
-from app.recent import Recent
+from app.http.file_response import File, file_response
+from app.http.response_cache import Recent
 from zoo.checkpoint.file import digest_of
 from zoo.library.local import LocalZoo
 

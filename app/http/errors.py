@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.admission.work import ClosingError, QueueFullError
-from app.links import placed
+from app.http.links import placed
 from zoo.catalog.database import is_passing
 from zoo.catalog.views import CheckpointView
 from zoo.errors import (

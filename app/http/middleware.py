@@ -13,12 +13,12 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs
-from app.errors import problem
-from app.metrics import Metrics
+from app.http.errors import problem
+from app.monitoring import logs
+from app.monitoring.metrics import Metrics
 
 if TYPE_CHECKING:  # of an extra
-    from app.tracing import Tracing
+    from app.monitoring.tracing import Tracing
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("app.access")

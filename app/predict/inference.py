@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from app.admission.work import QueueFullError, Work
-from app.batcher import Batcher, Pixels
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
+from app.predict.batcher import Batcher, Pixels
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
 from zoo.images import quick as quick_images

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.admission.work import ClosingError, Work
-from app.metrics import Metrics
+from app.monitoring.metrics import Metrics
 from zoo.network.cost import activation_bytes
 from zoo.runtime.predictor import Predictor, Scores
 

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
-from app import cascade
-from app.errors import ProblemError, invalid_query, repeated
-from app.schemas import PredictQuery
+from app.http.errors import ProblemError, invalid_query, repeated
+from app.http.schemas import PredictQuery
+from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow
 from zoo.library.local import LocalZoo, ReadyCascade
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.admission.protocol import GatedProtocol
-from app.listen import BACKLOG, Listener
+from app.process.listen import BACKLOG, Listener
 
 log = logging.getLogger(__name__)
 

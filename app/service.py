@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from app.auth import Tokens
-from app.choices import Choices
-from app.downloads import Downloads
-from app.errors import invalid_query, repeated
-from app.inference import Inference
-from app.metrics import Metrics
-from app.recent import Recent
+from app.http.auth import Tokens
+from app.http.downloads import Downloads
+from app.http.errors import invalid_query, repeated
+from app.http.response_cache import Recent
+from app.monitoring.metrics import Metrics
+from app.predict.inference import Inference
+from app.predict.model_choice import Choices
 from app.settings import Settings
 from zoo.library.local import LocalZoo
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 
-from app.listen import Listener
-from app.server import STOP_SECONDS
+from app.process.listen import Listener
+from app.process.server import STOP_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Supervisor:
     run: Callable[[Callable[[], None]], None]
     num_workers: int
     listener: Listener
-    # Without a beat for so long. A worker itself (app.workers) says before where it hangs.
+    # Without a beat for so long. A worker itself (app.process.workers) says before where it hangs.
     hung_seconds: float = 10.0
     stop_seconds: float = STOP_SECONDS
     first_pause_seconds: float = 0.5

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 
-from app import logs
-from app.listen import Listener
-from app.logs import LogFormat
+from app.monitoring import logs
+from app.monitoring.logs import LogFormat
+from app.process.listen import Listener
 from app.settings import Settings
 from zoo.errors import ZooError
 from zoo.runtime import glibc
@@ -46,8 +46,8 @@ class Worker:
 
         from app.admission.file_limit import raise_file_limit
         from app.main import create_app
-        from app.server import STOP_SECONDS, Server, config
-        from app.supervisor import STARTUP_FAILURE
+        from app.process.server import STOP_SECONDS, Server, config
+        from app.process.supervisor import STARTUP_FAILURE
 
         glibc.share_arena()
         raise_file_limit()
@@ -95,9 +95,9 @@ def serve(worker: Worker, num_workers: int, listener: Listener) -> int:
     with tempfile.TemporaryDirectory(prefix="zoo-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         # Imported once, before there are threads, and what all of them share.
-        for module in ("app.main", "app.server", "uvicorn.protocols.http.httptools_impl", "uvloop"):
+        for module in ("app.main", "app.process.server", "uvicorn.protocols.http.httptools_impl", "uvloop"):
             import_module(module)
-        from app.supervisor import Supervisor
+        from app.process.supervisor import Supervisor
 
         # The collector would write into what was imported here, and so copy it, once for each worker.
         gc.freeze()

@@ -18,9 +18,9 @@ from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
-from app.errors import ProblemError, invalid_query
-from app.openapi import described
-from app.schemas import PredictBody, PredictQuery
+from app.http.errors import ProblemError, invalid_query
+from app.http.openapi import described
+from app.http.schemas import PredictBody, PredictQuery
 from zoo.images import header as image_header
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
