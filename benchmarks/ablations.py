@@ -37,14 +37,14 @@ import numpy as np
 import torch
 from machine import chosen_device, describe, spread
 
-from trainer import data as datasets
 from trainer.config import Ladder, RunConfig
-from trainer.data import Data, Split
-from trainer.distil import distil
+from trainer.data import datasets
+from trainer.data.datasets import Data, Split
+from trainer.distil.distil import distil
 from trainer.grow import grow
-from trainer.loop import evaluate
-from trainer.records import DistilledRecord, Record
-from trainer.runs import RUNS
+from trainer.journal.records import DistilledRecord, Record
+from trainer.loop.epoch import evaluate
+from trainer.recipes.runs import RUNS
 from zoo.checkpoint.file import load
 from zoo.errors import ZooError
 from zoo.images.splits import stratified

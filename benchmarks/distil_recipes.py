@@ -34,14 +34,14 @@ from machine import chosen_device, describe
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import data as datasets
-from trainer.answers import Answers
-from trainer.augment import Augmentation, shift_of
 from trainer.config import RunConfig
-from trainer.data import Data
-from trainer.lessons import Lessons, Member
-from trainer.runs import grow
-from trainer.step import prepare
+from trainer.data import datasets
+from trainer.data.datasets import Data
+from trainer.distil.answers import Answers
+from trainer.distil.lessons import Lessons, Member
+from trainer.loop.augment import Augmentation, shift_of
+from trainer.loop.step import prepare
+from trainer.recipes.runs import grow
 from zoo.checkpoint.file import decode, digest_of, read
 from zoo.errors import ZooError
 from zoo.runtime.module import GraphModule, normalize

@@ -16,13 +16,13 @@ import torch
 from machine import joules_so_far, synchronize
 from torch import nn
 
-from trainer import optim
 from trainer.config import RunConfig
-from trainer.data import Data
-from trainer.loop import WeightAverage, evaluate, train_epoch
-from trainer.seeds import seed_epoch
-from trainer.statistics import measure_on, num_for_checkpoint
-from trainer.step import TrainingStep, pays_to_compile
+from trainer.data.datasets import Data
+from trainer.loop import optim
+from trainer.loop.epoch import WeightAverage, evaluate, train_epoch
+from trainer.loop.seeds import seed_epoch
+from trainer.loop.statistics import measure_on, num_for_checkpoint
+from trainer.loop.step import TrainingStep, pays_to_compile
 from zoo.errors import RunError
 from zoo.network.cost import training_flops
 from zoo.store.directory import write_atomically

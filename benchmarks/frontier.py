@@ -19,8 +19,8 @@ from statistics import mean
 
 from machine import spread
 
-from trainer.report import BUDGETS
-from trainer.trials import MAX_PARAMS, PAPER, Milestones, hypervolume, read_trials
+from trainer.report.report import BUDGETS
+from trainer.report.trials import MAX_PARAMS, PAPER, Milestones, hypervolume, read_trials
 from zoo.errors import ZooError
 
 HERE = Path(__file__).parent

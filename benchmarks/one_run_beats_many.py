@@ -48,14 +48,14 @@ import torch
 from from_scratch import Trained, late_decay, train
 from machine import chosen_device, describe, joules_so_far, spread
 
-from trainer import data as datasets
-from trainer import optim
 from trainer.config import Choice, Ladder, RunConfig
-from trainer.data import Data
+from trainer.data import datasets
+from trainer.data.datasets import Data
 from trainer.grow import grow
-from trainer.runs import RUNS
-from trainer.step import prepare
-from trainer.trials import Entry, Trial, hypervolume, read_trials
+from trainer.loop import optim
+from trainer.loop.step import prepare
+from trainer.recipes.runs import RUNS
+from trainer.report.trials import Entry, Trial, hypervolume, read_trials
 from zoo.checkpoint.descriptor import Cost
 from zoo.errors import ZooError
 from zoo.network.cost import training_flops

@@ -24,10 +24,10 @@ from from_scratch import Trained, cosine, train
 from machine import chosen_device, describe, spread
 from reference_networks import REFERENCES, num_macs, num_params
 
-from trainer import data as datasets
-from trainer import optim
-from trainer.runs import grow
-from trainer.step import prepare
+from trainer.data import datasets
+from trainer.loop import optim
+from trainer.loop.step import prepare
+from trainer.recipes.runs import grow
 from zoo.errors import RunError
 from zoo.store.directory import write_atomically
 

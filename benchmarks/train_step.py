@@ -5,8 +5,9 @@
 
 `plain`: a float32 eager loop, torch's own Adam or AdamW, PIL images through RandomCrop(32, padding=4),
 RandomHorizontalFlip, ToTensor and Normalize in a DataLoader, with 0 (torch's default), with 2 and, where there are so
-many cores, with 8 workers; the fastest of these is the baseline. `ours`: trainer.loop.train_epoch with
-trainer.step.TrainingStep: pixels on the device, mixed precision, channels last, compiled; a captured graph on a GPU.
+many cores, with 8 workers; the fastest of these is the baseline. `ours`: trainer.loop.epoch.train_epoch with
+trainer.loop.step.TrainingStep: pixels on the device, mixed precision, channels last, compiled; a captured graph on a
+GPU.
 Both shift by up to 4 pixels, mirror, and update the same network with the same batch size. Epochs take turns, after one
 of each that is not counted (it compiles, and starts workers); each way has a process of its own, since `ours` sets the
 C library's allocator as the trainer does on a CPU.
@@ -38,13 +39,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from trainer import data as datasets
-from trainer import optim
 from trainer.config import BlueprintStart, PaddingMode, RunConfig, StartNet
-from trainer.data import Split
-from trainer.loop import train_epoch
-from trainer.runs import grow, paper
-from trainer.step import TrainingStep, has_bfloat16, prepare
+from trainer.data import datasets
+from trainer.data.datasets import Split
+from trainer.loop import optim
+from trainer.loop.epoch import train_epoch
+from trainer.loop.step import TrainingStep, has_bfloat16, prepare
+from trainer.recipes.runs import grow, paper
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families import blueprint, secnn

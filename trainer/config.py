@@ -1,4 +1,4 @@
-"""What a run is made of. Frozen; a named run in `trainer.runs` is a function that returns one."""
+"""What a run is made of. Frozen; a named run in `trainer.recipes.runs` is a function that returns one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RatioRule:
     # The paper's text gives no value for λ; its authors' code uses 1e-7.
     lambda_: float = 1e-7
     # "batch": F is the square of one batch's mean gradient and g that of a second reading of the same images, each with
-    # other flips; by the network's running statistics (trainer.scores.batch_score).
+    # other flips; by the network's running statistics (trainer.growth.scores.batch_score).
     fisher: Literal["sample", "batch"] = "sample"
     # Of "batch": added to F, and whether η is divided by the number of parameters.
     damping: float = 1e-5
@@ -98,7 +98,7 @@ class Expansion:
     # Inexact expansion only: an identity layer is the identity (and noise) at each of its kernel's nine places, a sum
     # over 3×3 pixels, in place of the middle one alone.
     box_identity: bool = False
-    # Inexact expansion only: what `trainer.expand.Initialization` says of it.
+    # Inexact expansion only: what `trainer.growth.expand.Initialization` says of it.
     resets_widened: bool = False
     # Images that give new batch norms their running statistics; exact expansion only.
     calibration_samples: int = 256
@@ -120,7 +120,7 @@ class Ladder:
     # let all stages become deeper and wider in turn.
     choose: Choice = "score"
     threshold: float = 3.0
-    # Of the Fisher in the score (trainer.scores). Gains by K-FAC are about half as large: so should `threshold` be.
+    # Of the Fisher in the score (growth.scores). Gains by K-FAC are about half as large: so should `threshold` be.
     curvature: Literal["diagonal", "kfac"] = "diagonal"
     # False, for ablations: what is taken begins as in a fresh network, and the logits change.
     exact: bool = True
@@ -192,10 +192,10 @@ class RunConfig:
     seed: int = 0
     epochs: int = 300
     batch_size: int = 512
-    # A batch is at most this part of the training images, as a power of two (`trainer.batches`). None: as above.
+    # A batch is at most this part of the training images, as a power of two (`trainer.loop.batches`). None: as above.
     batch_share: float | None = 0.125
     learning_rate: float = 2e-3
-    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.muon). "sgd": with Nesterov's momentum.
+    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.loop.muon). "sgd": with Nesterov's momentum.
     optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
     # Not of "adam"; on matrices and kernels only.
     weight_decay: float = 0.0

@@ -26,16 +26,10 @@ from typing import BinaryIO
 import torch
 from pydantic import ValidationError
 
-from trainer import optim
-from trainer.batches import fitted
-from trainer.chance import chance_of, is_at_chance
 from trainer.config import BlueprintStart, Expansion, RunConfig, StartNet
-from trainer.data import Data, Split
-from trainer.growth import Proposal, applied, can_grow, may_grow, propose, shrinks
-from trainer.loop import EpochResult, WeightAverage, evaluate, mean_loss, train_epoch
-from trainer.origin import Origin, check, last_saved
-from trainer.parallel import ALONE, Group
-from trainer.records import (
+from trainer.data.datasets import Data, Split
+from trainer.journal.origin import Origin, check, last_saved
+from trainer.journal.records import (
     BatchesRecord,
     ChanceRecord,
     CheckpointRecord,
@@ -46,10 +40,16 @@ from trainer.records import (
     Record,
     write,
 )
-from trainer.seeds import seed_epoch, seed_of
-from trainer.state import Branch, Decided, RunState, load, plateau, save
-from trainer.statistics import measure_on, num_for_checkpoint, num_for_epoch
-from trainer.step import TrainingStep, pays_to_compile, prepared
+from trainer.journal.state import Branch, Decided, RunState, load, plateau, save
+from trainer.loop import optim
+from trainer.loop.batches import fitted
+from trainer.loop.chance import chance_of, is_at_chance
+from trainer.loop.epoch import EpochResult, WeightAverage, evaluate, mean_loss, train_epoch
+from trainer.loop.parallel import ALONE, Group
+from trainer.loop.seeds import seed_epoch, seed_of
+from trainer.loop.statistics import measure_on, num_for_checkpoint, num_for_epoch
+from trainer.loop.step import TrainingStep, pays_to_compile, prepared
+from trainer.recipes.proposal import Proposal, applied, can_grow, may_grow, propose, shrinks
 from zoo.checkpoint.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
 from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode, read_header
 from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError

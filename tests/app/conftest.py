@@ -24,9 +24,10 @@ from app.main import create_app
 from app.process.listen import bind
 from app.process.server import Server, config
 from app.settings import Settings
-from trainer import data, runs
 from trainer.config import GainRule
+from trainer.data import datasets as data
 from trainer.grow import grow
+from trainer.recipes import runs
 from zoo.checkpoint.file import Checkpoint, load
 from zoo.store.directory import Directory
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferenceServerException, InferInput, InferRequestedOutput
 
-from trainer.data import Data
+from trainer.data.datasets import Data
 from zoo.checkpoint.file import Checkpoint
 from zoo.runtime.predictor import Predictor
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import Data
-from trainer.loop import predict
+from trainer.data.datasets import Data
+from trainer.loop.epoch import predict
 from zoo.checkpoint.file import Checkpoint, read_header
 from zoo.network.families import secnn
 from zoo.runtime.module import module_of

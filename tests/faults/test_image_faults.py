@@ -120,7 +120,7 @@ def test_a_whole_body_of_anything_is_looked_through_in_a_moment() -> None:
 
 _TRAINING = """
 import resource, sys
-from trainer import data
+from trainer.data import datasets as data
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = data.load(sys.argv[1])
 print(found.image_shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)

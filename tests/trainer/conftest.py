@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
-from trainer.data import Data, load
-from trainer.records import Record
+from trainer.data.datasets import Data, load
+from trainer.journal.records import Record
 from zoo.checkpoint.descriptor import Architecture
 from zoo.runtime.module import GraphModule
 

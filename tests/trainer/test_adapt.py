@@ -11,13 +11,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from trainer.__main__ import app
-from trainer.adapt import Sources, adapt, sources
+from trainer.commands.main import app
 from trainer.config import BlueprintStart, Ladder, RunConfig
-from trainer.data import Data, load
+from trainer.data.datasets import Data, load
+from trainer.distil.adapt import Sources, adapt, sources
 from trainer.grow import grow
-from trainer.loop import evaluate
-from trainer.records import DistilledRecord, LessonRecord, Record
+from trainer.journal.records import DistilledRecord, LessonRecord, Record
+from trainer.loop.epoch import evaluate
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import decode, read_header
 from zoo.errors import RunError

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.answers import NUM_EPOCHS, Answers, Teacher
-from trainer.augment import Augmentation
 from trainer.config import BlueprintStart, Ladder, RunConfig
-from trainer.data import Data, load
+from trainer.data.datasets import Data, load
+from trainer.distil.answers import NUM_EPOCHS, Answers, Teacher
+from trainer.loop.augment import Augmentation
 from zoo.network.families.blueprint import start
 from zoo.runtime.module import GraphModule, normalize
 

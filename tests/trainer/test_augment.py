@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.augment import cutout_of, draw, mixup_of, shift_of
 from trainer.config import Cutout, Mixup, PaddingMode
-from trainer.runs import grow
+from trainer.loop.augment import cutout_of, draw, mixup_of, shift_of
+from trainer.recipes.runs import grow
 
 CPU = torch.device("cpu")
 

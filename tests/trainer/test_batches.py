@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.batches import fitted
-from trainer.runs import grow, paper
+from trainer.loop.batches import fitted
+from trainer.recipes.runs import grow, paper
 
 
 def test_forty_five_thousand_images_have_the_runs_own() -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.candidates import Decision, changes, decide
 from trainer.config import Expansion, GainRule, RatioRule
-from trainer.expand import Change
-from trainer.runs import digits, paper
-from trainer.scores.expansion_score import natural_score, size_penalty
-from trainer.scores.fisher import gradient_moments, statistics_of
+from trainer.growth.expand import Change
+from trainer.growth.scores.expansion_score import natural_score, size_penalty
+from trainer.growth.scores.fisher import gradient_moments, statistics_of
+from trainer.recipes.candidates import Decision, changes, decide
+from trainer.recipes.runs import digits, paper
 from zoo.network.cost import num_macs, num_params
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule

@@ -13,8 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from trainer.__main__ import app
-from trainer.runs import RUNS
+from trainer.commands.main import app
+from trainer.recipes.runs import RUNS
 from zoo.checkpoint.file import load
 from zoo.store.directory import Directory
 
@@ -50,7 +50,7 @@ def test_help_does_not_wait_for_torch() -> None:
     result = subprocess.run(words, capture_output=True, text=True)
     assert result.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "trainer.runs" in imported
+    assert "trainer.recipes.runs" in imported
     assert not {"torch", "torchvision", "numpy", "PIL", "trainer.grow"} & imported
 
 
@@ -194,7 +194,7 @@ def test_without_torch(tmp_path: Path) -> None:
 def test_torch_does_not_write_into_the_display() -> None:
     """Where it was built for CUDA, a toolkit is there and no GPU, compiling a step has it log that."""
     code = (
-        "from rich.console import Console; from trainer.__main__ import _reported\n"
+        "from rich.console import Console; from trainer.commands.main import _reported\n"
         "with _reported(Console(), ''): import torch.utils.cpp_extension"
     )
     environment = {**os.environ, "CUDA_HOME": "/usr", "CUDA_VISIBLE_DEVICES": ""}

@@ -4,10 +4,10 @@ from math import inf, nan
 
 import pytest
 
+from trainer.commands.ray_runs import Share, seeds_of
 from trainer.config import Limits
-from trainer.overrides import Overrides
-from trainer.runs import grow, paper
-from trainer.sweep import Share, seeds_of
+from trainer.recipes.overrides import Overrides
+from trainer.recipes.runs import grow, paper
 from zoo.errors import RunError
 
 

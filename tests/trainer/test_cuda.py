@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import optim
 from trainer.config import Cutout, Ladder, Mixup, RunConfig
-from trainer.data import Data, Split
+from trainer.data.datasets import Data, Split
 from trainer.grow import grow
-from trainer.loop import WeightAverage, train_epoch
-from trainer.records import EpochRecord, Record
-from trainer.runs import paper
-from trainer.step import TrainingStep
+from trainer.journal.records import EpochRecord, Record
+from trainer.loop import optim
+from trainer.loop.epoch import WeightAverage, train_epoch
+from trainer.loop.step import TrainingStep
+from trainer.recipes.runs import paper
 from zoo.checkpoint.descriptor import Architecture, Preprocessing
 from zoo.network.families import blueprint
 from zoo.runtime.module import GraphModule
@@ -92,7 +92,7 @@ def test_mixed_precision_computes_nearly_the_same(module: GraphModule, split: Sp
 @pytest.fixture
 def captured_run(ladder_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Goes on from its branches; steps are compiled on a GPU, though its epochs are too short to pay for that."""
-    monkeypatch.setattr("trainer.step._WORTH_COMPILING", 0)
+    monkeypatch.setattr("trainer.loop.step._WORTH_COMPILING", 0)
     # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
     monkeypatch.setenv("CXX", "no compiler")
     return replace(ladder_run, continue_from="branch", mixed_precision=True, compile=True)

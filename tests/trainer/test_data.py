@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from trainer import data
-from trainer.data import Data, Split
+from trainer.data import datasets as data
+from trainer.data.datasets import Data, Split
 from zoo.checkpoint.descriptor import Dataset
 from zoo.errors import DataError
 
@@ -397,7 +397,7 @@ def test_fashion_mnist_from_its_files(tmp_path: Path, fashion_mnist: dict[str, n
     program = """
 import numpy as np
 from pathlib import Path
-from trainer import data
+from trainer.data import datasets as data
 found = data.load("fashion_mnist")
 print(found.name, *found.classes, sep="|")
 np.savez(Path.home() / "found.npz", test=found.test.images, labels=found.test.labels,
@@ -417,7 +417,7 @@ np.savez(Path.home() / "found.npz", test=found.test.images, labels=found.test.la
 
 def test_without_a_network_a_download_says_so(tmp_path: Path) -> None:
     program = """
-from trainer import data
+from trainer.data import datasets as data
 from zoo.errors import DataError
 for name in ("cifar10", "fashion_mnist"):
     try:

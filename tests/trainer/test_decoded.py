@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import data
-from trainer.data import Data
-from trainer.decoded import Decoded, decoded_once
+from trainer.data import datasets as data
+from trainer.data.datasets import Data
+from trainer.data.decoded import Decoded, decoded_once
 
 WriteImages = Callable[..., Path]
 
@@ -155,7 +155,7 @@ def test_without_a_configured_place_it_is_below_the_home(tmp_path: Path, archive
     home = tmp_path / "home"
     home.mkdir()
     environment = {"HOME": str(home)} | ({} if configured is None else {"XDG_CACHE_HOME": configured})
-    program = f"from trainer import data; data.load({str(archive)!r})"
+    program = f"from trainer.data import datasets; datasets.load({str(archive)!r})"
     words = [sys.executable, "-c", program]
     result = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stderr

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from trainer.display import Display
-from trainer.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord
+from trainer.journal.display import Display
+from trainer.journal.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord
 
 
 def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:

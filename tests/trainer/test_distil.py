@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer import optim
 from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
-from trainer.data import Data, load
-from trainer.distil import distil
+from trainer.data.datasets import Data, load
+from trainer.distil.distil import distil
 from trainer.grow import grow
-from trainer.loop import evaluate
-from trainer.records import DistilledRecord, LessonRecord, Record
-from trainer.step import TrainingStep
-from trainer.trials import read_trials
+from trainer.journal.records import DistilledRecord, LessonRecord, Record
+from trainer.loop import optim
+from trainer.loop.epoch import evaluate
+from trainer.loop.step import TrainingStep
+from trainer.report.trials import read_trials
 from zoo.checkpoint.file import decode, encode, read_header
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.network.families.blueprint import start

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from trainer.__main__ import app
+from trainer.commands.main import app
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import read_header
 from zoo.store.directory import Directory

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.candidates import changes
-from trainer.expand import Change, Initialization, expand, new_entries, shrink_and_perturb
-from trainer.runs import paper
+from trainer.growth.expand import Change, Initialization, expand, new_entries, shrink_and_perturb
+from trainer.recipes.candidates import changes
+from trainer.recipes.runs import paper
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint

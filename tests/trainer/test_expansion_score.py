@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
-from trainer.scores.fisher import GradientMoments, Moments, group_bounds
+from trainer.growth.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
+from trainer.growth.scores.fisher import GradientMoments, Moments, group_bounds
 
 
 def moments_of(gradients: dict[str, Tensor]) -> GradientMoments:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, statistics_of
+from trainer.growth.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, statistics_of
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.secnn import Block, Layer, start

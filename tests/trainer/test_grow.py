@@ -21,13 +21,13 @@ import torch
 from rich.console import Console
 
 from trainer.config import Ladder, Limits, RatioRule, RunConfig
-from trainer.data import Data, Split, load
-from trainer.display import Display
+from trainer.data.datasets import Data, Split, load
 from trainer.grow import grow, run_directory
-from trainer.loop import evaluate
-from trainer.overrides import Overrides
-from trainer.records import ChanceRecord, CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
-from trainer.runs import digits, paper
+from trainer.journal.display import Display
+from trainer.journal.records import ChanceRecord, CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
+from trainer.loop.epoch import evaluate
+from trainer.recipes.overrides import Overrides
+from trainer.recipes.runs import digits, paper
 from zoo.checkpoint.file import load as load_checkpoint
 from zoo.errors import RunError
 from zoo.network.cost import num_params
@@ -339,10 +339,10 @@ def test_a_run_interrupted_again_and_again_goes_on_exactly(
 FORK_AND_KILL = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from trainer.data import load
+from trainer.data.datasets import load
 from trainer.grow import grow
-from trainer.overrides import Overrides
-from trainer.runs import paper
+from trainer.recipes.overrides import Overrides
+from trainer.recipes.runs import paper
 
 torch.set_num_threads(1)
 source, zoo, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import NO_LIMITS, Ladder
-from trainer.ladder import climb
-from trainer.scores.expansion_score import gain_of_new_parameters
-from trainer.scores.fisher import GradientMoments, Moments, gradient_moments, group_bounds
-from trainer.scores.kfac import (
+from trainer.growth.scores.expansion_score import gain_of_new_parameters
+from trainer.growth.scores.fisher import GradientMoments, Moments, gradient_moments, group_bounds
+from trainer.growth.scores.kfac import (
     DAMPING,
     Factors,
     KroneckerMoments,
     kfac_gain_of_new_parameters,
     kronecker_moments,
 )
+from trainer.recipes.ladder import climb
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
 from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import NO_LIMITS, BlueprintStart, Choice, GrowFor, Ladder, Limits
-from trainer.expand import Initialization, expand, grid, new_entries, placements
-from trainer.ladder import Climb, climb, deadlines, next_size, options
-from trainer.runs import grow
-from trainer.scores.expansion_score import gain_of_new_parameters
-from trainer.scores.fisher import gradient_moments, statistics_of
-from trainer.state import Beginning
+from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
+from trainer.growth.scores.expansion_score import gain_of_new_parameters
+from trainer.growth.scores.fisher import gradient_moments, statistics_of
+from trainer.journal.state import Beginning
+from trainer.recipes.ladder import Climb, climb, deadlines, next_size, options
+from trainer.recipes.runs import grow
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families import blueprint

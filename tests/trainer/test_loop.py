@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import optim
-from trainer.augment import draw
 from trainer.config import Mixup, PaddingMode, RunConfig
-from trainer.data import Split
-from trainer.loop import WeightAverage, evaluate, predict, train_epoch
-from trainer.runs import digits, paper
-from trainer.step import TrainingStep
+from trainer.data.datasets import Split
+from trainer.loop import optim
+from trainer.loop.augment import draw
+from trainer.loop.epoch import WeightAverage, evaluate, predict, train_epoch
+from trainer.loop.step import TrainingStep
+from trainer.recipes.runs import digits, paper
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule, normalize

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.muon import MuonAdamW, all_orthogonalized, orthogonalized
+from trainer.loop.muon import MuonAdamW, all_orthogonalized, orthogonalized
 
 SHAPES = [(8, 8, 1, 1), (8, 8, 1, 1), (12, 4, 1, 1), (4, 12, 1, 1)]
 

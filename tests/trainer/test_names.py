@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.names import run_named, swept
-from trainer.overrides import Overrides
+from trainer.recipes.names import run_named, swept
+from trainer.recipes.overrides import Overrides
 from zoo.errors import RunError
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import optim
 from trainer.config import RunConfig
-from trainer.expand import Change, Initialization, expand, grid, new_entries, placements
-from trainer.runs import paper
-from trainer.scores.fisher import GradientMoments, gradient_moments
+from trainer.growth.expand import Change, Initialization, expand, grid, new_entries, placements
+from trainer.growth.scores.fisher import GradientMoments, gradient_moments
+from trainer.loop import optim
+from trainer.recipes.runs import paper
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.secnn import SecnnArchitecture, start

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from trainer.config import Ladder, Limits, RunConfig
-from trainer.data import Data, load
+from trainer.data.datasets import Data, load
 from trainer.grow import grow, run_directory
-from trainer.origin import read
-from trainer.records import CheckpointRecord, DecisionRecord, EpochRecord, Record
+from trainer.journal.origin import read
+from trainer.journal.records import CheckpointRecord, DecisionRecord, EpochRecord, Record
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Checkpoint, encode
 from zoo.checkpoint.file import load as load_checkpoint

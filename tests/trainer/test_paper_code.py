@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainer import optim
-from trainer.candidates import changes, decide, initialization_of
 from trainer.config import Expansion, RatioRule, RunConfig
-from trainer.data import Data
-from trainer.expand import Change, expand
+from trainer.data.datasets import Data
 from trainer.grow import grow
-from trainer.records import DecisionRecord, EpochRecord, Record
-from trainer.runs import paper_code
-from trainer.scores.batch_score import batch_score
-from trainer.state import plateau
-from trainer.step import TrainingStep
+from trainer.growth.expand import Change, expand
+from trainer.growth.scores.batch_score import batch_score
+from trainer.journal.records import DecisionRecord, EpochRecord, Record
+from trainer.journal.state import plateau
+from trainer.loop import optim
+from trainer.loop.step import TrainingStep
+from trainer.recipes.candidates import changes, decide, initialization_of
+from trainer.recipes.runs import paper_code
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.checkpoint.file import load
 from zoo.network.cost import num_params

@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 import torch
 from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
-from trainer.data import load
+from trainer.data.datasets import load
 from trainer.grow import grow
-from trainer.origin import read
-from trainer.parallel import group_of
+from trainer.journal.origin import read
+from trainer.loop.parallel import group_of
 
 config = RunConfig(
     name="tiny",

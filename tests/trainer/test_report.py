@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from trainer.__main__ import app
+from trainer.commands.main import app
 from trainer.config import RunConfig
-from trainer.data import Data
+from trainer.data.datasets import Data
 from trainer.grow import grow
-from trainer.trials import hypervolume, read_trials
+from trainer.report.trials import hypervolume, read_trials
 from zoo.checkpoint.descriptor import Cost, ExpansionStep, Lineage
 from zoo.checkpoint.file import Checkpoint, encode, read_header
 from zoo.network.cost import num_params
@@ -274,7 +274,7 @@ def test_nothing_to_report_on(tmp_path: Path) -> None:
 
 
 def test_a_run_needs_no_matplotlib() -> None:
-    program = "import sys; sys.modules['matplotlib'] = None; import trainer.grow, trainer.trials"
+    program = "import sys; sys.modules['matplotlib'] = None; import trainer.grow, trainer.report.trials"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

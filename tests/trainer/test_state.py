@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer import optim
 from trainer.config import RatioRule, RunConfig
-from trainer.state import RunState, load, plateau, save
+from trainer.journal.state import RunState, load, plateau, save
+from trainer.loop import optim
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
 from zoo.network.families.secnn import start

@@ -11,10 +11,10 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from trainer.config import RunConfig
-from trainer.data import Data, load
-from trainer.distil import distil
+from trainer.data.datasets import Data, load
+from trainer.distil.distil import distil
 from trainer.grow import grow
-from trainer.statistics import batch_norms, measure, measure_on
+from trainer.loop.statistics import batch_norms, measure, measure_on
 from zoo.checkpoint.file import load as load_checkpoint
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule, module_of, normalize
@@ -85,7 +85,7 @@ def test_every_checkpoint_has_those_of_its_weights(
 
 def test_a_run_on_few_images_knows_what_its_weights_know(tmp_path: Path, write_images: Callable[..., Path]) -> None:
     """90 images that a network learns in seconds: with running statistics all of this is at chance."""
-    from trainer import runs
+    from trainer.recipes import runs
 
     data = load(str(write_images(tmp_path / "bars", {"train": 50, "test": 20}, classes=("left", "middle"))))
     config = replace(runs.grow(), epochs=6, compile=False, mixed_precision=False, seed=1, max_shift=0)

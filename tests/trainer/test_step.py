@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import optim
 from trainer.config import RunConfig
-from trainer.expand import Initialization, expand
-from trainer.runs import paper
-from trainer.scores.fisher import gradient_moments
-from trainer.step import TrainingStep, has_bfloat16, prepare, prepared
+from trainer.growth.expand import Initialization, expand
+from trainer.growth.scores.fisher import gradient_moments
+from trainer.loop import optim
+from trainer.loop.step import TrainingStep, has_bfloat16, prepare, prepared
+from trainer.recipes.runs import paper
 from zoo.checkpoint.descriptor import Architecture, Preprocessing
 from zoo.network.families import blueprint, secnn
 from zoo.runtime.module import GraphModule, normalize

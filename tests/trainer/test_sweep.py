@@ -16,14 +16,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from trainer.__main__ import app
+from trainer.commands.main import app
+from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of, sweep
 from trainer.config import RunConfig
-from trainer.data import Data
+from trainer.data.datasets import Data
 from trainer.grow import grow, run_directory
-from trainer.overrides import Overrides
-from trainer.records import Record
-from trainer.runs import RUNS
-from trainer.sweep import Share, numbers_of, plan, seeds_of, sweep
+from trainer.journal.records import Record
+from trainer.recipes.overrides import Overrides
+from trainer.recipes.runs import RUNS
 from zoo.checkpoint.descriptor import Lineage
 from zoo.checkpoint.file import load
 from zoo.errors import RunError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import data
+from trainer.data import datasets as data
 from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.file import Checkpoint, encode, load

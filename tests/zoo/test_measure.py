@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.data import load
+from trainer.data.datasets import load
 from zoo.checkpoint.file import Checkpoint, decode, encode
 from zoo.errors import DataError
 from zoo.images import digits

@@ -1,0 +1,290 @@
+"""Data sets as uint8 tensors: training, validation and test images with their labels.
+
+The validation split is carved out of the training data, so that growth and schedules never see a test image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from trainer.data.decoded import Decoded, decoded_once
+from zoo.checkpoint.content import digest_of_images, digest_of_indices
+from zoo.checkpoint.descriptor import SLUG, Content, Preprocessing
+from zoo.checkpoint.descriptor import Dataset as DatasetRecord
+from zoo.errors import DataError
+from zoo.images import digits
+from zoo.images import folder as image_folder
+from zoo.images.folder import BadFiles, Color, ImageFile, ImageFolder
+from zoo.images.splits import Indices, stratified
+from zoo.store.user_cache import user_cache
+
+VALIDATION_FRACTION = 0.1
+# Without --image-size: images of one size up to this stay as they are, all others become squares of their median side,
+# at most this.
+MAX_DEFAULT_SIZE = 96
+
+
+@dataclass(frozen=True)
+class Split:
+    images: UInt8[Tensor, "n channels height width"]
+    labels: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Split:
+        chosen = torch.from_numpy(indices)
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    train: Split
+    validation: Split
+    test: Split
+    # Of the validation images among the training data, as it was read.
+    validation_indices: Indices
+    # Sentences: what was left out, and what is odd about the rest.
+    findings: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    def checksum(self) -> str:
+        """Of all pixels and labels, in order."""
+        crc = 0
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                crc = zlib.crc32(tensor.contiguous().numpy().data, crc)
+        return f"{crc:08x}"
+
+    def record(self) -> DatasetRecord:
+        return DatasetRecord(
+            name=self.name,
+            num_train=len(self.train),
+            num_validation=len(self.validation),
+            num_test=len(self.test),
+            content=self.content,
+        )
+
+    @cached_property
+    def content(self) -> Content:
+        def digest(split: Split) -> str:
+            pixels = split.images.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+            return digest_of_images(pixels, split.labels.cpu().numpy(), self.classes)
+
+        return Content(
+            train=digest(self.train),
+            validation=digest(self.validation),
+            test=digest(self.test),
+            split=digest_of_indices(self.validation_indices),
+        )
+
+
+@dataclass(frozen=True)
+class _Raw:
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    findings: tuple[str, ...] = ()
+
+
+def load(
+    source: str,
+    *,
+    limit_train: int | None = None,
+    image_size: int | None = None,
+    name: str | None = None,
+    skip_bad: bool = False,
+) -> Data:
+    """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,…}.
+
+    `name` is what the data set is called, in place of the path's last part; a slug, as `Photos 2026` is not.
+    `limit_train` keeps that many training images (before the validation split), of each class its share. Files that
+    cannot be decoded are an error that names them all; with `skip_bad` they are left out. Raises DataError.
+    """
+    if limit_train is not None and limit_train < 1:
+        raise DataError(f"limit-train should be at least 1, is {limit_train}")
+    if name is not None and not re.fullmatch(SLUG, name):
+        raise DataError(f"a data set's name has small letters, digits, dots, dashes and underscores, not {name!r}")
+    raw = _named(source) if source in NAMED else _files(Path(source), image_size, skip_bad)
+    if image_size is not None and raw.train.images.shape[2:] != (image_size, image_size):
+        raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
+    train = raw.train
+    if limit_train is not None and limit_train < len(train):
+        kept, _ = stratified(train.labels.numpy(), limit_train)
+        train = train.take(kept)
+    num_validation = max(1, round(VALIDATION_FRACTION * len(train)))
+    if len(train) - num_validation < 3:
+        raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
+    validation, rest = stratified(train.labels.numpy(), num_validation)
+    train, held_out = train.take(rest), train.take(validation)
+    findings = (*raw.findings, *_untrained(train, raw.classes))
+    return Data(name or raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation, findings)
+
+
+def _untrained(train: Split, classes: tuple[str, ...]) -> list[str]:
+    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+    names = [label for label, count in zip(classes, counts, strict=True) if not count]
+    if not names:
+        return []
+    return [
+        f"no training image is left of {len(names)} of {len(classes)} classes ({image_folder.named(names)}) once the "
+        "validation images are set aside: they are never learnt"
+    ]
+
+
+def _preprocessing(train: Split) -> Preprocessing:
+    """Colour by number of channels; mean and standard deviation of the training pixels.
+
+    A channel that is the same everywhere counts as having a standard deviation of 1.
+    """
+    channels = train.images.shape[1]
+    flat = train.images.transpose(0, 1).reshape(channels, -1).numpy()
+    histograms = [np.bincount(channel, minlength=256) / channel.size for channel in flat]
+    levels = np.arange(256) / 255
+    mean = [float(histogram @ levels) for histogram in histograms]
+    std = [float(np.sqrt(histogram @ (levels - m) ** 2)) for histogram, m in zip(histograms, mean, strict=True)]
+    if max(std) == 0:
+        raise DataError("all training images are of one even colour")
+    color: Color = "rgb" if channels == 3 else "gray"
+    return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) or 1.0 for s in std))
+
+
+# --- directories and archives ---------------------------------------------------------------------------
+
+
+def _files(path: Path, image_size: int | None, skip_bad: bool) -> _Raw:
+    if not path.exists():
+        raise DataError(f"{path}: no such directory or archive, and no data set of that name ({', '.join(NAMED)})")
+
+    def decode() -> Decoded:
+        return _decoded(image_folder.read(path), image_size, skip_bad)
+
+    found = decoded_once(path, image_size, decode, skip_bad=skip_bad) if path.is_file() else decode()
+    return _Raw(
+        image_folder.name_of(path),
+        tuple(map(str, found.classes)),
+        Split(torch.from_numpy(found.train_images), torch.from_numpy(found.train_labels)),
+        Split(torch.from_numpy(found.test_images), torch.from_numpy(found.test_labels)),
+        tuple(map(str, found.findings)),
+    )
+
+
+def _decoded(folder: ImageFolder, image_size: int | None, skip_bad: bool) -> Decoded:
+    """One file after the other, each resized at once: memory holds one photo at its full size."""
+    bad = BadFiles()
+    color, size, resized = _common_form(folder.train, image_size, bad)
+    pixels = [_pixels(files, color, size, bad) for files in (folder.train, folder.test)]
+    if not skip_bad:
+        bad.refuse()
+    whole = folder.without(bad)
+    if bad:
+        kept = ([file not in bad for file in files] for files in (folder.train, folder.test))
+        pixels = [rows[good] for rows, good in zip(pixels, kept, strict=True)]
+    # Of the pixels that are trained on: the same picture in another format or with other metadata counts too.
+    contents = (hashlib.blake2b(row.data).digest() for rows in pixels for row in rows)
+    equal = image_folder.equal_images((*whole.train, *whole.test), contents)
+    return Decoded(
+        classes=np.array(whole.classes),
+        train_images=pixels[0],
+        train_labels=whole.labels(whole.train),
+        test_images=pixels[1],
+        test_labels=whole.labels(whole.test),
+        findings=np.array([*whole.findings, *equal, *resized], dtype=str),
+    )
+
+
+def _common_form(
+    files: Sequence[ImageFile], image_size: int | None, bad: BadFiles
+) -> tuple[Color, tuple[int, int], list[str]]:
+    """Colour, (height, width), and a sentence where images are resized that nobody asked to."""
+    forms = Counter(form for file in files if (form := bad.probe(file)) is not None)
+    color: Color = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
+    sizes = sorted({size for _, size in forms}, key=lambda size: (size[0] * size[1], size))
+    if image_size is not None:
+        return color, (image_size, image_size), []
+    if not sizes:  # no file is good
+        return color, (1, 1), []
+    if len(sizes) == 1 and max(sizes[0]) <= MAX_DEFAULT_SIZE:
+        return color, sizes[0], []
+    shorter = [min(size) for (_, size), count in forms.items() for _ in range(count)]
+    side = min(MAX_DEFAULT_SIZE, int(np.median(shorter)))
+    smallest, largest = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
+    came = f"of {smallest}" if len(sizes) == 1 else f"of {len(sizes):,} sizes, {smallest} to {largest},"
+    return color, (side, side), [f"images {came} are resized to {side}×{side}; --image-size asks for another size"]
+
+
+def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int], bad: BadFiles) -> np.ndarray:
+    """uint8 (n, channels, height, width); rows of bad files mean nothing."""
+    pixels = np.empty((len(files), 3 if color == "rgb" else 1, *size), dtype=np.uint8)
+    for row, file in zip(pixels, files, strict=True):
+        bad.decode(file, color, size, row.transpose(1, 2, 0))
+    return pixels
+
+
+# --- named data sets ------------------------------------------------------------------------------------
+
+
+def _digits() -> _Raw:
+    pixels, labels = digits.images_and_labels()
+    train, test = digits.split(labels)
+    whole = Split(torch.from_numpy(pixels[:, None]), torch.from_numpy(labels))
+    return _Raw("digits", digits.CLASSES, whole.take(train), whole.take(test))
+
+
+def _torchvision(name: str) -> _Raw:
+    from torchvision import datasets
+
+    kind = {
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+        "fashion_mnist": datasets.FashionMNIST,
+    }[name]
+    root = user_cache("datasets")
+    try:
+        # Some versions of torchvision print as they download; standard output is for results.
+        with redirect_stdout(sys.stderr):
+            train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{name} could not be downloaded to {root}: {' '.join(str(error).split())}") from error
+    classes = tuple(str(label) for label in train.classes)
+    return _Raw(name, classes, _from_torchvision(train), _from_torchvision(test))
+
+
+def _from_torchvision(dataset: Any) -> Split:
+    pixels = np.asarray(dataset.data)
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+    labels = np.asarray(dataset.targets, dtype=np.int64)
+    return Split(torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(labels))
+
+
+NAMED = ("digits", "cifar10", "cifar100", "fashion_mnist")
+
+
+def _named(name: str) -> _Raw:
+    return _digits() if name == "digits" else _torchvision(name)

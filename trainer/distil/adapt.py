@@ -1,0 +1,183 @@
+"""Fine-tuning a grown zoo on other images: every size of it, the largest first, which then teaches the rest.
+
+A checkpoint of other classes gets a new head; its other weights stay. The largest learns the labels, and, where the
+classes are those it knows, its own answers from before. Each smaller one learns the largest one's answers. What comes
+of it goes into another zoo; parents are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.config import RunConfig
+from trainer.data.datasets import Data
+from trainer.distil.distil import descriptors_of, logged
+from trainer.distil.lessons import Lessons, Member, save
+from trainer.grow import run_directory
+from trainer.journal.records import DistilledRecord, Record
+from trainer.loop.augment import cutout_of
+from trainer.loop.batches import fitted
+from trainer.loop.epoch import evaluate
+from zoo.checkpoint.descriptor import Architecture
+from zoo.checkpoint.file import Checkpoint, Tensors, decode, read_header
+from zoo.errors import DescriptorError, RunError
+from zoo.network.cost import num_params
+from zoo.runtime.module import GraphModule, module_of
+from zoo.store.directory import Directory
+
+# The share of the loss that is about its own answers, for the largest; it is to learn more than it knew.
+_OWN_ANSWERS = 0.5
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is fine-tuned, smallest first; `knows_classes`: the largest one's classes are those of the images."""
+
+    members: tuple[Member, ...]
+    knows_classes: bool
+
+
+def sources(zoo: Path, data: Data, dataset: str | None = None) -> Sources:
+    """The best checkpoint of each size by validation accuracy, made ready for the images' classes and shape.
+
+    Their validation accuracy is measured on these images. Raises RunError where there is none that fits, or where there
+    are several data sets and none is named.
+    """
+    directory = Directory(zoo)
+    found = descriptors_of(directory)
+    names = sorted({descriptor.dataset.name for descriptor in found.values()})
+    if dataset is None and len(names) > 1:
+        raise RunError(f"{zoo} holds checkpoints of several data sets: name one of {', '.join(names)} by --dataset")
+    wanted = dataset or (names[0] if names else None)
+    best: dict[int, str] = {}
+    for digest, descriptor in sorted(found.items(), key=lambda item: item[1].metrics.validation.accuracy):
+        if descriptor.dataset.name == wanted:
+            best[num_params(descriptor.architecture.graph())] = digest
+    if not best:
+        raise RunError(f"{zoo} holds no checkpoint" + (f" of data set {wanted}" if wanted else ""))
+    digests = [best[params] for params in sorted(best)]
+    members = [_adapted(digest, decode(directory.path(digest).read_bytes(), digest), data) for digest in digests]
+    return Sources(tuple(members), found[digests[-1]].classes == data.classes)
+
+
+def _adapted(digest: str, checkpoint: Checkpoint, data: Data) -> Member:
+    """The same network for these images: another input size, and a new head where the classes are others."""
+    descriptor = checkpoint.descriptor
+    channels, height, width = data.image_shape
+    if descriptor.architecture.input_channels != channels:
+        kinds = {1: "gray", 3: "colour"}
+        kind = kinds[descriptor.architecture.input_channels]
+        raise RunError(f"{digest[:12]} takes {kind} images, and these are {kinds[channels]} ones")
+    architecture = descriptor.architecture.model_copy(
+        update={"input_height": height, "input_width": width, "num_classes": len(data.classes)}
+    )
+    tensors = _tensors(digest, architecture, checkpoint, data)
+    lineage = descriptor.lineage
+    if num_params(architecture.graph()) != num_params(descriptor.architecture.graph()):
+        # Steps count the parameters of a network with the old head: they are the parent's, whose file has them.
+        lineage = lineage.model_copy(update={"num_expansions": 0, "expansions": ()})
+    update = {
+        "lineage": lineage,
+        "architecture": architecture,
+        "classes": data.classes,
+        "dataset": data.record(),
+        "preprocessing": data.preprocessing,
+    }
+    adapted = Checkpoint(descriptor.model_copy(update=update), tensors)
+    validation = evaluate(module_of(adapted), data.validation, data.preprocessing, len(data.classes))
+    metrics = descriptor.metrics.model_copy(update={"validation": validation, "test": None})
+    return Member(digest, Checkpoint(adapted.descriptor.model_copy(update={"metrics": metrics}), tensors))
+
+
+def _tensors(digest: str, architecture: Architecture, checkpoint: Checkpoint, data: Data) -> Tensors:
+    """The checkpoint's, but for those of another shape and, with other classes, of the last layer: these are fresh."""
+    try:
+        graph = architecture.graph()
+    except DescriptorError as error:
+        raise RunError(f"{digest[:12]} cannot take images of {data.image_shape}: {error}") from error
+    torch.manual_seed(num_params(graph))  # the same head whenever this is done again
+    fresh = GraphModule(graph).tensors()
+    same_classes = checkpoint.descriptor.classes == data.classes
+    kept = {
+        name: tensor
+        for name, tensor in checkpoint.tensors.items()
+        if tensor.shape == fresh[name].shape and (same_classes or not name.startswith("head.output."))
+    }
+    return {name: np.asarray(kept.get(name, tensor)) for name, tensor in fresh.items()}
+
+
+def adapt(
+    config: RunConfig,
+    data: Data,
+    found: Sources,
+    zoo: Path,
+    device: torch.device,
+    observe: Callable[[Record], None],
+) -> Iterator[str]:
+    """Fine-tunes what `sources` found into the zoo, and yields the digest of each new file.
+
+    `config.distil_epochs` each. The same call again goes on after the last whole epoch; members of which the zoo holds
+    what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
+    these images. Raises RunError where another process is at work on the run.
+    """
+    config = fitted(config, len(data.train))
+    directory, run = Directory(zoo), run_directory(zoo, config, data.name)
+    *smaller, largest = found.members
+    with logged(run, observe) as tell:
+        myself = largest if found.knows_classes else None
+        own = replace(config, distil_weight=_OWN_ANSWERS)
+        cutout = cutout_of(config, largest.params)
+        lessons = Lessons(own, data, [myself] if myself else [], device, run, cutout)
+        digest = _adapt(data, directory, largest, myself, lessons, tell)
+        yield digest
+        lessons.remove()
+        teacher = Member(digest, decode(directory.path(digest).read_bytes(), digest))
+        lessons = Lessons(config, data, [teacher], device, run)
+        for member in smaller:
+            yield _adapt(data, directory, member, teacher, lessons, tell)
+        lessons.remove()
+
+
+def _adapt(
+    data: Data,
+    directory: Directory,
+    member: Member,
+    teacher: Member | None,
+    lessons: Lessons,
+    tell: Callable[[Record], None],
+) -> str:
+    """The digest of what becomes of the member, or became of it before."""
+    content, taught_by = data.content, teacher.digest if teacher else None
+    before = {
+        digest: descriptor
+        for digest, descriptor in descriptors_of(directory).items()
+        if (descriptor.lineage.parent, descriptor.lineage.distilled_from) == (member.digest, taught_by)
+        and descriptor.dataset.content == content
+    }
+    if before:
+        digest = max(before, key=lambda each: before[each].metrics.validation.accuracy)
+        seconds = before[digest].cost.device_seconds - member.descriptor.cost.device_seconds
+    else:
+        module, epochs = lessons.teach(member, tell)
+        validation = evaluate(module, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
+        if validation.accuracy < member.val_accuracy:
+            module, validation = member.module(lessons.device), member.descriptor.metrics.validation
+        digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device)
+        seconds = sum(epoch.seconds for epoch in epochs)
+    after = read_header(directory.path(digest)).descriptor.metrics.validation.accuracy
+    record = DistilledRecord(
+        student=member.digest,
+        teacher=taught_by,
+        params=member.params,
+        val_accuracy_before=member.val_accuracy,
+        val_accuracy=after,
+        digest=digest,
+        seconds=round(seconds, 3),
+    )
+    tell(record)
+    return digest

@@ -1,0 +1,141 @@
+"""A teacher's answers, computed once: every student of a pass is shown the same augmented images.
+
+    <folder>/<key>-<number>.npy     float16 (images, classes): logits for the images of one augmented epoch
+
+Teacher passes used to be most of what teaching a small network costs; so each is made once and kept, 0.9 MB for an
+epoch of CIFAR-10. Epochs come in pairs, the second of which shows the mirror images of the first. An image and its
+mirror image have one answer, the mean of both, at no further cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trainer.config import RunConfig
+from trainer.data.datasets import Split
+from trainer.loop.augment import Augmentation, draw
+from trainer.loop.epoch import Lesson
+from trainer.loop.seeds import seed_of
+from trainer.loop.step import low_precision, pays_to_compile
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.cost import num_macs
+from zoo.runtime.module import GraphModule, normalize
+from zoo.store.directory import write_atomically
+
+# Augmented epochs that are answered; a longer pass shows them again, in another order.
+NUM_EPOCHS = 40
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in eval mode, what it normalises images by, and the SHA-256 of its checkpoint."""
+
+    digest: str
+    module: GraphModule
+    preprocessing: Preprocessing
+
+
+class Answers:
+    """Lessons for one split of images, with `cutout` of each side blacked out. Of several teachers, the mean logits."""
+
+    def __init__(
+        self, folder: Path, teachers: Sequence[Teacher], split: Split, config: RunConfig, cutout: float = 0.0
+    ) -> None:
+        self._folder = folder
+        self._teachers = teachers
+        self._split = split
+        self._config = config
+        self._max_shift = min(config.max_shift, min(split.images.shape[2:]) - 1)
+        self._cutout = cutout
+        whose = [teacher.digest for teacher in teachers]
+        shown = [config.seed, config.horizontal_flip, self._max_shift, config.padding_mode, cutout, _fingerprint(split)]
+        self._key = hashlib.sha256(repr([whose, shown]).encode()).hexdigest()[:16]
+
+    def lesson(self, number: int) -> Lesson:
+        """For epoch `number`, from 0; the answers are kept, and computed where they are not yet."""
+        pair, is_second = divmod(number % NUM_EPOCHS, 2)
+        epochs = self._pair(pair)
+        answers, num_answered = self._kept(pair), 0
+        if answers is None:
+            answers, num_answered = self._answer(epochs), len(epochs) * len(self._split)
+            for index, logits in enumerate(answers):
+                buffer = io.BytesIO()
+                np.save(buffer, logits.cpu().numpy())
+                write_atomically(self._path(2 * pair + index), buffer.getvalue())
+        return Lesson(epochs[is_second], answers[is_second], num_answered)
+
+    def remove(self) -> None:
+        """Deletes what is kept."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._key}-{number:03}.npy"
+
+    def _pair(self, pair: int) -> tuple[Augmentation, Augmentation]:
+        """Two epochs' images: mirror images of each other where the run mirrors, else drawn apart."""
+        config, device = self._config, self._split.labels.device
+
+        def drawn(number: int) -> Augmentation:
+            generator = torch.Generator().manual_seed(seed_of(config, number, "images of lessons"))
+            mode, part = config.padding_mode, self._cutout
+            mirror, shift = config.horizontal_flip, self._max_shift
+            return draw(len(self._split), mirror, shift, generator, device, padding_mode=mode, cutout=part)
+
+        first = drawn(2 * pair)
+        return first, first.mirror() if config.horizontal_flip else drawn(2 * pair + 1)
+
+    def _kept(self, pair: int) -> list[Tensor] | None:
+        device = self._split.labels.device
+        try:
+            arrays = [np.load(self._path(2 * pair + index), allow_pickle=False) for index in (0, 1)]
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            return None
+        return [torch.from_numpy(array).to(device) for array in arrays]
+
+    @torch.no_grad()
+    def _answer(self, epochs: Sequence[Augmentation]) -> list[Float[Tensor, "images classes"]]:
+        logits = [
+            torch.stack([_logits(teacher, self._split, epoch, self._config) for teacher in self._teachers]).mean(0)
+            for epoch in epochs
+        ]
+        if self._config.horizontal_flip:
+            logits = [(logits[0] + logits[1]) / 2] * 2
+        return [one.half() for one in logits]
+
+
+def _logits(teacher: Teacher, split: Split, epoch: Augmentation, config: RunConfig) -> Float[Tensor, "images classes"]:
+    module = teacher.module.eval().to(memory_format=torch.channels_last)
+    answering: nn.Module | Callable[..., Tensor] = module
+    if split.images.is_cpu and len(split) >= _BATCH and pays_to_compile(config, num_macs(module.graph), len(split)):
+        torch._dynamo.reset()
+        answering = torch.compile(module, dynamic=False)
+    dtype = low_precision(split.images.device, config)
+    with torch.autocast(split.images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        return torch.cat(
+            [
+                (answering if len(images) == _BATCH else module)(images).float()
+                for images in _normalized(teacher, split, epoch)
+            ]
+        )
+
+
+def _normalized(teacher: Teacher, split: Split, epoch: Augmentation) -> Iterator[Tensor]:
+    for start in range(0, len(split), _BATCH):
+        place = slice(start, min(start + _BATCH, len(split)))
+        images = normalize(epoch.of(split.images[place], place), teacher.preprocessing)
+        yield images.contiguous(memory_format=torch.channels_last)
+
+
+def _fingerprint(split: Split) -> str:
+    return hashlib.sha256(split.images.cpu().contiguous().numpy().data).hexdigest()

@@ -1,0 +1,191 @@
+"""The last pass of a run: its best checkpoint teaches the smaller ones. So may any pair of a zoo's checkpoints.
+
+Each student trains on from its own weights, with a learning rate that falls to 0, on the teacher's softened answers.
+One that gets better on validation images becomes a new file whose parent is the student; the old file stays. Each
+epoch's end is kept in the run's directory, from which an interrupted pass goes on exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.data.datasets import Data
+from trainer.distil.distilled import Memory
+from trainer.distil.lessons import Lessons, Member, save
+from trainer.grow import lock, run_directory
+from trainer.journal.origin import check_images, differences
+from trainer.journal.records import DistilledRecord, Record, line_of, write
+from trainer.loop.batches import fitted
+from trainer.loop.epoch import evaluate
+from trainer.loop.step import prepared
+from zoo.checkpoint.descriptor import Descriptor
+from zoo.checkpoint.file import decode, read_header
+from zoo.errors import CheckpointError, RunError
+from zoo.network.cost import num_params
+from zoo.store.directory import Directory
+
+
+def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tuple[Descriptor, tuple[str, str]]:
+    """The student's descriptor, and both digests in full, of which the first digits are enough.
+
+    Without a teacher, the best of those that could teach it. Raises RunError unless there is one of each, both are of
+    these images, and the teacher is larger and no worse.
+    """
+    found = descriptors_of(Directory(zoo))
+    taught = _find(zoo, found, student)
+    check_images(taught[:12], found[taught], data)
+    accuracy, params = _rank(found[taught])
+
+    def can_teach(descriptor: Descriptor) -> bool:
+        theirs, size = _rank(descriptor)
+        return size > params and theirs >= accuracy and not any(differences(descriptor, data))
+
+    candidates = found if teacher is None else [_find(zoo, found, teacher)]
+    able = [digest for digest in candidates if can_teach(found[digest])]
+    if not able:
+        who = f"none in {zoo} is" if teacher is None else f"{teacher} is not"
+        raise RunError(
+            f"{taught[:12]} has {params:,} parameters and validation accuracy {accuracy:.4f}: its teacher should be "
+            f"larger, no worse, and of the same images, and {who}"
+        )
+    return found[taught], (taught, max(able, key=lambda digest: _rank(found[digest])))
+
+
+def _find(zoo: Path, digests: Iterable[str], prefix: str) -> str:
+    matching = [digest for digest in digests if digest.startswith(prefix)]
+    if not matching:
+        raise RunError(f"{zoo} holds no checkpoint whose digest begins with {prefix}")
+    if len(matching) > 1:
+        raise RunError(f"several checkpoints in {zoo} begin with {prefix}: give more of the digest's digits")
+    return matching[0]
+
+
+def _rank(descriptor: Descriptor) -> tuple[float, int]:
+    """By validation accuracy; of equals the largest."""
+    return descriptor.metrics.validation.accuracy, num_params(descriptor.architecture.graph())
+
+
+def distil(
+    config: RunConfig,
+    data: Data,
+    zoo: Path,
+    digests: tuple[str, ...],
+    device: torch.device,
+    observe: Callable[[Record], None],
+) -> Iterator[str]:
+    """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it,
+    the smallest first.
+
+    Yields the digest of each better one. Students that were distilled before are not again, but told of: a resumed run
+    has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises RunError where
+    another process is at work on it.
+    """
+    directory, run = Directory(zoo), run_directory(zoo, config, data.name)
+    members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
+    teacher = max(members, key=lambda member: _rank(member.descriptor))
+    config = fitted(config, len(data.train))
+    memory = Memory(run / "distilled.jsonl", config)
+    students = sorted((one for one in members if one.params < teacher.params), key=lambda one: (one.params, one.digest))
+    lessons = Lessons(config, data, [teacher], device, run)
+    with logged(run, observe) as tell:
+        before = _distilled_before(directory, teacher.digest, config.distil_epochs, memory)
+        for student in students:
+            record = before.get(student.digest)
+            if record is None:
+                with prepared(device, config):
+                    record = _distil_one(data, directory, student, teacher, lessons, tell)
+                memory.add(record)
+            tell(record)
+            if record.digest is not None:
+                yield record.digest
+    lessons.remove()
+
+
+@contextmanager
+def logged(run: Path, observe: Callable[[Record], None]) -> Iterator[Callable[[Record], None]]:
+    """Records are observed, and appended to the run's log unless they stand there. Raises RunError where another
+    process is at work on the run."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "log.jsonl").open("ab+") as log:
+        lock(log, run)
+        log.seek(0)
+        lines = {line.rstrip(b"\n") for line in log}
+
+        def tell(record: Record) -> None:
+            if line_of(record) not in lines:
+                write(record, log)
+            observe(record)
+
+        yield tell
+
+
+def _distilled_before(directory: Directory, teacher: str, epochs: int, memory: Memory) -> dict[str, DistilledRecord]:
+    """By student, with these settings. Files that are no checkpoint, or gone by now, are none.
+
+    Files that nothing is remembered of, from another machine or from before there was a memory, show their epochs only.
+    """
+    descriptors, found = descriptors_of(directory), {}
+    for digest, after in descriptors.items():
+        before = descriptors.get(after.lineage.parent or "")
+        if after.lineage.distilled_from != teacher or before is None or memory.knows(digest):
+            continue
+        if after.cost.epochs - before.cost.epochs == epochs:
+            record = _record(before, digest, after)
+            found[record.student] = record
+    remembered = [record for record in memory.same() if record.teacher == teacher]
+    return found | {one.student: one for one in remembered if one.digest is None or one.digest in descriptors}
+
+
+def descriptors_of(directory: Directory) -> dict[str, Descriptor]:
+    """By digest. Files that are no checkpoint, or gone by now, have none."""
+    found = {}
+    for digest, path in directory.paths():
+        with suppress(CheckpointError, FileNotFoundError):
+            found[digest] = read_header(path).descriptor
+    return found
+
+
+def _record(before: Descriptor, digest: str, after: Descriptor) -> DistilledRecord:
+    """Of a student that got better, from what the two files say."""
+    parent, teacher = after.lineage.parent, after.lineage.distilled_from
+    assert parent is not None
+    assert teacher is not None
+    return DistilledRecord(
+        student=parent,
+        teacher=teacher,
+        params=num_params(after.architecture.graph()),
+        val_accuracy_before=before.metrics.validation.accuracy,
+        val_accuracy=after.metrics.validation.accuracy,
+        digest=digest,
+        seconds=round(after.cost.device_seconds - before.cost.device_seconds, 3),
+    )
+
+
+def _distil_one(
+    data: Data,
+    directory: Directory,
+    student: Member,
+    teacher: Member,
+    lessons: Lessons,
+    tell: Callable[[Record], None],
+) -> DistilledRecord:
+    result, epochs = lessons.teach(student, tell)
+    validation = evaluate(result, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
+    seconds = sum(epoch.seconds for epoch in epochs)
+    if validation.accuracy > student.val_accuracy:
+        digest = save(directory, result, validation, student, teacher, data, epochs, lessons.device)
+        return _record(student.descriptor, digest, read_header(directory.path(digest)).descriptor)
+    return DistilledRecord(
+        student=student.digest,
+        teacher=teacher.digest,
+        params=num_params(result.graph),
+        val_accuracy_before=student.val_accuracy,
+        val_accuracy=validation.accuracy,
+        digest=None,
+        seconds=round(seconds, 3),
+    )

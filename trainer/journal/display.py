@@ -1,0 +1,156 @@
+"""A run as people watch it: a live panel on a terminal, plain lines elsewhere. Goes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainer.journal.records import (
+    BatchesRecord,
+    ChanceRecord,
+    CheckpointRecord,
+    DecisionRecord,
+    DistilledRecord,
+    EpochRecord,
+    FinishedRecord,
+    LessonRecord,
+    Record,
+)
+
+# Elsewhere than on a terminal, epochs are reported no more often than this.
+_PLAIN_SECONDS = 5.0
+
+
+class Display:
+    """An observer of a run; a context manager, because the live panel must be taken down."""
+
+    def __init__(self, console: Console, anneal_share: float = 0.0) -> None:
+        """`anneal_share`: epochs of branches for each of the trunk's, as the run has them."""
+        self.console = console
+        self._anneal_share = anneal_share
+        self._last_plain = 0.0
+        self._epoch: EpochRecord | None = None
+        self._lesson: LessonRecord | None = None
+        self._growth = "none yet"
+        self._waits = False
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, record: Record) -> None:
+        match record:
+            case BatchesRecord():
+                self._print(
+                    f"  {record.num_train:,} training images: batches of {record.batch_size}, not "
+                    f"{record.batch_size_before}, and a warm-up of {record.warmup_steps} steps, not "
+                    f"{record.warmup_steps_before}; --batch-size sets another"
+                )
+            case ChanceRecord():
+                if not self._waits:
+                    self._print(
+                        f"  epoch {record.epoch}: validation {record.val_accuracy:.3f} is no better than chance "
+                        f"({record.chance:.3f}): nothing grows yet"
+                    )
+                self._waits = True
+            case EpochRecord():
+                self._epoch = record
+                if self._live is None and self._is_due(record.epoch == record.epochs):
+                    self._print(f"  {_figures(record)}  {record.seconds:.1f} s")
+            case DecisionRecord() if record.chosen:
+                self._waits = False
+                best = max(record.candidates, key=lambda candidate: candidate.score)
+                why = f"best score {best.score:.4g} over {record.threshold:.4g}"
+                changes = _counted(record.chosen)
+                self._growth = f"epoch {record.epoch}: {changes} ({why})"
+                self._print(f"  epoch {record.epoch}: expands {changes}; {why}")
+            case CheckpointRecord():
+                self._print(
+                    f"  epoch {record.epoch}: saved {record.name}  {record.params:,} parameters, validation "
+                    f"{record.val_accuracy:.4f}, test {record.test_accuracy:.4f}"
+                )
+            case LessonRecord():
+                self._lesson = record
+                if self._live is None and self._is_due(record.epoch == record.epochs):
+                    self._print(f"  {_lesson_figures(record)}  {record.seconds:.1f} s")
+            case DistilledRecord():
+                kept = "saved" if record.digest else "not better, left as it is"
+                self._print(
+                    f"  distilled {record.params:,} parameters: validation {record.val_accuracy_before:.4f} to "
+                    f"{record.val_accuracy:.4f}, {kept}"
+                )
+            case FinishedRecord():
+                self._print(
+                    f"  done: {len(record.checkpoints)} checkpoints, {record.num_expansions} expansions, "
+                    f"{record.device_seconds:.0f} device-seconds"
+                )
+                if record.at_chance:
+                    self._print(
+                        f"  warning: {len(record.at_chance)} of {len(record.checkpoints)} checkpoints are no better "
+                        "than chance on validation images: give the run more epochs, or more images",
+                        style="yellow",
+                    )
+
+    def __rich__(self) -> RenderableType:
+        epoch, lesson = self._epoch, self._lesson
+        if lesson is not None:
+            return Group(_bar(lesson.epoch, lesson.epochs, lesson.seconds, "this one:"), Text(_lesson_figures(lesson)))
+        if epoch is None:
+            return Text("reading images …")
+        # At the present size's speed: later epochs, of a larger network, take longer.
+        bar = _bar(epoch.num_epochs, epoch.epochs * (1 + self._anneal_share), epoch.seconds, "at least")
+        return Group(bar, Text(_figures(epoch)), Text(f"last expansion: {self._growth}"))
+
+    def _is_due(self, is_last: bool) -> bool:
+        due = is_last or time.monotonic() - self._last_plain > _PLAIN_SECONDS
+        if due:
+            self._last_plain = time.monotonic()
+        return due
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, soft_wrap=True)
+
+
+def _counted(changes: Sequence[str]) -> str:
+    times = Counter(changes)
+    return "; ".join(f"{change} ({number} times)" if number > 1 else change for change, number in times.items())
+
+
+def _bar(done: int, total: int | float, seconds: float, before: str) -> RenderableType:
+    """`seconds` of an epoch, and a word on the time that is left."""
+    left = timedelta(seconds=round(max(0.0, total - done) * seconds))
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(total=total, completed=done, width=40), f"{before} {left} left")
+    return bar
+
+
+def _figures(epoch: EpochRecord) -> str:
+    branch = f"  annealing {epoch.branch_epoch}/{epoch.branch_epochs}" if epoch.branch_epoch else ""
+    return (
+        f"epoch {epoch.epoch}/{epoch.epochs}  {epoch.params:,} parameters  loss {epoch.loss:.3f}  "
+        f"train {epoch.accuracy:.3f}  validation {epoch.val_accuracy:.3f}{branch}"
+    )
+
+
+def _lesson_figures(lesson: LessonRecord) -> str:
+    return (
+        f"distilling {lesson.params:,} parameters  epoch {lesson.epoch}/{lesson.epochs}  loss {lesson.loss:.3f}  "
+        f"train {lesson.accuracy:.3f}"
+    )

@@ -1,0 +1,122 @@
+"""A checkpoint that a run begins with: its own, where its state is lost, or one that somebody published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trainer.config import RunConfig
+from trainer.data.datasets import Data
+from trainer.journal.state import Beginning
+from zoo.checkpoint import file as checkpoint
+from zoo.checkpoint.descriptor import Dataset, Descriptor
+from zoo.checkpoint.file import Checkpoint, digest_of
+from zoo.errors import RunError
+from zoo.network.cost import num_macs, num_params
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint, with the name and the bytes of its file."""
+
+    name: str
+    content: bytes
+    checkpoint: Checkpoint
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.content)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.checkpoint.descriptor
+
+    @property
+    def params(self) -> int:
+        return num_params(self.descriptor.architecture.graph())
+
+    @property
+    def macs(self) -> int:
+        return num_macs(self.descriptor.architecture.graph())
+
+    def beginning(self) -> Beginning:
+        epoch, cost = self.descriptor.lineage.epoch, self.descriptor.cost
+        return Beginning(epoch, self.params, cost.device, cost.device_seconds, cost.training_flops)
+
+
+def read(path: Path) -> Origin:
+    """Raises CheckpointError unless the file is one whole checkpoint, and OSError where it cannot be read."""
+    content = checkpoint.read(path)
+    return Origin(path.name, content, checkpoint.decode(content, path.name))
+
+
+def check(origin: Origin, config: RunConfig, data: Data) -> None:
+    """Raises RunError where a run with this configuration cannot go on from the checkpoint, on these images."""
+    descriptor, lineage = origin.descriptor, origin.descriptor.lineage
+    if (lineage.run, lineage.seed) != (config.name, config.seed):
+        raise RunError(
+            f"{origin.name} is of run {lineage.run} with seed {lineage.seed}, not of {config.name} with seed "
+            f"{config.seed}: begin with that run and seed"
+        )
+    check_images(origin.name, descriptor, data)
+    if lineage.epoch >= config.epochs:
+        raise RunError(
+            f"{origin.name} has {lineage.epoch} epochs of its trunk behind it, and the run ends after "
+            f"{config.epochs}: --epochs counts them all"
+        )
+    if descriptor.metrics.test is None:
+        raise RunError(f"{origin.name} has no test accuracy, which this run's checkpoints have")
+    if not config.limits.allow(origin.params, origin.macs):
+        raise RunError(
+            f"{origin.name} has {origin.params:,} parameters and {origin.macs:,} multiply-accumulates an image: allow "
+            "as many, or begin with a smaller one"
+        )
+
+
+def check_images(name: str, descriptor: Descriptor, data: Data) -> None:
+    """Raises RunError where the checkpoint of that name is one of other images.
+
+    It should not be validated on images that it was trained on: name, numbers, classes and pixel statistics show
+    whether these are the same.
+    """
+    for difference in differences(descriptor, data):
+        raise RunError(f"{name} has another {difference}")
+
+
+def differences(descriptor: Descriptor, data: Data) -> Iterator[str]:
+    """Between a checkpoint's images and these."""
+    then, now = descriptor.dataset, data.record()
+    facts: dict[str, tuple[object, object]] = {
+        "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
+        "classes": (descriptor.classes, data.classes),
+        "data set": (_counted(then), _counted(now)),
+    }
+    for what, (before, here) in facts.items():
+        if before != here:
+            yield f"{what}: ({before}), not ({here})"
+    if _counted(then) == _counted(now) and then.is_other_than(now):
+        yield f"data set: it is called {then.name} too, but these are other images, or they are split in another way"
+    if descriptor.preprocessing != data.preprocessing:
+        yield f"preprocessing: ({descriptor.preprocessing}), not ({data.preprocessing})"
+
+
+def _counted(dataset: Dataset) -> str:
+    counts = dataset.num_train, dataset.num_validation, dataset.num_test
+    return f"{dataset.name}, {' + '.join(f'{count:,}' for count in counts)} images"
+
+
+def last_saved(log: Path) -> tuple[str | None, int]:
+    """The digest of the last checkpoint that a run's log tells of, and how many bytes it has up to there."""
+    digest, end, position = None, 0, 0
+    for line in log.read_bytes().splitlines(keepends=True):
+        position += len(line)
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line, if the process was killed while it wrote it
+            continue
+        if record["event"] == "checkpoint":
+            digest, end = record["digest"], position
+    return digest, end

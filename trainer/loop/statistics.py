@@ -1,0 +1,103 @@
+"""Batch-norm statistics of the weights that a network has now, measured again by forward passes alone.
+
+Running statistics trail behind the weights, by tens of steps, and an average of weights has those of no network at all.
+Where an epoch is a few steps, a checkpoint with them can be at chance whose weights know four fifths of the images. So
+whatever is validated, chosen or taught by gets its own first: the plain average over batches of training images, as
+torch.optim.swa_utils.update_bn takes it (Izmailov et al., arXiv 1803.05407, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trainer.config import RunConfig
+from trainer.data.datasets import Split
+from trainer.loop.augment import augmentation_of
+from zoo.checkpoint.descriptor import Preprocessing
+from zoo.runtime.module import normalize
+
+# Images at once, and bytes of their pixels: each batch is normalised by its own statistics, as in training.
+_MAX_BATCH = 512
+_MAX_BYTES = 2**24
+
+
+def num_for_checkpoint(num_train: int) -> int:
+    """Images whose statistics a checkpoint gets: of few training images several epochs' worth, each drawn anew."""
+    return min(5_000, max(4 * num_train, 512))
+
+
+def num_for_epoch(num_train: int) -> int:
+    """Images for a network that nobody keeps, only validated: at most a third of the cost of its epoch."""
+    return min(512, num_train)
+
+
+@torch.no_grad()
+def measure(module: nn.Module, batches: Iterable[Float[Tensor, "batch channels height width"]]) -> None:
+    """Gives the module's batch norms the mean and variance of these batches, each of the same weight.
+
+    All else is in eval mode meanwhile: without dropout, as the network is used. Modes are left as they were.
+    """
+    norms = batch_norms(module)
+    momenta = [layer.momentum for layer in norms]
+    was_training = module.training
+    module.eval()
+    try:
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain average over batches
+            layer.train()
+        for batch in batches:
+            module(batch.contiguous(memory_format=torch.channels_last))
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+        module.train(was_training)
+
+
+def measure_on(
+    module: nn.Module,
+    train: Split,
+    config: RunConfig,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+    num_images: int,
+) -> None:
+    """Gives the module's batch norms the statistics of so many training images, augmented as the run does it.
+
+    Every image is taken as often as any other, up to one. The processes of a group, whose batch norms see the
+    batches of all, call it alike.
+    """
+    rounds = ceil(num_images / len(train))
+    order = torch.cat([torch.randperm(len(train), generator=generator) for _ in range(rounds)])[:num_images]
+    measure(module, _augmented(module, train, order.to(train.labels.device), config, preprocessing, generator))
+
+
+def _augmented(
+    module: nn.Module,
+    train: Split,
+    order: Tensor,
+    config: RunConfig,
+    preprocessing: Preprocessing,
+    generator: torch.Generator,
+) -> Iterator[Float[Tensor, "batch channels height width"]]:
+    num_params = sum(parameter.numel() for parameter in module.parameters())
+    augmentation = augmentation_of(config, num_params, train.images.shape[2:], len(order), generator, order.device)
+    at_once = min(_MAX_BATCH, _MAX_BYTES // train.images[0].numel())
+    position = 0
+    # Pieces of one size, but for one image: each has the same weight. Batch norm needs two.
+    for indices in order.tensor_split(ceil(len(order) / max(2, at_once))):
+        place = slice(position, position + len(indices))
+        position = place.stop
+        images = augmentation.of(train.images[indices], place)
+        if augmentation.kept is not None:
+            images, _ = augmentation.mixed(images, train.labels[indices], place, 1 + int(train.labels.max()))
+        yield normalize(images, preprocessing)
+
+
+def batch_norms(module: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
