@@ -12,7 +12,7 @@ from trainer.growth.scores.fisher import NUM_GROUPS, gradient_moments, group_bou
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.secnn import Block, Layer, start
-from zoo.network.graph import BatchNorm
+from zoo.network.ops import BatchNorm
 from zoo.runtime.module import GraphModule
 
 RandomModule = Callable[[Architecture, int], GraphModule]

@@ -23,7 +23,8 @@ from trainer.recipes.ladder import climb
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
 from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start
-from zoo.network.graph import INPUT, Conv2d, GlobalAveragePool, GraphBuilder, Linear
+from zoo.network.graph import INPUT, GraphBuilder
+from zoo.network.ops import Conv2d, GlobalAveragePool, Linear
 from zoo.runtime.module import GraphModule
 
 with warnings.catch_warnings():

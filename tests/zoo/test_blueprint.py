@@ -12,7 +12,8 @@ from zoo.errors import DescriptorError
 from zoo.network.cost import num_macs, num_params
 from zoo.network.families import blueprint
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
-from zoo.network.graph import Conv2d, MaxPool2d, output_shapes, parameter_shapes
+from zoo.network.graph import output_shapes, parameter_shapes
+from zoo.network.ops import Conv2d, MaxPool2d
 
 
 def cifar10(

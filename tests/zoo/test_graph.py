@@ -6,23 +6,15 @@ from zoo.errors import DescriptorError
 from zoo.network.cost import num_macs
 from zoo.network.graph import (
     INPUT,
-    Add,
-    BatchNorm,
-    Concat,
-    Conv2d,
-    Flatten,
-    GlobalAveragePool,
     Graph,
     GraphBuilder,
-    Linear,
-    MaxPool2d,
     Node,
-    Op,
     buffer_shapes,
     output_shapes,
     parameter_shapes,
     tensor_shapes,
 )
+from zoo.network.ops import Add, BatchNorm, Concat, Conv2d, Flatten, GlobalAveragePool, Linear, MaxPool2d, Op
 
 
 def small_graph() -> Graph:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from zoo.checkpoint.descriptor import Architecture, Preprocessing
 from zoo.checkpoint.file import Checkpoint
-from zoo.network import graph as ops
+from zoo.network import ops
 from zoo.network.families import blueprint
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.network.graph import INPUT, GraphBuilder, parameter_shapes, tensor_shapes

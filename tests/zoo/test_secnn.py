@@ -7,7 +7,8 @@ from zoo.errors import DescriptorError
 from zoo.network.cost import num_params
 from zoo.network.families import secnn
 from zoo.network.families.secnn import Block, Layer, SecnnArchitecture
-from zoo.network.graph import Conv2d, Flatten, GlobalAveragePool, LeakyReLU, MaxPool2d, output_shapes
+from zoo.network.graph import output_shapes
+from zoo.network.ops import Conv2d, Flatten, GlobalAveragePool, LeakyReLU, MaxPool2d
 
 
 def params(architecture: SecnnArchitecture) -> int:

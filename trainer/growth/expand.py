@@ -19,18 +19,8 @@ from torch import Tensor, nn
 from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture
 from zoo.network.families.secnn import LayerKind
-from zoo.network.graph import (
-    INPUT,
-    BatchNorm,
-    Concat,
-    Conv2d,
-    Flatten,
-    Graph,
-    Linear,
-    Node,
-    output_shapes,
-    parameter_shapes,
-)
+from zoo.network.graph import INPUT, Graph, Node, output_shapes, parameter_shapes
+from zoo.network.ops import BatchNorm, Concat, Conv2d, Flatten, Linear
 from zoo.runtime.module import GraphModule
 
 Kept = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from zoo.network.graph import Conv2d, Graph, Linear, output_shapes, parameter_shapes, tensor_shapes
+from zoo.network.graph import Graph, output_shapes, parameter_shapes, tensor_shapes
 
 # The largest integer of SQLite, which a catalog keeps costs in.
 MAX_COUNT = 2**63 - 1
@@ -21,14 +21,7 @@ def num_macs(graph: Graph) -> int:
     Batch norm is not counted: at inference it folds into the convolution beside it.
     """
     shapes = output_shapes(graph)
-    macs = 0
-    for node in graph.nodes:
-        match node.op:
-            case Conv2d(in_channels=inputs, kernel_size=size, groups=groups):
-                macs += prod(shapes[node.name]) * (inputs // groups) * size**2
-            case Linear(in_features=inputs, out_features=out):
-                macs += inputs * out
-    return macs
+    return sum(node.op.macs(shapes[node.name]) for node in graph.nodes)
 
 
 def forward_flops(macs: int, num_images: int) -> int:

@@ -1,24 +1,20 @@
-"""Graph -> torch module: what the trainer trains. The only module of the zoo that imports torch."""
+"""Graph -> torch module: what the trainer trains."""
 
 from __future__ import annotations
-
-from math import e, log2
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from zoo.catalog.views import Prediction
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.checkpoint.file import Checkpoint, Tensors
 from zoo.errors import ImageError
 from zoo.images.inputs import Images
-from zoo.network import graph as ops
 from zoo.network.graph import INPUT, Graph, output_shapes, tensor_shapes
 from zoo.runtime.classifier import Classifier, Pixels, pixel_batches
+from zoo.runtime.torch_ops import LAYERS
 
 
 class GraphModule(nn.Module):
@@ -28,12 +24,11 @@ class GraphModule(nn.Module):
         super().__init__()
         self.graph = graph
         shapes = output_shapes(graph)
-        self._layers: list[nn.Module | None] = []
+        self._layers: list[nn.Module] = []
         for node in graph.nodes:
-            layer = _layer(node.op, rank=len(shapes[node.inputs[0]]))
+            layer = LAYERS[type(node.op)](node.op, len(shapes[node.inputs[0]]))
             self._layers.append(layer)
-            if layer is not None:
-                self._attach(node.name, layer)
+            self._attach(node.name, layer)
 
     def _attach(self, name: str, layer: nn.Module) -> None:
         """A node named "a.b.c" becomes attribute c of b of a; the containers on the way are made."""
@@ -49,17 +44,7 @@ class GraphModule(nn.Module):
         """`images` are normalised; see `normalize`."""
         values = {INPUT: images}
         for node, layer in zip(self.graph.nodes, self._layers, strict=True):
-            inputs = [values[name] for name in node.inputs]
-            if layer is not None:
-                values[node.name] = layer(inputs[0])
-                continue
-            match node.op:
-                case ops.Concat():
-                    values[node.name] = torch.cat(inputs, dim=1)
-                case ops.Add():
-                    values[node.name] = inputs[0] + inputs[1]
-                case ops.GlobalAveragePool():
-                    values[node.name] = inputs[0].mean(dim=(2, 3))
+            values[node.name] = layer(*(values[name] for name in node.inputs))
         return values[self.graph.output]
 
     def tensors(self) -> Tensors:
@@ -76,156 +61,6 @@ class GraphModule(nn.Module):
         # Torch counts batches per batch norm; with a fixed momentum the count has no effect, so none is stored.
         assert all(name.endswith("num_batches_tracked") for name in result.missing_keys), result
         assert not result.unexpected_keys, result
-
-
-def _layer(op: ops.Op, rank: int) -> nn.Module | None:
-    match op:
-        case ops.Conv2d():
-            padding = op.kernel_size // 2
-            return nn.Conv2d(
-                op.in_channels, op.out_channels, op.kernel_size, padding=padding, bias=op.bias, groups=op.groups
-            )
-        case ops.BatchNorm() if rank == 3:
-            return nn.BatchNorm2d(op.num_features, eps=op.eps)
-        case ops.BatchNorm():
-            return nn.BatchNorm1d(op.num_features, eps=op.eps)
-        case ops.LeakyReLU():
-            return nn.LeakyReLU(op.negative_slope)
-        case ops.SiLU():
-            return _SiLU()
-        case ops.Dropout():
-            return _Dropout(op.p)
-        case ops.MaxPool2d():
-            return _MaxPool2d(op.kernel_size)
-        case ops.Flatten():
-            return nn.Flatten()
-        case ops.Linear():
-            return nn.Linear(op.in_features, op.out_features)
-        case ops.Concat() | ops.Add() | ops.GlobalAveragePool():
-            return None
-
-
-class _SiLU(nn.SiLU):
-    """In a compiled step on a CPU, in a form that the compiler computes again in the backward pass.
-
-    It keeps whatever took an exp or a sigmoid, for later, in memory; and memory is what such a step waits for.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name torch gives it
-        if torch.compiler.is_compiling() and input.device.type == "cpu":
-            return _RecomputedSiLU.apply(input)
-        return super().forward(input)
-
-
-class _RecomputedSiLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
-        ctx.save_for_backward(values)
-        return values / _one_plus_exp(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (values,) = ctx.saved_tensors
-        sigmoid = 1 / _one_plus_exp(values)
-        return gradient * (sigmoid * (1 + values * (1 - sigmoid)))
-
-
-def _one_plus_exp(values: Tensor) -> Tensor:
-    """1 + exp(-x), the reciprocal of the sigmoid."""
-    return 1 + torch.exp2(values * -log2(e))
-
-
-class _Dropout(nn.Dropout):
-    """In a compiled step on a CPU, by random numbers that vector units compute.
-
-    Torch draws them one after the other: half the time of a step of the paper's network.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        if self.training and 0 < self.p < 1 and torch.compiler.is_compiling() and input.device.type == "cpu":
-            return _HashedDropout.apply(input, self.p)
-        return super().forward(input)
-
-
-class _HashedDropout(torch.autograd.Function):
-    """One number is drawn from torch's generator; each element's own is a hash of that and of its place."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, p: float) -> Tensor:
-        draw = torch.randint(-(2**31), 2**31 - 1, (), dtype=torch.int32)
-        ctx.save_for_backward(draw)
-        ctx.p = p
-        return _dropped(values, draw, p)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (draw,) = ctx.saved_tensors
-        return _dropped(gradient, draw, ctx.p), None
-
-
-def _dropped(values: Tensor, draw: Tensor, p: float) -> Tensor:
-    """0 with probability p, else divided by 1 - p."""
-    places = torch.arange(values.numel(), dtype=torch.int32)
-    if values.ndim == 4:  # in the order in which they lie in memory
-        batch, channels, height, width = values.shape
-        places = places.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    # Spread over all 32 bits first, so that two draws differ in more than the order of their numbers.
-    numbers = _hash(places.reshape(values.shape) * (0x9E3779B1 - 2**32) ^ draw)
-    return torch.where(numbers >= round(p * 2**32) - 2**31, values / (1 - p), 0)
-
-
-def _hash(numbers: Tensor) -> Tensor:
-    """Signed 32 bits, mixed by shifts and products; each bit of the result depends on all of them."""
-    numbers = (numbers ^ (numbers >> 16 & 0xFFFF)) * 0x7FEB352D
-    numbers = (numbers ^ (numbers >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
-    return numbers ^ (numbers >> 16 & 0xFFFF)
-
-
-class _MaxPool2d(nn.MaxPool2d):
-    """In a compiled step on a CPU, 2×2 maxima in a form that compiles to vector code.
-
-    The compiler's own gradient looks every maximum up by its index, one number at a time: half the time of a step.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        even = images.shape[2] % 2 == images.shape[3] % 2 == 0
-        if torch.compiler.is_compiling() and images.device.type == "cpu" and self.kernel_size == 2 and even:
-            return _VectorMaxPool2x2.apply(images)
-        return super().forward(images)
-
-
-class _VectorMaxPool2x2(torch.autograd.Function):
-    """The gradient goes to the largest of four; several that are equal share it.
-
-    Equal but for rounding: in bfloat16 the compiler keeps the maximum rounded and computes the four again unrounded,
-    none of which may be exactly that (pytorch/pytorch#195214).
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, images: Tensor) -> Tensor:
-        first, second, third, fourth = _quarters(images)
-        maxima = torch.maximum(torch.maximum(first, second), torch.maximum(third, fourth))
-        ctx.save_for_backward(images, maxima)
-        return maxima
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        images, maxima = ctx.saved_tensors
-        least = maxima - torch.finfo(maxima.dtype).eps * maxima.abs()
-        num_equal = sum((quarter >= least).to(gradient.dtype) for quarter in _quarters(images))
-        return torch.where(images >= _doubled(least), _doubled(gradient / num_equal), 0)
-
-
-def _quarters(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four corners of each square of 2×2 pixels, each at half the resolution."""
-    return images[:, :, ::2, ::2], images[:, :, ::2, 1::2], images[:, :, 1::2, ::2], images[:, :, 1::2, 1::2]
-
-
-def _doubled(images: Tensor) -> Tensor:
-    """Each pixel as a square of 2×2, in channels_last."""
-    batch, channels, height, width = images.shape
-    squares = images.permute(0, 2, 3, 1)[:, :, None, :, None].expand(batch, height, 2, width, 2, channels)
-    return squares.reshape(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 def normalize(

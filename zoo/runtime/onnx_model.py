@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Checkpoint
-from zoo.network import graph as ops
-from zoo.network.graph import INPUT, Graph, Node, tensor_shapes
+from zoo.network.graph import INPUT, Graph, tensor_shapes
 from zoo.runtime import onnx_format
-from zoo.runtime.onnx_format import FLOAT, UINT8, Attribute, Blank, Message
+from zoo.runtime.onnx_format import FLOAT, UINT8, Blank, Message
 
 # Opset 17 with IR 8 is read by every ONNX Runtime since 1.12 (2022), on devices too.
 _OPSET = 17
@@ -75,48 +74,16 @@ def _initializer(name: str, array: npt.NDArray[np.float32]) -> Message:
 
 
 def _body(graph: Graph) -> list[Message]:
-    """One ONNX node for each of ours, but for dropout, which does nothing here, and SiLU, which takes two."""
-    nodes = []
+    """The nodes of each of our operations; one that has none, dropout, passes its input on."""
+    written = []
     renamed = {graph.output: "logits"}
     for node in graph.nodes:
         inputs = [renamed.get(name, name) for name in node.inputs]
-        if isinstance(node.op, ops.Dropout):
+        onnx_nodes = node.op.onnx()
+        if not onnx_nodes:
             renamed[node.name] = inputs[0]
-            continue
-        output = renamed.setdefault(node.name, node.name)
-        if isinstance(node.op, ops.SiLU):
-            gate = f"{node.name}.gate"
-            nodes.append(onnx_format.node("Sigmoid", inputs, gate, gate))
-            nodes.append(onnx_format.node("Mul", [*inputs, gate], output, node.name))
-            continue
-        nodes.append(_node(node, inputs, output))
-    return nodes
-
-
-def _node(node: Node, inputs: list[str], output: str) -> Message:
-    def make(kind: str, *tensors: str, **attributes: Attribute) -> Message:
-        names = [*inputs, *(f"{node.name}.{tensor}" for tensor in tensors)]
-        return onnx_format.node(kind, names, output, node.name, **attributes)
-
-    match node.op:
-        case ops.Conv2d(kernel_size=size, bias=bias, groups=groups):
-            tensors = ("weight", "bias") if bias else ("weight",)
-            return make("Conv", *tensors, kernel_shape=[size, size], pads=[size // 2] * 4, group=groups)
-        case ops.BatchNorm(eps=eps):
-            return make("BatchNormalization", "weight", "bias", "running_mean", "running_var", epsilon=eps)
-        case ops.LeakyReLU(negative_slope=slope):
-            return make("LeakyRelu", alpha=slope)
-        case ops.MaxPool2d(kernel_size=size):
-            return make("MaxPool", kernel_shape=[size, size], strides=[size, size])
-        case ops.GlobalAveragePool():
-            return make("ReduceMean", axes=[2, 3], keepdims=0)
-        case ops.Flatten():
-            return make("Flatten")
-        case ops.Linear():
-            return make("Gemm", "weight", "bias", transB=1)
-        case ops.Concat():
-            return make("Concat", axis=1)
-        case ops.Add():
-            return make("Add")
-        case ops.Dropout() | ops.SiLU():
-            raise AssertionError(f"{node.op} has no one ONNX node")
+        for one in onnx_nodes:
+            reads = [*inputs, *(f"{node.name}.{name}" for name in one.reads)]
+            name = f"{node.name}.{one.output}" if one.output else node.name
+            written.append(onnx_format.node(one.kind, reads, renamed.get(name, name), name, **one.attributes))
+    return written

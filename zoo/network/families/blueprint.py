@@ -14,18 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zoo.network.graph import (
-    INPUT,
-    Add,
-    BatchNorm,
-    Conv2d,
-    GlobalAveragePool,
-    Graph,
-    GraphBuilder,
-    Linear,
-    MaxPool2d,
-    SiLU,
-)
+from zoo.network.graph import INPUT, Graph, GraphBuilder
+from zoo.network.ops import Add, BatchNorm, Conv2d, GlobalAveragePool, Linear, MaxPool2d, SiLU
 
 
 class _Frozen(BaseModel):

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from zoo.network.graph import (
-    INPUT,
+from zoo.network.graph import INPUT, Graph, GraphBuilder
+from zoo.network.ops import (
     Add,
     BatchNorm,
     Concat,
@@ -25,8 +25,6 @@ from zoo.network.graph import (
     Dropout,
     Flatten,
     GlobalAveragePool,
-    Graph,
-    GraphBuilder,
     LeakyReLU,
     Linear,
     MaxPool2d,
