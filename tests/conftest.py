@@ -24,7 +24,6 @@ from hypothesis.strategies import SearchStrategy
 
 from zoo.checkpoint.descriptor import (
     Accuracy,
-    Architecture,
     Cost,
     Dataset,
     Descriptor,
@@ -36,6 +35,7 @@ from zoo.checkpoint.descriptor import (
 from zoo.checkpoint.file import Checkpoint, Tensors, encode
 from zoo.network.families import secnn
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.network.graph import tensor_shapes
 from zoo.runtime import onnx_runtime

@@ -50,11 +50,12 @@ from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint, num_for_epoch
 from trainer.loop.step import TrainingStep, pays_to_compile, prepared
 from trainer.recipes.proposal import Proposal, applied, can_grow, may_grow, propose, shrinks
-from zoo.checkpoint.descriptor import Accuracy, Architecture, Cost, Descriptor, Lineage, Metrics, join_devices
+from zoo.checkpoint.descriptor import Accuracy, Cost, Descriptor, Lineage, Metrics, join_devices
 from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode, read_header
 from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.network.families import blueprint, secnn
+from zoo.network.families.family import Architecture
 from zoo.network.graph import Graph
 from zoo.runtime.module import GraphModule, module_of, normalize
 from zoo.store import locks

@@ -16,7 +16,7 @@ from torch import nn
 from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
 from trainer.data.datasets import Data, load
 from trainer.journal.records import Record
-from zoo.checkpoint.descriptor import Architecture
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
 

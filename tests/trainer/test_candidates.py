@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from trainer.config import Expansion, GainRule, RatioRule
-from trainer.growth.expand import Change
 from trainer.growth.scores.expansion_score import natural_score, size_penalty
 from trainer.growth.scores.fisher import gradient_moments, statistics_of
 from trainer.recipes.candidates import Decision, changes, decide
 from trainer.recipes.runs import digits, paper
 from zoo.network.cost import num_macs, num_params
+from zoo.network.families.family import Change
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule
 
@@ -77,7 +77,7 @@ def test_all_candidates_are_reported(net: Grown, expansion: Expansion) -> None:
     wanted = changes(net[0], expansion)
     assert [score.change for score in found.scores] == [str(change) for change in wanted]
     for score, change in zip(found.scores, wanted, strict=True):
-        grown = num_params(change.apply(net[0], exact=expansion.exact).graph())
+        grown = num_params(net[0].grown(change, exact=expansion.exact).graph())
         assert score.params_added == grown - num_params(net[1].graph)
         assert (score.standard_error is None) == isinstance(expansion.rule, RatioRule)
 
@@ -86,7 +86,7 @@ def test_the_chosen_candidate_is_the_network_grown_its_way(net: Grown) -> None:
     chosen = decision(net, replace(GAIN, rule=GainRule(threshold=0.0, standard_errors=0.0))).chosen
     assert chosen is not None
     assert chosen.module.graph == chosen.architecture.graph()
-    assert chosen.architecture == chosen.change.apply(net[0], exact=True)
+    assert chosen.architecture == net[0].grown(chosen.change, exact=True)
     images, _ = sample(8)
     torch.testing.assert_close(chosen.module(images), net[1](images), atol=1e-5, rtol=0)
 
@@ -165,7 +165,7 @@ def test_scoring_leaves_the_network_alone_and_is_counted(net: Grown) -> None:
     before = {name: tensor.clone() for name, tensor in net[1].state_dict().items()}
     found = decision(net, GAIN)
     assert all(torch.equal(before[name], tensor) for name, tensor in net[1].state_dict().items())
-    graphs = [change.apply(net[0], exact=True).graph() for change in changes(net[0], GAIN)]
+    graphs = [net[0].grown(change, exact=True).graph() for change in changes(net[0], GAIN)]
     macs = num_macs(net[1].graph) + sum(num_macs(graph) for graph in graphs)
     assert found.flops == 6 * macs * 64
 

@@ -20,8 +20,9 @@ from trainer.loop import optim
 from trainer.loop.epoch import WeightAverage, train_epoch
 from trainer.loop.step import TrainingStep
 from trainer.recipes.runs import paper
-from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.families import blueprint
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

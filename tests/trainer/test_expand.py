@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.growth.expand import Change, Initialization, expand, new_entries, shrink_and_perturb
+from trainer.growth.expand import Initialization, expand, new_entries, shrink_and_perturb
 from trainer.recipes.candidates import changes
 from trainer.recipes.runs import paper
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.family import Architecture, Change
 from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start
 from zoo.runtime.module import GraphModule
 
@@ -101,7 +101,7 @@ def leaves_training_alone(change: Change) -> bool:
 
 def grow(grown: Grown, change: Change, initialization: Initialization, images: Tensor) -> Grown:
     architecture, module = grown
-    larger = change.apply(architecture, exact=initialization.exact)
+    larger = architecture.grown(change, exact=initialization.exact)
     return larger, expand(module, larger.graph(), initialization, images, torch.Generator().manual_seed(7))
 
 
@@ -189,7 +189,7 @@ def test_many_changes_at_once_keep_the_logits(
     row = data.draw(st.lists(st.sampled_from(all_changes(architecture, 3)), min_size=2, max_size=8))
     larger: Architecture = architecture
     for change in row:
-        larger = change.apply(larger, exact=True)
+        larger = larger.grown(change, exact=True)
     new = expand(module, larger.graph(), EXACT, calibration, torch.Generator().manual_seed(7))
     marked = sum(int(mask.sum()) for mask in new_entries(module.graph, new.graph).values())
     assert marked == num_params(new.graph) - num_params(module.graph) > 0
@@ -215,7 +215,7 @@ def test_a_blueprint_network_keeps_its_logits_exactly(blueprint_net: Grown) -> N
     changes = all_changes(architecture, 8)
     everything: Architecture = architecture
     for change in changes:
-        everything = change.apply(everything, exact=True)
+        everything = everything.grown(change, exact=True)
         _, new = grow(blueprint_net, change, EXACT, calibration)
         assert (logits(new, images) - before).abs().max() == 0, change
     new = expand(module, everything.graph(), EXACT, calibration, torch.Generator().manual_seed(7))

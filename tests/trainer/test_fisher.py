@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.growth.scores.fisher import NUM_GROUPS, gradient_moments, group_bounds, statistics_of
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import Block, Layer, start
 from zoo.network.ops import BatchNorm
 from zoo.runtime.module import GraphModule

@@ -20,10 +20,10 @@ from trainer.growth.scores.fisher import gradient_moments, statistics_of
 from trainer.journal.state import Beginning
 from trainer.recipes.ladder import Climb, climb, deadlines, next_size, options
 from trainer.recipes.runs import grow
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families import blueprint
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_what_was_taken_leads_from_the_old_network_to_the_new_one(net: Net) -> N
     architecture: Architecture = net[0]
     for taken in found.taken:
         assert taken.params_before == costs(architecture)[0]
-        architecture = taken.scored.change.apply(architecture, exact=True)
+        architecture = architecture.grown(taken.scored.change, exact=True)
         assert taken.params_after == costs(architecture)[0]
     assert architecture == found.architecture
     assert len(found.taken) > 2
@@ -178,7 +178,7 @@ def test_a_climb_depends_on_its_generator_alone(net: Net) -> None:
 def test_a_pass_costs_one_network_with_everything_attached(net: Net) -> None:
     everything: Architecture = net[0]
     for change in options(net[0], FREE):
-        everything = change.apply(everything, exact=True)
+        everything = everything.grown(change, exact=True)
     found = climbed(net, 1000, threshold=1e9)
     assert found.flops == training_flops(costs(everything)[1], 128)
 
@@ -214,11 +214,11 @@ def test_a_gain_scored_together_with_all_others_is_the_gain_alone(net: Net, wide
     changes = options(architecture, FREE)
     everything: Architecture = architecture
     for change in changes:
-        everything = change.apply(everything, exact=True)
+        everything = everything.grown(change, exact=True)
     attached = expand(module, everything.graph(), EXACT, images, torch.Generator().manual_seed(3))
     gains = []
     for change in changes:
-        graph = change.apply(architecture, exact=True).graph()
+        graph = architecture.grown(change, exact=True).graph()
         alone = GraphModule(graph)
         places, state = placements(graph, attached.graph), attached.state_dict()
         with torch.no_grad():
@@ -239,7 +239,7 @@ def test_a_gain_scored_together_with_all_others_is_the_gain_alone(net: Net, wide
 
 def test_grow_for_says_what_a_gain_is_divided_by(net: Net) -> None:
     """A layer costs as many parameters in either stage; in the second, of a quarter of the pixels, fewer operations."""
-    by_name = {str(change): change.apply(net[0], exact=True) for change in options(net[0], FREE)}
+    by_name = {str(change): net[0].grown(change, exact=True) for change in options(net[0], FREE)}
     params, macs = costs(net[0])
     divisors: dict[GrowFor, Callable[[int, int], float]] = {
         "params": lambda added_params, _: added_params,

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import RunConfig
-from trainer.growth.expand import Change, Initialization, expand, grid, new_entries, placements
+from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments
 from trainer.loop import optim
 from trainer.recipes.runs import paper
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
+from zoo.network.families.family import Architecture, Change
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule
 
@@ -64,7 +64,7 @@ def grow_by(
     """All changes in one expansion."""
     images, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
     for change in changes:
-        architecture = change.apply(architecture, exact=True)
+        architecture = architecture.grown(change, exact=True)
     new = expand(module, architecture.graph(), EXACT, images, torch.Generator().manual_seed(2))
     return new, gradient_moments(new, images, labels)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from trainer.config import Expansion, RatioRule, RunConfig
 from trainer.data.datasets import Data
 from trainer.grow import grow
-from trainer.growth.expand import Change, expand
+from trainer.growth.expand import expand
 from trainer.growth.scores.batch_score import batch_score
 from trainer.journal.records import DecisionRecord, EpochRecord, Record
 from trainer.journal.state import plateau
@@ -25,6 +25,7 @@ from trainer.recipes.runs import paper_code
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.checkpoint.file import load
 from zoo.network.cost import num_params
+from zoo.network.families.family import Change
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule
 from zoo.store.directory import Directory
@@ -42,7 +43,7 @@ def expansion() -> Expansion:
 
 
 def grown(module: GraphModule, architecture: SecnnArchitecture, expansion: Expansion, change: Change) -> GraphModule:
-    graph = change.apply(architecture, exact=False).graph()
+    graph = architecture.grown(change, exact=False).graph()
     return expand(
         module, graph, initialization_of(expansion), torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0)
     )
@@ -54,15 +55,15 @@ INSERT = Change("deepen", 0, layer_kind="conv")
 def test_parameters_are_those_of_the_papers_table(expansion: Expansion) -> None:
     architecture = start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start))
     assert num_params(architecture.graph()) == 9_024
-    once = INSERT.apply(architecture, exact=False)
+    once = architecture.grown(INSERT, exact=False)
     assert num_params(once.graph()) == 11_360
-    assert num_params(INSERT.apply(once, exact=False).graph()) == 13_696
+    assert num_params(once.grown(INSERT, exact=False).graph()) == 13_696
     # Four more channels in block 0: its convolution and batch norm, block 1's inputs, the 1×1 convolution's inputs.
-    wider = Change("widen", 0, channels_added=4).apply(architecture, exact=False)
+    wider = architecture.grown(Change("widen", 0, channels_added=4), exact=False)
     assert num_params(wider.graph()) == 9_024 + 4 * (3 * 9 + 1) + 4 * 2 + 16 * 4 * 9 + 10 * 4
     full = architecture
     for _ in range(10):
-        full = INSERT.apply(full, exact=False)
+        full = full.grown(INSERT, exact=False)
     assert INSERT not in changes(full, expansion)
     assert len(changes(architecture, expansion)) == 6
 
@@ -86,7 +87,7 @@ def test_an_inserted_layer_sums_over_three_by_three_pixels(expansion: Expansion,
 
 
 def test_widening_resets_what_the_code_resets(expansion: Expansion, random_module: RandomModule) -> None:
-    architecture = INSERT.apply(start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start)), exact=False)
+    architecture = start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start)).grown(INSERT, exact=False)
     old = random_module(architecture, 0)
     new = grown(old, architecture, expansion, Change("widen", 0, channels_added=4))
     before, after = old.state_dict(), new.state_dict()
@@ -142,7 +143,7 @@ def test_the_best_candidate_must_double_the_score(expansion: Expansion, random_m
 
 
 def test_whole_channels_are_dropped_behind_first_convolutions(random_module: RandomModule) -> None:
-    architecture = INSERT.apply(start(input_shape=(3, 8, 8), num_classes=3, conv_dropout=0.0), exact=False)
+    architecture = start(input_shape=(3, 8, 8), num_classes=3, conv_dropout=0.0).grown(INSERT, exact=False)
     module = GraphModule(architecture.graph())
     TrainingStep(module, optim.make(module, CONFIG), CONFIG, Preprocessing(color="rgb", mean=(0,) * 3, std=(1,) * 3))
     module.train()

@@ -17,8 +17,9 @@ from trainer.growth.scores.fisher import gradient_moments
 from trainer.loop import optim
 from trainer.loop.step import TrainingStep, has_bfloat16, prepare, prepared
 from trainer.recipes.runs import paper
-from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.families import blueprint, secnn
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule, normalize
 
 RGB = Preprocessing(color="rgb", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from zoo.checkpoint.descriptor import Architecture
 from zoo.checkpoint.file import MAX_HEADER_BYTES, Checkpoint, decode, digest_of, encode, load, read_header
 from zoo.errors import CheckpointError
 from zoo.network.cost import num_macs, num_params
+from zoo.network.families.family import Architecture
 from zoo.network.graph import tensor_shapes
 
 MakeCheckpoint = Callable[..., Checkpoint]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families import secnn
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
 

@@ -13,10 +13,11 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.checkpoint.descriptor import Architecture, Preprocessing
+from zoo.checkpoint.descriptor import Preprocessing
 from zoo.checkpoint.file import Checkpoint
 from zoo.network import ops
 from zoo.network.families import blueprint
+from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.network.graph import INPUT, GraphBuilder, parameter_shapes, tensor_shapes
 from zoo.runtime.module import GraphModule, module_of, normalize

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from zoo.checkpoint.descriptor import Architecture, parse
+from zoo.checkpoint.descriptor import parse
 from zoo.checkpoint.file import Checkpoint, decode, encode
+from zoo.network.families.family import Architecture
 from zoo.runtime import onnx_model
 from zoo.runtime.module import module_of, normalize
 

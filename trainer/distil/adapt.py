@@ -23,10 +23,10 @@ from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
-from zoo.checkpoint.descriptor import Architecture
 from zoo.checkpoint.file import Checkpoint, Tensors, decode, read_header
 from zoo.errors import DescriptorError, RunError
 from zoo.network.cost import num_params
+from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory
 

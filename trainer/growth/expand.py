@@ -10,43 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.checkpoint.descriptor import Architecture
-from zoo.network.families.blueprint import BlueprintArchitecture
-from zoo.network.families.secnn import LayerKind
 from zoo.network.graph import INPUT, Graph, Node, output_shapes, parameter_shapes
 from zoo.network.ops import BatchNorm, Concat, Conv2d, Flatten, Linear
 from zoo.runtime.module import GraphModule
 
 Kept = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One way to grow: a layer at the end of a block, or more channels throughout it."""
-
-    kind: Literal["deepen", "widen"]
-    block: int
-    layer_kind: LayerKind | None = None
-    channels_added: int = 0
-
-    def apply(self, architecture: Architecture, *, exact: bool) -> Architecture:
-        if self.kind == "widen":
-            return architecture.widened(self.block, self.channels_added)
-        if isinstance(architecture, BlueprintArchitecture):
-            return architecture.deepened(self.block)
-        assert self.layer_kind is not None
-        return architecture.deepened(self.block, self.layer_kind, split_slope=exact)
-
-    def __str__(self) -> str:
-        if self.kind == "deepen":
-            return f"block {self.block}: one more layer"
-        return f"block {self.block}: {self.channels_added} more channels"
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,22 @@ import json
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.loop import optim
-from zoo.checkpoint.descriptor import Accuracy, Architecture, ExpansionStep
+from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
+from zoo.network.families.family import Architecture
+from zoo.network.families.registry import parse as parse_architecture
 from zoo.runtime.module import GraphModule
 from zoo.store.directory import write_atomically
 
 # Changes whenever the contents of the file do.
 _VERSION = 6
-
-_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Annotated[Architecture, Field(discriminator="family")])
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
             f"{path.parent} was last asked for {saved['config']['epochs']} epochs and has {saved['epoch']} behind it, "
             f"so it cannot end after {config.epochs}: --epochs {saved['epoch']} or more goes on with it"
         )
-    architecture = _ARCHITECTURE.validate_json(saved["architecture"])
+    architecture = parse_architecture(saved["architecture"])
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(saved["module"])
     optimizer = optim.make(module, config)
@@ -208,7 +207,7 @@ def _decision(saved: dict[str, Any] | None) -> Decided | None:
     if saved is None:
         return None
     steps = tuple(ExpansionStep.model_validate_json(step) for step in saved["steps"])
-    return Decided(_ARCHITECTURE.validate_json(saved["architecture"]), steps)
+    return Decided(parse_architecture(saved["architecture"]), steps)
 
 
 def _defaults(config: Any, saved: dict[str, Any], prefix: str = "") -> dict[str, Any]:

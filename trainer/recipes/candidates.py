@@ -9,14 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trainer.config import NO_LIMITS, Expansion, GainRule, Limits, RatioRule
-from trainer.growth.expand import Change, Initialization, expand, new_entries
+from trainer.growth.expand import Initialization, expand, new_entries
 from trainer.growth.scores.batch_score import batch_score
 from trainer.growth.scores.expansion_score import gain_of_new_parameters, natural_score, size_penalty
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.journal.records import CandidateScore
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_macs, num_params, training_flops
-from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.network.families.family import Architecture, Change
 from zoo.runtime.module import GraphModule
 
 
@@ -65,7 +64,7 @@ def decide(
     flops = training_flops(num_macs(module.graph), len(labels))
     candidates = []
     for change in changes(architecture, expansion):
-        grown = change.apply(architecture, exact=expansion.exact)
+        grown = architecture.grown(change, exact=expansion.exact)
         graph = grown.graph()
         if not limits.allow(num_params(graph), num_macs(graph)):
             continue
@@ -115,7 +114,7 @@ def _decide_by_batch(
     flops = 2 * training_flops(num_macs(module.graph), len(labels))
     candidates = []
     for change in changes(architecture, expansion):
-        grown = change.apply(architecture, exact=False)
+        grown = architecture.grown(change, exact=False)
         graph = grown.graph()
         if not limits.allow(num_params(graph), num_macs(graph)):
             continue
@@ -128,19 +127,12 @@ def _decide_by_batch(
 
 
 def changes(architecture: Architecture, expansion: Expansion) -> list[Change]:
-    """Every block one layer deeper, unless at capacity, and every block wider."""
-    found = []
-    for index, num_layers in enumerate(layers_per_block(architecture)):
-        if num_layers < expansion.max_layers_per_block:
-            found.append(Change("deepen", index, layer_kind=expansion.layer_kind))
-        found.append(Change("widen", index, channels_added=expansion.channels_added))
-    return found
-
-
-def layers_per_block(architecture: Architecture) -> tuple[int, ...]:
-    if isinstance(architecture, BlueprintArchitecture):
-        return tuple(stage.num_layers for stage in architecture.stages)
-    return tuple(len(block.layers) for block in architecture.blocks)
+    """The ways to grow that the run allows."""
+    return architecture.changes(
+        max_layers=expansion.max_layers_per_block,
+        layer_kind=expansion.layer_kind,
+        channels_added=expansion.channels_added,
+    )
 
 
 def _score(

@@ -16,16 +16,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from trainer.config import Ladder, Limits
-from trainer.growth.expand import Change, Initialization, expand, grid, new_entries, placements
+from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
 from trainer.growth.scores.expansion_score import gain_of_new_parameters
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.growth.scores.kfac import KroneckerMoments, kfac_gain_of_new_parameters, kronecker_moments
 from trainer.journal.records import CandidateScore
 from trainer.journal.state import FROM_NOTHING, Beginning
-from trainer.recipes.candidates import layers_per_block
-from zoo.checkpoint.descriptor import Architecture
 from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families.blueprint import BlueprintArchitecture
+from zoo.network.families.family import Architecture, Change
 from zoo.network.graph import Graph, parameter_shapes
 from zoo.runtime.module import GraphModule
 
@@ -126,7 +125,7 @@ def _grown(
     times: Counter[Change] = Counter()
     while (before := _costs(architecture)[0]) < _REACHED * size:
         possible = options(architecture, ladder)
-        larger = {one: one.change.apply(architecture, exact=True) for one in sound if one.change in possible}
+        larger = {one: architecture.grown(one.change, exact=True) for one in sound if one.change in possible}
         fitting = [one for one, grown in larger.items() if _fits(grown, size, limits)]
         if not fitting:
             break
@@ -162,13 +161,9 @@ def deadlines(ladder: Ladder, epochs: int, begun: Beginning = FROM_NOTHING) -> l
 
 def options(architecture: Architecture, ladder: Ladder) -> list[Change]:
     """One layer more in each stage that has room, and each stage wider."""
-    assert isinstance(architecture, BlueprintArchitecture)
-    found = []
-    for index, num_layers in enumerate(layers_per_block(architecture)):
-        if num_layers < ladder.max_layers_per_stage:
-            found.append(Change("deepen", index, layer_kind="residual"))
-        found.append(Change("widen", index, channels_added=ladder.width_step))
-    return found
+    return architecture.changes(
+        max_layers=ladder.max_layers_per_stage, layer_kind="residual", channels_added=ladder.width_step
+    )
 
 
 def _score_all(
@@ -184,9 +179,9 @@ def _score_all(
     changes = options(architecture, ladder)
     everything = architecture
     for change in changes:
-        everything = change.apply(everything, exact=True)
+        everything = everything.grown(change, exact=True)
     graph = everything.graph()
-    alone = {change: change.apply(architecture, exact=True) for change in changes}
+    alone = {change: architecture.grown(change, exact=True) for change in changes}
     new = {change: _entries_within(module.graph, one.graph(), graph) for change, one in alone.items()}
     attached = expand(module, graph, _EXACT, calibration, generator)
     _silence_between(module.graph, attached, list(new.values()))

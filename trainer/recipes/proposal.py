@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trainer.config import Expansion, Ladder, RunConfig
-from trainer.growth.expand import Change, Initialization, expand, shrink_and_perturb
+from trainer.growth.expand import Initialization, expand, shrink_and_perturb
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.journal.records import CandidateScore
 from trainer.journal.state import Decided, RunState
@@ -18,6 +18,7 @@ from trainer.recipes.candidates import decide, initialization_of
 from trainer.recipes.ladder import climb, deadlines, next_size
 from zoo.checkpoint.descriptor import ExpansionStep
 from zoo.network.cost import num_params
+from zoo.network.families.family import Change
 from zoo.runtime.module import GraphModule
 
 

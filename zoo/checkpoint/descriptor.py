@@ -22,12 +22,9 @@ from pydantic import (
 
 from zoo.errors import DescriptorError
 from zoo.network.cost import MAX_COUNT, num_params
-from zoo.network.families.blueprint import BlueprintArchitecture
-from zoo.network.families.secnn import SecnnArchitecture
+from zoo.network.families.registry import AnyArchitecture
 
 FORMAT_VERSION = 1
-
-Architecture = BlueprintArchitecture | SecnnArchitecture
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -150,7 +147,7 @@ class Dataset(_Frozen):
 class Descriptor(_Frozen):
     format_version: Literal[1] = 1
     dataset: Dataset
-    architecture: Annotated[Architecture, Field(discriminator="family")]
+    architecture: AnyArchitecture
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     lineage: Lineage
@@ -207,9 +204,7 @@ def parse(text: str | bytes) -> Descriptor:
         descriptor = Descriptor.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        # Within a union pydantic names the member that it tried, which is no key of the JSON.
-        keys = [key for index, key in enumerate(first["loc"]) if (index, first["loc"][0]) != (1, "architecture")]
-        place = ".".join(map(str, keys)) or "descriptor"
+        place = ".".join(map(str, first["loc"])) or "descriptor"
         raise DescriptorError(f"{place}: {first['msg']}") from error
     descriptor.architecture.graph()
     return descriptor

@@ -12,29 +12,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from zoo.network.families.family import Architecture, Change, Frozen, LayerKind, StageOutline, deeper_or_wider, register
 from zoo.network.graph import INPUT, Graph, GraphBuilder
 from zoo.network.ops import Add, BatchNorm, Conv2d, GlobalAveragePool, Linear, MaxPool2d, SiLU
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Stage(_Frozen):
+class Stage(Frozen):
     channels: Annotated[int, Field(ge=1, le=65536)]
     num_layers: Annotated[int, Field(ge=0, le=1024)]
 
 
-class BlueprintArchitecture(_Frozen):
+@register
+class BlueprintArchitecture(Architecture):
     """A network of the family, complete: with the shapes of its input it fixes every tensor."""
 
     family: Literal["blueprint"] = "blueprint"
-    input_channels: Annotated[int, Field(ge=1, le=4)]
-    input_height: Annotated[int, Field(ge=1, le=4096)]
-    input_width: Annotated[int, Field(ge=1, le=4096)]
-    num_classes: Annotated[int, Field(ge=2, le=65536)]
     # Times that the sides are halved before the first stage.
     stem_pools: Annotated[int, Field(ge=0, le=12)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=16)]
@@ -75,6 +69,35 @@ class BlueprintArchitecture(_Frozen):
         hidden = builder.add(f"{name}.pointwise", pointwise, hidden)
         hidden = builder.add(f"{name}.depthwise", depthwise, hidden)
         return builder.add(f"{name}.add", Add(), value, hidden)
+
+    def outline(self) -> tuple[StageOutline, ...]:
+        return tuple(
+            StageOutline(
+                channels=stage.channels,
+                height=self.input_height // 2 ** (self.stem_pools + s),
+                width=self.input_width // 2 ** (self.stem_pools + s),
+                layers=(
+                    "1×1 convolution after a 2×2 pool" if s else "3×3 convolution",
+                    *("residual layer: 1×1, then 3×3 depthwise",) * stage.num_layers,
+                ),
+            )
+            for s, stage in enumerate(self.stages)
+        )
+
+    def changes(self, *, max_layers: int, layer_kind: LayerKind, channels_added: int) -> list[Change]:
+        return deeper_or_wider(
+            [stage.num_layers for stage in self.stages],
+            max_layers=max_layers,
+            layer_kind=layer_kind,
+            channels_added=channels_added,
+        )
+
+    def grown(self, change: Change, *, exact: bool) -> BlueprintArchitecture:
+        """Each of its changes can leave the logits alone, and an inexact one leads to the same network."""
+        del exact
+        if change.kind == "deepen":
+            return self.deepened(change.block)
+        return self.widened(change.block, change.channels_added)
 
     def deepened(self, stage: int) -> BlueprintArchitecture:
         """One more layer at the end of the stage."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from zoo.network.families.family import Architecture, Change, Frozen, LayerKind, StageOutline, deeper_or_wider, register
 from zoo.network.graph import INPUT, Graph, GraphBuilder
 from zoo.network.ops import (
     Add,
@@ -30,21 +31,16 @@ from zoo.network.ops import (
     MaxPool2d,
 )
 
-LayerKind = Literal["conv", "residual"]
 Slope = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Layer(_Frozen):
+class Layer(Frozen):
     kind: LayerKind
     negative_slope: Slope
 
 
-class Block(_Frozen):
+class Block(Frozen):
     channels: Annotated[int, Field(ge=1, le=65536)]
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1024)]
 
@@ -55,14 +51,11 @@ class Block(_Frozen):
         return self
 
 
-class SecnnArchitecture(_Frozen):
+@register
+class SecnnArchitecture(Architecture):
     """A network of the family, complete: with the shapes of its input it fixes every tensor."""
 
     family: Literal["secnn"] = "secnn"
-    input_channels: Annotated[int, Field(ge=1, le=4)]
-    input_height: Annotated[int, Field(ge=1, le=4096)]
-    input_width: Annotated[int, Field(ge=1, le=4096)]
-    num_classes: Annotated[int, Field(ge=2, le=65536)]
     blocks: Annotated[tuple[Block, ...], Field(min_length=2, max_length=16)]
     head: Literal["flatten", "average"]
     bottleneck_channels: Annotated[int, Field(ge=1, le=65536)]
@@ -125,6 +118,33 @@ class SecnnArchitecture(_Frozen):
         value = add("head.output_norm", BatchNorm(self.hidden_features), value)
         add("head.output", Linear(self.hidden_features, self.num_classes), value)
         return builder.build()
+
+    def outline(self) -> tuple[StageOutline, ...]:
+        kinds = {"conv": "3×3 convolution", "residual": "residual 3×3 convolution"}
+        return tuple(
+            StageOutline(
+                channels=block.channels,
+                height=self.input_height // 2**b,
+                width=self.input_width // 2**b,
+                layers=tuple(kinds[layer.kind] for layer in block.layers),
+                feeds_head=b == 0,
+            )
+            for b, block in enumerate(self.blocks)
+        )
+
+    def changes(self, *, max_layers: int, layer_kind: LayerKind, channels_added: int) -> list[Change]:
+        return deeper_or_wider(
+            [len(block.layers) for block in self.blocks],
+            max_layers=max_layers,
+            layer_kind=layer_kind,
+            channels_added=channels_added,
+        )
+
+    def grown(self, change: Change, *, exact: bool) -> SecnnArchitecture:
+        if change.kind == "widen":
+            return self.widened(change.block, change.channels_added)
+        assert change.layer_kind is not None
+        return self.deepened(change.block, change.layer_kind, split_slope=exact)
 
     def deepened(self, block: int, kind: LayerKind, *, split_slope: bool) -> SecnnArchitecture:
         """One more layer at the end of the block.
