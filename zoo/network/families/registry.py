@@ -25,7 +25,7 @@ def _of_its_family(value: Any, info: ValidationInfo) -> Architecture:
     if not isinstance(name, str) or name not in FAMILIES:
         raise PydanticCustomError(
             "unknown_family",
-            "{name} is no family: known are {known}",
+            "no family is named {name}, known are: {known}",
             {"name": repr(name), "known": ", ".join(sorted(FAMILIES))},
         )
     if info.mode == "json":
