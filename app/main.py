@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from app.admission import refusals
 from app.admission.body import AdmitBody
 from app.admission.gate import Gate
 from app.http import errors, openapi
@@ -24,15 +25,13 @@ from app.http.response_cache import AnswerAgain, Recent
 from app.monitoring.metrics import Metrics
 from app.predict.inference import Inference
 from app.predict.model_choice import Choices
-from app.publishing import Publishing, follow_claims
+from app.publishing import Publishing
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
-from app.service import Service, parameters_given_once
+from app.service import Service, follow, follow_claims, parameters_given_once
 from app.settings import Settings
-from zoo.choosing.budget import Budget
 from zoo.errors import BusyError, NoSpaceError, ZooError
 from zoo.library import trial
 from zoo.library.local import LocalZoo
-from zoo.runtime import glibc
 
 if TYPE_CHECKING:  # of an extra
     from app.monitoring.tracing import Tracing
@@ -60,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             settings, zoo, Choices(zoo), inference, downloads, recent, metrics, tokens, publishing
         )
-        follower = asyncio.create_task(_follow(app.state.service))
+        follower = asyncio.create_task(follow(app.state.service))
         stopping = threading.Event()
         if settings.publish_token is not None:
             trial.start_runner()
@@ -99,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     openapi.install(app, None if settings.token is None else frozenset(PROBES))
     errors.install(app)
+    refusals.install(app)
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, budget=gate.bodies)
     app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
     app.add_middleware(AnswerAgain)
@@ -119,36 +119,3 @@ def _tracing() -> Tracing:
     except ModuleNotFoundError as error:
         raise ZooError(f"ZOO_TRACES needs the extra otel ({error}): pip install 'checkpoint-zoo[otel]'") from error
     return Tracing()
-
-
-async def _follow(service: Service) -> None:
-    """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
-    said = ""
-    while True:
-        if not service.ready:
-            await _warm(service)
-        if not service.settings.rescan_seconds:
-            return
-        await asyncio.sleep(service.settings.rescan_seconds)
-        try:
-            if await asyncio.to_thread(service.zoo.sync):
-                service.forget()
-            said = ""
-        except Exception as error:  # whatever it is, the next look may go better, and must not be the last
-            if str(error) != said:  # each second is a look, and each new reason worth one line
-                said = str(error)
-                log.exception("the zoo's directories cannot be looked through; trying again each second")
-        await asyncio.to_thread(glibc.give_back)
-
-
-async def _warm(service: Service) -> None:
-    row = await asyncio.to_thread(service.zoo.catalog.choose, Budget())
-    if row is None:
-        return
-    try:
-        await service.inference.warm(row.digest)
-    except (ZooError, OSError):
-        log.exception("the default checkpoint could not be loaded")
-        return
-    glibc.drop_code()
-    service.ready = True

@@ -6,7 +6,6 @@ import logging
 import random
 import threading
 
-from app.service import Service
 from app.settings import Settings
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget
@@ -62,15 +61,3 @@ class Publishing:
                     self._failed.add(digest)
                     log.warning("checkpoint %s keeps the accuracy that it claims: %s", digest, error)
         return changed
-
-
-def follow_claims(service: Service, stopping: threading.Event) -> None:
-    """On a thread of its own: a measurement takes seconds."""
-    while True:
-        try:
-            if service.publishing.measure_claims(service.zoo, stopping):
-                service.forget()
-        except Exception:  # as for the directories: whatever it is, the next look may go better
-            log.exception("claimed accuracies could not be measured; trying again")
-        if stopping.wait(max(service.settings.rescan_seconds, 1.0)):
-            return

@@ -1,24 +1,30 @@
-"""What routes need of the app they belong to."""
+"""What an app has while it lives, how it keeps up with its zoo, and how routes get at it."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Request
 
 from app.http.auth import Tokens
 from app.http.downloads import Downloads
-from app.http.errors import invalid_query, repeated
+from app.http.problems import invalid_query, repeated
 from app.http.response_cache import Recent
 from app.monitoring.metrics import Metrics
 from app.predict.inference import Inference
 from app.predict.model_choice import Choices
+from app.publishing import Publishing
 from app.settings import Settings
+from zoo.choosing.budget import Budget
+from zoo.errors import ZooError
 from zoo.library.local import LocalZoo
+from zoo.runtime import glibc
 
-if TYPE_CHECKING:
-    from app.publishing import Publishing
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,3 +67,48 @@ async def parameters_given_once(request: Request) -> None:
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]
+
+
+async def follow(service: Service) -> None:
+    """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
+    said = ""
+    while True:
+        if not service.ready:
+            await _warm(service)
+        if not service.settings.rescan_seconds:
+            return
+        await asyncio.sleep(service.settings.rescan_seconds)
+        try:
+            if await asyncio.to_thread(service.zoo.sync):
+                service.forget()
+            said = ""
+        except Exception as error:  # whatever it is, the next look may go better, and must not be the last
+            if str(error) != said:  # each second is a look, and each new reason worth one line
+                said = str(error)
+                log.exception("the zoo's directories cannot be looked through; trying again each second")
+        await asyncio.to_thread(glibc.give_back)
+
+
+async def _warm(service: Service) -> None:
+    row = await asyncio.to_thread(service.zoo.catalog.choose, Budget())
+    if row is None:
+        return
+    try:
+        await service.inference.warm(row.digest)
+    except (ZooError, OSError):
+        log.exception("the default checkpoint could not be loaded")
+        return
+    glibc.drop_code()
+    service.ready = True
+
+
+def follow_claims(service: Service, stopping: threading.Event) -> None:
+    """On a thread of its own: a measurement takes seconds."""
+    while True:
+        try:
+            if service.publishing.measure_claims(service.zoo, stopping):
+                service.forget()
+        except Exception:  # as for the directories: whatever it is, the next look may go better
+            log.exception("claimed accuracies could not be measured; trying again")
+        if stopping.wait(max(service.settings.rescan_seconds, 1.0)):
+            return

@@ -2,7 +2,8 @@
 
     python benchmarks/predict_servers.py fastapi 8001 zoo/…/<digest>.safetensors
 
-All but `ceiling` answer with eager PyTorch, as their own examples do, one thread each, and decode with Pillow.
+`onnx` is what a reader would write instead of this project: FastAPI with UploadFile, Pillow and ONNX Runtime. The
+others but `ceiling` answer with eager PyTorch, as their own examples do. All have one thread, and decode with Pillow.
 """
 
 from __future__ import annotations
@@ -62,6 +63,31 @@ def fastapi(port: int, path: Path) -> None:
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
 
+def onnx(port: int, path: Path) -> None:
+    """Fifteen lines around the file that `zoo get --format onnx` fetches."""
+    import uvicorn
+    from PIL import Image
+
+    from zoo.checkpoint.file import load
+    from zoo.runtime import onnx_model, onnx_runtime
+
+    checkpoint = load(path)
+    classes = checkpoint.descriptor.classes
+    options = onnx_runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnx_runtime.InferenceSession(onnx_model.build(checkpoint), options)
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(file: UploadFile) -> dict[str, Any]:
+        pixels = np.asarray(Image.open(io.BytesIO(await file.read())).convert("RGB").resize((32, 32)))
+        [[scores]] = session.run(["probabilities"], {"images": pixels[None]})
+        best = np.argsort(-scores)[:5]
+        return {"predictions": [{"label": classes[i], "score": float(scores[i])} for i in best]}
+
+    uvicorn.run(app, port=port, log_level="error", access_log=False)
+
+
 def ceiling(port: int, path: Path) -> None:
     """This project's server, the forward pass taken out."""
     import typer
@@ -80,4 +106,4 @@ def ceiling(port: int, path: Path) -> None:
 
 if __name__ == "__main__":
     kind, port, path = sys.argv[1:]
-    {"fastapi": fastapi, "ceiling": ceiling}[kind](int(port), Path(path))
+    {"fastapi": fastapi, "onnx": onnx, "ceiling": ceiling}[kind](int(port), Path(path))

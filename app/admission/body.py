@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admission.body_budget import BodyBudget, Held
 from app.admission.json_size import MAX_SMALL_JSON_BYTES, check_small_json
-from app.http.errors import ProblemError, problem
+from app.http.problems import ProblemError, problem
 
 _IMAGES = re.compile(r"/predict|/v2/models/.+/infer")
 _STREAMED = re.compile(r"/blobs/.+")

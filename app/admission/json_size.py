@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.http.errors import ProblemError
+from app.http.problems import ProblemError
 
 # Of requests that hold no image: a digest, or a few aliases.
 MAX_SMALL_JSON_BYTES = 1024 * 1024

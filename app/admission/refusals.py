@@ -6,9 +6,12 @@ import secrets
 from http import HTTPStatus
 
 import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.http.errors import problem
+from app.admission.work import ClosingError, QueueFullError
+from app.http.problems import problem
 
 QUEUE_FULL = "too many requests like this one wait already: try again in a second"
 
@@ -43,3 +46,19 @@ def raw(status: int, kind: str, detail: str, *, path: str = "", close: bool = Tr
 
 def _id() -> str:
     return secrets.token_hex(16)
+
+
+def install(handled: FastAPI) -> None:
+    handled.add_exception_handler(QueueFullError, _queue_full)
+    handled.add_exception_handler(ClosingError, _closing)
+
+
+def _queue_full(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, QueueFullError)
+    request.app.state.gate.connections.found_full(request.scope, error.is_full)
+    return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
+
+
+def _closing(_: Request, __: Exception) -> JSONResponse:
+    detail = "the server is shutting down: ask again, and the next one answers"
+    return problem(503, "shutting-down", detail, {"Retry-After": "1", "Connection": "close"})

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.http.errors import ProblemError, problem
+from app.http.problems import ProblemError, problem
 from zoo.library import audit
 
 Kind = Literal["publish", "read", "unknown"]

@@ -1,26 +1,22 @@
-"""Errors as RFC 9457 problem+json: what went wrong, and what to change. Below /v2, as the protocol there has them."""
+"""What is raised, as the problem that a client is answered with."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, Field
 from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
-from app.admission.work import ClosingError, QueueFullError
 from app.http.links import placed
+from app.http.problems import MAX_NAMED, ProblemError, explained, joined, problem, short
 from zoo.catalog.database import is_passing
 from zoo.catalog.views import CheckpointView
 from zoo.errors import (
@@ -39,92 +35,38 @@ from zoo.errors import (
 from zoo.store.directory import NO_SPACE
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-# However much of a request is wrong: whoever sends a body of 80,000 unknown keys gets no answer of 80,000 lines.
-_MAX_NAMED = 5
-_MAX_TEXT = 80
-_MAX_DETAIL = 1000
-
 
 log = logging.getLogger(__name__)
 
 
-class Problem(BaseModel):
-    type: str = Field(examples=["no-model-meets-constraints"])
-    title: str
-    status: int
-    detail: str = Field(description="What to change.")
-
-
-class ProtocolError(BaseModel):
-    error: str = Field(description="What to change.")
-
-
-class NoModelProblem(Problem):
-    """`best_available` only where a budget was asked for, and the zoo has anything."""
-
-    best_available: CheckpointView | None = Field(default=None, description="The nearest checkpoint.")
-
-
-class InvalidParameter(BaseModel):
-    parameter: str | None = Field(default=None, description="Which one; none where it is about several together.")
-    message: str
-
-
-class InvalidProblem(Problem):
-    errors: list[InvalidParameter] = Field(default=[], description="One for each parameter, where there are several.")
-
-
-class ProblemError(Exception):
-    """Raised by a route; becomes the response."""
-
-    def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.kind = kind
-        self.headers = headers
-
-
-class ProblemResponse(JSONResponse):
-    """Which of the two forms it has is decided as it is sent."""
-
-    media_type = "application/problem+json"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if f"{scope['path']}/".startswith("/v2/"):
-            headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
-            body = {"error": json.loads(bytes(self.body))["detail"]}
-            await JSONResponse(body, self.status_code, headers)(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
-def problem(
-    status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extensions: Any
-) -> JSONResponse:
-    title, detail = HTTPStatus(status).phrase, _short(detail, _MAX_DETAIL)
-    body = {"type": kind, "title": title, "status": status, "detail": detail, **extensions}
-    return ProblemResponse(body, status, headers)
+# Whose message is all that there is to say.
+_PLAIN: dict[type[Exception], tuple[int, str, dict[str, str] | None]] = {
+    NotFoundError: (404, "not-found", None),
+    GoneError: (410, "gone", None),
+    ConflictError: (409, "conflict", None),
+    StaleError: (412, "precondition-failed", None),
+    NotADigestError: (422, "digest-required", None),
+    NoSpaceError: (507, "no-space", None),
+    BusyError: (503, "busy", {"Retry-After": "1"}),
+    ImageError: (400, "bad-image", None),
+}
 
 
 def install(app: FastAPI) -> None:
+    for kind_of_error, (status, kind, headers) in _PLAIN.items():
+        app.add_exception_handler(kind_of_error, partial(_plain, status, kind, headers))
     app.add_exception_handler(ProblemError, _ours)
     app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
-    app.add_exception_handler(NotFoundError, _not_found)
-    app.add_exception_handler(GoneError, _gone)
-    app.add_exception_handler(ConflictError, _conflict)
-    app.add_exception_handler(StaleError, _stale)
-    app.add_exception_handler(NotADigestError, _not_a_digest)
-    app.add_exception_handler(QueueFullError, _queue_full)
-    app.add_exception_handler(ClosingError, _closing)
-    app.add_exception_handler(NoSpaceError, _no_space)
-    app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(AnnotationsError, _annotations)
-    app.add_exception_handler(ImageError, _bad_image)
     app.add_exception_handler(CheckpointError, _damaged)
     app.add_exception_handler(DatabaseError, _catalog)
     app.add_exception_handler(OSError, _storage)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+
+
+def _plain(status: int, kind: str, headers: dict[str, str] | None, _: Request, error: Exception) -> JSONResponse:
+    return problem(status, kind, str(error), headers)
 
 
 def _ours(_: Request, error: Exception) -> JSONResponse:
@@ -143,34 +85,6 @@ def _no_model(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-def _not_found(_: Request, error: Exception) -> JSONResponse:
-    return problem(404, "not-found", str(error))
-
-
-def _gone(_: Request, error: Exception) -> JSONResponse:
-    return problem(410, "gone", str(error))
-
-
-def _conflict(_: Request, error: Exception) -> JSONResponse:
-    return problem(409, "conflict", str(error))
-
-
-def _stale(_: Request, error: Exception) -> JSONResponse:
-    return problem(412, "precondition-failed", str(error))
-
-
-def _not_a_digest(_: Request, error: Exception) -> JSONResponse:
-    return problem(422, "digest-required", str(error))
-
-
-def _no_space(_: Request, error: Exception) -> JSONResponse:
-    return problem(507, "no-space", str(error))
-
-
-def _busy(_: Request, error: Exception) -> JSONResponse:
-    return problem(503, "busy", str(error), {"Retry-After": "1"})
-
-
 def _catalog(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DatabaseError)
     if not is_passing(error):
@@ -183,21 +97,6 @@ def _annotations(_: Request, error: Exception) -> JSONResponse:
     """Nothing that a client can mend, and not of long duration, it is to be hoped."""
     detail = f"nothing can be changed until the zoo's owner repairs or removes a file: {error}"
     return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
-
-
-def _queue_full(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, QueueFullError)
-    request.app.state.gate.connections.found_full(request.scope, error.is_full)
-    return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
-
-
-def _closing(_: Request, __: Exception) -> JSONResponse:
-    detail = "the server is shutting down: ask again, and the next one answers"
-    return problem(503, "shutting-down", detail, {"Retry-After": "1", "Connection": "close"})
-
-
-def _bad_image(_: Request, error: Exception) -> JSONResponse:
-    return problem(400, "bad-image", str(error))
 
 
 def _damaged(_: Request, error: Exception) -> JSONResponse:
@@ -218,55 +117,9 @@ def _storage(_: Request, error: Exception) -> JSONResponse:
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     """One line for each parameter: where, what was expected, what came."""
     assert isinstance(error, RequestValidationError)
-    found = [_explained(item) for item in error.errors()[:_MAX_NAMED]]
+    found = [explained(item) for item in error.errors()[:MAX_NAMED]]
     fields = [{**({"parameter": place} if place else {}), "message": message} for place, message, _ in found]
-    return problem(422, "invalid-parameter", _joined(found, len(error.errors())), errors=fields)
-
-
-def explain(errors: Iterable[Any]) -> str:
-    """Of pydantic's errors, in one line."""
-    all_errors = list(errors)
-    found = [_explained({**item, "loc": ("query", *item["loc"])}) for item in all_errors[:_MAX_NAMED]]
-    return _joined(found, len(all_errors))
-
-
-def repeated(items: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """In the form of pydantic's errors: a parameter given twice would else count once, in silence."""
-    times = Counter(name for name, _ in items)
-    return [
-        {"type": "value_error", "loc": (name,), "msg": f"given {count} times: give it once"}
-        for name, count in times.items()
-        if count > 1
-    ]
-
-
-def invalid_query(errors: Iterable[Any]) -> RequestValidationError:
-    return RequestValidationError([{**item, "loc": ("query", *item["loc"])} for item in errors])
-
-
-def _explained(item: Any) -> tuple[str, str, str]:
-    """Where, what was expected, and what came. Where it is about several parameters together, the place is empty."""
-    place = _short(".".join(str(part) for part in item["loc"][1:]))
-    message = _short(item["msg"].removeprefix("Value error, "), _MAX_DETAIL // 4)
-    given = item.get("input")
-    is_shown = isinstance(given, str | int | float) and item["type"] != "value_error"
-    came = f" (got {_short(repr(given))})" if is_shown else ""
-    if item["type"] == "extra_forbidden":
-        return place, "not a parameter of this route", ""
-    if item["type"] == "json_invalid":  # whose place is where in the text
-        return "body", f"JSON was expected: {item['ctx']['error']}", ""
-    return place or ("body" if item["loc"][:1] == ("body",) else ""), message, came
-
-
-def _joined(found: Sequence[tuple[str, str, str]], num_errors: int) -> str:
-    lines = [f"{place}: {message}{came}" if place else f"{message}{came}" for place, message, came in found]
-    if num_errors > len(found):
-        lines.append(f"and {num_errors - len(found)} more")
-    return "; ".join(lines)
-
-
-def _short(text: str, most: int = _MAX_TEXT) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return problem(422, "invalid-parameter", joined(found, len(error.errors())), errors=fields)
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -276,11 +129,11 @@ def _http(request: Request, error: Exception) -> Response:
     if error.status_code == 404 and request.url.path.rstrip("/") and request.url.path.endswith("/"):
         return _without_slash(request.scope)
     if error.status_code == 404:
-        detail = f"no route {_short(request.url.path)}: /openapi.json lists what there is"
+        detail = f"no route {short(request.url.path)}: /openapi.json lists what there is"
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_methods(request))
-        detail = f"{request.method} is not a method of {_short(request.url.path)}, which has {headers['Allow']}"
+        detail = f"{request.method} is not a method of {short(request.url.path)}, which has {headers['Allow']}"
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, detail, headers)
 

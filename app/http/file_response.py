@@ -12,7 +12,7 @@ import anyio
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.http.errors import problem
+from app.http.problems import problem
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _CHUNK_BYTES = 256 * 1024

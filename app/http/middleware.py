@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.errors import problem
+from app.http.problems import problem
 from app.monitoring import logs
 from app.monitoring.metrics import Metrics
 

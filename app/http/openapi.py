@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.http.errors import InvalidProblem, NoModelProblem, Problem, ProtocolError
+from app.http.problems import InvalidProblem, NoModelProblem, Problem, ProtocolError
 
 STATUSES = {
     400: "Malformed: not HTTP, not an image, not a tensor.",

@@ -7,6 +7,7 @@ for its workers), and whichever worker is asked adds up those of all.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds."""
+
+    decode: float
+    queue: float
+    forward: float
 
 
 class Metrics:

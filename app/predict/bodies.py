@@ -18,8 +18,8 @@ from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
-from app.http.errors import ProblemError, invalid_query
 from app.http.openapi import described
+from app.http.problems import ProblemError, invalid_query
 from app.http.schemas import PredictBody, PredictQuery
 from zoo.images import header as image_header
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from app.http.errors import ProblemError
+from app.http.problems import ProblemError
 from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
-from app.predict.inference import Inference, Timing
+from app.monitoring.metrics import Timing
+from app.predict.inference import Inference
 from zoo.catalog.rows import DIGITS
 from zoo.choosing.budget import ALL_DATASETS
 from zoo.choosing.cascade import margins

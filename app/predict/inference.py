@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from app.admission.work import QueueFullError, Work
-from app.monitoring.metrics import Metrics
+from app.monitoring.metrics import Metrics, Timing
 from app.predict.batcher import Batcher, Pixels
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
@@ -34,15 +34,6 @@ _MAX_BYTES_ON_LOOP = 64 * 1024
 # A tenth of a second: so long one request's images are decoded before another's turn, or before anybody asks whether
 # they are still wanted. One image may take longer.
 _MAX_PIXELS_AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds."""
-
-    decode: float
-    queue: float
-    forward: float
 
 
 @dataclass(frozen=True, slots=True)

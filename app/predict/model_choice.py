@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
-from app.http.errors import ProblemError, invalid_query, repeated
+from app.http.problems import ProblemError, invalid_query, repeated
 from app.http.schemas import PredictQuery
 from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow

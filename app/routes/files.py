@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app.http.downloads import Download
-from app.http.errors import NoModelProblem
 from app.http.openapi import declared, reading
+from app.http.problems import NoModelProblem
 from app.http.schemas import ReferenceFileQuery
 from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow

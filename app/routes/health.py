@@ -9,8 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.http.errors import ProblemError
 from app.http.openapi import reading
+from app.http.problems import ProblemError
 from app.service import ServiceDep
 from zoo.choosing.budget import ALL_DATASETS, Budget
 from zoo.errors import NoModelMeetsConstraintsError

@@ -19,8 +19,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from app.http.downloads import Download
-from app.http.errors import ProblemError, explain, repeated
 from app.http.openapi import reading
+from app.http.problems import ProblemError, explain, repeated
 from app.routes.files import RESPONSES, because
 from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow

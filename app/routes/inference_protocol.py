@@ -17,8 +17,8 @@ import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.http.errors import ProblemError
 from app.http.openapi import declared, described, reading
+from app.http.problems import ProblemError
 from app.predict import tensors
 from app.predict.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
 from app.routes.health import ready

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.http.errors import NoModelProblem, ProblemError
 from app.http.links import placed
 from app.http.openapi import declared, reading
+from app.http.problems import NoModelProblem, ProblemError
 from app.http.response_cache import RememberedRoute
 from app.http.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
 from app.service import ServiceDep

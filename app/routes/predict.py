@@ -15,11 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.http.errors import NoModelProblem, ProblemError
 from app.http.openapi import declared
+from app.http.problems import NoModelProblem, ProblemError
 from app.http.schemas import CascadeAnswer, PredictAnswer, PredictQuery
+from app.monitoring.metrics import Timing
 from app.predict import bodies, cascade
-from app.predict.inference import Timing
 from app.predict.model_choice import Choice, with_fields
 from app.service import Service
 from zoo.errors import NotFoundError

@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.http.auth import PublisherRoute
-from app.http.errors import ProblemError
 from app.http.links import placed
 from app.http.openapi import PUBLISHING, declared
+from app.http.problems import ProblemError
 from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery
 from app.service import Service, ServiceDep
 from zoo.catalog.views import CheckpointView

@@ -15,8 +15,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app.http.errors import ProblemError
 from app.http.openapi import declared, reading
+from app.http.problems import ProblemError
 from app.http.schemas import NoQuery
 from app.routes import run_logs
 from app.routes.run_logs import Part, RunSummary

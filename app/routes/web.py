@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.errors import ProblemError
 from app.http.openapi import reading
+from app.http.problems import ProblemError
 
 router = APIRouter(include_in_schema=False)
 
