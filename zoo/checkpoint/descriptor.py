@@ -36,6 +36,10 @@ Slug = Annotated[str, Field(pattern=SLUG)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
+# Of fields that were added to the format: left out where they are None, so that a file written before keeps its bytes.
+ADDED_LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -68,6 +72,14 @@ class ExpansionStep(_Frozen):
     exact: bool
 
 
+class PretrainedTeacher(_Frozen):
+    """A network from elsewhere, fine-tuned on the data set, that taught and was not kept."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    # SHA-256 of the file that it began with.
+    weights: Digest
+
+
 class Lineage(_Frozen):
     run: Slug
     seed: Count
@@ -79,6 +91,7 @@ class Lineage(_Frozen):
     anneal_epochs: Count = 0
     # The checkpoint whose answers this one then learned; `parent` is what it was before.
     distilled_from: Digest | None = None
+    pretrained_teacher: PretrainedTeacher | None = ADDED_LATER
     code_version: str
 
     @model_validator(mode="after")
@@ -131,7 +144,7 @@ class Dataset(_Frozen):
     num_train: Count
     num_validation: Count
     num_test: Count
-    content: Content | None = None
+    content: Content | None = ADDED_LATER
 
     def is_other_than(self, other: Dataset) -> bool:
         """Whether these are known to be other images; what is unknown is not."""
@@ -188,8 +201,7 @@ class Descriptor(_Frozen):
         return f"{self.dataset.name}-{self.lineage.run}-s{self.lineage.seed}-{params}"
 
     def to_json(self) -> str:
-        """Without `dataset.content` where it is unknown: a file written before it existed keeps its bytes."""
-        return self.model_dump_json(exclude={"dataset": {"content"}} if self.dataset.content is None else None)
+        return self.model_dump_json()
 
 
 _VERSION = TypeAdapter(dict[str, Any])
