@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
             zoo.sync()
         except (BusyError, NoSpaceError) as error:  # what is known of it is served; it is looked through again soon
             log.warning("the zoo's directories could not be looked through: %s", error)
-        inference = Inference(zoo.load, gate.work, settings.max_loaded_bytes, settings.max_queue, metrics)
+        inference = Inference(zoo.files.load, gate.work, settings.max_loaded_bytes, settings.max_queue, metrics)
         recent = Recent()
         downloads = Downloads(zoo, settings.max_file_cache_bytes, recent)
         app.state.service = Service(

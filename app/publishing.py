@@ -31,13 +31,13 @@ class Publishing:
         """Measures it if need be. Raises ConflictError where it cannot be measured, CheckpointError."""
         if not self.measures or row.accuracy_source == "measured":
             return
-        measured = self._splits.examine(zoo.load(row.digest), self.terms.limits)
+        measured = self._splits.examine(zoo.files.load(row.digest), self.terms.limits)
         if measured is None:
             raise ConflictError(
                 f"checkpoint {row.digest} only claims its accuracy, and this server measures: give it test images of "
                 f"data set {row.dataset} (--eval-data), or promote it where the directory is: `zoo promote --zoo DIR`"
             )
-        zoo.measured(row.digest, measured)
+        zoo.annotator.measured(row.digest, measured)
 
     def measure_claims(self, zoo: LocalZoo, stopping: threading.Event) -> bool:
         """Measures what came in before there were images to measure on. True if that changed anything.
@@ -46,16 +46,18 @@ class Publishing:
         """
         changed = False
         for name in self._splits.names:
-            digests = [row.digest for row in zoo.rows(Budget(dataset=name)) if row.accuracy_source != "measured"]
+            digests = [
+                row.digest for row in zoo.chooser.rows(Budget(dataset=name)) if row.accuracy_source != "measured"
+            ]
             for digest in random.sample(digests, len(digests)):
                 if stopping.is_set() or digest in self._failed:
                     continue
                 try:
-                    if zoo.find(digest).accuracy_source == "measured":
+                    if zoo.chooser.find(digest).accuracy_source == "measured":
                         continue
-                    measured = self._splits.examine(zoo.load(digest), self.terms.limits)
+                    measured = self._splits.examine(zoo.files.load(digest), self.terms.limits)
                     if measured is not None:
-                        zoo.measured(digest, measured)
+                        zoo.annotator.measured(digest, measured)
                         changed = True
                 except (ZooError, OSError) as error:
                     self._failed.add(digest)

@@ -97,12 +97,12 @@ def main() -> None:
     zoo.sync()
     calibration = find_cascades(zoo, options.data, name, note)
     images = HeldOutImages(options.data)
-    rows = zoo.rows(Budget(dataset=name, min_acc=0.0))
+    rows = zoo.chooser.rows(Budget(dataset=name, min_acc=0.0))
     used = {stage.digest for cascade in calibration.cascades for stage in cascade.stages}
     answers = {}
     for row in (row for row in rows if row.digest in used):
         note(f"{row.name}: {len(images):,} test images")
-        probabilities = scores(zoo.load(row.digest), images, "probabilities")
+        probabilities = scores(zoo.files.load(row.digest), images, "probabilities")
         answers[row.digest] = Answers(row.macs, margins(probabilities), probabilities.argmax(1) == images.labels)
     zoo.close()
     tested = [test(cascade, answers) for cascade in calibration.cascades]

@@ -62,10 +62,10 @@ def test_names_tell_them_apart_and_which_were_distilled(tmp_path: Path) -> None:
         shutil.copy(path, tmp_path)
     zoo = LocalZoo([tmp_path])
     zoo.sync()
-    rows = zoo.rows(Budget())
+    rows = zoo.chooser.rows(Budget())
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        assert zoo.find(row.name) == row
+        assert zoo.chooser.find(row.name) == row
         assert ("-d" in row.name) == (row.distilled_from is not None)
     zoo.close()
 
@@ -95,8 +95,8 @@ def test_its_cascades_save_multiply_accumulates(tmp_path: Path) -> None:
     """Out of the box, without the images that they were found on."""
     with closing(LocalZoo([tmp_path, SHIPPED.parent])) as zoo:
         zoo.sync()
-        alone = min(row.macs for row in zoo.rows(Budget(dataset="cifar10", min_acc=0.78)))
-        assert zoo.cascade(0.78, "cifar10").cascade.macs < alone
+        alone = min(row.macs for row in zoo.chooser.rows(Budget(dataset="cifar10", min_acc=0.78)))
+        assert zoo.chooser.cascade(0.78, "cifar10").cascade.macs < alone
 
 
 def test_its_report_lists_them_all(checkpoints: list[Checkpoint]) -> None:

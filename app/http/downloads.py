@@ -71,10 +71,10 @@ class Downloads:
     def _read(self, key: tuple[str, str]) -> File:
         digest, file_format = key
         if file_format == "safetensors":
-            size_bytes = self._zoo.path(digest).stat().st_size
+            size_bytes = self._zoo.files.path(digest).stat().st_size
             if size_bytes > self._max_bytes // _LARGEST_PART:
-                return File(digest, size_bytes, self._zoo.verified_path(digest))
-        data = self._zoo.file(digest, file_format)
+                return File(digest, size_bytes, self._zoo.files.verified_path(digest))
+        data = self._zoo.files.file(digest, file_format)
         return File(digest if file_format == "safetensors" else digest_of(data), len(data), data)
 
     def _keep(self, key: tuple[str, str], file: File) -> None:

@@ -13,7 +13,8 @@ from app.predict.inference import Inference
 from zoo.catalog.rows import DIGITS
 from zoo.choosing.budget import ALL_DATASETS
 from zoo.choosing.cascade import margins
-from zoo.library.local import LocalZoo, ReadyCascade
+from zoo.library.local import LocalZoo
+from zoo.library.ready_cascades import ReadyCascade
 from zoo.runtime.predictor import Prediction
 
 
@@ -25,7 +26,7 @@ def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
         came = f"; it does not take {', '.join(refused)}" if refused else ""
         detail = f"policy=cascade takes min_acc, and the name of a data set if it is not the default one{came}"
         raise ProblemError(422, "invalid-parameter", detail)
-    return zoo.cascade(query.min_acc, query.dataset)
+    return zoo.chooser.cascade(query.min_acc, query.dataset)
 
 
 def because(query: PredictQuery) -> str:

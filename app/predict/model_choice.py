@@ -16,7 +16,8 @@ from app.http.problems import ProblemError, invalid_query, repeated
 from app.http.schemas import PredictQuery
 from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow
-from zoo.library.local import LocalZoo, ReadyCascade
+from zoo.library.local import LocalZoo
+from zoo.library.ready_cascades import ReadyCascade
 
 # A change in the catalog is followed within a second; the directories are looked through once in a second.
 _MAX_AGE_SECONDS = 0.5
@@ -96,7 +97,7 @@ class Choices:
 
     def _row(self, query: PredictQuery) -> CheckpointRow:
         if query.model is None:
-            return self._zoo.choose(query)
+            return self._zoo.chooser.choose(query)
         if query.is_bounded():
             raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
-        return self._zoo.find(query.model, query.dataset)
+        return self._zoo.chooser.find(query.model, query.dataset)

@@ -30,7 +30,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 @reading(router, "/models/file", responses=RESPONSES, response_class=Response)
 def file_by_budget(query: Annotated[Budget, Query()], request: Request, service: ServiceDep) -> Response:
     """The file that the budget chooses; the header X-Checkpoint-Because says why."""
-    row = service.zoo.choose(query)
+    row = service.zoo.chooser.choose(query)
     download = _download(service, row, query.format, immutable=False)
     download.headers.update(because(query))
     return service.downloads.send(request, download)
@@ -41,7 +41,7 @@ def file(
     reference: str, query: Annotated[ReferenceFileQuery, Query()], request: Request, service: ServiceDep
 ) -> Response:
     """The file of one checkpoint. Safetensors under a whole digest never change: caches may keep them."""
-    row = service.zoo.find(reference, query.dataset)
+    row = service.zoo.chooser.find(reference, query.dataset)
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"
     return service.downloads.send(request, _download(service, row, query.format, immutable=immutable))

@@ -36,7 +36,7 @@ def ready(service: ServiceDep) -> Status:
         if service.zoo.catalog.count(Budget(dataset=ALL_DATASETS)) == 0:
             raise _not_ready("the zoo holds no checkpoint yet")
         if not service.ready:
-            service.zoo.choose(Budget())
+            service.zoo.chooser.choose(Budget())
             raise _not_ready("the default checkpoint is being loaded")
     except SQLAlchemyError as error:
         raise _not_ready(f"the catalog cannot be read: {error}") from error

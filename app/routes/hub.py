@@ -112,9 +112,9 @@ def _checkpoint(
         raise _not_found(_NO_REPOSITORY, f"no repository {namespace}/{name}: they are named {NAMESPACE}/<data set>")
     try:
         if "=" not in revision and revision != "main":
-            return zoo.find(revision, name), {}
+            return zoo.chooser.find(revision, name), {}
         budget = _budget(name, "prefer=accuracy" if revision == "main" else revision, file_format)
-        return zoo.choose(budget), because(budget)
+        return zoo.chooser.choose(budget), because(budget)
     except NoModelMeetsConstraintsError as error:
         raise _not_found(_NO_REVISION, str(error)) from error
     except NotFoundError as error:

@@ -90,7 +90,7 @@ def version_metadata(name: str, version: str, service: ServiceDep) -> dict[str, 
 
 def _metadata(name: str, service: Service, version: str | None) -> dict[str, Any]:
     row = _checkpoint(service, name, version)
-    architecture = service.zoo.descriptor(row.digest).architecture
+    architecture = service.zoo.files.descriptor(row.digest).architecture
     pixels = [-1, architecture.input_height, architecture.input_width, architecture.input_channels]
     return {
         "name": name,
@@ -153,9 +153,9 @@ async def _infer(name: str, request: Request, service: Service, version: str | N
 def _checkpoint(service: Service, name: str, version: str | None) -> CheckpointRow:
     """A version is the digest, or its first digits, of a checkpoint that has the model's name."""
     if version is None:
-        return service.zoo.find(name)
-    row = service.zoo.find(version)
-    if name != row.name and service.zoo.find(name) != row:
+        return service.zoo.chooser.find(name)
+    row = service.zoo.chooser.find(version)
+    if name != row.name and service.zoo.chooser.find(name) != row:
         raise NotFoundError(f"version {version} is of the model {row.name}, not of {name}")
     return row
 
@@ -164,7 +164,7 @@ async def _read(
     service: Service, row: CheckpointRow, body: bytes, header_length: str | None
 ) -> tuple[InferRequest, list[bytes | None]]:
     length = tensors.json_length(body, header_length)
-    architecture = service.zoo.descriptor(row.digest).architecture
+    architecture = service.zoo.files.descriptor(row.digest).architecture
     # Of each pixel its numbers, and two brackets at most.
     num_numbers = architecture.input_height * architecture.input_width * (architecture.input_channels + 2)
     max_values = service.settings.max_images * num_numbers + _MAX_OTHER_VALUES
@@ -194,7 +194,7 @@ async def _scores(service: Service, row: CheckpointRow, asked: InferRequest, chu
     num_images = tensor.shape[0] if tensor.shape else 0
     if not 1 <= num_images <= service.settings.max_images:
         raise TensorError(f"a request takes 1 to {service.settings.max_images} images, its shape is {tensor.shape}")
-    architecture = service.zoo.descriptor(row.digest).architecture
+    architecture = service.zoo.files.descriptor(row.digest).architecture
     shape = [num_images, architecture.input_height, architecture.input_width, architecture.input_channels]
     if tensor.shape != {"UINT8": shape, "BYTES": [num_images]}.get(tensor.datatype):
         raise TensorError(

@@ -26,7 +26,7 @@ def list_models(
     With `min_acc` the one with the fewest parameters is preferred, else the most accurate one; `prefer` says otherwise.
     """
     try:
-        selection, next_cursor = service.zoo.select(query, query.limit, query.cursor)
+        selection, next_cursor = service.zoo.chooser.select(query, query.limit, query.cursor)
     except ValueError as error:
         raise ProblemError(422, "invalid-parameter", str(error)) from error
     if next_cursor:
@@ -52,11 +52,11 @@ def pareto(query: Annotated[ParetoQuery, Query()], request: Request, service: Se
     """The checkpoints that no other beats in both complexity and accuracy, ascending."""
     rows = service.zoo.catalog.pareto(query, query.x)
     if not rows and query.is_filtered():
-        raise service.zoo.nothing_meets(query)
+        raise service.zoo.chooser.nothing_meets(query)
     return Pareto(
         dataset=service.zoo.catalog.dataset_of(query),
         x=query.x,
-        items=tuple(placed(view, request.scope) for view in service.zoo.views(rows)),
+        items=tuple(placed(view, request.scope) for view in service.zoo.chooser.views(rows)),
         count=len(rows),
     )
 
@@ -66,6 +66,6 @@ def show_model(
     reference: str, query: Annotated[ReferenceQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> CheckpointDetail:
     """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias. ETag: of its annotations."""
-    detail = service.zoo.show(reference, query.dataset)
-    response.headers["ETag"] = service.zoo.tag(detail.id)
+    detail = service.zoo.show(reference, dataset=query.dataset)
+    response.headers["ETag"] = service.zoo.annotator.tag(detail.id)
     return placed(detail, request.scope)

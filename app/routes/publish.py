@@ -58,10 +58,10 @@ def post_model(
             service.zoo, service.zoo.roots[0], body.digest, stage=body.stage, terms=service.publishing.terms
         )
     service.forget()
-    view = placed(service.zoo.view(row), request.scope)
+    view = placed(service.zoo.chooser.view(row), request.scope)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = view.links.self
-    response.headers["ETag"] = service.zoo.tag(row.digest)
+    response.headers["ETag"] = service.zoo.annotator.tag(row.digest)
     return view
 
 
@@ -76,11 +76,11 @@ def patch_model(
     if_match: IfMatch = None,
 ) -> CheckpointView:
     """Gives a checkpoint aliases, deprecates it (found by name, chosen by no budget), stages or promotes it."""
-    row = service.zoo.find(reference, query.dataset)
+    row = service.zoo.chooser.find(reference, query.dataset)
     if changes.staged is False:
         service.publishing.check_promotion(service.zoo, row)
     with _refusals():
-        view = service.zoo.mark(
+        view = service.zoo.annotator.mark(
             row.digest,
             aliases=changes.aliases,
             deprecated=changes.deprecated,
@@ -112,7 +112,7 @@ def delete_alias(
 ) -> None:
     """Takes an alias away, if it is still this checkpoint's."""
     with _refusals():
-        service.zoo.unalias(alias, reference, dataset=query.dataset)
+        service.zoo.annotator.unalias(alias, reference, dataset=query.dataset)
     service.forget()
 
 
@@ -123,7 +123,7 @@ def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], serv
     `zoo gc` deletes its file; publishing it again brings it back.
     """
     if query.dataset is not None:
-        service.zoo.find(reference, query.dataset)
+        service.zoo.chooser.find(reference, query.dataset)
     with _refusals():
         service.zoo.delete(reference)
     service.forget()
@@ -131,7 +131,7 @@ def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], serv
 
 def _changed(view: CheckpointView, request: Request, response: Response, service: Service) -> CheckpointView:
     service.forget()
-    response.headers["ETag"] = service.zoo.tag(view.id)
+    response.headers["ETag"] = service.zoo.annotator.tag(view.id)
     return placed(view, request.scope)
 
 

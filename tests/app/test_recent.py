@@ -18,7 +18,6 @@ from starlette.types import Scope
 
 from app.http.response_cache import Recent
 from app.predict.model_choice import Choices
-from zoo.choosing.budget import Budget
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
@@ -43,7 +42,7 @@ def test_every_list_follows_the_catalog_within_a_second(
     zoo: LocalZoo, tmp_path: Path, client_of: Callable[..., httpx.Client], change: str
 ) -> None:
     client = client_of(tmp_path, rescan_seconds=0)
-    smallest = zoo.smallest(Budget()).digest
+    smallest = zoo.smallest().id
     paths = (*PATHS, "/models?max_latency_ms=1")
     before = {path: client.get(path).text for path in paths}
     if change == "measured":
@@ -51,7 +50,7 @@ def test_every_list_follows_the_catalog_within_a_second(
         zoo.measurements.record_latencies([Latency(digest=smallest, median_ms=0.5, p95_ms=0.6, **now)])
         zoo.sync()
     elif change == "deprecated":
-        zoo.mark(smallest, deprecated=True)
+        zoo.annotator.mark(smallest, deprecated=True)
     else:
         zoo.delete(smallest)
     changed_at = time.monotonic()

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.cli.main import app
-from zoo.cli.source import LocalSource
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import GoneError, NotADigestError, NotFoundError, RemoteError
 from zoo.library.local import LocalZoo
@@ -63,15 +62,9 @@ def do(request: pytest.FixtureRequest, tmp_path: Path, serve: Callable[..., Any]
     root = tmp_path / "zoo"
     root.mkdir()
     if request.param == "library":
-        source = LocalSource([root])
-        yield (
-            lambda verb, *args, **options: (
-                source.publish(args[0], options.get("stage", False))
-                if verb == "publish"
-                else getattr(source.zoo, verb)(*args, **options)
-            )
-        )
-        source.zoo.close()
+        with LocalZoo([root]) as library:
+            library.sync()
+            yield lambda verb, *args, **options: getattr(library, verb)(*args, **options)
     elif request.param == "command line":
         yield on_the_command_line(root)
     else:
@@ -88,7 +81,7 @@ def test_the_life_of_a_checkpoint(do: Do, tmp_path: Path, make_checkpoint: Calla
         zoo = LocalZoo([tmp_path / "zoo"])
         zoo.sync()
         try:
-            return zoo.view(zoo.find(reference))
+            return zoo.chooser.view(zoo.chooser.find(reference))
         finally:
             zoo.close()
 

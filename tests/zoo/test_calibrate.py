@@ -45,7 +45,7 @@ def measured(digest: str, median_ms: float, device: str | None = None) -> Latenc
 
 
 def shown(zoo: LocalZoo) -> dict[str, float | None]:
-    return {view.id: view.latency_ms for view in zoo.views(zoo.rows(ALL))}
+    return {view.id: view.latency_ms for view in zoo.chooser.views(zoo.chooser.rows(ALL))}
 
 
 # --- latency as a budget ---------------------------------------------------------------------------------
@@ -69,13 +69,15 @@ def test_latency_selects_everywhere(tmp_path: Path, three: list[str], opened: Ca
     zoo.measurements.record_latencies([measured(small, 3.0), measured(middle, 1.0)])
     assert zoo.sync()
     assert not zoo.sync(), "nothing is new"
-    assert zoo.smallest(Budget(max_latency_ms=3)).digest == small
-    assert zoo.smallest(Budget(max_latency_ms=2)).digest == middle
-    assert zoo.smallest(Budget(max_latency_ms=3, min_acc=0.6)).digest == middle
-    assert [row.digest for row in zoo.rows(Budget(max_latency_ms=1e6))] == [middle, small], "the most accurate first"
+    assert zoo.smallest(max_latency_ms=3).id == small
+    assert zoo.smallest(max_latency_ms=2).id == middle
+    assert zoo.smallest(max_latency_ms=3, min_acc=0.6).id == middle
+    assert [row.digest for row in zoo.chooser.rows(Budget(max_latency_ms=1e6))] == [middle, small], (
+        "the most accurate first"
+    )
     assert [row.digest for row in zoo.catalog.pareto(Budget(), "latency_ms")] == [middle]
     with pytest.raises(NoModelMeetsConstraintsError, match=r"min_acc=0\.7, max_latency_ms=1000000\.0; the nearest has"):
-        zoo.smallest(Budget(max_latency_ms=1e6, min_acc=0.7))
+        zoo.smallest(max_latency_ms=1e6, min_acc=0.7)
     assert shown(zoo)[large] is None
 
 
@@ -86,13 +88,13 @@ def test_latencies_outlive_a_reindex_and_the_catalog(
     zoo.measurements.record_latencies([measured(three[0], 3.0)])
     assert zoo.reindex() == 3
     assert shown(zoo)[three[0]] == 3.0
-    path = zoo.path(three[0])
+    path = zoo.files.path(three[0])
     data = path.read_bytes()
     path.unlink()
     zoo.sync()
     path.write_bytes(data)
     zoo.sync()
-    assert zoo.smallest(Budget(max_latency_ms=3)).digest == three[0]
+    assert zoo.smallest(max_latency_ms=3).id == three[0]
     zoo.close()
     (tmp_path / "catalog.sqlite").unlink()
     assert shown(opened(tmp_path))[three[0]] == 3.0
@@ -210,19 +212,19 @@ def test_the_cheapest_cascade_that_reaches_the_accuracy(
 ) -> None:
     zoo = opened(tmp_path)
     with pytest.raises(NotFoundError, match=r"data set shapes has no cascades: `zoo calibrate --zoo DIR --data PATH`"):
-        zoo.cascade(0.5)
+        zoo.chooser.cascade(0.5)
     zoo.measurements.record_calibration(calibration_of(three))
     zoo.sync()
-    assert zoo.cascade(0.0).cascade.macs == 100
-    assert zoo.cascade(0.5).cascade.macs == 100
-    assert zoo.cascade(0.51).cascade.macs == 150
-    assert [row.digest for row in zoo.cascade(0.65, "shapes").rows] == [three[0], three[2]]
+    assert zoo.chooser.cascade(0.0).cascade.macs == 100
+    assert zoo.chooser.cascade(0.5).cascade.macs == 100
+    assert zoo.chooser.cascade(0.51).cascade.macs == 150
+    assert [row.digest for row in zoo.chooser.cascade(0.65, "shapes").rows] == [three[0], three[2]]
     with pytest.raises(NoModelMeetsConstraintsError, match=r"no cascade .* 0\.7; the best one promises 0\.65") as error:
-        zoo.cascade(0.7)
+        zoo.chooser.cascade(0.7)
     assert error.value.best_available is not None
     assert error.value.best_available["id"] == three[2]
     zoo.reindex()
-    assert zoo.cascade(0.65).cascade.macs == 180
+    assert zoo.chooser.cascade(0.65).cascade.macs == 180
 
 
 def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
@@ -230,9 +232,9 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
 ) -> None:
     zoo = opened(tmp_path)
     zoo.measurements.record_calibration(calibration_of(three))
-    zoo.path(three[1]).unlink()
+    zoo.files.path(three[1]).unlink()
     zoo.sync()
-    assert zoo.cascade(0.51).cascade.macs == 180
+    assert zoo.chooser.cascade(0.51).cascade.macs == 180
 
 
 @pytest.mark.parametrize("place", ["cascades.json", "shapes/cascades.json"])
@@ -251,24 +253,24 @@ def test_cascades_that_a_directory_brings_along(
     brought.write_text(calibration_of(three).model_dump_json())
     assert zoo.sync()
     assert not zoo.sync()
-    assert zoo.cascade(0.51).cascade.macs == 150
+    assert zoo.chooser.cascade(0.51).cascade.macs == 150
 
     found = calibration_of(three)
     zoo.measurements.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
     zoo.sync()
-    assert zoo.cascade(0.5).cascade.macs == 100
+    assert zoo.chooser.cascade(0.5).cascade.macs == 100
     with pytest.raises(NoModelMeetsConstraintsError):
-        zoo.cascade(0.51)
+        zoo.chooser.cascade(0.51)
     # Found for checkpoints that are no longer there: those that came along count again.
     gone = [stage.model_copy(update={"digest": "0" * 64}) for stage in found.cascades[0].stages]
     stale = found.cascades[0].model_copy(update={"stages": tuple(gone)})
     zoo.measurements.record_calibration(found.model_copy(update={"cascades": (stale,)}))
     zoo.sync()
-    assert zoo.cascade(0.51).cascade.macs == 150
+    assert zoo.chooser.cascade(0.51).cascade.macs == 150
     brought.unlink()
     assert zoo.sync()
     with pytest.raises(NotFoundError):
-        zoo.cascade(0.51)
+        zoo.chooser.cascade(0.51)
 
 
 @pytest.mark.parametrize("limit", [None, 300])
@@ -311,9 +313,9 @@ def test_cascades_are_found_as_a_checkpoint_is_published(command: Command, grown
     assert done.returncode == 0, done.stderr
     local = LocalZoo([zoo])
     local.sync()
-    [row] = local.rows(ALL)
+    [row] = local.chooser.rows(ALL)
     assert row.accuracy is not None
-    assert [row.digest] == [stage.digest for stage in local.cascade(row.accuracy, "digits").cascade.stages]
+    assert [row.digest] == [stage.digest for stage in local.chooser.cascade(row.accuracy, "digits").cascade.stages]
     local.close()
     refused = command("zoo", "publish", file, "--url", "http://127.0.0.1:9", "--data", "digits")
     assert refused.returncode == 1
@@ -356,6 +358,6 @@ def test_a_server_cannot_be_calibrated_from_afar(command: Command) -> None:
 
 
 def test_too_many_images_seen(three: list[str], tmp_path: Path, opened: Callable[..., LocalZoo]) -> None:
-    record = opened(tmp_path).descriptor(three[0]).dataset.model_copy(update={"num_train": 5000})
+    record = opened(tmp_path).files.descriptor(three[0]).dataset.model_copy(update={"num_train": 5000})
     with pytest.raises(ZooError, match="the checkpoints saw 5020 images for training, digits holds 1438"):
         HeldOutImages("digits", validation=record)

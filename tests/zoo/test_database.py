@@ -53,7 +53,7 @@ def test_what_is_new_is_found_though_the_catalog_cannot_be_written(
     started = time.monotonic()
     assert held.sync()
     assert len(held.catalog.digests()) == 2
-    held.mark(new, aliases=["stable"], deprecated=True)
+    held.annotator.mark(new, aliases=["stable"], deprecated=True)
     held.delete(new)
     assert len(held.catalog.digests()) == 1
     assert time.monotonic() - started < 4, "waited for once"

@@ -34,7 +34,7 @@ def on(checkpoint: Checkpoint, digit: str, *, days: int = 0, mean: float | None 
 
 
 def datasets(zoo: LocalZoo, *digests: str) -> list[str]:
-    return [zoo.find(digest).dataset for digest in digests]
+    return [zoo.chooser.find(digest).dataset for digest in digests]
 
 
 def test_other_images_under_one_name_are_kept_apart(
@@ -48,8 +48,8 @@ def test_other_images_under_one_name_are_kept_apart(
         zoo.sync()
     assert datasets(zoo, first, second) == ["photos", "photos-bbbbbbbb"]
     assert "other images under the name photos" in caplog.text
-    assert zoo.smallest(Budget(dataset="photos-bbbbbbbb")).digest == second
-    assert [row.digest for row in zoo.rows(Budget(dataset="photos"))] == [first]
+    assert zoo.smallest(dataset="photos-bbbbbbbb").id == second
+    assert [row.digest for row in zoo.chooser.rows(Budget(dataset="photos"))] == [first]
     third = directory.put(encode(on(checkpoint, "b", days=2)))
     zoo.sync()
     assert datasets(zoo, first, second, third) == ["photos", "photos-bbbbbbbb", "photos-bbbbbbbb"]
@@ -68,7 +68,7 @@ def test_whoever_comes_first_the_older_images_keep_the_name(tmp_path: Path, make
     earlier = directory.put(encode(on(checkpoint, "a")))
     zoo.sync()
     assert datasets(zoo, earlier, later) == ["photos", "photos-bbbbbbbb"]
-    assert zoo.smallest(Budget(dataset="photos")).digest == earlier
+    assert zoo.smallest(dataset="photos").id == earlier
     zoo.close()
 
 

@@ -28,13 +28,13 @@ def test_a_directory_that_is_away_for_a_moment_changes_nothing(
     root = tmp_path / "zoo"
     first, second = put(root), put(root, seed=1)
     zoo = opened(root)
-    zoo.mark(first, aliases=["stable"])
+    zoo.annotator.mark(first, aliases=["stable"])
     zoo.sync()
     (root / away).rename(tmp_path / "away")
     for _ in range(3):
         assert not zoo.sync()
     assert zoo.catalog.digests() == {first, second}
-    assert zoo.find("stable").digest == first
+    assert zoo.chooser.find("stable").digest == first
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"{(root / away)} cannot be listed (")
     (tmp_path / "away").rename(root / away)
@@ -127,11 +127,11 @@ def test_a_directory_on_another_disk_is_followed(tmp_path: Path, put: Put, opene
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / linked).symlink_to(tmp_path / "disk")
     zoo = opened(tmp_path / "zoo")
-    assert zoo.load(digest).descriptor.name == zoo.find(digest).name
+    assert zoo.files.load(digest).descriptor.name == zoo.chooser.find(digest).name
     assert Directory(tmp_path / "zoo").path(digest).is_relative_to(tmp_path / "zoo" / linked)
     other = put(tmp_path / "zoo", seed=1)
     assert zoo.sync()
-    assert zoo.path(other).exists()
+    assert zoo.files.path(other).exists()
 
 
 def test_links_in_circles_come_to_an_end(tmp_path: Path, put: Put) -> None:
@@ -155,7 +155,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
 ) -> None:
     replaced, kept = put(tmp_path), put(tmp_path, seed=1)
     zoo = opened(tmp_path)
-    path = zoo.path(replaced)
+    path = zoo.files.path(replaced)
     path.unlink()
     pipes = [path, tmp_path / f"{'0' * 64}.safetensors"]
     for pipe in pipes:
@@ -164,7 +164,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
         os.mkfifo(tmp_path / name)
     new = put(tmp_path, seed=2)
     with pytest.raises(NotFoundError):
-        zoo.load(replaced)
+        zoo.files.load(replaced)
     for _ in range(3):
         zoo.sync()
     assert zoo.catalog.digests() == {kept, new}
@@ -176,14 +176,14 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
 def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(tmp_path: Path, put: Put, opened: Opened) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    path = zoo.verified_path(digest)
+    path = zoo.files.verified_path(digest)
     status, data = path.stat(), bytearray(path.read_bytes())
     data[-5] ^= 1
     with path.open("r+b") as file:
         file.write(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(CheckpointError):
-        zoo.verified_path(digest)
+        zoo.files.verified_path(digest)
 
 
 # --- what is a zoo -----------------------------------------------------------------------------------------

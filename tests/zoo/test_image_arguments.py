@@ -16,10 +16,11 @@ from PIL import Image
 
 from tests.conftest import BIN
 from zoo.catalog.views import Prediction
-from zoo.choosing.budget import Budget
 from zoo.cli import image_arguments
-from zoo.cli.source import LocalSource, RemoteSource, Source
+from zoo.client import ZooClient
 from zoo.errors import ZooError
+from zoo.library.local import LocalZoo
+from zoo.protocol import Zoo
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -104,19 +105,20 @@ def test_of_many_files_the_bad_ones_alone_go_unanswered(
     for index in range(100):
         data = picture(index * 2)
         (tmp_path / f"{index:03}.png").write_bytes(data[:40] if index in bad else data)
-    near, far = LocalSource([small_zoo]), RemoteSource(server.url, None)  # type: ignore[attr-defined]
-    source: Source = near if where == "near" else far
-    digest = source.models(Budget())[0].id
+    zoo: Zoo = LocalZoo([small_zoo]) if where == "near" else ZooClient(server.url)  # type: ignore[attr-defined]
+    if isinstance(zoo, LocalZoo):
+        zoo.sync()
+    digest = zoo.choose().id
     sizes = []
 
     def ask(files: list[bytes]) -> list[list[Prediction]]:
         sizes.append(len(files))
-        return source.predict(digest, files, 1)
+        return zoo.predict(files, digest, top_k=1)
 
     names = image_arguments.paths([str(tmp_path)], print)
-    with closing(far.zoo):
+    with closing(zoo):
         answers = list(image_arguments.answers(names, ask))
-        alone = source.predict(digest, [picture(100)], 1)
+        alone = zoo.predict([picture(100)], digest, top_k=1)
     assert [Path(answer.name).name for answer in answers] == [f"{index:03}.png" for index in range(100)]
     assert {index for index, answer in enumerate(answers) if answer.error} == bad
     assert max(sizes) == 32

@@ -39,11 +39,11 @@ def test_sync_finds_what_is_new_and_drops_what_is_gone(
     second = put(tmp_path, seed=2)
     assert zoo.sync()
     assert set(digests(zoo)) == {first, second}
-    zoo.path(first).unlink()
+    zoo.files.path(first).unlink()
     assert zoo.sync()
     assert digests(zoo) == [second]
     with pytest.raises(NotFoundError, match=f"the file of checkpoint {first} is gone"):
-        zoo.load(first)
+        zoo.files.load(first)
 
 
 def test_another_process_sees_what_was_synced(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
@@ -54,7 +54,7 @@ def test_another_process_sees_what_was_synced(tmp_path: Path, put: Put, opened: 
     assert other.sync(), "the row is there already, the file is new to this one"
     assert not other.sync()
     assert digests(other) == [digest]
-    assert other.load(digest).descriptor.dataset.name == "shapes"
+    assert other.files.load(digest).descriptor.dataset.name == "shapes"
 
 
 def test_damaged_files_are_left_out_with_one_warning(
@@ -80,11 +80,11 @@ def test_a_file_damaged_later_is_found_out_when_it_is_loaded(
 ) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    damaged = bytearray(zoo.path(digest).read_bytes())
+    damaged = bytearray(zoo.files.path(digest).read_bytes())
     damaged[-1] ^= 1
-    zoo.path(digest).write_bytes(damaged)
+    zoo.files.path(digest).write_bytes(damaged)
     with pytest.raises(CheckpointError, match="the file was changed or damaged"):
-        zoo.load(digest)
+        zoo.files.load(digest)
 
 
 @pytest.mark.parametrize("finder", [0, 1])
@@ -93,11 +93,11 @@ def test_what_one_process_finds_damaged_all_leave_out(
 ) -> None:
     digest = put(tmp_path)
     zoos = [opened(tmp_path), opened(tmp_path)]
-    path = zoos[0].path(digest)
+    path = zoos[0].files.path(digest)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError):
-        zoos[finder].load(digest)
+        zoos[finder].files.load(digest)
     assert [zoo.sync() for zoo in zoos] == [True, True], "what is remembered elsewhere must be forgotten"
     newest = opened(tmp_path)
     assert digests(newest) == [digest], "it has seen the header alone"
@@ -111,7 +111,7 @@ def test_what_one_process_finds_damaged_all_leave_out(
         assert digests(zoo) == [digest]
     path.write_bytes(whole[:-1])
     with pytest.raises(CheckpointError):
-        zoos[finder].load(digest)
+        zoos[finder].files.load(digest)
     path.unlink()
     for zoo in zoos:
         zoo.sync()
@@ -123,7 +123,7 @@ def test_a_header_damaged_later_is_found_out_when_it_is_shown(
 ) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    zoo.path(digest).write_bytes(zoo.path(digest).read_bytes()[:-1])
+    zoo.files.path(digest).write_bytes(zoo.files.path(digest).read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="the header promises"):
         zoo.show(digest)
     with pytest.raises(NotFoundError):
@@ -153,7 +153,7 @@ def test_rows_say_what_the_file_says(
     digest = put(tmp_path, accuracy=0.7, n=50, parent="ab" * 32)
     zoo = opened(tmp_path)
     graph = make_checkpoint().descriptor.architecture.graph()
-    view = zoo.view(zoo.smallest(Budget()))
+    view = zoo.smallest()
     low, high = wilson_interval(0.7, 50)
     assert view.model_dump() == {
         "id": digest,
@@ -162,8 +162,8 @@ def test_rows_say_what_the_file_says(
         "family": "secnn",
         "params": num_params(graph),
         "macs": num_macs(graph),
-        "bytes": zoo.path(digest).stat().st_size,
-        "onnx_bytes": len(zoo.file(digest, "onnx")),
+        "bytes": zoo.files.path(digest).stat().st_size,
+        "onnx_bytes": len(zoo.files.file(digest, "onnx")),
         "ram_bytes": ram_bytes(graph),
         "latency_ms": None,
         "accuracy": 0.7,
@@ -189,10 +189,10 @@ def test_rows_say_what_the_file_says(
 def test_an_untested_checkpoint_has_no_accuracy(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
     put(tmp_path, accuracy=None)
     zoo = opened(tmp_path)
-    view = zoo.view(zoo.smallest(Budget()))
+    view = zoo.smallest()
     assert (view.accuracy, view.accuracy_n, view.accuracy_ci95) == (None, None, None)
     with pytest.raises(NoModelMeetsConstraintsError, match="the nearest has 164 parameters and unknown accuracy"):
-        zoo.smallest(Budget(min_acc=0))
+        zoo.smallest(min_acc=0)
 
 
 def test_nothing_within_the_budget_names_the_nearest(
@@ -206,17 +206,17 @@ def test_nothing_within_the_budget_names_the_nearest(
         match=r"no checkpoint of data set shapes meets min_acc=0.9; "
         r"the nearest has [\d,]+ parameters and accuracy 0.7000 \([\w-]+\): ask for less, or allow more",
     ) as caught:
-        zoo.smallest(Budget(min_acc=0.9))
+        zoo.smallest(min_acc=0.9)
     assert caught.value.best_available is not None
     assert caught.value.best_available["id"] == large
     with pytest.raises(NoModelMeetsConstraintsError, match="the nearest has 164 parameters") as caught:
-        zoo.smallest(Budget(max_params=100))
+        zoo.smallest(max_params=100)
 
 
 def test_a_data_set_that_is_not_there(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
     put(tmp_path)
     with pytest.raises(NoModelMeetsConstraintsError, match="the zoo holds no checkpoint of data set mnist") as caught:
-        opened(tmp_path).smallest(Budget(dataset="mnist"))
+        opened(tmp_path).smallest(dataset="mnist")
     assert caught.value.best_available is None
 
 
@@ -225,7 +225,7 @@ def test_the_data_set_is_said_once(tmp_path: Path, put: Put, opened: Callable[..
     zoo = opened(tmp_path)
     for dataset, named in (("shapes", " of data set shapes"), ("*", "")):
         with pytest.raises(NoModelMeetsConstraintsError, match=f"^no checkpoint{named} meets min_acc=0.9; the nearest"):
-            zoo.smallest(Budget(min_acc=0.9, dataset=dataset))
+            zoo.smallest(min_acc=0.9, dataset=dataset)
 
 
 def test_what_no_more_and_no_less_would_help(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
@@ -234,36 +234,36 @@ def test_what_no_more_and_no_less_would_help(tmp_path: Path, put: Put, opened: C
     with pytest.raises(
         NoModelMeetsConstraintsError, match=r"meets family=resnet; there is the family secnn$"
     ) as caught:
-        zoo.smallest(Budget(family="resnet"))
+        zoo.smallest(family="resnet")
     assert caught.value.best_available is not None
     unmeasured = (
         r"meets max_latency_ms=1\.0; no latency has been measured on this machine \(.+\): `zoo calibrate --zoo DIR`"
     )
     with pytest.raises(NoModelMeetsConstraintsError, match=unmeasured):
-        zoo.smallest(Budget(max_latency_ms=1))
+        zoo.smallest(max_latency_ms=1)
     latency = Latency(
         digest=digest, device=device_name(), median_ms=3, p95_ms=4, num_runs=1, measured_at="2026-11-21T02:00:00+00:00"
     )
     zoo.measurements.record_latencies([latency])
     zoo.sync()
     with pytest.raises(NoModelMeetsConstraintsError, match="ask for less, or allow more"):
-        zoo.smallest(Budget(max_latency_ms=1))
+        zoo.smallest(max_latency_ms=1)
 
 
 def test_a_name_beside_a_data_set_is_one_of_it(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
     shape = put(tmp_path, accuracy=0.9)
     digit = put(tmp_path, accuracy=0.5, dataset="digits")
     zoo = opened(tmp_path)
-    zoo.mark(shape, aliases=["stable"])
+    zoo.annotator.mark(shape, aliases=["stable"])
     for alias in ("best", "smallest", "latest"):
-        assert zoo.find(alias, "digits").digest == digit
-        assert zoo.find(alias, "shapes").digest == shape
+        assert zoo.chooser.find(alias, "digits").digest == digit
+        assert zoo.chooser.find(alias, "shapes").digest == shape
     for reference in (shape, shape[:8], "stable", "shapes-test-s0-164"):
-        assert zoo.find(reference, "shapes").digest == zoo.find(reference, "*").digest == shape
+        assert zoo.chooser.find(reference, "shapes").digest == zoo.chooser.find(reference, "*").digest == shape
         with pytest.raises(NotFoundError, match="checkpoint shapes-test-s0-164 is of data set shapes, not of digits"):
-            zoo.find(reference, "digits")
+            zoo.chooser.find(reference, "digits")
     with pytest.raises(NotFoundError, match="the zoo holds no checkpoint of data set mnist: there are digits, shapes"):
-        zoo.find("best", "mnist")
+        zoo.chooser.find("best", "mnist")
 
 
 def test_what_another_process_says_of_a_checkpoint_is_found_at_once(
@@ -272,15 +272,15 @@ def test_what_another_process_says_of_a_checkpoint_is_found_at_once(
     digest = put(tmp_path)
     one, other = opened(tmp_path), opened(tmp_path)
     with pytest.raises(NotFoundError):
-        other.find("stable")
-    one.mark(digest, aliases=["stable"])
-    assert other.find("stable").digest == digest
-    assert "stable" in other.view(other.find(digest)).aliases
+        other.chooser.find("stable")
+    one.annotator.mark(digest, aliases=["stable"])
+    assert other.chooser.find("stable").digest == digest
+    assert "stable" in other.chooser.view(other.chooser.find(digest)).aliases
     assert other.sync(), "what is remembered elsewhere must be forgotten"
     assert not other.sync()
     one.delete(digest)
     with pytest.raises(GoneError):
-        other.find(digest)
+        other.chooser.find(digest)
 
 
 def test_a_moved_zoo_works_where_it_is_now(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
@@ -289,8 +289,8 @@ def test_a_moved_zoo_works_where_it_is_now(tmp_path: Path, put: Put, opened: Cal
     shutil.move(tmp_path / "old", tmp_path / "new")
     zoo = opened(tmp_path / "new")
     assert digests(zoo) == [digest]
-    assert zoo.path(digest).is_relative_to(tmp_path / "new")
-    assert zoo.load(digest).descriptor.name == "shapes-test-s0-164"
+    assert zoo.files.path(digest).is_relative_to(tmp_path / "new")
+    assert zoo.files.load(digest).descriptor.name == "shapes-test-s0-164"
 
 
 def test_two_directories_are_one_zoo(
@@ -300,8 +300,8 @@ def test_two_directories_are_one_zoo(
     small, large = put(shipped), put(mine, tiny.widened(0, 2))
     both = opened(mine, shipped)
     assert digests(both) == [small, large]
-    assert both.path(small).is_relative_to(shipped)
-    assert both.path(large).is_relative_to(mine)
+    assert both.files.path(small).is_relative_to(shipped)
+    assert both.files.path(large).is_relative_to(mine)
     alone = opened(mine)
     assert digests(alone) == [large]
     assert digests(both) == [small, large], "the zoo of one directory leaves the other's rows alone"
@@ -327,8 +327,8 @@ def test_show_is_the_checkpoint_with_its_descriptor(
 def test_files_come_as_safetensors_or_onnx(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    assert zoo.file(digest, "safetensors") == zoo.path(digest).read_bytes()
-    assert onnx.load_from_string(zoo.file(digest, "onnx")).graph.name == "shapes-test-s0-164"
+    assert zoo.files.file(digest, "safetensors") == zoo.files.path(digest).read_bytes()
+    assert onnx.load_from_string(zoo.files.file(digest, "onnx")).graph.name == "shapes-test-s0-164"
 
 
 READER = """
@@ -351,8 +351,8 @@ else:
     sys.exit("the directory can be written to: this checks nothing")
 zoo = LocalZoo([root])
 zoo.sync()
-row = zoo.smallest(Budget(min_acc=0.5))
-print(json.dumps({"digest": row.digest, "classes": zoo.load(row.digest).descriptor.classes}))
+row = zoo.smallest(min_acc=0.5)
+print(json.dumps({"digest": row.id, "classes": zoo.files.load(row.id).descriptor.classes}))
 zoo.close()
 """
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import NotFoundError
 from zoo.library.local import LocalZoo
@@ -45,11 +44,11 @@ def test_what_is_measured_in_one_directory_counts_where_it_is_served_with_others
     assert alone.sync()
     for roots in ((tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")):
         both = opened(*roots)
-        assert both.smallest(Budget(max_latency_ms=3)).digest == second
-        assert both.cascade(0.5).cascade == calibration(second).cascades[0]
+        assert both.smallest(max_latency_ms=3).id == second
+        assert both.chooser.cascade(0.5).cascade == calibration(second).cascades[0]
     both.measurements.record_latencies([latency(first, 2.0)])
     assert alone.sync() is False, "that of the other directory's checkpoint is nothing to this one"
-    assert opened(tmp_path / "b", tmp_path / "a").smallest(Budget(max_latency_ms=2)).digest == first
+    assert opened(tmp_path / "b", tmp_path / "a").smallest(max_latency_ms=2).id == first
 
 
 def test_of_two_directories_the_later_measurement_counts(tmp_path: Path, put: Put, opened: Opened) -> None:
@@ -60,7 +59,7 @@ def test_of_two_directories_the_later_measurement_counts(tmp_path: Path, put: Pu
         Measurements([tmp_path / name]).record_latencies([latency(digest, median_ms, measured_at)])
     for names in (("a", "b"), ("b", "a")):
         zoo = opened(*(tmp_path / name for name in names))
-        assert zoo.view(zoo.find(digest)).latency_ms == 4.0
+        assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 4.0
 
 
 def test_a_torn_last_line_costs_that_line_only(
@@ -73,14 +72,14 @@ def test_a_torn_last_line_costs_that_line_only(
     whole = path.read_bytes()
     path.write_bytes(whole + whole[: len(whole) // 2])
     zoo = opened(tmp_path)
-    assert zoo.view(zoo.find(digest)).latency_ms == 3.0
+    assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 3.0
     assert caplog.messages == []
     zoo.measurements.record_latencies([latency(digest, 2.0)])
     zoo.measurements.record_calibration(calibration(digest))
     for _ in range(3):
         zoo.sync()
-    assert zoo.view(zoo.find(digest)).latency_ms == 2.0
-    assert zoo.cascade(0.5).rows[0].digest == digest
+    assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 2.0
+    assert zoo.chooser.cascade(0.5).rows[0].digest == digest
     assert caplog.messages == [f"{path}: line 2 is no measurement, and left out"]
 
 
@@ -92,7 +91,7 @@ def test_kinds_of_later_versions_are_left_alone(
     zoo = opened(tmp_path)
     zoo.measurements.record_latencies([latency(digest, 2.0)])
     zoo.sync()
-    assert zoo.view(zoo.find(digest)).latency_ms == 2.0
+    assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 2.0
     assert caplog.messages == []
     assert (tmp_path / "measurements.jsonl").read_text().startswith('{"kind": "energy"')
 
@@ -124,8 +123,8 @@ def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, o
     old_catalog(tmp_path / name, digest)
     for _ in range(2):
         zoo = opened(tmp_path)
-        assert zoo.smallest(Budget(max_latency_ms=3)).digest == digest
-        assert zoo.cascade(0.5).rows[0].digest == digest
+        assert zoo.smallest(max_latency_ms=3).id == digest
+        assert zoo.chooser.cascade(0.5).rows[0].digest == digest
         zoo.close()
     lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
     assert len(lines) == 3, "a latency, cascades, and that they were carried over"
@@ -167,8 +166,8 @@ def test_a_damaged_catalog_loses_nothing(
         file.write(data)
     again = opened(tmp_path)
     assert again.catalog.digests() == set(digests)
-    assert again.smallest(Budget(max_latency_ms=3)).digest == digests[0]
-    assert again.cascade(0.5).rows[0].digest == digests[0]
+    assert again.smallest(max_latency_ms=3).id == digests[0]
+    assert again.chooser.cascade(0.5).rows[0].digest == digests[0]
     assert any("is damaged (" in message and "set aside as" in message for message in caplog.messages)
     other.sync()
     assert other.catalog.digests() == set(digests)
@@ -181,5 +180,5 @@ def test_a_new_zoo_has_no_measurements(tmp_path: Path, opened: Opened) -> None:
     zoo = opened(tmp_path)
     assert zoo.measurements.latencies(device_name()) == {}
     with pytest.raises(NotFoundError):
-        zoo.cascade(0.5)
+        zoo.chooser.cascade(0.5)
     assert not (tmp_path / "measurements.jsonl").exists()

@@ -90,8 +90,8 @@ def test_marks_survive_a_reindex_and_are_those_of_the_directory(
     put(other, seed=9)
     zoo = LocalZoo([one])
     zoo.sync()
-    zoo.mark(digest, aliases=["stable"])
-    zoo.mark(deprecated, deprecated=True)
+    zoo.annotator.mark(digest, aliases=["stable"])
+    zoo.annotator.mark(deprecated, deprecated=True)
     zoo.delete(deleted)
     zoo.close()
     assert command("zoo", "reindex", "--zoo", one).stdout == "2 checkpoints\n"
@@ -117,7 +117,7 @@ def test_gc_and_publishing_wait_for_each_other(tmp_path: Path, put: Callable[...
             collected = threads.submit(collect, [tmp_path, path.parent, tmp_path])
             time.sleep(0.2)
             assert not collected.done()
-            zoo.admit(kept, path)
+            zoo.annotator.admit(kept, path)
         assert {item.path.stem for item in collected.result()} == {deleted}
     assert files(tmp_path) == {path.name, "marks.json"}
     zoo.close()
@@ -128,25 +128,25 @@ def test_what_any_directory_says_can_be_taken_back(tmp_path: Path, put: Callable
     first, second = put(one, seed=1), put(other, seed=2)
     alone = LocalZoo([other])
     alone.sync()
-    alone.mark(second, aliases=["stable", "v1"], deprecated=True)
+    alone.annotator.mark(second, aliases=["stable", "v1"], deprecated=True)
     both = LocalZoo([one, other])
     both.sync()
     with pytest.raises(ConflictError, match=f"alias stable is that of checkpoint {second}"):
-        both.mark(first, aliases=["stable"])
-    both.mark(second, aliases=["v1"], deprecated=False)
-    both.mark(first, aliases=["stable"])
-    assert both.find("stable").digest == first
-    assert not both.find("v1").deprecated
+        both.annotator.mark(first, aliases=["stable"])
+    both.annotator.mark(second, aliases=["v1"], deprecated=False)
+    both.annotator.mark(first, aliases=["stable"])
+    assert both.chooser.find("stable").digest == first
+    assert not both.chooser.find("v1").deprecated
     assert MarksFile(other).read() == Marks(aliases={"v1": {"shapes": second}})
     both.delete(second)
     assert MarksFile(other).read() == Marks()
-    both.mark(first, aliases=["v1"])
+    both.annotator.mark(first, aliases=["v1"])
     alone.sync()
     alone.delete(second)
     _, is_new = publish(both, one, upload(one, (other / "checkpoints" / f"{second}.safetensors").read_bytes()))
     assert is_new
     assert both.sync()
-    assert both.find(second).digest == second
+    assert both.chooser.find(second).digest == second
     alone.close()
     both.close()
 
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         if noticed:
             with pytest.raises(CheckpointError):
-                zoos[0].load(digest)
+                zoos[0].files.load(digest)
             with pytest.raises(CheckpointError, match="was changed or damaged"):
                 publish(zoos[1], tmp_path, digest)
             path.write_bytes(data[:-1] + bytes([data[-1] ^ 2]))
@@ -173,8 +173,8 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
         assert path.read_bytes() == data
         for zoo in zoos:
             zoo.sync()
-            assert zoo.find(digest).digest == digest
-            zoo.load(digest)
+            assert zoo.chooser.find(digest).digest == digest
+            zoo.files.load(digest)
     assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, False)
     path.unlink()
     assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, True)
@@ -195,11 +195,11 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     damaged.write_text(text)
     for _ in range(3):
         zoo.sync()
-    assert zoo.find("stable").digest == digest, "as it was before the damage"
+    assert zoo.chooser.find("stable").digest == digest, "as it was before the damage"
     zoo.close()
     zoo = LocalZoo([tmp_path])
     zoo.sync()
-    assert zoo.find(digest).digest == digest, "and from the start without"
+    assert zoo.chooser.find(digest).digest == digest, "and from the start without"
     said = [record.message for record in caplog.records if record.name == "zoo.library.annotated"]
     assert len(said) == 2, "once for each process, not each second"
     assert re.search(r"marks\.json: aliases\.stable.*: String should match pattern", said[0])
@@ -215,7 +215,7 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     assert damaged.read_text() == text
     damaged.unlink()
     zoo.alias("v1", digest)
-    assert zoo.find("v1").digest == digest
+    assert zoo.chooser.find("v1").digest == digest
     zoo.close()
 
 

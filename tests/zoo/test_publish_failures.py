@@ -76,7 +76,7 @@ def test_what_cannot_be_brought_back_stays_to_be_brought_back(
     marks.write_text(text)
     row, is_new = publish(zoo, tmp_path, digest)
     assert (row.digest, is_new) == (digest, True)
-    assert zoo.find(digest).digest == digest
+    assert zoo.chooser.find(digest).digest == digest
 
 
 def test_what_a_trainer_wrote_a_moment_ago_stays(zoo: LocalZoo, tmp_path: Path, make_checkpoint: Make) -> None:
@@ -137,7 +137,7 @@ def test_a_locked_catalog_is_in_nobodys_way(zoo: LocalZoo, tmp_path: Path, make_
     other.close()
     again = LocalZoo([tmp_path])
     again.sync()
-    assert again.find(digest).digest == digest
+    assert again.chooser.find(digest).digest == digest
     again.close()
 
 

@@ -55,7 +55,7 @@ def calibrate(
         _calibrate_latencies(local, dataset, rounds, as_json=as_json)
     else:
         found = find_cascades(local, data, dataset, skip_bad=skip_bad)
-        _show_cascades(found, local.rows(Budget(dataset=found.dataset, min_acc=0.0)), as_json=as_json)
+        _show_cascades(found, local.chooser.rows(Budget(dataset=found.dataset, min_acc=0.0)), as_json=as_json)
 
 
 def find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False) -> Calibration:
@@ -64,7 +64,7 @@ def find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bo
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
-    rows = zoo.rows(Budget(dataset=dataset or ALL_DATASETS, prefer="params"))
+    rows = zoo.chooser.rows(Budget(dataset=dataset or ALL_DATASETS, prefer="params"))
     if not rows:
         fail(f"no checkpoint of data set {dataset}" if dataset else "the zoo holds no checkpoint")
     latencies = measure_latencies(zoo, [row.digest for row in rows], rounds)

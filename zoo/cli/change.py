@@ -9,9 +9,18 @@ import typer
 
 from zoo.catalog.views import CheckpointView
 from zoo.cli.calibrate import find_cascades
-from zoo.cli.options import DatasetOption, JsonOption, PublishTokenOption, UrlOption, ZooOption, source_of
+from zoo.cli.options import (
+    DatasetOption,
+    JsonOption,
+    PublishTokenOption,
+    UrlOption,
+    ZooOption,
+    opened,
+    with_changing_zoo,
+)
 from zoo.cli.output import fail, print_json
-from zoo.cli.source import LocalSource
+from zoo.library.local import LocalZoo
+from zoo.protocol import Zoo
 
 app = typer.Typer()
 
@@ -38,14 +47,13 @@ def publish_(
     as_json: JsonOption = False,
 ) -> None:
     """Add checkpoints to a zoo, once they are found to be whole and valid."""
-    source = source_of(zoo, url, token)
-    if data is not None and not isinstance(source, LocalSource):
+    library = opened(zoo, url, token)
+    if data is not None and not zoo:
         fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
-    views = [source.publish(_checkpoint_file(file), stage) for file in files]
-    if data is not None:
-        assert isinstance(source, LocalSource)
+    views = [library.publish(_checkpoint_file(file), stage=stage) for file in files]
+    if data is not None and zoo:
         for dataset in sorted({view.dataset for view in views}):
-            find_cascades(source.zoo, data, dataset)
+            find_cascades(LocalZoo(zoo), data, dataset)
     if as_json:
         print_json([view.model_dump(mode="json") for view in views])
     else:
@@ -65,94 +73,64 @@ def _checkpoint_file(path: Path) -> bytes:
 
 
 @app.command(epilog="Examples: zoo alias stable 7d2431d99a4e --zoo my-zoo; zoo alias stable --remove --zoo my-zoo")
+@with_changing_zoo
 def alias(
+    zoo: Zoo,
     name: Annotated[str, typer.Argument(help="The alias.", metavar="ALIAS")],
     reference: Annotated[str | None, typer.Argument(help="Digest, digest prefix, name or alias.", metavar="ID")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the alias away.")] = False,
     dataset: DatasetOption = None,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name a checkpoint; in the same step no other of its data set has the alias any longer."""
     if remove == (reference is not None):
         fail("give the ID of the checkpoint to name, or --remove")
-    source = source_of(zoo, url, token)
     if reference is None:
-        source.zoo.unalias(name, dataset=dataset)
+        zoo.unalias(name, dataset=dataset)
     else:
-        _show_changed(source.zoo.alias(name, reference, dataset=dataset), as_json=as_json)
+        _show_changed(zoo.alias(name, reference, dataset=dataset), as_json=as_json)
 
 
 @app.command(epilog="Example: zoo deprecate 7d2431d99a4e --zoo my-zoo")
-def deprecate(
-    reference: Named,
-    dataset: DatasetOption = None,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_changing_zoo
+def deprecate(zoo: Zoo, reference: Named, dataset: DatasetOption = None, as_json: JsonOption = False) -> None:
     """Have a checkpoint found by name, but chosen by no budget and no computed alias."""
-    _show_changed(source_of(zoo, url, token).zoo.deprecate(reference, dataset=dataset), as_json=as_json)
+    _show_changed(zoo.deprecate(reference, dataset=dataset), as_json=as_json)
 
 
 @app.command(epilog="Example: zoo undeprecate 7d2431d99a4e --zoo my-zoo")
-def undeprecate(
-    reference: Named,
-    dataset: DatasetOption = None,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_changing_zoo
+def undeprecate(zoo: Zoo, reference: Named, dataset: DatasetOption = None, as_json: JsonOption = False) -> None:
     """Have a deprecated checkpoint chosen again."""
-    _show_changed(source_of(zoo, url, token).zoo.undeprecate(reference, dataset=dataset), as_json=as_json)
+    _show_changed(zoo.undeprecate(reference, dataset=dataset), as_json=as_json)
 
 
 @app.command(epilog="Example: zoo stage 7d2431d99a4e --zoo my-zoo")
-def stage(
-    reference: Named,
-    dataset: DatasetOption = None,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_changing_zoo
+def stage(zoo: Zoo, reference: Named, dataset: DatasetOption = None, as_json: JsonOption = False) -> None:
     """Have a checkpoint found by its digest alone, until it is promoted; `zoo publish --stage` begins so."""
-    _show_changed(source_of(zoo, url, token).zoo.stage(reference, dataset=dataset), as_json=as_json)
+    _show_changed(zoo.stage(reference, dataset=dataset), as_json=as_json)
 
 
 @app.command(epilog="Example: zoo promote 7d2431d99a4e --zoo my-zoo")
-def promote(
-    reference: Named,
-    dataset: DatasetOption = None,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_changing_zoo
+def promote(zoo: Zoo, reference: Named, dataset: DatasetOption = None, as_json: JsonOption = False) -> None:
     """Have a staged checkpoint chosen by budgets and found by name."""
-    _show_changed(source_of(zoo, url, token).zoo.promote(reference, dataset=dataset), as_json=as_json)
+    _show_changed(zoo.promote(reference, dataset=dataset), as_json=as_json)
 
 
 @app.command(epilog="Example: zoo delete <digest> --zoo my-zoo")
-def delete(digest: Whole, zoo: ZooOption = None, url: UrlOption = None, token: PublishTokenOption = None) -> None:
+@with_changing_zoo
+def delete(zoo: Zoo, digest: Whole) -> None:
     """Take a checkpoint out of the zoo; its file stays until `zoo gc`, `zoo undelete` brings it back until then."""
-    source_of(zoo, url, token).zoo.delete(digest)
+    zoo.delete(digest)
 
 
 @app.command(epilog="Example: zoo undelete <digest> --zoo my-zoo")
-def undelete(
-    digest: Whole,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: PublishTokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_changing_zoo
+def undelete(zoo: Zoo, digest: Whole, as_json: JsonOption = False) -> None:
     """Bring a deleted checkpoint back, as long as `zoo gc` has not deleted its file."""
-    _show_changed(source_of(zoo, url, token).zoo.undelete(digest), as_json=as_json)
+    _show_changed(zoo.undelete(digest), as_json=as_json)
 
 
 def _show_changed(view: CheckpointView, *, as_json: bool) -> None:

@@ -9,21 +9,10 @@ from rich.table import Table
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView
 from zoo.checkpoint.descriptor import ExpansionStep
-from zoo.choosing.budget import Budget
-from zoo.cli.options import (
-    Format,
-    FormatOption,
-    JsonOption,
-    Reference,
-    TokenOption,
-    UrlOption,
-    ZooOption,
-    chosen,
-    source_of,
-    with_budget,
-    with_format,
-)
+from zoo.choosing.budget import Budget, FileFormat
+from zoo.cli.options import JsonOption, Reference, chosen, with_budget_and_format, with_zoo
 from zoo.cli.output import print_json, print_table, say_why
+from zoo.protocol import Zoo
 
 app = typer.Typer()
 # What fits on a line.
@@ -31,40 +20,32 @@ _MAX_CLASSES = 10
 
 
 @app.command(name="list", epilog="Example: zoo list --zoo my-zoo --min-acc 0.8 --json")
-@with_budget
-def list_(
-    budget: Budget,
-    file_format: FormatOption = Format.safetensors,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_zoo
+@with_budget_and_format
+def list_(zoo: Zoo, budget: Budget, as_json: JsonOption = False) -> None:
     """List the checkpoints within a budget: the one that would be chosen first.
 
     That is the smallest with --min-acc, else the most accurate; --prefer
     says otherwise.
     """
-    source = source_of(zoo, url, token)
-    budget = with_format(budget, file_format)
-    views = source.models(budget)
+    views = list(zoo.models(**budget.given()))
     if as_json:
         print_json([view.model_dump(mode="json") for view in views])
     if not views and budget.is_filtered():
-        source.choose(budget)  # raises: says what is nearest
+        zoo.choose(**budget.given())  # raises: says what is nearest
     if not as_json:
-        print_table(_table(views, file_format))
+        print_table(_table(views, budget.format))
         if views:
             say_why(budget)
 
 
-def _table(views: list[CheckpointView], file_format: Format) -> Table:
+def _table(views: list[CheckpointView], file_format: FileFormat) -> Table:
     table = Table("id", "name", "params", "MACs", "bytes", "ms", "accuracy", "95 % interval", "distilled", box=None)
     for view in views:
         interval = "–".join(f"{end:.3f}" for end in view.accuracy_ci95 or ())
         accuracy = "" if view.accuracy is None else f"{view.accuracy:.4f}"
         latency = "" if view.latency_ms is None else f"{view.latency_ms:.3f}"
-        size_bytes = view.bytes if file_format is Format.safetensors else view.onnx_bytes
+        size_bytes = view.bytes if file_format == "safetensors" else view.onnx_bytes
         costs = (f"{view.params:,}", f"{view.macs:,}", "" if size_bytes is None else f"{size_bytes:,}", latency)
         distilled = "" if view.distilled_from is None else f"by {view.distilled_from[:8]}"
         table.add_row(view.id[:12], view.name, *costs, accuracy, interval, distilled)
@@ -72,11 +53,10 @@ def _table(views: list[CheckpointView], file_format: Format) -> Table:
 
 
 @app.command(epilog="Example: zoo datasets --zoo my-zoo")
-def datasets(
-    zoo: ZooOption = None, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False
-) -> None:
+@with_zoo
+def datasets(zoo: Zoo, as_json: JsonOption = False) -> None:
     """List the data sets of which there is a checkpoint to choose."""
-    views = source_of(zoo, url, token).datasets()
+    views = zoo.datasets()
     if as_json:
         print_json([view.model_dump(mode="json") for view in views])
         return
@@ -88,20 +68,11 @@ def datasets(
 
 
 @app.command(epilog="Example: zoo show best --zoo my-zoo")
-@with_budget
-def show(
-    budget: Budget,
-    reference: Reference = None,
-    file_format: FormatOption = Format.safetensors,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_zoo
+@with_budget_and_format
+def show(zoo: Zoo, budget: Budget, reference: Reference = None, as_json: JsonOption = False) -> None:
     """Show the checkpoint that a budget chooses, or the one named; with --json its whole descriptor too."""
-    source = source_of(zoo, url, token)
-    budget = with_format(budget, file_format)
-    detail = source.show(chosen(source, reference, budget).id, None)
+    detail = zoo.show(chosen(zoo, reference, budget).id)
     if reference is None:
         say_why(budget)
     if as_json:

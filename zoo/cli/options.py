@@ -13,101 +13,102 @@ import typer
 from pydantic import ValidationError
 
 from zoo.catalog.views import CheckpointView
-from zoo.choosing.budget import Budget, Preference
+from zoo.choosing.budget import Budget, FileFormat, Preference
 from zoo.cli.output import fail
-from zoo.cli.source import LocalSource, RemoteSource, Source
-
-
-class Format(StrEnum):
-    safetensors = "safetensors"
-    onnx = "onnx"
-
+from zoo.client import ZooClient
+from zoo.library.local import LocalZoo
+from zoo.protocol import Zoo
 
 PreferredBy = StrEnum("PreferredBy", {name: name for name in get_args(Preference)})  # type: ignore[misc]
-
+Format = StrEnum("Format", {name: name for name in get_args(FileFormat)})  # type: ignore[misc]
 
 ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
-
-
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
-
-
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
-
-
 PublishTokenOption = Annotated[
     str | None,
     typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
 ]
-
-
 DatasetOption = Annotated[str | None, typer.Option(help="Whose alias or name is meant; the default one without it.")]
-
-
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="With --data: leave out images that cannot be read, as zoo-train does.")
 ]
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="The file, also for --max-bytes.")]
-
-
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
 Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
 
-
-_BUDGET_OPTIONS: dict[str, Any] = {
-    "min_acc": Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")],
-    "max_params": Annotated[int | None, typer.Option(help="Most parameters.")],
-    "max_macs": Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")],
-    "max_bytes": Annotated[int | None, typer.Option(help="Largest file, in the format.")],
-    "max_latency_ms": Annotated[float | None, typer.Option(help="Longest measured time for one image.")],
-    "dataset": Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")],
-    "family": Annotated[str | None, typer.Option(help="Architecture family.")],
-    "confidence": Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")],
+Options = dict[str, tuple[Any, Any]]
+# By name: what typer reads, and the default.
+_FILTERS: Options = {
+    "min_acc": (Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")], None),
+    "max_params": (Annotated[int | None, typer.Option(help="Most parameters.")], None),
+    "max_macs": (Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")], None),
+    "max_bytes": (Annotated[int | None, typer.Option(help="Largest file, in the format.")], None),
+    "max_latency_ms": (Annotated[float | None, typer.Option(help="Longest measured time for one image.")], None),
+    "dataset": (Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")], None),
+    "family": (Annotated[str | None, typer.Option(help="Architecture family.")], None),
+    "confidence": (Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")], None),
 }
-
-
-_PREFER_OPTIONS: dict[str, Any] = {
-    "prefer": Annotated[
-        PreferredBy | None,
-        typer.Option(help="What decides within the budget; else params with --min-acc, accuracy without."),
-    ],
-    "best": Annotated[bool, typer.Option("--best", help="The most accurate within the budget: --prefer accuracy.")],
+_PREFERENCE: Options = {
+    "prefer": (
+        Annotated[
+            PreferredBy | None,
+            typer.Option(help="What decides within the budget; else params with --min-acc, accuracy without."),
+        ],
+        None,
+    ),
+    "best": (
+        Annotated[bool, typer.Option("--best", help="The most accurate within the budget: --prefer accuracy.")],
+        False,
+    ),
 }
+_FORMAT: Options = {
+    "format": (
+        Annotated[Format, typer.Option("--format", help="The file, also for --max-bytes.")],
+        Format("safetensors"),
+    )
+}
+_ZOO: Options = {"zoo": (ZooOption, None), "url": (UrlOption, None), "token": (TokenOption, None)}
 
 
-def with_budget(command: Callable[..., None], *, prefers: bool = True) -> Callable[..., None]:
-    """Gives a command the options of a budget, which it receives as its parameter `budget`."""
-    options = _BUDGET_OPTIONS | (_PREFER_OPTIONS if prefers else {})
+def _made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
+    """A decorator: the command has these options instead of the parameter, which is made of what is given for them."""
 
-    @wraps(command)
-    def wrapped(**given: Any) -> None:
-        budget = _budget({name: given.pop(name, None) for name in options})
-        command(budget=budget, **given)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(**given: Any) -> None:
+            made = make(**{name: given.pop(name) for name in options})
+            command(**{parameter: made}, **given)
 
-    own = inspect.signature(command, eval_str=True)
-    parameters = [parameter for name, parameter in own.parameters.items() if name != "budget"]
-    parameters += [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=False if name == "best" else None,
-            annotation=option,
-        )
-        for name, option in options.items()
-    ]
-    # What typer reads: the signature for names and defaults, the annotations for types.
-    wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
+        own = inspect.signature(command, eval_str=True)
+        parameters = [each for name, each in own.parameters.items() if name != parameter]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=option)
+            for name, (option, default) in options.items()
+        ]
+        # Those with a default come last, as in any signature.
+        parameters.sort(key=lambda each: each.default is not inspect.Parameter.empty)
+        # What typer reads: the signature for names and defaults, the annotations for types.
+        wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
+        return wrapped
+
+    return decorate
 
 
-def _budget(options: dict[str, Any]) -> Budget:
+def opened(zoo: list[Path] | None, url: str | None, token: str | None) -> Zoo:
+    """A library here, looked through, or the client of a server."""
+    if bool(zoo) == bool(url):
+        fail("give either --zoo DIR or --url URL")
+    if not zoo:
+        return ZooClient(str(url), token)
+    local = LocalZoo(zoo)
+    local.sync()
+    return local
+
+
+def _budget(**options: Any) -> Budget:
     if options.pop("best", False):
         if options["prefer"] not in (None, "accuracy"):
             fail(f"--best is --prefer accuracy: give it or --prefer {options['prefer']}, not both")
@@ -123,19 +124,17 @@ def _option(item: Any) -> str:
     return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
 
 
-def with_format(budget: Budget, file_format: Format) -> Budget:
-    return budget.model_copy(update={"format": file_format.value})
+with_filters = _made_of("budget", _FILTERS, _budget)
+with_budget = _made_of("budget", _FILTERS | _PREFERENCE, _budget)
+with_budget_and_format = _made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, _budget)
+with_zoo = _made_of("zoo", _ZOO, opened)
+# For changing it: the token is that for publishing.
+with_changing_zoo = _made_of("zoo", {**_ZOO, "token": (PublishTokenOption, None)}, opened)
 
 
-def source_of(zoo: list[Path] | None, url: str | None, token: str | None) -> Source:
-    if bool(zoo) == bool(url):
-        fail("give either --zoo DIR or --url URL")
-    return LocalSource(zoo) if zoo else RemoteSource(str(url), token)
-
-
-def chosen(source: Source, reference: str | None, budget: Budget) -> CheckpointView:
+def chosen(zoo: Zoo, reference: str | None, budget: Budget) -> CheckpointView:
     if reference is None:
-        return source.choose(budget)
+        return zoo.choose(**budget.given())
     if budget.is_bounded():
         fail(f"{reference} names one checkpoint: give it or a budget, not both")
-    return source.show(reference, budget.dataset)
+    return zoo.show(reference, dataset=budget.dataset)

@@ -17,21 +17,9 @@ from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
-from zoo.cli.options import (
-    Format,
-    FormatOption,
-    JsonOption,
-    Reference,
-    TokenOption,
-    UrlOption,
-    ZooOption,
-    chosen,
-    source_of,
-    with_budget,
-    with_format,
-)
+from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
 from zoo.cli.output import as_text, described, fail, print_json, say_why
-from zoo.cli.source import Source
+from zoo.protocol import Zoo
 from zoo.store.directory import is_special
 
 app = typer.Typer()
@@ -43,18 +31,16 @@ class Policy(StrEnum):
 
 
 @app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
-@with_budget
+@with_zoo
+@with_budget_and_format
 def get(
+    zoo: Zoo,
     budget: Budget,
     reference: Reference = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
     ] = None,
-    file_format: FormatOption = Format.safetensors,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the checkpoint that a budget chooses, or the one named, to a file.
@@ -62,12 +48,10 @@ def get(
     With --min-acc that is the smallest that reaches it, else the most accurate
     one within the bounds; --prefer says otherwise.
     """
-    source = source_of(zoo, url, token)
-    budget = with_format(budget, file_format)
-    view = chosen(source, reference, budget)
-    target = output or Path(f"{view.name}.{file_format}")
+    view = chosen(zoo, reference, budget)
+    target = output or Path(f"{view.name}.{budget.format}")
     try:
-        size_bytes = _fetch(source, view, file_format.value, target, force=force)
+        size_bytes = _fetch(zoo, view, budget.format, target, force=force)
     except OSError as error:
         fail(f"{target} cannot be written: {error}")
     if as_json:
@@ -80,7 +64,7 @@ def get(
         say_why(budget)
 
 
-def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool) -> int:
+def _fetch(zoo: Zoo, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool) -> int:
     """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written.
 
     Without `force` it replaces no other file.
@@ -97,21 +81,26 @@ def _fetch(source: Source, view: CheckpointView, file_format: FileFormat, target
             size_bytes = received
             bar.update(task, completed=received, total=total)
 
+        def fetch(to: Path) -> None:
+            zoo.download(view.id, to, file_format=file_format, progress=show_progress)
+
         # An empty one is where > file -o /dev/stdout leads.
         if not force and target.is_file() and target.stat().st_size > 0:
             with TemporaryDirectory() as folder:
-                source.download(view.id, whole := Path(folder) / view.id, file_format, show_progress)
+                fetch(whole := Path(folder) / view.id)
                 if not filecmp.cmp(whole, target, shallow=False):
                     fail(f"{target} is there already, and another file: --force replaces it, -o names another")
                 return size_bytes
         # What a link leads to is replaced, not the link; of /dev/stdout or a pipe there is no such place.
-        source.download(view.id, target if is_special(target) else target.resolve(), file_format, show_progress)
+        fetch(target if is_special(target) else target.resolve())
         return size_bytes or target.stat().st_size
 
 
 @app.command(epilog="Example: zoo predict frog.png --zoo my-zoo --min-acc 0.8")
+@with_zoo
 @with_budget
 def predict(
+    zoo: Zoo,
     budget: Budget,
     images: Annotated[
         list[str], typer.Argument(help="Image files, folders of them, or - for standard input.", metavar="IMAGE…")
@@ -121,9 +110,6 @@ def predict(
     policy: Annotated[
         Policy, typer.Option(help="cascade: a small checkpoint first, a larger one where it is unsure.")
     ] = Policy.single,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images with the checkpoint that a budget chooses, or with the one named.
@@ -134,20 +120,21 @@ def predict(
     for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
     A file that is no image is named, the others are answered; exits with 1.
     """
-    source = source_of(zoo, url, token)
     if policy is Policy.cascade:
         _refuse_more_than_accuracy(model, budget)
-    view = None if policy is Policy.cascade else chosen(source, model, budget)
+    view = None if policy is Policy.cascade else chosen(zoo, model, budget)
     names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
         facts: dict[str, Any] = {"policy": policy.value}
         who = f"a cascade with accuracy {budget.min_acc} or more"
-        answers = image_arguments.answers(names, lambda files: source.predict_by_cascade(budget, files, top_k))
+        answers = image_arguments.answers(
+            names, lambda files: zoo.predict(files, top_k=top_k, policy="cascade", **budget.given())
+        )
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
         facts |= {"because": budget.because() if model is None else None}
         who = described(view) + (f"\nchosen: {budget.because()}" if model is None else "")
-        answers = image_arguments.answers(names, lambda files: source.predict(view.id, files, top_k))
+        answers = image_arguments.answers(names, lambda files: zoo.predict(files, view.id, top_k=top_k))
     if not (_predictions_as_json(facts, answers) if as_json else _predictions_as_lines(who, answers)):
         raise typer.Exit(1)
 

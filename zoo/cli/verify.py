@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import typer
 
 from zoo.checkpoint.file import Checkpoint
 from zoo.choosing.budget import ALL_DATASETS, Budget
-from zoo.cli.options import JsonOption, SkipBadOption, TokenOption, UrlOption, ZooOption, source_of, with_budget
+from zoo.cli.options import JsonOption, SkipBadOption, with_filters, with_zoo
 from zoo.cli.output import fail, print_json
 from zoo.errors import CheckpointError, ZooError
 from zoo.network.cost import num_params
+from zoo.protocol import Zoo
 from zoo.runtime import onnx_model
 from zoo.runtime.measure import HeldOutImages, measure
 from zoo.runtime.predictor import Predictor
@@ -23,8 +23,10 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example: zoo verify --zoo my-zoo --data cifar10.tar.gz")
-@partial(with_budget, prefers=False)
+@with_zoo
+@with_filters
 def verify(
+    zoo: Zoo,
     budget: Budget,
     data: Annotated[
         str | None,
@@ -35,9 +37,6 @@ def verify(
         ),
     ] = None,
     skip_bad: SkipBadOption = False,
-    zoo: ZooOption = None,
-    url: UrlOption = None,
-    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
@@ -47,15 +46,14 @@ def verify(
     images right as it says; --dataset names the data set if the path does not.
     Exits with 1 if one fails.
     """
-    source = source_of(zoo, url, token)
     images = HeldOutImages(data, skip_bad=skip_bad) if data else None
     for finding in images.findings if images else ():
         typer.echo(f"{data}: warning: {finding}", err=True)
     if images and budget.is_bounded() and budget.dataset is None:
         budget = budget.model_copy(update={"dataset": images.name})
-    wanted = {view.id for view in source.models(budget)} if budget.is_filtered() else None
+    wanted = {view.id for view in zoo.models(**budget.given())} if budget.is_filtered() else None
     results, num_measured = [], 0
-    for digest, found in source.verified():
+    for digest, found in zoo.verified():
         if wanted is not None and digest not in wanted:
             continue
         is_measured = images is not None and _is_of(found, budget.dataset, images)

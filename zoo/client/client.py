@@ -20,26 +20,26 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
-from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
-from zoo.client.download import Progress
-from zoo.client.operations import Policy, Questions, Runtime
+from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
+from zoo.client.operations import Questions, Runtime
 from zoo.client.proxies import Proxy, proxy_of
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
-from zoo.errors import RemoteError
+from zoo.errors import RemoteError, ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
+from zoo.protocol import AnyPath, PredictOptions, Progress, Reference
 
 if TYPE_CHECKING:
+    from zoo.checkpoint.file import Checkpoint
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
-Reference = str | CheckpointView
-AnyPath = str | os.PathLike[str]
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
@@ -153,34 +153,16 @@ class ZooClient:
 
     @overload  # a path is a sequence too: the first that fits counts
     def predict(  # type: ignore[overload-overlap]
-        self,
-        images: Image,
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Image, model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[Prediction]: ...
 
     @overload
     def predict(
-        self,
-        images: Sequence[Image],
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[list[Prediction]]: ...
 
     def predict(
-        self,
-        images: Images,
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[Prediction] | list[list[Prediction]]:
         """What the server sees on one image, its likeliest classes first; or on each of a list.
 
@@ -188,8 +170,19 @@ class ZooClient:
         "cascade" a small network is asked first, a larger one where it is unsure. Raises ImageError.
         """
         files = [encoded(image) for image in listed(images)]
-        answers = self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
+        answers = self._run(self._zoo.predict(files, model, options))
         return answers[0] if is_one(images) else answers
+
+    def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
+        """Each checkpoint by digest, as the server sends it now: read whole and checked, or what is wrong with it."""
+        from zoo.checkpoint.file import load  # which needs safetensors
+
+        with TemporaryDirectory() as folder:
+            for view in self.models(dataset=ALL_DATASETS):
+                try:
+                    yield view.id, load(self.download(view, Path(folder) / "checkpoint"))
+                except ZooError as error:
+                    yield view.id, error
 
     def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
         """Adds a checkpoint, given as the bytes of its file; the server checks it and runs it once.
@@ -345,38 +338,30 @@ class AsyncZooClient:
 
     @overload
     async def predict(  # type: ignore[overload-overlap]
-        self,
-        images: Image,
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Image, model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[Prediction]: ...
 
     @overload
     async def predict(
-        self,
-        images: Sequence[Image],
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[list[Prediction]]: ...
 
     async def predict(
-        self,
-        images: Images,
-        model: Reference | None = None,
-        *,
-        top_k: int = 5,
-        policy: Policy = "single",
-        **bounds: Unpack[Bounds],
+        self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[Prediction] | list[list[Prediction]]:
         files = [encoded(image) for image in listed(images)]
-        answers = await self._run(self._zoo.predict(files, model, top_k, policy, Budget(**bounds)))
+        answers = await self._run(self._zoo.predict(files, model, options))
         return answers[0] if is_one(images) else answers
+
+    async def verified(self) -> AsyncIterator[tuple[str, Checkpoint | ZooError]]:
+        from zoo.checkpoint.file import load
+
+        with TemporaryDirectory() as folder:
+            async for view in self.models(dataset=ALL_DATASETS):
+                try:
+                    yield view.id, load(await self.download(view, Path(folder) / "checkpoint"))
+                except ZooError as error:
+                    yield view.id, error
 
     async def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
         return await self._run(self._zoo.publish(data, stage=stage))

@@ -12,11 +12,9 @@ import httpx
 from zoo.choosing.budget import FileFormat
 from zoo.client.transport import Exchange, Server
 from zoo.errors import RemoteError
+from zoo.protocol import Progress
 from zoo.store.directory import end_of_link
 from zoo.store.partial_file import PartialFile, has_sha256, partial_file
-
-# Bytes that are there, and of how many if the server said.
-Progress = Callable[[int, int | None], None]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView, Datasets, DatasetView, Prediction
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
-from zoo.client.download import Progress, fetch, is_digest, sha256_of_onnx
+from zoo.client.download import fetch, is_digest, sha256_of_onnx
 from zoo.client.transport import Exchange, Server
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
+from zoo.protocol import PredictOptions, Progress, Reference, reference_of
 from zoo.store.user_cache import user_cache
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
 Runtime = Literal["onnx", "torch"]
-Policy = Literal["single", "cascade"]
 
 _PAGE = 200
 # Half of what a server accepts by default.
@@ -82,7 +82,7 @@ class Questions:
     def show(self, reference: str, dataset: str | None = None) -> Exchange[CheckpointDetail]:
         return (yield from self._server.get(CheckpointDetail, _path(reference), _of(dataset)))
 
-    def _digest(self, checkpoint: str | CheckpointView | None, budget: Budget) -> Exchange[str]:
+    def _digest(self, checkpoint: Reference | None, budget: Budget) -> Exchange[str]:
         if checkpoint is None:
             return (yield from self.choose(budget)).id
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
@@ -97,7 +97,7 @@ class Questions:
 
     def download(
         self,
-        checkpoint: str | CheckpointView | None,
+        checkpoint: Reference | None,
         to: Path | None,
         file_format: FileFormat,
         progress: Progress | None,
@@ -114,7 +114,7 @@ class Questions:
         return target
 
     def load(
-        self, checkpoint: str | CheckpointView | None, runtime: Runtime, budget: Budget
+        self, checkpoint: Reference | None, runtime: Runtime, budget: Budget
     ) -> Exchange[OnnxClassifier | TorchClassifier]:
         if runtime not in get_args(Runtime):
             raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
@@ -141,8 +141,8 @@ class Questions:
     def undelete(self, digest: str) -> Exchange[CheckpointView]:
         return (yield from self._viewed("POST", "/models", json={"digest": digest}))
 
-    def alias(self, alias: str, checkpoint: str | CheckpointView, dataset: str | None) -> Exchange[CheckpointView]:
-        path = f"{_path(_reference(checkpoint))}/aliases/{quote(alias, safe='')}"
+    def alias(self, alias: str, checkpoint: Reference, dataset: str | None) -> Exchange[CheckpointView]:
+        path = f"{_path(reference_of(checkpoint))}/aliases/{quote(alias, safe='')}"
         return (yield from self._viewed("PUT", path, params=_of(dataset)))
 
     def unalias(self, alias: str, dataset: str | None) -> Exchange[None]:
@@ -150,12 +150,12 @@ class Questions:
         path = f"{_path(digest)}/aliases/{quote(alias, safe='')}"
         yield from self._server.answer(lambda: self._server.build("DELETE", path))
 
-    def mark(self, checkpoint: str | CheckpointView, dataset: str | None, **changes: bool) -> Exchange[CheckpointView]:
-        path = _path(_reference(checkpoint))
+    def mark(self, checkpoint: Reference, dataset: str | None, **changes: bool) -> Exchange[CheckpointView]:
+        path = _path(reference_of(checkpoint))
         return (yield from self._viewed("PATCH", path, params=_of(dataset), json=changes))
 
-    def delete(self, checkpoint: str | CheckpointView) -> Exchange[None]:
-        yield from self._server.answer(lambda: self._server.build("DELETE", _path(_reference(checkpoint))))
+    def delete(self, checkpoint: Reference) -> Exchange[None]:
+        yield from self._server.answer(lambda: self._server.build("DELETE", _path(reference_of(checkpoint))))
 
     def _viewed(self, method: str, path: str, **content: Any) -> Exchange[CheckpointView]:
         response = yield from self._server.answer(lambda: self._server.build(method, path, **content))
@@ -164,15 +164,11 @@ class Questions:
     # --- predicting ------------------------------------------------------------------------------------
 
     def predict(
-        self,
-        images: Sequence[bytes],
-        model: str | CheckpointView | None,
-        top_k: int,
-        policy: Policy,
-        budget: Budget,
+        self, images: Sequence[bytes], model: Reference | None, options: PredictOptions
     ) -> Exchange[list[list[Prediction]]]:
-        named = {} if model is None else {"model": model if isinstance(model, str) else model.id}
-        params = {**budget.given(), **named, "top_k": top_k, "policy": policy}
+        how = {"top_k": options.pop("top_k", 5), "policy": options.pop("policy", "single")}
+        named = {} if model is None else {"model": reference_of(model)}
+        params = {**Budget.model_validate(options).given(), **named, **how}
         predictions: list[list[Prediction]] = []
         for batch in _batches(images):
             try:
@@ -195,10 +191,6 @@ class Questions:
 
         response = yield from self._server.answer(request)
         return self._server.parsed(_Answer, response)
-
-
-def _reference(checkpoint: str | CheckpointView) -> str:
-    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
 
 
 def _of(dataset: str | None) -> dict[str, str]:

@@ -33,7 +33,7 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
     Kept beside the checkpoints, under this device. Raises ZooError where the first directory is read-only.
     """
     _require_writable(zoo)
-    predictors = {digest: Predictor(zoo.load(digest)) for digest in digests}
+    predictors = {digest: Predictor(zoo.files.load(digest)) for digest in digests}
     nanoseconds: dict[str, list[int]] = {digest: [] for digest in predictors}
     for _ in range(num_rounds):
         for digest, predictor in predictors.items():
@@ -87,7 +87,7 @@ def find_cascades(
     candidates = []
     for row in front:
         observe(f"{row.name}: {len(images):,} validation images")
-        candidates.append(_candidate(row, zoo.load(row.digest), images))
+        candidates.append(_candidate(row, zoo.files.load(row.digest), images))
     return Calibration(dataset=dataset, num_images=len(images), cascades=search(candidates))
 
 
@@ -96,10 +96,10 @@ def _of_one_split(zoo: LocalZoo, dataset: str) -> tuple[Dataset, Sequence[Checkp
 
     Of several such splits the one with the most images, which is also that of most checkpoints in a usual zoo.
     """
-    rows = zoo.rows(Budget(dataset=dataset, min_acc=0.0))
+    rows = zoo.chooser.rows(Budget(dataset=dataset, min_acc=0.0))
     if not rows:
         raise DataError(f"no checkpoint of data set {dataset} with a test accuracy; --dataset names another one")
-    records = {row.digest: zoo.descriptor(row.digest).dataset for row in rows}
+    records = {row.digest: zoo.files.descriptor(row.digest).dataset for row in rows}
     sizes = Counter(records.values())
     record = max(sizes, key=lambda record: (record.num_validation, sizes[record]))
     return record, [row for row in rows if records[row.digest] == record]

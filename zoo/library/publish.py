@@ -16,18 +16,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from zoo.catalog.dataset_labels import image_set
 from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.file import Checkpoint, digest_of, load
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.library import audit, trial
-from zoo.library.local import LocalZoo
 from zoo.library.trial import Limits
 from zoo.store.annotations import Measured
 from zoo.store.directory import INCOMING, NO_SPACE, Directory, move_into_place
 from zoo.store.locks import locked
+
+if TYPE_CHECKING:
+    from zoo.library.local import LocalZoo
 
 _EXAMINING = threading.Lock()
 _MAX_WAIT_SECONDS = 20
@@ -146,9 +148,9 @@ def _one_at_a_time() -> Iterator[None]:
 
 def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | None:
     with suppress(NotFoundError, CheckpointError):  # a file that is gone or damaged is replaced by the blob
-        row = zoo.find(digest)
+        row = zoo.chooser.find(digest)
         if blob.exists():
-            zoo.load(digest)
+            zoo.files.load(digest)
             blob.unlink(missing_ok=True)
         return row
     return None
@@ -157,7 +159,7 @@ def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | No
 def _existing(zoo: LocalZoo, digest: str) -> Path | None:
     """Where its file is in the zoo, of a deleted checkpoint too; damaged perhaps."""
     with suppress(NotFoundError):
-        return zoo.path(digest)
+        return zoo.files.path(digest)
     return None
 
 
@@ -187,13 +189,13 @@ def _taken_in(
     try:
         with _no_space_is_ours("it is not published"):
             # What is said of it comes first: a server that sees the file a moment before its row must know it.
-            zoo.announce(digest, staged=staged, measured=measured)
+            zoo.annotator.announce(digest, staged=staged, measured=measured)
             if existing is None or not _is_whole(existing, digest):
                 move_into_place(blob, target)
                 is_moved = True
             else:
                 target = existing
-            row = zoo.admit(digest, target)
+            row = zoo.annotator.admit(digest, target)
     except NoSpaceError:
         blob.unlink(missing_ok=True)
         if is_moved:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
-from zoo.choosing.cascade import Calibration, Cascade
+from zoo.choosing.cascade import Calibration, Cascade, Stage, margins
+from zoo.runtime.predictor import Prediction, Predictor
 from zoo.store.measurements import Measurements
 
 log = logging.getLogger(__name__)
@@ -89,3 +90,16 @@ def _ready(calibrations: Iterable[Calibration], catalog: Catalog) -> dict[str, l
 
 def _is_usable(cascade: Cascade, rows: Mapping[str, CheckpointRow]) -> bool:
     return all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)
+
+
+def by_cascade(stages: Sequence[tuple[Stage, Predictor]], files: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
+    """Of each image file the likeliest classes, from the first stage that is sure of it. Raises ImageError."""
+    answered: dict[int, list[Prediction]] = {}
+    for stage, predictor in stages:
+        unsure = [index for index in range(len(files)) if index not in answered]
+        if not unsure:
+            break
+        scores = predictor.probabilities(predictor.decode([files[index] for index in unsure]))
+        ranked, sure = predictor.top_k(scores, top_k), stage.is_sure(margins(scores))
+        answered |= {index: ranked[place] for place, index in enumerate(unsure) if sure[place]}
+    return [answered[index] for index in range(len(files))]

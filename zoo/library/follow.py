@@ -1,0 +1,168 @@
+"""Follows what the directories hold: checkpoint files, annotations, latencies, cascades become the catalog's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy.exc import DatabaseError
+
+from zoo.catalog.index import Catalog, images_key
+from zoo.catalog.rows import CheckpointRow
+from zoo.checkpoint.file import read_header
+from zoo.errors import CheckpointError, ZooError
+from zoo.library.annotated import Annotations
+from zoo.library.files import CheckpointFiles
+from zoo.library.ready_cascades import ReadyCascades
+from zoo.library.rows import row_of
+from zoo.runtime.device import device_name
+from zoo.store.annotations import Marks
+from zoo.store.files import Files
+from zoo.store.measurements import Measurements
+
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Belongs to a LocalZoo, whose parts it keeps up with the disk."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        catalog: Catalog,
+        files: CheckpointFiles,
+        annotations: Annotations,
+        measurements: Measurements,
+        cascades: ReadyCascades,
+    ) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._annotations = annotations
+        self._measurements = measurements
+        self._cascades = cascades
+        self._listing = Files(roots)
+        self._synced_marks = Marks()
+        # By file, why it was left out: each reason is worth one warning.
+        self._refused: dict[Path, str] = {}
+        # The catalog's as of the last sync: what is then missing, another process has taken out.
+        self._synced_digests: set[str] = set()
+        # Data sets of which it was said that they are kept apart from another one of their name.
+        self._labels_told: set[str] = set()
+
+    def sync(self) -> bool:
+        """Adds what is new on disk to the catalog and takes out what is gone.
+
+        True if anything changed since this process last looked: files, marks, cascades, or rows by its own doing.
+
+        Latencies become those measured on this device; cascades those whose checkpoints are all there.
+
+        A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
+        still being copied here. Of a directory that cannot be listed, everything stays as it was.
+        """
+        try:
+            return self._sync()
+        except DatabaseError as error:
+            # Damaged, and set aside by now; or it can be read no longer.
+            if not (self._catalog.follow_file() or self._catalog.leave_file(error)):
+                raise
+            return self._sync()
+
+    def _sync(self) -> bool:
+        # The index before the disk: writers put the file first and the row second, and take the row out after they
+        # have marked it as deleted, so the reverse order could drop a fresh row.
+        is_anew = self._catalog.follow_file()
+        known, folders = self._catalog.digests(), self._listing.folders() if is_anew else self._catalog.folders()
+        before = self._synced_marks, self._files.paths
+        self._annotations.read()
+        self._synced_marks = self._annotations.marks
+        self._files.paths = self._found(folders)
+        # A file that this process has never seen may lie where it cannot look now.
+        lookable = known if self._listing.is_complete else known & (before[1].keys() | self._annotations.marks.deleted)
+        gone = lookable - self._files.paths.keys() | known & self._files.damaged_digests()
+        if gone:
+            self._catalog.remove(gone)
+        taken_out = (self._synced_digests - known) & self._files.paths.keys()
+        self._look_for_damage(() if is_anew else taken_out)
+        new = self.labelled(self._read_rows(self._files.paths.keys() - known))
+        if new:
+            self._catalog.add(new)
+        self._catalog.follow_folders(self._listing.folders())
+        measured = self._follow_latencies()
+        annotated = self.annotate_rows()
+        self._synced_digests = known - gone | {row.digest for row in new}
+        calibrated = self._follow_cascades()
+        changed = before[0] != self._synced_marks or before[1].keys() != self._files.paths.keys()
+        return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or measured)
+
+    def reindex(self) -> int:
+        """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
+        self._refused.clear()
+        self._files.forget_damage()
+        self._annotations.read()
+        self._listing.forget()
+        self._files.paths = self._found(())
+        rows = self.labelled(self._read_rows(self._files.paths))
+        self._catalog.replace(row.model_dump() for row in rows)
+        self.annotate_rows()
+        self._catalog.follow_folders(self._listing.folders())
+        self._follow_latencies()
+        self._synced_digests = {row.digest for row in rows}
+        self._follow_cascades()
+        return len(rows)
+
+    def _follow_latencies(self) -> bool:
+        return self._catalog.follow_latencies(self._measurements.latencies(device_name()))
+
+    def _follow_cascades(self) -> bool:
+        return self._cascades.follow(self._catalog, self._synced_digests, self._annotations.marks.deprecated)
+
+    def annotate_rows(self) -> bool:
+        measured = {digest: (found.accuracy, found.n) for digest, found in self._annotations.marks.measured.items()}
+        return self._catalog.annotate(self._annotations.marks.deprecated, self._annotations.marks.staged, measured)
+
+    def _found(self, folders: Iterable[str]) -> dict[str, Path]:
+        """Without those that are marked as deleted."""
+        found = self._listing.look(folders)
+        return {digest: path for digest, path in found.items() if digest not in self._annotations.marks.deleted}
+
+    def _look_for_damage(self, digests: Iterable[str]) -> None:
+        """Where no header shows it: another process may have taken them out for it, and this one not know."""
+        for digest in digests:
+            if not self._files.is_damaged(self._files.paths[digest]):
+                with suppress(ZooError, OSError):
+                    self._files.load(digest)
+
+    def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
+        for digest in sorted(digests):
+            path = self._files.paths[digest]
+            try:
+                if self._files.is_damaged(path):
+                    continue
+                yield row_of(digest, read_header(path), self._annotations.marks)
+            except (CheckpointError, OSError) as error:
+                if self._refused.get(path) != str(error):
+                    self._refused[path] = str(error)
+                    log.warning("left out of the catalog: %s", error)
+
+    def labelled(self, rows: Iterable[CheckpointRow]) -> list[CheckpointRow]:
+        """With other images under one name kept apart. `images` are, in the rows that come, the image set itself."""
+        found = list(rows)
+        first_seen: dict[str, str] = {}
+        for row in found:
+            first_seen[row.images] = min(row.created_at, first_seen.get(row.images, row.created_at))
+        labels = self._catalog.label_images(first_seen) if found else {}
+        for row in found:
+            label = labels[row.images]
+            if label != row.dataset and label not in self._labels_told:
+                self._labels_told.add(label)
+                log.warning(
+                    "other images under the name %s: checkpoints such as %s are kept apart, as data set %s",
+                    row.dataset,
+                    row.name,
+                    label,
+                )
+        return [
+            row.model_copy(update={"dataset": labels[row.images], "images": images_key(row.images)}) for row in found
+        ]

@@ -1,0 +1,97 @@
+"""What can be asked of a zoo and done to it, wherever it is.
+
+A library on this machine (`zoo.library.local.LocalZoo`) and a client of a server (`zoo.client.ZooClient`) both have
+these methods, so that a program and the command line need not know which of them they speak to:
+
+    def smallest_file(zoo: Zoo) -> Path:
+        return zoo.download(zoo.choose(min_acc=0.8), "small.safetensors")
+
+Where no checkpoint is named a budget chooses (`zoo.choosing.budget`), whose fields are keyword arguments: with
+`min_acc` the smallest, else the most accurate one within the bounds, unless `prefer` says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, Unpack
+
+from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
+from zoo.choosing.budget import Bounds, Complexity, FileFormat
+from zoo.errors import ZooError
+from zoo.images.inputs import Image
+
+if TYPE_CHECKING:
+    from zoo.checkpoint.file import Checkpoint
+
+# A digest, a digest prefix, a name, an alias; or what another method has returned.
+Reference: TypeAlias = str | CheckpointView
+AnyPath: TypeAlias = str | os.PathLike[str]
+Policy = Literal["single", "cascade"]
+# Bytes that are there, and of how many if that is known.
+Progress = Callable[[int, int | None], None]
+
+
+class PredictOptions(Bounds, total=False):
+    """`top_k`: how many classes to name for each image, 5 by default. `policy` "cascade": a small network first."""
+
+    top_k: int
+    policy: Policy
+
+
+class Zoo(Protocol):
+    """Raises NotFoundError for an unknown checkpoint, NoModelMeetsConstraintsError where none is within the budget."""
+
+    def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView: ...
+
+    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView: ...
+
+    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView: ...
+
+    def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]: ...
+
+    def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]: ...
+
+    def datasets(self) -> list[DatasetView]: ...
+
+    def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail: ...
+
+    def download(
+        self,
+        checkpoint: Reference,
+        to: AnyPath,
+        *,
+        file_format: FileFormat = "safetensors",
+        progress: Progress | None = None,
+    ) -> Path: ...
+
+    def predict(
+        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
+    ) -> list[list[Prediction]]: ...
+
+    def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]: ...
+
+    def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView: ...
+
+    def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView: ...
+
+    def unalias(self, alias: str, *, dataset: str | None = None) -> None: ...
+
+    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView: ...
+
+    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView: ...
+
+    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView: ...
+
+    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView: ...
+
+    def delete(self, checkpoint: Reference) -> None: ...
+
+    def undelete(self, digest: str) -> CheckpointView: ...
+
+    def close(self) -> None: ...
+
+
+def reference_of(checkpoint: Reference) -> str:
+    return checkpoint if isinstance(checkpoint, str) else checkpoint.id
