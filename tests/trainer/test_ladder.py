@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import NO_LIMITS, BlueprintStart, Choice, GrowFor, Ladder, Limits
-from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
+from trainer.growth.expand import Initialization, expand, grid, new_entries
 from trainer.growth.scores.expansion_score import gain_of_new_parameters
 from trainer.growth.scores.fisher import gradient_moments, statistics_of
 from trainer.journal.state import Beginning
@@ -24,6 +24,7 @@ from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families import blueprint
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.family import Architecture
+from zoo.network.placement import placements
 from zoo.runtime.module import GraphModule
 
 CPU = torch.device("cpu")

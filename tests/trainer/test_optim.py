@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.config import RunConfig
-from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
+from trainer.growth.expand import Initialization, expand, grid, new_entries
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments
 from trainer.loop import optim
 from trainer.recipes.runs import paper
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.family import Architecture, Change
 from zoo.network.families.secnn import SecnnArchitecture, start
+from zoo.network.placement import placements
 from zoo.runtime.module import GraphModule
 
 EXACT = Initialization(exact=True, noise_std=1e-4)

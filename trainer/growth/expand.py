@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.network.graph import INPUT, Graph, Node, output_shapes, parameter_shapes
-from zoo.network.ops import BatchNorm, Concat, Conv2d, Flatten, Linear
+from zoo.network.graph import Graph, Node, parameter_shapes
+from zoo.network.ops import BatchNorm, Conv2d, Linear
+from zoo.network.placement import Placement, placements
 from zoo.runtime.module import GraphModule
-
-Kept = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,49 +34,6 @@ class Initialization:
     noise_std: float | None
     box_identity: bool = False
     resets: bool = False
-
-
-Placement = tuple[Kept, ...]
-"""For each dimension of a new tensor, where the old tensor's entries lie in it, in order."""
-
-
-def placements(old: Graph, new: Graph) -> dict[str, Placement]:
-    """By name, for every tensor of `old`, its place in the tensor of that name in `new`.
-
-    Follows the channels through `new`: a node that both graphs have appends its new channels at the end; a
-    concatenation and a flattening move old channels to new positions, which the next layer's columns must follow.
-    """
-    old_nodes = {node.name: node for node in old.nodes}
-    old_shapes, new_shapes = output_shapes(old), output_shapes(new)
-    kept: dict[str, Kept] = {INPUT: tuple(range(old.input_shape[0]))}
-    places: dict[str, Placement] = {}
-    for node in new.nodes:
-        before = old_nodes.get(node.name)
-        value = kept[node.inputs[0]]
-        match node.op:
-            case Conv2d() | Linear() if before is not None:
-                outputs = tuple(range(old_shapes[node.name][0]))
-                kernel = node.op.kernel_size if isinstance(node.op, Conv2d) else 0
-                spatial = (tuple(range(kernel)),) * 2 if kernel else ()
-                if _is_depthwise(node):
-                    outputs, value = value, (0,)
-                places[f"{node.name}.weight"] = (outputs, value, *spatial)
-                places[f"{node.name}.bias"] = (outputs,)
-                value = outputs
-            case BatchNorm() if before is not None:
-                for tensor in ("weight", "bias", "running_mean", "running_var"):
-                    places[f"{node.name}.{tensor}"] = (value,)
-            case Concat():
-                value, offset = (), 0
-                for name in node.inputs:
-                    value += tuple(offset + channel for channel in kept[name])
-                    offset += new_shapes[name][0]
-            case Flatten():
-                _, height, width = new_shapes[node.inputs[0]]
-                size = height * width
-                value = tuple(channel * size + pixel for channel in value for pixel in range(size))
-        kept[node.name] = value
-    return places
 
 
 def expand(

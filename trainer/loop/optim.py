@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
-from trainer.growth.expand import grid, placements
+from trainer.growth.expand import grid
 from trainer.growth.scores.fisher import GradientMoments
 from trainer.loop.muon import MuonAdamW
+from zoo.network.placement import placements
 from zoo.runtime.module import GraphModule
 
 

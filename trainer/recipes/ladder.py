@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from trainer.config import Ladder, Limits
-from trainer.growth.expand import Initialization, expand, grid, new_entries, placements
+from trainer.growth.expand import Initialization, expand, grid, new_entries
 from trainer.growth.scores.expansion_score import gain_of_new_parameters
 from trainer.growth.scores.fisher import GradientMoments, gradient_moments, statistics_of
 from trainer.growth.scores.kfac import KroneckerMoments, kfac_gain_of_new_parameters, kronecker_moments
@@ -26,6 +26,7 @@ from zoo.network.cost import num_macs, num_params, training_flops
 from zoo.network.families.blueprint import BlueprintArchitecture
 from zoo.network.families.family import Architecture, Change
 from zoo.network.graph import Graph, parameter_shapes
+from zoo.network.placement import placements
 from zoo.runtime.module import GraphModule
 
 _EXACT = Initialization(exact=True, noise_std=None)

@@ -159,7 +159,7 @@ def _columns(layer: nn.Module, x: Tensor) -> Float[Tensor, "positions columns"]:
         return x
     assert isinstance(layer, nn.Conv2d)
     assert not isinstance(layer.padding, str)
-    return F.unfold(x, layer.kernel_size, padding=layer.padding).transpose(1, 2).flatten(0, 1)
+    return F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride).transpose(1, 2).flatten(0, 1)
 
 
 def _covariance(gradient: Tensor, positions: int) -> Float[Tensor, "rows rows"]:
