@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from zoo.errors import RunError
+from zoo.network.families import blueprint, secnn
+from zoo.network.families.family import Architecture
 
 GrowFor = Literal["params", "macs", "both"]
 Choice = Literal["score", "gradient", "random", "uniform"]
@@ -17,6 +19,14 @@ def _refuse_unless(holds: bool, name: str, expected: str, value: object) -> None
     """NaN holds nothing: ask for what should be, not for what should not."""
     if not holds:
         raise RunError(f"{name} should be {expected}, is {value}")
+
+
+@runtime_checkable
+class Start(Protocol):
+    """The network that a run begins with, before it is known for which images."""
+
+    def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+        """`input_shape` is (channels, height, width). Raises ValidationError or DescriptorError for such images."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,9 @@ class StartNet:
     conv_dropout: float = 0.1
     linear_dropout: float = 0.05
 
+    def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+        return secnn.start(input_shape=input_shape, num_classes=num_classes, **vars(self))
+
 
 @dataclass(frozen=True)
 class BlueprintStart:
@@ -41,6 +54,9 @@ class BlueprintStart:
     num_layers: tuple[int, ...] = (1, 1, 1)
     # Larger images are pooled in the stem until the larger side is at most one and a half times this.
     max_side: int = 32
+
+    def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+        return blueprint.start(input_shape=input_shape, num_classes=num_classes, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,7 @@ class RunConfig:
 
     name: str
     expansion: Expansion | Ladder
-    start: StartNet | BlueprintStart = StartNet()
+    start: Start = StartNet()
     limits: Limits = NO_LIMITS
     seed: int = 0
     epochs: int = 300

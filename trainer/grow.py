@@ -26,7 +26,7 @@ from typing import BinaryIO
 import torch
 from pydantic import ValidationError
 
-from trainer.config import BlueprintStart, Expansion, RunConfig, StartNet
+from trainer.config import Expansion, RunConfig
 from trainer.data.datasets import Data, Split
 from trainer.journal.origin import Origin, check, last_saved
 from trainer.journal.records import (
@@ -54,9 +54,6 @@ from zoo.checkpoint.descriptor import Accuracy, Cost, Descriptor, Lineage, Metri
 from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode, read_header
 from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
-from zoo.network.families import blueprint, secnn
-from zoo.network.families.family import Architecture
-from zoo.network.graph import Graph
 from zoo.runtime.module import GraphModule, module_of, normalize
 from zoo.store import locks
 from zoo.store.directory import Directory
@@ -177,7 +174,8 @@ def _start_anew(run: _Run) -> RunState:
     config, data = run.config, run.data
     _, height, width = data.image_shape
     try:
-        architecture, graph = _start_network(config, data)
+        architecture = config.start.network(data.image_shape, len(data.classes))
+        graph = architecture.graph()
     except (ValidationError, DescriptorError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise RunError(
@@ -194,18 +192,6 @@ def _start_anew(run: _Run) -> RunState:
     module = GraphModule(graph).to(run.device)
     optimizer = optim.make(module, config)
     return RunState(architecture, module, optimizer, plateau(optimizer, config))
-
-
-def _start_network(config: RunConfig, data: Data) -> tuple[Architecture, Graph]:
-    """Raises ValidationError or DescriptorError where the images are too large or too small for it."""
-    shape, num_classes = data.image_shape, len(data.classes)
-    architecture: Architecture
-    match config.start:
-        case StartNet():
-            architecture = secnn.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
-        case BlueprintStart():
-            architecture = blueprint.start(input_shape=shape, num_classes=num_classes, **vars(config.start))
-    return architecture, architecture.graph()
 
 
 class _Run:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from trainer.growth.scores.fisher import NUM_GROUPS, gradient_moments, group_bou
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import Block, Layer, start
-from zoo.network.ops import BatchNorm
+from zoo.network.graph import INPUT, Graph, GraphBuilder
+from zoo.network.ops import BatchNorm, Conv2d, GlobalAveragePool, Linear, ReLU
 from zoo.runtime.module import GraphModule
 
 RandomModule = Callable[[Architecture, int], GraphModule]
@@ -28,7 +30,24 @@ def per_sample_gradients(module: GraphModule, images: Tensor, labels: Tensor) ->
     return {name: torch.stack(column) for name, column in zip(parameters, zip(*rows, strict=True), strict=True)}
 
 
-@pytest.fixture(params=["flatten", "average", "blueprint"])
+class StridedArchitecture(Architecture):
+    """Convolutions that leave pixels out, without padding and depthwise too."""
+
+    family: Literal["strided"] = "strided"
+
+    def graph(self) -> Graph:
+        builder = GraphBuilder((self.input_channels, self.input_height, self.input_width))
+        value = builder.add("first", Conv2d(self.input_channels, 3, kernel_size=3, bias=True, stride=2), INPUT)
+        value = builder.add("depthwise", Conv2d(3, 3, kernel_size=3, bias=False, groups=3, stride=2), value)
+        value = builder.add("norm", BatchNorm(3), value)
+        value = builder.add("act", ReLU(), value)
+        value = builder.add("last", Conv2d(3, 5, kernel_size=2, bias=True, padding=0), value)
+        value = builder.add("average", GlobalAveragePool(), value)
+        builder.add("output", Linear(5, self.num_classes), value)
+        return builder.build()
+
+
+@pytest.fixture(params=["flatten", "average", "blueprint", "strided"])
 def module(request: pytest.FixtureRequest, random_module: RandomModule) -> GraphModule:
     """Convolutions with and without bias, 3×3, 1×1 and depthwise, batch norms of images and vectors, linear layers."""
     if request.param == "blueprint":
@@ -37,6 +56,9 @@ def module(request: pytest.FixtureRequest, random_module: RandomModule) -> Graph
             input_channels=2, input_height=8, input_width=11, num_classes=4, stem_pools=0, stages=stages
         )
         return random_module(blueprint, 3)
+    if request.param == "strided":
+        strided = StridedArchitecture(input_channels=2, input_height=8, input_width=11, num_classes=4)
+        return random_module(strided, 3)
     rows = tuple(
         Block(channels=channels, layers=tuple(Layer(kind=kind, negative_slope=0.2) for kind in kinds))
         for channels, kinds in [(3, ["conv", "residual"]), (5, ["conv", "conv"])]
