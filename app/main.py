@@ -18,6 +18,7 @@ from app.admission.body import AdmitBody
 from app.admission.gate import Gate
 from app.http import errors, openapi
 from app.http.auth import RequirePublisher, RequireToken, Tokens
+from app.http.compression import CompressJson
 from app.http.downloads import Downloads
 from app.http.middleware import PROBES, ObserveRequests, is_open
 from app.http.origins import BelowPrefix, CheckHost, cors
@@ -102,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, budget=gate.bodies)
     app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
     app.add_middleware(AnswerAgain)
+    app.add_middleware(CompressJson)
     if settings.token is not None:
         app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)
     if settings.cors_origins:

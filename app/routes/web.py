@@ -1,8 +1,4 @@
-"""The page at `/` and the API's at `/docs`: files of `app/web`, and the scripts of two libraries from Python packages.
-
-The page names its files below a path that holds their digest, so that browsers keep them for good and never mix two
-versions; only the page itself is asked for again.
-"""
+"""The page at `/` and the API's at `/docs`. Only these two are asked for again: all else has a digest in its URL."""
 
 from __future__ import annotations
 
@@ -16,22 +12,19 @@ from fastapi import APIRouter, Request, Response
 
 from app.http.openapi import reading
 from app.http.problems import ProblemError
+from app.routes import page_files
+from app.service import ServiceDep
 
 router = APIRouter(include_in_schema=False)
 
-_ROOT = Path(__file__).parent.parent / "web"
-_MEDIA_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml; charset=utf-8",
-}
 # blob: is an image that a person drops, before it is sent; nothing else comes from anywhere but here.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Vary": "Accept-Encoding"}
+# What every view begins with (js/zoo.js), asked for while the script is still on its way.
+_ASKED_FIRST = ("models?dataset=*&amp;limit=200&amp;prefer=params", "datasets")
 
 
 # Swagger UI draws its icons from data: URLs, and sets widths in the page.
@@ -41,80 +34,62 @@ _DOCS_POLICY = _POLICY.replace("img-src 'self' blob:", "img-src 'self' data:").r
 
 
 @reading(router, "/")
-def index(request: Request) -> Response:
-    return _page("index.html", _POLICY, request)
+def index(request: Request, service: ServiceDep) -> Response:
+    # With a token in the browser's memory, only the script can ask.
+    asked = _ASKED_FIRST if service.settings.token is None else ()
+    preloads = [f'<link rel="preload" as="fetch" crossorigin href="{address}">' for address in asked]
+    return _page("index.html", {"preloads": "\n    ".join(preloads)}, _POLICY, request)
 
 
 @reading(router, "/docs")
 def docs(request: Request) -> Response:
-    return _page("docs.html", _DOCS_POLICY, request)
+    swagger = f"web/swagger-{distribution('fastapi-offline').version}"
+    return _page("docs.html", {"swagger": swagger}, _DOCS_POLICY, request)
 
 
-def _page(name: str, policy: str, request: Request) -> Response:
-    page = (_ROOT / name).read_text().replace("{assets}", f"web/{_version()}")
-    scripts = [name for name in _assets() if name.startswith("js/") and name != "js/docs.js"]
-    preloads = (f'<link rel="modulepreload" href="web/{_version()}/{script}">' for script in scripts)
-    page = page.replace("{preloads}", "\n    ".join(preloads))
-    page = page.replace("{plotly}", f"web/plotly-{distribution('plotly').version}.min.js")
-    page = page.replace("{swagger}", f"web/swagger-{distribution('fastapi-offline').version}")
+def _page(name: str, values: dict[str, str], policy: str, request: Request) -> Response:
+    page = page_files.files()[name].decode()
+    for key, value in {**values, "assets": f"web/{page_files.version()}"}.items():
+        page = page.replace(f"{{{key}}}", value)
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
     headers = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": etag}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
-    return Response(page, headers=headers, media_type=_MEDIA_TYPES[".html"])
-
-
-@router.get("/web/plotly-{version}.min.js")
-def plotly(version: str, request: Request) -> Response:
-    return _packaged("plotly", version, "plotly/package_data/plotly.min.js", request)
+    return Response(page, headers=headers, media_type=page_files.MEDIA_TYPES[".html"])
 
 
 @router.get("/web/swagger-{version}/{name}")
 def swagger(version: str, name: str, request: Request) -> Response:
+    """Files of a package, found without importing it."""
     if name not in ("swagger-ui-bundle.js", "swagger-ui.css"):
         raise ProblemError(404, "not-found", f"the page has no file {name}: load /docs again")
-    return _packaged("fastapi-offline", version, f"fastapi_offline/static/{name}", request)
-
-
-def _packaged(package: str, version: str, path: str, request: Request) -> Response:
-    """A package's file, found without importing it: plotly is larger than this service."""
-    found = distribution(package)
+    found = distribution("fastapi-offline")
     if version != found.version:
-        raise ProblemError(404, "not-found", f"this server has {package} {found.version}, not {version}: load / again")
-    return _file(Path(str(found.locate_file(path))), request)
+        detail = f"this server has fastapi-offline {found.version}, not {version}: load /docs again"
+        raise ProblemError(404, "not-found", detail)
+    path = Path(str(found.locate_file(f"fastapi_offline/static/{name}")))
+    return _file(name, _compressed(path) if _takes_gzip(request) else path.read_bytes(), request)
 
 
 @router.get("/web/{version}/{name:path}")
 def asset(version: str, name: str, request: Request) -> Response:
-    path = _assets().get(name)
-    if path is None or version != _version():
+    if name not in page_files.files() or version != page_files.version():
         raise ProblemError(404, "not-found", f"the page has no file {name} in version {version}: load / again")
-    return _file(path, request)
+    content = page_files.compressed(name) if _takes_gzip(request) else page_files.files()[name]
+    return _file(name, content, request)
 
 
-@cache
-def _assets() -> dict[str, Path]:
-    """By their path below app/web; a request can name nothing else."""
-    return {str(path.relative_to(_ROOT)): path for path in sorted(_ROOT.rglob("*")) if path.suffix in _MEDIA_TYPES}
+def _takes_gzip(request: Request) -> bool:
+    return "gzip" in request.headers.get("accept-encoding", "")
 
 
-@cache
-def _version() -> str:
-    digest = hashlib.sha256()
-    for name, path in _assets().items():
-        digest.update(f"{name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _file(path: Path, request: Request) -> Response:
+def _file(name: str, content: bytes, request: Request) -> Response:
     headers = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-    media_type = _MEDIA_TYPES[path.suffix]
-    if "gzip" not in request.headers.get("accept-encoding", ""):
-        return Response(path.read_bytes(), headers=headers, media_type=media_type)
-    return Response(_compressed(path), headers={**headers, "Content-Encoding": "gzip"}, media_type=media_type)
+    if _takes_gzip(request):
+        headers["Content-Encoding"] = "gzip"
+    return Response(content, headers=headers, media_type=page_files.MEDIA_TYPES[Path(name).suffix])
 
 
 @cache
 def _compressed(path: Path) -> bytes:
-    """All of them together take 1.5 MB of memory, nearly all of it Plotly."""
     return gzip.compress(path.read_bytes(), mtime=0)

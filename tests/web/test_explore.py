@@ -121,11 +121,16 @@ def test_a_point_can_be_picked(open_page: OpenPage, site: str) -> None:
     expect(page.locator(".readout code")).to_have_text(items[-1]["id"][:12])
     # The same by a click on the first point of the chart.
     page.locator("h1").scroll_into_view_if_needed()
-    point = page.locator(".plot .trace.scatter").nth(2).locator(".point").first.bounding_box()
+    point = page.locator(".plot .checkpoints .point").first.bounding_box()
     assert point is not None
     page.mouse.move(point["x"] + 4, point["y"] + 4)
+    told = page.locator(".chart-told")
+    expect(told).to_contain_text(items[0]["name"])
+    expect(told).to_contain_text(f"{items[0]['params']:,} parameters, ")
     page.mouse.click(point["x"] + 4, point["y"] + 4)
     expect(page.locator(".readout code")).to_have_text(items[0]["id"][:12])
+    page.mouse.move(5, 5)
+    expect(told).to_be_hidden()
 
 
 def test_where_nothing_is_good_enough_the_service_says_so(open_page: OpenPage, site: str) -> None:
@@ -161,7 +166,7 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     cost = page.locator("section", has=page.get_by_role("heading", name="Cost"))
     device = {"digits": "cpu with 1 thread", "cifar10": "NVIDIA H100"}[dataset]
     expect(cost.locator("dd").first).to_contain_text(f" for {descriptor['cost']['epochs']} epochs on {device}")
-    content = descriptor["dataset"]["content"]
+    content = descriptor["dataset"].get("content")
     expect(cost).to_contain_text(content["test"][:8] if content else "the file does not say")
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
@@ -204,17 +209,21 @@ def test_lines_are_copied(open_page: OpenPage, site: str) -> None:
 
 def test_intervals_and_axes_on_demand(open_page: OpenPage, site: str) -> None:
     page = open_page(f"{site}/#/explore?dataset=cifar10&min_acc=0.75")
-    points = page.locator(".plot .trace.scatter").nth(2)
-    expect(points.locator(".yerror")).to_have_count(0)
+    points = page.locator(".plot .checkpoints")
+    expect(points.locator(".interval")).to_have_count(0)
     page.get_by_label("Show 95 % intervals").check()
-    count = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()["count"]
-    expect(points.locator(".yerror")).to_have_count(count)
-    paper = page.locator(".plot .trace.scatter").nth(1).locator(".point")
+    answer = httpx.get(f"{site}/models", params={"dataset": "cifar10"}).json()
+    count = answer["count"]
+    distilled = sum(item["distilled_from"] is not None for item in answer["items"])
+    expect(points.locator(".point.open")).to_have_count(distilled)
+    expect(page.get_by_text("distilled from a larger one")).to_be_visible()
+    expect(points.locator(".interval")).to_have_count(count)
+    paper = page.locator(".plot .paper .point")
     expect(paper).to_have_count(15)
     expect(page.get_by_text("SECNN paper, five trials")).to_be_visible()
     page.get_by_label("Size measured in").select_option("bytes")
     expect(page.locator(".plot .xtitle")).to_have_text("Bytes of the file")
-    expect(page.locator(".plot .trace.scatter .point")).to_have_count(count + 1)
+    expect(page.locator(".plot .point")).to_have_count(count + 1)
     assert "x=bytes" in address(page)
     expect(page.get_by_text("SECNN paper, five trials")).to_be_hidden()
     for link in page.locator("[data-model]").all():
@@ -233,8 +242,8 @@ def test_milliseconds_are_read_as_such(
             for digest, ms in zip(digests, (0.1, 2.0), strict=True)
         )
     page = open_page(f"{serve_zoo(tmp_path)}/#/explore?x=latency_ms")
-    expect(page.locator(".plot .xtick text").first).to_have_text("0.1")
-    assert page.locator(".plot .xtick text").all_text_contents()[:5] == ["0.1", "0.2", "0.5", "1", "2"]
+    expect(page.locator(".plot .x.axis text").first).to_have_text("0.1")
+    assert page.locator(".plot .x.axis text").all_text_contents()[:5] == ["0.1", "0.2", "0.5", "1", "2"]
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])
@@ -255,7 +264,7 @@ def test_the_budget_is_written_beside_the_points(open_page: OpenPage, site: str,
     expect(page.locator(".readout code")).to_be_visible()
     label = page.locator(".budget-line span").bounding_box()
     assert label is not None
-    for point in page.locator(".plot .trace.scatter .point").all():
+    for point in page.locator(".plot .point").all():
         box = point.bounding_box()
         if box is None or box["width"] > 12:  # the chosen one lies on a checkpoint's
             continue
@@ -275,7 +284,7 @@ def test_a_new_checkpoint_appears_while_one_looks(
     link.focus()
     second = put(tmp_path, seed=1, accuracy=0.9)
     expect(page.locator("summary", has_text="All 2 as a table")).to_be_visible()
-    expect(page.locator(".plot .trace.scatter .point")).to_have_count(3)
+    expect(page.locator(".plot .point")).to_have_count(3)
     expect(link).to_be_focused()
     expect(page.get_by_role("slider")).to_have_attribute("max", "0.9")
     assert budget(page, "min_acc") == 0.6

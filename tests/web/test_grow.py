@@ -109,8 +109,13 @@ def test_the_story_of_a_run_is_told(open_page: OpenPage, site: str, grown: Path)
     told.first.get_by_text("ways to grow were scored").click()
     expect(told.first.locator("tbody tr")).to_have_count(len(decisions[-1]["candidates"]))
     expect(told.first.locator("tr.taken")).to_have_count(len(decisions[-1]["chosen"]))
-    expect(page.locator(".plot .trace.scatter")).to_have_count(5)
-    expect(page.locator(".plot .trace.scatter .point")).to_have_count(len(checkpoints))
+    expect(page.locator(".plot .layer")).to_have_count(5)
+    expect(page.locator(".plot .point")).to_have_count(len(checkpoints))
+    expect(page.locator(".plot .rule")).to_have_count(len(decisions))
+    for axis in page.locator(".plot .axis").all():
+        ticks = axis.locator("text").all_text_contents()
+        assert len(ticks) >= 2
+        assert len(set(ticks)) == len(ticks)
     page.get_by_role("link", name=checkpoints[0]["name"]).click()
     expect(page.locator(".readout code")).to_have_text(checkpoints[0]["digest"][:12])
 

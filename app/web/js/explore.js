@@ -34,6 +34,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
   const intervals = checkbox("Show 95 % intervals", false, () => chart.draw(picture()));
   const sure = checkbox("With 95 % confidence", choice.sure, () => change({ ...choice, sure: sure.input.checked, model: null }));
   const paper = h("span", {}, h("i", { class: "key diamond" }), "SECNN paper, five trials");
+  const distilled = h("span", {}, h("i", { class: "key ring" }), "distilled from a larger one");
   const table = drawTable();
   const partial = h("p", { class: "quiet" });
   let front = [];
@@ -50,6 +51,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
       option.textContent = option.disabled ? `${title} (not measured)` : title;
     }
     table.update(items);
+    distilled.hidden = items.every((item) => item.distilled_from === null);
     partial.hidden = zoo.total <= zoo.items.length;
     partial.textContent = `The first ${count(zoo.items.length)} of ${count(zoo.total)} checkpoints are shown; the choice is made among all.`;
   }
@@ -63,13 +65,14 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
 
   const select = latest(async () => {
     try {
-      const found = await loadDetail((await ask(choice, signal)).id, signal);
-      if (shownId !== found.id) drawDetail(found);
-      shownId = found.id;
-      told.replaceChildren(...drawReadout(inWords(choice), found));
+      const asked = choice; // It may change while the details are on their way; then this runs again.
+      const found = await ask(asked, signal);
+      told.replaceChildren(...drawReadout(inWords(asked), found));
       actions.hidden = false;
-      detail.querySelector(".lines").replaceChildren(drawSnippets(snippetsOf(choice, found.id)));
       chart.mark(found);
+      if (shownId !== found.id) drawDetail(await loadDetail(found.id, signal));
+      shownId = found.id;
+      detail.querySelector(".lines").replaceChildren(drawSnippets(snippetsOf(asked, found.id)));
     } catch (error) {
       if (error.name === "AbortError") return;
       shownId = null;
@@ -97,7 +100,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     front = await loadFront(choice.dataset, x, signal);
     choice = { ...choice, x, value: choice.goal === "size" ? usual("size", rangeOf(items, x)) : choice.value };
     paper.hidden = paperOf(choice.dataset, x).length === 0;
-    await chart.draw(picture());
+    chart.draw(picture());
     await change(choice);
   }
 
@@ -127,7 +130,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     [zoo, items] = [next, found];
     list();
     link();
-    await chart.draw(picture());
+    chart.draw(picture());
     control.update(choice, rangeOf(items, choice.x));
     const answer = await ask(choice, signal).catch(() => null);
     if (!answer || answer.id !== shownId) await select();
@@ -144,7 +147,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         { "aria-label": "Budget" },
         h("div", { class: "toolbar" }, h("label", {}, h("span", { class: "away" }, "Size measured in"), axes), intervals.element, sure.element),
         chart.element,
-        legend(paper),
+        legend(distilled, paper),
         control.element,
         table.element,
       ),
@@ -155,10 +158,11 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
   );
   list();
   paper.hidden = paperOf(choice.dataset, choice.x).length === 0;
-  // The answer first: the script of the chart is larger than all the rest together.
+  chart.draw(picture());
+  const above = loadFront(choice.dataset, choice.x, signal);
   await change(choice);
-  front = await loadFront(choice.dataset, choice.x, signal);
-  chart.start(picture());
+  front = await above;
+  chart.draw(picture());
   return renew;
 }
 
@@ -167,11 +171,12 @@ function checkbox(text, checked, onchange) {
   return { input, element: h("label", { class: "check" }, input, text) };
 }
 
-function legend(paper) {
+function legend(distilled, paper) {
   return h(
     "p",
     { class: "legend" },
     h("span", {}, h("i", { class: "key dot" }), "checkpoint"),
+    distilled,
     h("span", {}, h("i", { class: "key front" }), "Pareto front"),
     paper,
     h("span", {}, h("i", { class: "key chosen" }), "chosen"),

@@ -18,12 +18,12 @@ export function duration(seconds) {
 
 export const plural = (number, noun, nouns = `${noun}s`) => `${count(number)} ${number === 1 ? noun : nouns}`;
 
-/** The complexities that accuracy is weighed against, by their name in the service; `ticks` is in d3's words. */
+/** The complexities that accuracy is weighed against, by their name in the service. */
 export const COMPLEXITIES = {
-  params: { axis: "Parameters", unit: "parameters", format: count, brief: compact, ticks: "~s" },
-  macs: { axis: "Multiply-accumulates for one image", unit: "multiply-accumulates", format: count, brief: compact, ticks: "~s" },
-  bytes: { axis: "Bytes of the file", unit: "", format: bytes, brief: bytes, ticks: "~s" },
-  latency_ms: { axis: "Milliseconds for one image", unit: "", format: milliseconds, brief: milliseconds, ticks: "~g" },
+  params: { axis: "Parameters", unit: "parameters", format: count, brief: compact },
+  macs: { axis: "Multiply-accumulates for one image", unit: "multiply-accumulates", format: count, brief: compact },
+  bytes: { axis: "Bytes of the file", unit: "", format: bytes, brief: bytes },
+  latency_ms: { axis: "Milliseconds for one image", unit: "", format: milliseconds, brief: milliseconds },
 };
 
 /** 20,000 parameters */

@@ -1,61 +1,54 @@
 // The chart of Explore: checkpoints, the front, the paper's points, and the budget as a line to drag.
 
 import { rangeOf, rounded } from "./budget.js";
-import { axis, colors, CONFIG, layout, MARGIN, onTheme, percentTicks, plotly } from "./chart.js";
+import { chartIn, MARGIN, percentTick, scale } from "./chart.js";
 import { h } from "./dom.js";
-import { amount, COMPLEXITIES, count, percent } from "./format.js";
+import { amount, compact, COMPLEXITIES, count, percent } from "./format.js";
 import { paperOf } from "./paper.js";
 
 // Pixels that a point takes from its middle on.
 const POINT = 5;
 
 /**
- * { element, start, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that
- * is clicked, `drag(value)` with every move of the line.
+ * { element, draw, place, mark } over the checkpoints of one data set. `pick(id)` is called for a point that is
+ * clicked, `drag(value)` with every move of the line.
  */
 export function frontier({ pick, drag, signal }) {
-  let Plotly = null; // Until its script has come: the page answers without.
   const plot = h("div", { class: "plot" });
   const line = h("div", { class: "budget-line", "aria-hidden": "true" }, h("span"));
   const shade = h("div", { class: "budget-shade", "aria-hidden": "true" });
   const element = h("div", { class: "chart", role: "group", "aria-label": "Accuracy against size" }, shade, plot, line);
-  let drawn = null; // What `draw` was given last, with the ranges of both axes.
+  const drawChart = chartIn(plot, { pick, signal });
+  let drawn = null; // What `draw` was given last, with the scales of both axes.
   let choice = null;
   let chosen = null;
 
-  async function draw({ items, x, front, withIntervals }) {
-    const palette = colors();
+  function draw({ items, x, front, withIntervals }) {
     const measured = items.filter((item) => item.accuracy !== null && item[x] !== null);
     const paper = paperOf(items[0].dataset, x);
     const xs = [...measured.map((item) => item[x]), ...paper.map((point) => point.params)];
     const ys = [...measured.map((item) => item.accuracy), ...paper.map((point) => point.accuracy)];
-    const xRange = [Math.log10(Math.min(...xs) * 0.8), Math.log10(Math.max(...xs) * 1.25)];
-    const yRange = [Math.min(...ys) - 0.02, Math.min(1.005, Math.max(...ys) + 0.01)];
-    const share = (value, [low, high]) => (value - low) / (high - low);
-    const points = xs.map((value, index) => [share(Math.log10(value), xRange), share(ys[index], yRange)]);
-    drawn = { items, x, front, withIntervals, xRange, yRange, points };
-    if (choice) place(choice);
-    if (Plotly === null) return;
-    const shown = layout(palette, {
-      xaxis: axis(palette, COMPLEXITIES[x].axis, { type: "log", range: xRange, dtick: "D2", tickformat: COMPLEXITIES[x].ticks, minorloglabels: "none" }),
-      yaxis: axis(palette, "Test accuracy", { range: yRange, tickformat: percentTicks(yRange) }),
-    });
-    const traces = [
-      frontTrace(front, x, palette),
-      paperTrace(paper, palette),
-      checkpointTrace(measured, x, withIntervals, palette),
-      { x: [], y: [], mode: "markers", marker: { size: 15, color: palette.accent }, hoverinfo: "skip" },
-    ];
-    await Plotly.react(plot, traces, shown, CONFIG);
+    const size = scale([Math.min(...xs) * 0.8, Math.max(...xs) * 1.25], true);
+    const accuracy = scale([Math.min(...ys) - 0.02, Math.min(1.005, Math.max(...ys) + 0.01)]);
+    const points = xs.map((value, index) => [size.at(value), accuracy.at(ys[index])]);
+    const layers = [frontLayer(front, x), paperLayer(paper), checkpointLayer(measured, x, withIntervals)];
+    drawn = { items, x, size, accuracy, points, layers };
     mark(chosen);
+    if (choice) place(choice);
   }
 
   /** Lights up the chosen checkpoint; null for none. */
   function mark(item) {
     chosen = item;
-    if (Plotly === null || !plot.data) return;
-    const shown = item && item[drawn.x] !== null && item.accuracy !== null;
-    Plotly.restyle(plot, { x: [shown ? [item[drawn.x]] : []], y: [shown ? [item.accuracy] : []] }, [3]);
+    if (drawn === null) return;
+    const { x, size, accuracy, layers } = drawn;
+    const isShown = item && item[x] !== null && item.accuracy !== null;
+    const lit = { name: "chosen", kind: "points", points: isShown ? [{ x: item[x], y: item.accuracy }] : [] };
+    drawChart({
+      label: "Test accuracy against size; the table below has the same in words",
+      x: { scale: size, title: COMPLEXITIES[x].axis, text: compact },
+      panels: [{ from: 0, to: 1, y: { scale: accuracy, title: "Test accuracy", text: percentTick }, layers: [...layers, lit] }],
+    });
   }
 
   // --- the line --------------------------------------------------------------------------------------------
@@ -63,7 +56,8 @@ export function frontier({ pick, drag, signal }) {
   /** Pixels of the plot area within the chart. */
   function area() {
     const { clientWidth: width, clientHeight: height } = element;
-    return { left: MARGIN.l, top: MARGIN.t, width: width - MARGIN.l - MARGIN.r, height: height - MARGIN.t - MARGIN.b };
+    const { left, right, top, bottom } = MARGIN;
+    return { left, top, width: width - left - right, height: height - top - bottom };
   }
 
   /** Puts the line where the budget is; one that was picked by hand has none. */
@@ -73,8 +67,7 @@ export function frontier({ pick, drag, signal }) {
     if (line.hidden) return;
     const { left, top, width, height } = area();
     const byAccuracy = choice.goal === "accuracy";
-    const [low, high] = byAccuracy ? drawn.yRange : drawn.xRange;
-    const at = Math.min(1, Math.max(0, ((byAccuracy ? choice.value : Math.log10(choice.value)) - low) / (high - low)));
+    const at = Math.min(1, Math.max(0, (byAccuracy ? drawn.accuracy : drawn.size).at(choice.value)));
     line.classList.toggle("upright", !byAccuracy);
     line.firstChild.textContent = byAccuracy ? `≥ ${percent(choice.value)}` : `≤ ${COMPLEXITIES[choice.x].brief(choice.value)}`;
     if (byAccuracy) {
@@ -115,83 +108,44 @@ export function frontier({ pick, drag, signal }) {
     const { left, top, width, height } = area();
     const byAccuracy = choice.goal === "accuracy";
     const at = byAccuracy ? 1 - (event.clientY - box.top - top) / height : (event.clientX - box.left - left) / width;
-    const [low, high] = byAccuracy ? drawn.yRange : drawn.xRange;
-    const reached = low + Math.min(1, Math.max(0, at)) * (high - low);
+    const reached = (byAccuracy ? drawn.accuracy : drawn.size).valueAt(Math.min(1, Math.max(0, at)));
     const [least, most] = rangeOf(drawn.items, choice.x)[choice.goal];
-    drag(rounded(choice.goal, Math.min(most, Math.max(least, byAccuracy ? reached : 10 ** reached))));
+    drag(rounded(choice.goal, Math.min(most, Math.max(least, reached))));
   });
 
-  /** The chart, once it stands in the page, where Plotly measures its place. Resolves when it is drawn. */
-  async function start(first) {
-    element.setAttribute("aria-busy", "true");
-    const waiting = h("p", { class: "quiet" }, "Loading the chart …");
-    plot.append(waiting);
-    try {
-      Plotly = await plotly();
-    } catch (error) {
-      waiting.textContent = `${error.message} The table below has all checkpoints.`;
-      element.removeAttribute("aria-busy");
-      return;
-    }
-    if (signal.aborted) return;
-    waiting.remove();
-    await draw(drawn ?? first);
-    element.removeAttribute("aria-busy");
-    plot.on("plotly_click", ({ points: [point] }) => point.customdata && pick(point.customdata));
-    const resized = new ResizeObserver(() => choice && place(choice));
-    resized.observe(element);
-    const forget = onTheme(() => draw(drawn));
-    signal.addEventListener("abort", () => {
-      forget();
-      resized.disconnect();
-      Plotly.purge(plot);
-    });
-  }
-
-  return { element, start, draw, place, mark };
+  const resized = new ResizeObserver(() => choice && place(choice));
+  resized.observe(element);
+  signal.addEventListener("abort", () => resized.disconnect());
+  return { element, draw, place, mark };
 }
 
 function move(element, box) {
   for (const [name, value] of Object.entries(box)) element.style[name] = `${value}px`;
 }
 
-function frontTrace(front, x, palette) {
+function frontLayer(front, x) {
+  return { name: "front", kind: "steps", points: front.map((item) => ({ x: item[x], y: item.accuracy })) };
+}
+
+function paperLayer(paper) {
   return {
-    x: front.map((item) => item[x]),
-    y: front.map((item) => item.accuracy),
-    mode: "lines",
-    line: { shape: "hv", color: palette.ink, width: 1 },
-    hoverinfo: "skip",
+    name: "paper",
+    kind: "diamonds",
+    points: paper.map((point) => ({ ...point, x: point.params, y: point.accuracy })),
+    tell: ({ trial, params, accuracy }) => `SECNN paper, trial ${trial}\n${count(params)} parameters, ${percent(accuracy)}`,
   };
 }
 
-function paperTrace(points, palette) {
-  return {
-    x: points.map((point) => point.params),
-    y: points.map((point) => point.accuracy),
-    mode: "markers",
-    marker: { symbol: "diamond-open", size: 8, color: palette.soft },
-    hovertemplate: points.map((point) => `SECNN paper, trial ${point.trial}<br>${count(point.params)} parameters, ${percent(point.accuracy)}<extra></extra>`),
+/** Distilled ones are drawn open. */
+function checkpointLayer(items, x, withIntervals) {
+  const pointOf = (item) => {
+    const [low, high] = (withIntervals && item.accuracy_ci95) || [];
+    return { x: item[x], y: item.accuracy, low, high, id: item.id, isOpen: item.distilled_from !== null, item };
   };
-}
-
-function checkpointTrace(items, x, withIntervals, palette) {
   return {
-    x: items.map((item) => item[x]),
-    y: items.map((item) => item.accuracy),
-    customdata: items.map((item) => item.id),
-    mode: "markers",
-    marker: { size: 8, color: palette.ink },
-    error_y: {
-      visible: withIntervals,
-      type: "data",
-      symmetric: false,
-      array: items.map((item) => item.accuracy_ci95[1] - item.accuracy),
-      arrayminus: items.map((item) => item.accuracy - item.accuracy_ci95[0]),
-      color: palette.soft,
-      thickness: 1,
-      width: 3,
-    },
-    hovertemplate: items.map((item) => `${item.name}<br>${amount(x, item[x])}, ${percent(item.accuracy, 2)}<extra></extra>`),
+    name: "checkpoints",
+    kind: "points",
+    points: items.map(pointOf),
+    tell: ({ item }) => `${item.name}${item.distilled_from ? ", distilled" : ""}\n${amount(x, item[x])}, ${percent(item.accuracy, 2)}`,
   };
 }

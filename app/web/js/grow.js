@@ -1,14 +1,13 @@
 // How a run grew: accuracy and size over its epochs, and why each expansion was made. Live while it goes on.
 
-import { axis, colors, CONFIG, layout, MARGIN, onTheme, plotly } from "./chart.js";
+import { chartIn, percentTick, scale } from "./chart.js";
 import { paramsOf } from "./choice.js";
 import { ruleOf } from "./detail.js";
 import { h, scroller } from "./dom.js";
-import { count, duration, percent, plural, score } from "./format.js";
+import { compact, count, duration, percent, plural, score } from "./format.js";
 import { follow, get, poll } from "./service.js";
 
 export const TITLE = "Grow";
-export const prepare = plotly;
 
 const REDRAW_MS = 250;
 // A change that gains less than this many standard errors is noise (trainer/config.py).
@@ -32,7 +31,6 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     poll(async () => (await get("runs", { signal })).count > 0 && again(), signal);
     return;
   }
-  const Plotly = await plotly();
   const { name } = runs.find((one) => one.name === params.get("run")) ?? usualRun(runs, choice.dataset);
   const run = await get(`runs/${name}`, { signal });
   params.set("run", run.name);
@@ -40,6 +38,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
 
   let records = run.records;
   const plot = h("div", { class: "plot" });
+  const drawChart = chartIn(plot, { signal });
   const head = h("div", { class: "run-head" });
   const story = h("ol", { class: "story", reversed: true });
   const select = h("select", { onchange: () => (location.hash = `#/grow?${new URLSearchParams({ dataset: choice.dataset, run: select.value })}`) });
@@ -50,7 +49,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   const picture = h(
     "div",
     {},
-    h("div", { class: "chart tall", role: "group", "aria-label": "Accuracy and parameters over the epochs" }, plot),
+    h("div", { class: "chart tall" }, plot),
     h(
       "p",
       { class: "legend" },
@@ -118,40 +117,42 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"));
 
   function drawPlot() {
-    const palette = colors();
-    // All epochs in the order in which they were trained. The trunk's are thick lines; each branch is a thin one, from the trunk up to what was saved.
+    // All epochs in the order in which they were trained. The trunk's are a thick line; each branch is a thin one, from the trunk up to what was saved.
     const all = of("epoch").map((record, index) => ({ ...record, x: index + 1 }));
     const hasBranches = all.some((record) => record.branch_epoch > 0);
-    const lastOf = ({ epoch }) => all.findLast((record) => record.epoch === epoch);
-    const gap = { x: null, val_accuracy: null };
-    const trunk = all.map((record) => (record.branch_epoch === 0 ? record : gap));
-    const branches = all.map((record, index) => (record.branch_epoch > 0 || all[index + 1]?.branch_epoch === 1 ? record : gap));
-    const checkpoints = of("checkpoint").filter(lastOf);
-    const expansions = of("decision").filter(hasGrown);
+    const last = new Map(all.map((record) => [record.epoch, record])); // of each epoch, what was trained last
+    const isOnBranch = (record, index) => record.branch_epoch > 0 || all[index + 1]?.branch_epoch === 1;
+    const validation = (isOfLine) => all.map((record, index) => ({ x: record.x, y: isOfLine(record, index) ? record.val_accuracy : null }));
+    const checkpoints = of("checkpoint").filter(({ epoch }) => last.has(epoch));
+    const expansions = of("decision").filter((record) => hasGrown(record) && last.has(record.epoch));
+    const told = (what) => ({ x, y }) => `epoch ${x}\n${percent(y)} ${what}`;
     const params = all.map((record) => record.params);
+    const heights = [...all.flatMap(({ accuracy, val_accuracy }) => [accuracy, val_accuracy]), ...checkpoints.map((record) => record.val_accuracy)];
+    const accuracies = heights.length > 0 ? [Math.min(...heights) - 0.02, Math.max(...heights) + 0.02] : [0, 1];
     // Wide enough to have a tick in it, also before the first expansion.
-    const sizes = all.length > 0 ? [Math.log10(Math.min(...params) / 1.6), Math.log10(Math.max(...params) * 1.6)] : [3, 4];
-    const traces = [
-      { x: all.map(({ x }) => x), y: all.map((record) => record.accuracy), mode: "lines", line: { color: palette.soft, width: 1, dash: "dot" }, hovertemplate: "epoch %{x}<br>%{y:.1%} training<extra></extra>" },
-      { x: trunk.map(({ x }) => x), y: trunk.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1.5 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation<extra></extra>" },
-      { x: branches.map(({ x }) => x), y: branches.map((record) => record.val_accuracy), mode: "lines", line: { color: palette.ink, width: 1 }, hovertemplate: "epoch %{x}<br>%{y:.1%} validation, annealing<extra></extra>" },
+    const sizes = all.length > 0 ? [Math.min(...params) / 1.6, Math.max(...params) * 1.6] : [1e3, 1e4];
+    const numEpochs = hasBranches ? all.length : (all.at(-1)?.epochs ?? 1);
+    const layers = [
+      { name: "training", kind: "line", points: all.map(({ x, accuracy }) => ({ x, y: accuracy })), tell: told("training") },
+      { name: "trunk", kind: "line", points: validation((record) => record.branch_epoch === 0), tell: told("validation") },
+      { name: "branches", kind: "line", points: validation(isOnBranch), tell: told("validation, annealing") },
       {
-        x: checkpoints.map((record) => lastOf(record).x),
-        y: checkpoints.map((record) => record.val_accuracy),
-        mode: "markers",
-        marker: { size: 8, color: palette.ink },
-        hovertemplate: checkpoints.map((record) => `${record.name}<br>${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test<extra></extra>`),
+        name: "checkpoints",
+        kind: "points",
+        points: checkpoints.map((record) => ({ x: last.get(record.epoch).x, y: record.val_accuracy, record })),
+        tell: ({ record }) => `${record.name}\n${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`,
       },
-      { x: all.map(({ x }) => x), y: params, yaxis: "y2", mode: "lines", line: { color: palette.ink, width: 1.5, shape: "hv" }, hovertemplate: "epoch %{x}<br>%{y:,} parameters<extra></extra>" },
     ];
-    const shown = layout(palette, {
-      margin: { ...MARGIN, l: 64 },
-      xaxis: axis(palette, hasBranches ? "Epochs, those of annealing too" : "Epoch", { anchor: "y2", range: [0, (hasBranches ? all.length : (all.at(-1)?.epochs ?? 1)) * 1.02], showgrid: false }),
-      yaxis: axis(palette, "Accuracy", { domain: [0.4, 1], tickformat: ".0%", ...(all.length === 0 && { range: [0, 1] }) }),
-      yaxis2: axis(palette, "Parameters", { domain: [0, 0.32], type: "log", range: sizes, dtick: "D2", tickformat: "~s", minorloglabels: "none" }),
-      shapes: expansions.filter(lastOf).map((record) => ({ type: "line", x0: lastOf(record).x, x1: lastOf(record).x, yref: "paper", y0: 0, y1: 1, line: { color: palette.accent, width: 1, dash: "dot" }, layer: "below" })),
+    const size = { name: "sizes", kind: "steps", points: all.map(({ x, params: y }) => ({ x, y })), tell: ({ x, y }) => `epoch ${x}\n${count(y)} parameters` };
+    drawChart({
+      label: "Accuracy and parameters over the epochs; every step is told below",
+      x: { scale: scale([0, numEpochs * 1.02]), title: hasBranches ? "Epochs, those of annealing too" : "Epoch", text: count, leastStep: 1 },
+      panels: [
+        { from: 0, to: 0.6, y: { scale: scale(accuracies), title: "Accuracy", text: percentTick }, layers },
+        { from: 0.68, to: 1, y: { scale: scale(sizes, true), title: "Parameters", text: compact }, layers: [size] },
+      ],
+      rules: expansions.map(({ epoch }) => last.get(epoch).x),
     });
-    return Plotly.react(plot, traces, shown, CONFIG);
   }
 
   function drawStory() {
@@ -275,12 +276,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   }
 
   redraw();
-  const forget = onTheme(drawPlot);
-  signal.addEventListener("abort", () => {
-    forget();
-    clearTimeout(waiting);
-    Plotly.purge(plot);
-  });
+  signal.addEventListener("abort", () => clearTimeout(waiting));
   // Also a run that stopped may be resumed; one that is finished says no more.
   const over = new AbortController();
   if (run.status === "finished") over.abort();

@@ -41,7 +41,6 @@ async function show() {
   document.title = `${view.TITLE} · Checkpoint zoo`;
   main.setAttribute("aria-busy", "true");
   try {
-    view.prepare?.().catch(() => {}); // The view waits for the same, and says what went wrong.
     const zoo = await loadZoo(signal);
     const choice = choiceOf(asked.params, zoo);
     listDatasets(zoo, choice.dataset);
@@ -99,7 +98,6 @@ function setTheme(name) {
   theme.textContent = { auto: "◐", light: "○", dark: "●" }[name];
   theme.setAttribute("aria-label", `Theme: ${THEMES[name]}`);
   theme.title = `Theme: ${THEMES[name]}`;
-  document.dispatchEvent(new Event("themechange"));
 }
 
 theme.addEventListener("click", () => {

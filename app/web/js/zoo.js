@@ -7,6 +7,8 @@ const MAX_PAGES = 5;
 
 /** { items, total, defaultDataset, datasets }: all checkpoints of all data sets, up to 1,000, the smallest first. */
 export async function loadZoo(signal) {
+  const listed = get("datasets", { signal });
+  listed.catch(() => {}); // Awaited below, unless the first page of checkpoints fails before.
   const items = [];
   let total = 0;
   let next = "models?dataset=*&limit=200&prefer=params";
@@ -19,9 +21,9 @@ export async function loadZoo(signal) {
     const following = response.headers.get("link")?.match(/<[^>?]*\?([^>]*)>;\s*rel="next"/);
     next = following && `models?${following[1]}`;
   }
-  const fallback = await get("models?limit=1", { signal });
+  const defaultDataset = (await listed).items.find((dataset) => dataset.default)?.name ?? null;
   const datasets = [...new Set(items.map((item) => item.dataset))].sort();
-  return { items, total, datasets, defaultDataset: fallback.dataset };
+  return { items, total, datasets, defaultDataset };
 }
 
 /** How many checkpoints there are, of all data sets. */
