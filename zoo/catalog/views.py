@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.config import JsonDict
 
 from zoo.checkpoint.descriptor import Descriptor, Digest, Name
+from zoo.network.families.family import StageOutline
 
 
 class Links(BaseModel):
@@ -94,6 +95,8 @@ class CheckpointView(BaseModel):
 
 class CheckpointDetail(CheckpointView):
     descriptor: Descriptor
+    # Servers of earlier versions do not say.
+    stages: tuple[StageOutline, ...] = Field(default=(), description="The network as a picture shows it.")
 
 
 class Prediction(BaseModel):

@@ -106,7 +106,9 @@ class LocalZoo:
     def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
         """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
         row = self.chooser.find(reference, dataset)
-        return CheckpointDetail(**dict(self.chooser.view(row)), descriptor=self.files.descriptor(row.digest))
+        descriptor = self.files.descriptor(row.digest)
+        stages = descriptor.architecture.outline()
+        return CheckpointDetail(**dict(self.chooser.view(row)), descriptor=descriptor, stages=stages)
 
     # --- using -----------------------------------------------------------------------------------------
 

@@ -12,35 +12,23 @@ const TALLEST = 92;
 const MIDDLE = 78;
 const BOTTOM = 140;
 
-/** Both families as { title, channels, side, layers: [{ title, epoch }] }, with `epoch` where growth added the layer. */
-function stagesOf({ architecture, lineage }) {
-  const sides = (halvings) => [architecture.input_height, architecture.input_width].map((side) => Math.floor(side / 2 ** halvings));
-  if (architecture.family === "blueprint") {
-    return architecture.stages.map((stage, index) => {
-      const entry = index === 0 ? "3×3 convolution" : "1×1 convolution after a 2×2 pool";
-      const layers = [{ title: entry }, ...grownLayers(lineage, index, stage.num_layers, "residual layer: 1×1, then 3×3 depthwise")];
-      return stageOf(lineage, index, stage.channels, sides(architecture.stem_pools + index), layers);
-    });
-  }
-  return architecture.blocks.map((block, index) => {
-    const kinds = { conv: "3×3 convolution", residual: "residual 3×3 convolution" };
-    const layers = grownLayers(lineage, index, block.layers.length, "").map((layer, at) => ({ ...layer, title: kinds[block.layers[at].kind] }));
-    return stageOf(lineage, index, block.channels, sides(index), layers);
-  });
-}
-
-function stageOf(lineage, index, channels, side, layers) {
+/** A stage of the service with what growth did to it: { title, channels, startChannels, side, layers: [{ title, epoch }] }. */
+function stageOf(stage, index, lineage) {
   const widened = stepsOf(lineage, "widen", index).reduce((sum, step) => sum + step.channels_added, 0);
-  return { title: `block ${index}`, channels, startChannels: channels - widened, side, layers };
+  return {
+    title: `block ${index}`,
+    channels: stage.channels,
+    startChannels: stage.channels - widened,
+    side: [stage.height, stage.width],
+    layers: grownLayers(stage.layers, stepsOf(lineage, "deepen", index)),
+    feedsHead: stage.feeds_head,
+  };
 }
 
 const stepsOf = (lineage, kind, block) => lineage.expansions.filter((step) => step.kind === kind && step.block === block);
 
 /** Growth appends layers: the last ones of a block are those of its deepening steps, in their order. */
-function grownLayers(lineage, block, numLayers, title) {
-  const steps = stepsOf(lineage, "deepen", block);
-  return Array.from({ length: numLayers }, (_, index) => ({ title, epoch: steps[index - (numLayers - steps.length)]?.epoch }));
-}
+const grownLayers = (titles, steps) => titles.map((title, index) => ({ title, epoch: steps[index - (titles.length - steps.length)]?.epoch }));
 
 function described({ architecture, classes }, stages) {
   const parts = stages.map(
@@ -51,9 +39,9 @@ function described({ architecture, classes }, stages) {
   return `${architecture.family} network. ${parts.join(". ")}. Then ${plural(classes.length, "class", "classes")}.`;
 }
 
-export function drawArchitecture(descriptor) {
-  const { architecture, classes } = descriptor;
-  const stages = stagesOf(descriptor);
+export function drawArchitecture({ descriptor, stages: outline }) {
+  const { architecture, classes, lineage } = descriptor;
+  const stages = outline.map((stage, index) => stageOf(stage, index, lineage));
   const most = Math.max(...stages.map((stage) => stage.channels));
   const height = (channels) => Math.max(3, (channels / most) * TALLEST);
   const numLayers = stages.reduce((sum, stage) => sum + stage.layers.length, 0);
@@ -66,10 +54,13 @@ export function drawArchitecture(descriptor) {
   parts.push(caption(x, "input", `${input} · ${architecture.input_channels === 3 ? "colour" : "gray"}`));
   x += CAPTION + BETWEEN;
   const ends = [];
+  let before = Math.max(architecture.input_height, architecture.input_width);
   stages.forEach((stage, index) => {
     parts.push(flow(index === 0 ? 34 : ends.at(-1), x));
-    const halved = architecture.family === "secnn" ? index > 0 : index > 0 || architecture.stem_pools > 0;
-    if (halved) parts.push(s("text", { x: x - BETWEEN / 2, y: MIDDLE - 7, class: "arch-pool" }, "½"));
+    const longest = Math.max(...stage.side);
+    const shrinks = Math.round(before / longest);
+    if (shrinks > 1) parts.push(s("text", { x: x - BETWEEN / 2, y: MIDDLE - 7, class: "arch-pool" }, shrinks === 2 ? "½" : `1/${shrinks}`));
+    before = longest;
     const left = x;
     for (const layer of stage.layers) {
       parts.push(bar({ x, width, height }, stage, layer));
@@ -82,8 +73,10 @@ export function drawArchitecture(descriptor) {
     ends.push(left + stage.layers.length * (width + GAP));
     x += BETWEEN;
   });
-  parts.push(flow(ends.at(-1), x));
-  if (architecture.family === "secnn") parts.push(skip(ends[0], x - 12));
+  parts.push(flow(ends.at(-1) ?? 34, x));
+  stages.forEach((stage, index) => {
+    if (stage.feedsHead) parts.push(skip(ends[index], x - 12));
+  });
   const shown = Math.min(classes.length, 10);
   for (let index = 0; index < shown; index += 1) {
     parts.push(s("circle", { cx: x + 5, cy: MIDDLE - 40.5 + index * 9, r: 2.5, class: "arch-class" }));
@@ -128,7 +121,7 @@ function caption(x, title, ...lines) {
   );
 }
 
-/** The paper's connection from the first block to the head. */
+/** A connection from a block to the head, past those between. */
 function skip(from, to) {
   const y = MIDDLE - TALLEST / 2 - 14;
   return s("path", { d: `M${from} ${MIDDLE} C${from + 24} ${y}, ${from + 24} ${y}, ${from + 60} ${y} H${to - 40} C${to} ${y}, ${to} ${y}, ${to} ${MIDDLE - 6}`, class: "arch-skip" });

@@ -50,7 +50,12 @@ export function ruleOf(isLadder) {
   );
 }
 
-export function drawLineage({ architecture, lineage }, parent) {
+/** Only ladders anneal, and only they make several changes at once. */
+function isOfLadder({ anneal_epochs: annealed, expansions }) {
+  return annealed > 0 || new Set(expansions.map((step) => step.epoch)).size < expansions.length;
+}
+
+export function drawLineage({ lineage }, parent) {
   const { expansions } = lineage;
   const head = ["Epoch", "Change", "Parameters", "Score", "Threshold"];
   const rows = [...expansions].reverse().map((step) =>
@@ -79,8 +84,7 @@ export function drawLineage({ architecture, lineage }, parent) {
         "Expansions, last first",
         h("table", {}, h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)),
       ),
-    // Ladders grow blueprint networks, and no other run does.
-    rows.length > 0 && h("p", { class: "quiet" }, ruleOf(architecture.family === "blueprint")),
+    rows.length > 0 && h("p", { class: "quiet" }, ruleOf(isOfLadder(lineage))),
   ];
 }
 

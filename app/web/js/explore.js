@@ -108,7 +108,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     const parent = zoo.items.find((item) => item.id === found.parent);
     const origin = parent && h("a", { "data-model": parent.id }, parent.name);
     detail.replaceChildren(
-      section("Architecture", drawArchitecture(found.descriptor)),
+      section("Architecture", drawArchitecture(found)),
       h(
         "div",
         { class: "columns" },
