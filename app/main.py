@@ -100,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app, None if settings.token is None else frozenset(PROBES))
     errors.install(app)
     refusals.install(app)
-    app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, budget=gate.bodies)
+    app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, gate=gate)
     app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
     app.add_middleware(AnswerAgain)
     app.add_middleware(CompressJson)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,7 +21,6 @@ from app.predict.model_choice import Choices
 from app.publishing import Publishing
 from app.settings import Settings
 from zoo.choosing.budget import Budget
-from zoo.errors import ZooError
 from zoo.library.local import LocalZoo
 from zoo.runtime import glibc
 
@@ -71,35 +71,37 @@ ServiceDep = Annotated[Service, Depends(service_of)]
 
 async def follow(service: Service) -> None:
     """Warms the default checkpoint, then keeps the catalog up with the files until cancelled."""
-    said = ""
+    steps: tuple[Callable[[Service], Awaitable[None]], ...] = (_warm,)  # what there is has been looked through just now
+    reasons: dict[Callable[[Service], Awaitable[None]], str] = {}
     while True:
-        if not service.ready:
-            await _warm(service)
+        for step in steps:
+            try:
+                await step(service)
+                reasons.pop(step, None)
+            except Exception as error:  # whatever it is, the next look may go better, and must not be the last
+                if reasons.get(step) != str(error):  # each second is a look, and each new reason worth one line
+                    log.exception("the zoo cannot be looked through; trying again each second")
+                reasons[step] = str(error)
         if not service.settings.rescan_seconds:
             return
         await asyncio.sleep(service.settings.rescan_seconds)
-        try:
-            if await asyncio.to_thread(service.zoo.sync):
-                service.forget()
-            said = ""
-        except Exception as error:  # whatever it is, the next look may go better, and must not be the last
-            if str(error) != said:  # each second is a look, and each new reason worth one line
-                said = str(error)
-                log.exception("the zoo's directories cannot be looked through; trying again each second")
-        await asyncio.to_thread(glibc.give_back)
+        steps = (_sync, _warm)
+
+
+async def _sync(service: Service) -> None:
+    if await asyncio.to_thread(service.zoo.sync):
+        service.forget()
+    await asyncio.to_thread(glibc.give_back)
 
 
 async def _warm(service: Service) -> None:
+    if service.ready:
+        return
     row = await asyncio.to_thread(service.zoo.catalog.choose, Budget())
-    if row is None:
-        return
-    try:
+    if row is not None:
         await service.inference.warm(row.digest)
-    except (ZooError, OSError):
-        log.exception("the default checkpoint could not be loaded")
-        return
-    glibc.drop_code()
-    service.ready = True
+        glibc.drop_code()
+        service.ready = True
 
 
 def follow_claims(service: Service, stopping: threading.Event) -> None:

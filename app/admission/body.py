@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.admission.body_budget import BodyBudget, Held
+from app.admission.body_budget import Held
+from app.admission.gate import Gate
 from app.admission.json_size import MAX_SMALL_JSON_BYTES, check_small_json
 from app.http.problems import ProblemError, problem
 
@@ -19,10 +22,11 @@ _SMALL_BYTES = 64 * 1024
 class AdmitBody:
     """413, 415, 422 and 503. The rest of a refused body is read and thrown away by the connection."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, budget: BodyBudget) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, gate: Gate) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.budget = budget
+        self.budget = gate.bodies
+        self._connections = gate.connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared, encoding = _framing(scope) if scope["type"] == "http" else (0, b"")
@@ -40,8 +44,7 @@ class AdmitBody:
     async def _admit(self, scope: Scope, receive: Receive, send: Send, declared: int | None, held: Held) -> None:
         path = scope["path"]
         if path == "/predict" and declared is not None and declared <= min(_SMALL_BYTES, self.max_bytes):  # the busiest
-            if not self.budget.has_room(declared):
-                raise _no_room()
+            self._check_room(scope, declared)
             held.add(declared)  # the server takes no more than was declared
             await self.app(scope, receive, send)
             return
@@ -51,8 +54,8 @@ class AdmitBody:
         max_bytes = self.max_bytes if takes_images or is_streamed else min(MAX_SMALL_JSON_BYTES, self.max_bytes)
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
-        if declared is not None and not is_streamed and not self.budget.has_room(declared):
-            raise _no_room()
+        if declared is not None and not is_streamed:
+            self._check_room(scope, declared)
         received = 0
 
         async def counted_receive() -> Message:
@@ -76,8 +79,13 @@ class AdmitBody:
             check_small_json(body)
             await self.app(scope, _replay(body, receive), send)
 
+    def _check_room(self, scope: Scope, declared: int) -> None:
+        if not self.budget.has_room(declared):
+            self._connections.found_full(scope, lambda other: not self.budget.has_room(_framing(other)[0] or 0))
+            raise _no_room()
 
-def _framing(scope: Scope) -> tuple[int | None, bytes]:
+
+def _framing(scope: Mapping[str, Any]) -> tuple[int | None, bytes]:
     """The body's length, None where only its end will tell; and its encoding."""
     length: int | None = 0
     encoding = b""

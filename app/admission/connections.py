@@ -41,7 +41,9 @@ class Connections:
         self._num_begun = 0
         self._max_begun = _MAX_BEGUN // 2
         self._turn_began = 0.0
-        self._full: dict[tuple[str, bytes], Callable[[], bool]] = {}
+        self._full: dict[tuple[str, bytes], Callable[[Mapping[str, Any]], bool]] = {}
+        # Looked for once after each check, which is what finds them.
+        self._may_be_slow = True
         self._check_timer: asyncio.TimerHandle | None = None
         self._closing_callbacks: list[Callable[[], None]] = []
         self.is_closing = False
@@ -90,12 +92,13 @@ class Connections:
         return self.evict_slow_body()
 
     def evict_slow_body(self) -> bool:
-        for connection in self._uploading:
+        for connection in self._uploading if self._may_be_slow else ():
             if connection.is_slow_upload():
                 self._all.discard(connection)
                 self.uploaded(connection)
                 connection.time_out("its body came too slowly while others waited")
                 return True
+        self._may_be_slow = False
         return False
 
     def _check(self) -> None:
@@ -109,6 +112,7 @@ class Connections:
                 connection.evict()
         for connection in list(self._uploading):
             connection.check_upload(_CHECK_SECONDS)
+        self._may_be_slow = True
         for connection in list(self._all):
             connection.check_reader(_CHECK_SECONDS, _MAX_UNREAD_SECONDS)
         self._check_timer = asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check) if self._all else None
@@ -142,9 +146,9 @@ class Connections:
 
     # --- who is turned away ---
 
-    def found_full(self, scope: Mapping[str, Any], is_full: Callable[[], bool]) -> None:
-        """This request was refused because of a queue; as long as that is full, others like it are turned away
-        without being looked at, at a fraction of the cost."""
+    def found_full(self, scope: Mapping[str, Any], is_full: Callable[[Mapping[str, Any]], bool]) -> None:
+        """This request was refused for want of room. Others of its URL for which `is_full` says that there is still
+        none are turned away without being looked at, at a fraction of the cost."""
         if len(self._full) >= _MAX_FULL_URLS:
             self._full.clear()
         self._full[scope["path"], scope["query_string"]] = is_full
@@ -154,7 +158,7 @@ class Connections:
             return False
         url = scope["path"], scope["query_string"]
         is_full = self._full.get(url)
-        if is_full is None or is_full():
+        if is_full is None or is_full(scope):
             return is_full is not None
         del self._full[url]
         return False

@@ -190,6 +190,8 @@ class RequirePublisher:
         self.app = app
         self.tokens = tokens
         self.routes = [route for route in routes if isinstance(route, PublisherRoute)]
+        # A route's pattern is matched only where it may fit: most requests that have a body are predictions.
+        self._prefixes = tuple({route.path.partition("{")[0] for route in self.routes})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and self._is_publishing(scope):
@@ -201,4 +203,6 @@ class RequirePublisher:
         await self.app(scope, receive, send)
 
     def _is_publishing(self, scope: Scope) -> bool:
-        return any(route.matches(scope)[0] is Match.FULL for route in self.routes)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        may_match = path.startswith(self._prefixes)
+        return may_match and any(route.matches(scope)[0] is Match.FULL for route in self.routes)

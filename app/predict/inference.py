@@ -22,9 +22,9 @@ from app.monitoring.metrics import Metrics, Timing
 from app.predict.batcher import Batcher, Pixels
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
-from zoo.images import quick as quick_images
+from zoo.images.header import Header
 from zoo.network.cost import activation_bytes
-from zoo.runtime.predictor import Cost, Prediction, Predictor, Scores, decoding_costs
+from zoo.runtime.predictor import Prediction, Predictor, Scores, read_headers
 
 # About 1 ms each, by either codec.
 _MAX_PIXELS_ON_LOOP = 65_536
@@ -64,29 +64,29 @@ class _Network:
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
         """Raises ImageError, QueueFullError."""
-        if (
-            len(images) <= _MAX_FILES_ON_LOOP
-            and sum(map(len, images)) <= _MAX_BYTES_ON_LOOP
-            and quick_images.work(images) <= _MAX_PIXELS_ON_LOOP
-        ):
-            return self.predictor.decode(images)
-        costs = await self._work.decode(sum(map(len, images)), decoding_costs, images)
+        num_bytes = sum(map(len, images))
+        if num_bytes <= _MAX_BYTES_ON_LOOP and len(images) <= _MAX_FILES_ON_LOOP:
+            headers = read_headers(images)
+            if all(header.is_plain for header in headers) and sum(h.work for h in headers) <= _MAX_PIXELS_ON_LOOP:
+                return self.predictor.pixels(headers)
+        else:
+            headers = await self._work.decode(num_bytes, read_headers, images)
         parts = [
-            await self._work.decode(max(cost.memory_bytes for cost in costs[part]), self.predictor.decode, images, part)
-            for part in _parts(costs)
+            await self._work.decode(max(h.memory_bytes for h in headers[part]), self.predictor.pixels, headers, part)
+            for part in _parts(headers)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _parts(costs: Sequence[Cost]) -> Iterator[slice]:
+def _parts(headers: Sequence[Header]) -> Iterator[slice]:
     """Of images that are decoded in one go."""
     start, work = 0, 0
-    for index, cost in enumerate(costs):
-        if index > start and work + cost.work > _MAX_PIXELS_AT_ONCE:
+    for index, header in enumerate(headers):
+        if index > start and work + header.work > _MAX_PIXELS_AT_ONCE:
             yield slice(start, index)
             start, work = index, 0
-        work += cost.work
-    yield slice(start, len(costs))
+        work += header.work
+    yield slice(start, len(headers))
 
 
 class Inference:

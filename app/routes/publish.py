@@ -150,5 +150,4 @@ def _refusals() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ProblemError(403, "read-only", f"this zoo cannot be written to: {error}") from error
-        detail = f"the zoo's directory could not be read or written: {error.strerror or error}; try again"
-        raise ProblemError(503, "storage", detail, {"Retry-After": "5"}) from error
+        raise

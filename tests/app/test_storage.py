@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import sqlite3
 import time
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from zoo.store.directory import Directory
+
+TOKEN = "a-token-for-publishing"
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -71,3 +74,49 @@ def test_a_catalog_in_trouble_while_it_is_served(
         held_back.rename(late)
         wait_for(lambda: client.get("/models").json().get("count") == num_checkpoints + 1)
         assert client.get(f"/models/{late.stem}").status_code == 200
+
+
+def test_a_catalog_that_is_found_damaged_by_the_first_question(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "zoo"
+    shutil.copytree(zoo_root, root, ignore=shutil.ignore_patterns("catalog*"))
+    first = client_of(root)
+    wait_for(lambda: first.get("/readyz").status_code == 200)
+    copy = tmp_path / "copy"
+    shutil.copytree(zoo_root, copy, ignore=shutil.ignore_patterns("catalog*"))
+    with (
+        closing(sqlite3.connect(root / "catalog.sqlite")) as catalog,
+        closing(sqlite3.connect(copy / "catalog.sqlite")) as other,
+    ):
+        catalog.backup(other)
+        other.execute("PRAGMA journal_mode = DELETE")
+        tables = other.execute("SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name LIKE 'front%'")
+        places = [(page - 1) * other.execute("PRAGMA page_size").fetchone()[0] for (page,) in tables]
+    with (copy / "catalog.sqlite").open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(b"noise" * 100)
+    client = client_of(copy, rescan_seconds=0.05)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    assert client.get("/models").json()["items"] == first.get("/models").json()["items"]
+
+
+def test_a_change_that_the_disk_has_no_room_for(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "zoo"
+    shutil.copytree(zoo_root, root, ignore=shutil.ignore_patterns("catalog*"))
+    client = client_of(root, publish_token=TOKEN)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    before = client.get("/models/best").json()
+    url = f"/models/{before['id']}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        refused = [client.delete(url), client.patch(url, json={"aliases": ["full"]})]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [answer.status_code for answer in refused] == [507, 507]
+    assert client.get("/models/best").json() == before
+    assert client.delete(url).status_code == 204

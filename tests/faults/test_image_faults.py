@@ -16,8 +16,8 @@ from PIL import Image
 
 from zoo.errors import ImageError
 from zoo.images import decode as images
+from zoo.images import fast_decode
 from zoo.images import header as image_header
-from zoo.images import quick as quick_images
 
 pytestmark = pytest.mark.faults
 
@@ -81,7 +81,7 @@ def test_damaged_images_are_pixels_or_an_image_error_and_soon(seed: int) -> None
         if header.work > 2**20:
             continue
         color = header.color
-        quick = quick_images.decode(header)
+        quick = fast_decode.decode(header)
         try:
             pixels = images.pixels(header, color)
         except ImageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,20 @@ from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
 from zoo.images import decode as images
 from zoo.images import header as image_header
-from zoo.images import quick as quick_images
+from zoo.images.header import Header
 from zoo.runtime import onnx_model, onnx_runtime
 from zoo.runtime.classifier import batches
+
+try:
+    from zoo.images import fast_decode
+except ModuleNotFoundError:  # of the extra fast-images
+    fast_decode = None  # type: ignore[assignment]
 
 Scores = npt.NDArray[np.float32]
 
 # Measured over networks of 3,000 to 78,000 parameters: a session takes 0.3 MB, and 4 times its model's bytes.
 _SESSION_BYTES = 300_000
 _MODEL_COPIES = 4
-
-
-class Cost(NamedTuple):
-    """Of decoding one image file: about linear in the time, in pixels; and the memory at its peak."""
-
-    work: int
-    memory_bytes: int
 
 
 class Predictor:
@@ -54,15 +52,18 @@ class Predictor:
         architecture = self.descriptor.architecture
         return architecture.input_height, architecture.input_width, architecture.input_channels
 
-    def decode(self, files: Sequence[bytes], part: slice = slice(None)) -> npt.NDArray[np.uint8]:
-        """Image files, or a part of them, to the batch that the network takes. Raises ImageError, which names the
-        image by its place among all."""
+    def decode(self, files: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+        """Image files to the batch that the network takes. Raises ImageError, which names the image by its place."""
+        return self.pixels(read_headers(files))
+
+    def pixels(self, headers: Sequence[Header], part: slice = slice(None)) -> npt.NDArray[np.uint8]:
+        """As `decode`, of files whose headers are read, or of a part of them."""
         height, width, _ = self.image_shape
-        places = range(len(files))[part]
+        places = range(len(headers))[part]
         pixels = np.empty((len(places), *self.image_shape), dtype=np.uint8)
         for index, place in enumerate(places):
-            with _named(place, len(files)):
-                pixels[index] = _decode(files[place], self.descriptor.preprocessing.color, (height, width))
+            with _named(place, len(headers)):
+                pixels[index] = _decode(headers[place], self.descriptor.preprocessing.color, (height, width))
         return pixels
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> Scores:
@@ -92,14 +93,14 @@ class Predictor:
         ]
 
 
-def decoding_costs(files: Sequence[bytes]) -> list[Cost]:
-    """Of each image file, by its header. Raises ImageError, which names the image."""
-    costs = []
+def read_headers(files: Sequence[bytes]) -> list[Header]:
+    """What each image file says of itself: what it is, and what it takes to decode. Raises ImageError, which names the
+    image by its place."""
+    headers = []
     for place, data in enumerate(files):
         with _named(place, len(files)):
-            header = image_header.read(data)
-            costs.append(Cost(header.work, header.memory_bytes))
-    return costs
+            headers.append(image_header.read(data))
+    return headers
 
 
 @contextmanager
@@ -110,9 +111,8 @@ def _named(place: int, num_files: int) -> Iterator[None]:
         raise ImageError(f"image {place + 1} of {num_files}: {error}" if num_files > 1 else str(error)) from error
 
 
-def _decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    header = image_header.read(data)
-    pixels = quick_images.decode(header)
+def _decode(header: Header, color: Literal["rgb", "gray"], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    pixels = None if fast_decode is None else fast_decode.decode(header)
     if pixels is None:
         return images.pixels(header, color, size)
     if pixels.shape == (*size, 3 if color == "rgb" else 1):

@@ -1,8 +1,8 @@
-"""Plain PNG and JPEG files to pixels, several times faster than by Pillow and to the same numbers.
+"""Plain PNG and JPEG files to pixels, faster than by Pillow and to the same numbers. Needs the extra `fast-images`.
 
 Plain is what two codecs are sure to read alike (`Header.is_plain`): 8-bit gray or RGB without transparency,
 interlacing, colour numbers or Adobe's colour transform; upright, whole, and of at most 16 megapixels. All else is
-`zoo.images.decode`' to decode or to refuse.
+`zoo.images.decode`'s to decode or to refuse.
 
 One difference is left: a PNG whose chunks all have their right CRC-32, and whose compressed pixels end in a wrong
 Adler-32, is decoded here and damage to Pillow. Nothing but a deliberate edit makes such a file.
@@ -12,33 +12,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
 import pyspng
 import simplejpeg
 
-from zoo.errors import ImageError
-from zoo.images import header as image_header
 from zoo.images.header import Header
 
 _MAX_PNG_PIXELS = 262_144
 _CHUNK = struct.Struct(">I4s")
-# To look for the scans of a file that was made to be slow takes up to 5 ms a MiB: nothing for an event loop.
-_MAX_BYTES = 2**18
-
-
-def work(files: Sequence[bytes]) -> float:
-    """About how many pixels there are to decode (`Header.work`); infinity where a file is long, or not a plain one."""
-    if sum(map(len, files)) > _MAX_BYTES:
-        return inf
-    try:
-        headers = [image_header.read(data) for data in files]
-    except ImageError:
-        return inf
-    return sum(header.work if _is_quick(header) else inf for header in headers)
 
 
 def decode(header: Header) -> npt.NDArray[np.uint8] | None:

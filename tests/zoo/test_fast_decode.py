@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import cache
-from math import inf
 from typing import Literal
 
 import numpy as np
@@ -16,8 +15,8 @@ from PIL import Image
 
 from zoo.errors import ImageError
 from zoo.images import decode as images
+from zoo.images import fast_decode
 from zoo.images import header as image_header
-from zoo.images import quick as quick_images
 
 SIZES = [(1, 1), (8, 8), (32, 32), (17, 23), (33, 64)]
 
@@ -58,7 +57,7 @@ def test_ordinary_files_have_the_pixels_that_pillow_gives(size: tuple[int, int],
     for make in (noise, smooth):
         image = make(*size).convert("RGB" if color == "rgb" else "L")
         for data in files_of(image):
-            pixels = quick_images.decode(image_header.read(data))
+            pixels = fast_decode.decode(image_header.read(data))
             assert pixels is not None
             np.testing.assert_array_equal(pixels, images.decode(data, color))
 
@@ -97,14 +96,14 @@ def unusual() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", unusual())
 def test_what_is_unusual_is_left_to_pillow(name: str) -> None:
-    assert quick_images.decode(image_header.read(unusual()[name])) is None
+    assert fast_decode.decode(image_header.read(unusual()[name])) is None
 
 
 def test_large_pngs_are_left_to_pillow_which_lets_other_threads_run() -> None:
     large, small = (encoded(smooth(side, side), "PNG") for side in (600, 500))
-    assert quick_images.decode(image_header.read(large)) is None
-    assert quick_images.decode(image_header.read(small)) is not None
-    assert quick_images.decode(image_header.read(encoded(smooth(600, 600), "JPEG"))) is not None
+    assert fast_decode.decode(image_header.read(large)) is None
+    assert fast_decode.decode(image_header.read(small)) is not None
+    assert fast_decode.decode(image_header.read(encoded(smooth(600, 600), "JPEG"))) is not None
 
 
 @settings(max_examples=500)
@@ -115,7 +114,7 @@ def test_of_damaged_bytes_both_make_the_same(data: st.DataObject, kind: str, gra
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     del damaged[data.draw(st.integers(0, len(damaged))) :]
     try:
-        pixels = quick_images.decode(image_header.read(bytes(damaged)))
+        pixels = fast_decode.decode(image_header.read(bytes(damaged)))
     except ImageError:
         return
     if pixels is None:
@@ -125,12 +124,3 @@ def test_of_damaged_bytes_both_make_the_same(data: st.DataObject, kind: str, gra
     except ImageError as error:
         raise AssertionError("decoded, though Pillow refuses it") from error
     np.testing.assert_array_equal(pixels, wanted)
-
-
-def test_the_work_is_read_from_the_headers() -> None:
-    files = [encoded(noise(200, 300), "PNG", compress_level=9), encoded(smooth(50, 50), "JPEG")]
-    assert quick_images.work(files) == max(60_000, len(files[0])) + 2500
-    assert quick_images.work([encoded(smooth(200, 300), "JPEG", progressive=True)]) == 60_000 * 10
-    assert quick_images.work([*files, encoded(noise(5, 5), "WEBP")]) == inf
-    assert quick_images.work([*files, b"no image"]) == inf
-    assert quick_images.work([files[1] + bytes(2**18)]) == inf
