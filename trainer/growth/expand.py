@@ -7,7 +7,6 @@ starts batch norms afresh, which changes the logits.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from zoo.network.families import secnn
 from zoo.network.graph import Graph, Node, parameter_shapes
 from zoo.network.ops import BatchNorm, Conv2d, Linear
 from zoo.network.placement import Placement, placements
@@ -54,6 +54,8 @@ def expand(
     for node in new_graph.nodes:
         _initialize(node, new, places, initialization, generator)
     with torch.no_grad():
+        if initialization.exact:
+            _silence_new_inputs(new, places)
         begun_afresh = _reset_by_widening(module.graph, new_graph) if initialization.resets else set()
         for name, place in places.items():
             if name in new_state and name not in begun_afresh:
@@ -118,11 +120,17 @@ def _initialize(
         _initialize_inserted(node, new.graph, weight, initialization, generator)
         return
     weight.copy_(_gaussian(weight, None if initialization.exact else initialization.noise_std, generator))
-    if initialization.resets and (_is_inserted(node.name) or _is_pointwise(node)):
+    if initialization.resets and (secnn.is_inserted(node.name) or _is_pointwise(node)):
         weight.zero_()
-    if initialization.exact and place is not None and not _is_depthwise(node):
-        # Old outputs read new channels through zeros: this is what leaves the logits alone.
-        weight[: len(place[0])] = 0
+
+
+def _silence_new_inputs(new: GraphModule, places: dict[str, Placement]) -> None:
+    """Old outputs read new channels through zeros: this is what leaves the logits alone."""
+    for node in new.graph.nodes:
+        for name, tensor in node.op.tensors().items():
+            place = places.get(f"{node.name}.{name}")
+            if tensor.mixes and place is not None:
+                new.get_parameter(f"{node.name}.{name}")[: len(place[0])] = 0
 
 
 def _initialize_inserted(
@@ -151,12 +159,6 @@ def _is_pointwise(node: Node) -> bool:
     return isinstance(node.op, Conv2d) and node.op.kernel_size == 1
 
 
-def _is_inserted(name: str) -> bool:
-    """Whether a node of family secnn belongs to a layer behind the first of its block."""
-    found = re.match(r"blocks\.\d+\.layers\.(\d+)\.", name)
-    return found is not None and int(found[1]) > 0
-
-
 def _reset_by_widening(old: Graph, new: Graph) -> set[str]:
     """Tensors of widened batch norms that begin as torch makes them, see `Initialization`."""
     before = {node.name: node.op for node in old.nodes}
@@ -164,7 +166,7 @@ def _reset_by_widening(old: Graph, new: Graph) -> set[str]:
     for node in new.nodes:
         if isinstance(node.op, BatchNorm) and before.get(node.name) not in (None, node.op):
             names |= {f"{node.name}.weight", f"{node.name}.bias"}
-            if _is_inserted(node.name):
+            if secnn.is_inserted(node.name):
                 names |= {f"{node.name}.running_mean", f"{node.name}.running_var"}
     return names
 
@@ -174,11 +176,6 @@ def _gaussian(weight: Tensor, std: float | None, generator: torch.Generator) -> 
     fan_in = weight[0].numel()
     draws = torch.randn(weight.shape, generator=generator).to(weight.device)
     return draws * ((2 / fan_in) ** 0.5 if std is None else std)
-
-
-def _is_depthwise(node: Node) -> bool:
-    """Each channel filtered by itself: output channels lie where input channels do, and mix with none."""
-    return isinstance(node.op, Conv2d) and node.op.groups > 1
 
 
 def _ends_in_addition(node: Node, graph: Graph) -> bool:

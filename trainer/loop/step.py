@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import RunConfig
 from trainer.loop.parallel import ALONE, Group, synchronize_batch_norms
 from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.families import secnn
 from zoo.runtime import glibc
 from zoo.runtime.module import GraphModule
 
@@ -230,7 +231,7 @@ class _CapturedStep:
 def _drop_channels(module: GraphModule, share: float) -> None:
     """Makes the dropout of each block's first layer one of whole channels, in training."""
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Dropout) and name.startswith("blocks.") and name.endswith(".layers.0.dropout"):
+        if isinstance(layer, nn.Dropout) and secnn.is_first_dropout(name):
             layer.__class__ = nn.Dropout2d  # type: ignore[assignment]
             layer.p = share
 

@@ -12,6 +12,7 @@ Both add C·C·9 + 2·C parameters to a block of C channels: 2,336 for 16, as in
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -201,3 +202,14 @@ def start(
         conv_dropout=conv_dropout,
         linear_dropout=linear_dropout,
     )
+
+
+def is_inserted(name: str) -> bool:
+    """Whether the node (or tensor) belongs to a layer behind the first of its block."""
+    found = re.match(r"blocks\.\d+\.layers\.(\d+)\.", name)
+    return found is not None and int(found[1]) > 0
+
+
+def is_first_dropout(name: str) -> bool:
+    """Whether the node is the dropout of a block's first layer."""
+    return re.fullmatch(r"blocks\.\d+\.layers\.0\.dropout", name) is not None
