@@ -25,7 +25,7 @@ ENTRYPOINT ["zoo-train"]
 CMD ["--help"]
 
 FROM base AS serve
-RUN pip install --constraint constraints.txt .
+RUN pip install --constraint constraints.txt '.[serve]'
 USER zoo
 WORKDIR /home/zoo
 VOLUME /zoo

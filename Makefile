@@ -25,7 +25,7 @@ faults: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serve,train,dev]'
 	touch $@
 
 # --resume: a growth that was interrupted goes on where it stopped.

@@ -87,11 +87,15 @@ def main(
     """
     from pydantic import ValidationError
 
-    from app.process import listen
-    from app.process.workers import Worker, serve
-    from app.settings import Settings
     from zoo.errors import ZooError
     from zoo.store.directory import require_zoo
+
+    try:
+        from app.process import listen
+        from app.process.workers import Worker, serve
+        from app.settings import Settings
+    except ModuleNotFoundError as error:
+        _fail(terminal.missing(error))
 
     for root in zoo:
         try:

@@ -82,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="The smallest image classifier that is good enough.",
         version=version("checkpoint-zoo"),
         lifespan=lifespan,
-        license_info={"name": "MIT", "identifier": "MIT"},
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=openapi.operation_id,
         redirect_slashes=False,
         # Relative to the document itself, so that clients made from it find the service below any prefix.

@@ -210,4 +210,4 @@ def test_a_method_that_there_is_not_is_told_those_that_there_are(client: httpx.C
 
 def test_a_generated_client_sees_the_same_document_twice(client: httpx.Client) -> None:
     assert client.get("/openapi.json").content == client.get("/openapi.json").content
-    assert json.loads(client.get("/openapi.json").content)["info"]["license"]["identifier"] == "MIT"
+    assert json.loads(client.get("/openapi.json").content)["info"]["license"]["identifier"] == "Apache-2.0"

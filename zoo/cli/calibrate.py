@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import ALL_DATASETS, Budget
-from zoo.choosing.cascade import Calibration
-from zoo.cli.options import JsonOption, SkipBadOption, UrlOption, ZooOption
+from zoo.cli.options import JsonOption, SkipBadOption, UrlOption, ZooOption, followed
 from zoo.cli.output import fail, print_json, print_table
-from zoo.images.folder import name_of
-from zoo.library.calibrate import calibrate_cascades, measure_latencies
-from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
+
+if TYPE_CHECKING:  # of an extra
+    from zoo.catalog.rows import CheckpointRow
+    from zoo.choosing.cascade import Calibration
+    from zoo.library.local import LocalZoo
 
 app = typer.Typer()
 
@@ -49,8 +49,7 @@ def calibrate(
     """
     if url is not None or not zoo:
         fail("calibrate works on directories: give --zoo DIR, as to zoo-serve (a server follows within a second)")
-    local = LocalZoo(zoo)
-    local.sync()
+    local = followed(zoo)
     if data is None:
         _calibrate_latencies(local, dataset, rounds, as_json=as_json)
     else:
@@ -59,11 +58,16 @@ def calibrate(
 
 
 def find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False) -> Calibration:
+    from zoo.images.folder import name_of
+    from zoo.library.calibrate import calibrate_cascades
+
     name = dataset or name_of(Path(data))
     return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True), skip_bad=skip_bad)
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
+    from zoo.library.calibrate import measure_latencies
+
     rows = zoo.chooser.rows(Budget(dataset=dataset or ALL_DATASETS, prefer="params"))
     if not rows:
         fail(f"no checkpoint of data set {dataset}" if dataset else "the zoo holds no checkpoint")

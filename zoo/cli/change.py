@@ -15,11 +15,11 @@ from zoo.cli.options import (
     PublishTokenOption,
     UrlOption,
     ZooOption,
+    followed,
     opened,
     with_changing_zoo,
 )
 from zoo.cli.output import fail, print_json
-from zoo.library.local import LocalZoo
 from zoo.protocol import Zoo
 
 app = typer.Typer()
@@ -53,7 +53,7 @@ def publish_(
     views = [library.publish(_checkpoint_file(file), stage=stage) for file in files]
     if data is not None and zoo:
         for dataset in sorted({view.dataset for view in views}):
-            find_cascades(LocalZoo(zoo), data, dataset)
+            find_cascades(followed(zoo), data, dataset)
     if as_json:
         print_json([view.model_dump(mode="json") for view in views])
     else:

@@ -7,7 +7,6 @@ import sys
 from http import HTTPStatus
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
 from zoo.cli import calibrate, change, look, maintain, terminal, use, verify
 from zoo.errors import RemoteError, ZooError
@@ -61,8 +60,19 @@ def main() -> None:
     logging.getLogger("zoo.audit").setLevel(logging.INFO)
     try:
         app()
-    except (ZooError, OSError, SQLAlchemyError) as error:
+    except ModuleNotFoundError as error:
+        typer.echo(f"zoo: {terminal.missing(error)}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, (ZooError, OSError, *_of_sqlalchemy())):
+            raise
         wanted = isinstance(error, RemoteError) and error.status == HTTPStatus.UNAUTHORIZED
         hint = "; give it with --token, or in ZOO_TOKEN (to publish: ZOO_PUBLISH_TOKEN)" if wanted else ""
         typer.echo(f"zoo: {error}{hint}", err=True)
         sys.exit(1)
+
+
+def _of_sqlalchemy() -> tuple[type[Exception], ...]:
+    """Its errors, where a command has loaded it; it is of an extra."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return () if loaded is None else (loaded.SQLAlchemyError,)

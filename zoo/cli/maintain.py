@@ -8,8 +8,6 @@ import typer
 
 from zoo.cli.options import JsonOption, UrlOption, ZooOption
 from zoo.cli.output import fail, print_json
-from zoo.library.garbage import collect, garbage
-from zoo.library.local import LocalZoo
 
 app = typer.Typer()
 
@@ -19,6 +17,8 @@ def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = 
     """Rebuild the catalog from the files alone."""
     if url is not None or not zoo:
         fail("reindex works on directories: give --zoo DIR (a server follows its own directories)")
+    from zoo.library.local import LocalZoo
+
     count = LocalZoo(zoo).reindex()
     if as_json:
         print_json({"count": count})
@@ -35,6 +35,8 @@ def collect_garbage(
     """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
     if not zoo:
         fail("give --zoo DIR")
+    from zoo.library.garbage import collect, garbage
+
     for root in zoo:  # without a catalog, for which a full disk may have no room
         if not root.is_dir():
             fail(f"{root}: no such zoo directory")

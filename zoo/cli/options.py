@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
@@ -16,8 +16,10 @@ from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import Budget, FileFormat, Preference
 from zoo.cli.output import fail
 from zoo.client import ZooClient
-from zoo.library.local import LocalZoo
 from zoo.protocol import Zoo
+
+if TYPE_CHECKING:  # of an extra
+    from zoo.library.local import LocalZoo
 
 PreferredBy = StrEnum("PreferredBy", {name: name for name in get_args(Preference)})  # type: ignore[misc]
 Format = StrEnum("Format", {name: name for name in get_args(FileFormat)})  # type: ignore[misc]
@@ -101,8 +103,13 @@ def opened(zoo: list[Path] | None, url: str | None, token: str | None) -> Zoo:
     """A library here, looked through, or the client of a server."""
     if bool(zoo) == bool(url):
         fail("give either --zoo DIR or --url URL")
-    if not zoo:
-        return ZooClient(str(url), token)
+    return followed(zoo) if zoo else ZooClient(str(url), token)
+
+
+def followed(zoo: list[Path]) -> LocalZoo:
+    """A library over these directories, looked through."""
+    from zoo.library.local import LocalZoo
+
     local = LocalZoo(zoo)
     local.sync()
     return local

@@ -64,6 +64,23 @@ def _show_version(context: typer.Context, wanted: bool) -> bool:
     return wanted  # or the option's value would be None
 
 
+# By the extra that brings them: packages that a command may miss.
+_EXTRAS = {
+    "train": {"jaxtyping", "matplotlib", "sklearn", "torch", "torchvision"},
+    "local": {"PIL", "numpy", "onnxruntime", "safetensors", "sqlalchemy", "sqlmodel"},
+    "serve": {"fastapi", "orjson", "prometheus_client", "pydantic_settings", "starlette", "uvicorn"},
+}
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Which extra to install. Raises the error where it is of no extra's package."""
+    package = str(error.name).partition(".")[0]
+    extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), None)
+    if extra is None:
+        raise error
+    return f"this needs {package}, of the extra `{extra}`: pip install 'checkpoint-zoo[{extra}]'"
+
+
 VersionOption = Annotated[
     bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
 ]

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from zoo.checkpoint.file import Checkpoint
-from zoo.choosing.budget import ALL_DATASETS, Budget
+from zoo.choosing.budget import Budget
 from zoo.cli.options import JsonOption, SkipBadOption, with_filters, with_zoo
 from zoo.cli.output import fail, print_json
-from zoo.errors import CheckpointError, ZooError
-from zoo.network.cost import num_params
 from zoo.protocol import Zoo
-from zoo.runtime import onnx_model
-from zoo.runtime.measure import HeldOutImages, measure
-from zoo.runtime.predictor import Predictor
 
 app = typer.Typer()
 
@@ -46,6 +38,9 @@ def verify(
     images right as it says; --dataset names the data set if the path does not.
     Exits with 1 if one fails.
     """
+    from zoo.library.verify import is_of, verified
+    from zoo.runtime.measure import HeldOutImages
+
     images = HeldOutImages(data, skip_bad=skip_bad) if data else None
     for finding in images.findings if images else ():
         typer.echo(f"{data}: warning: {finding}", err=True)
@@ -56,9 +51,9 @@ def verify(
     for digest, found in zoo.verified():
         if wanted is not None and digest not in wanted:
             continue
-        is_measured = images is not None and _is_of(found, budget.dataset, images)
+        is_measured = images is not None and is_of(found, budget.dataset, images)
         num_measured += is_measured
-        result = _verified(digest, found, images if is_measured else None)
+        result = verified(digest, found, images if is_measured else None)
         results.append(result)
         if not as_json:
             typer.echo(f"{result['status']:8}{digest[:12]}  {result['detail']}")
@@ -68,41 +63,3 @@ def verify(
         fail(f"{data} holds images of {images.name}, and no checkpoint is of that data set; --dataset names another")
     if not all(result["ok"] for result in results):
         raise typer.Exit(1)
-
-
-def _is_of(found: Checkpoint | ZooError, dataset: str | None, images: HeldOutImages) -> bool:
-    """Whether to measure it: all of the data set that is asked for, else those whose data set is called as the images.
-
-    Of one that is kept apart from another of its name, files do not know what it is called here.
-    """
-    is_asked_for = dataset not in (None, ALL_DATASETS)
-    return isinstance(found, Checkpoint) and (is_asked_for or found.descriptor.dataset.name == images.name)
-
-
-def _verified(digest: str, found: Checkpoint | ZooError, images: HeldOutImages | None) -> dict[str, Any]:
-    """`images`: what to measure its test accuracy on."""
-    try:
-        if isinstance(found, ZooError):
-            raise found
-        return {"id": digest, "ok": True, "status": "ok", **_checked(found, images)}
-    except ZooError as error:
-        return {"id": digest, "ok": False, "status": "FAILED", "detail": str(error)}
-
-
-def _checked(checkpoint: Checkpoint, images: HeldOutImages | None) -> dict[str, Any]:
-    """Raises ZooError where it is not what it should be."""
-    name = checkpoint.descriptor.name
-    predictor = Predictor(checkpoint)
-    scores = predictor.probabilities(np.full((1, *predictor.image_shape), 128, dtype=np.uint8))
-    if not np.isfinite(scores).all():
-        raise CheckpointError(f"{name}: scores are not finite")
-    if images is None:
-        params = num_params(checkpoint.descriptor.architecture.graph())
-        return {"detail": f"{name}: {params:,} parameters, {len(onnx_model.build(checkpoint)):,} bytes as ONNX"}
-    measurement = measure(checkpoint, images)
-    differs = {}
-    if measurement.same_images is False:
-        differs = {"ok": False, "status": "other"}
-    elif not measurement.agrees:
-        differs = {"ok": False, "status": "differs"}
-    return {**differs, "detail": f"{name}: {measurement}", "measured": asdict(measurement)}

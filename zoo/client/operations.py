@@ -119,17 +119,11 @@ class Questions:
         if runtime not in get_args(Runtime):
             raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
         path = yield from self.download(checkpoint, None, "safetensors", None, budget)
-        # What only those need who load.
-        from zoo.checkpoint import file as checkpoints
-
-        loaded = checkpoints.load(path)
-        if runtime == "torch":
-            from zoo.runtime.module import TorchClassifier
-
-            return TorchClassifier(loaded)
-        from zoo.runtime.onnx_classifier import OnnxClassifier
-
-        return OnnxClassifier(loaded)
+        try:
+            return _network(path, runtime)
+        except ModuleNotFoundError as error:
+            extra = "train" if runtime == "torch" else "local"
+            raise ZooError(f"to run networks, pip install 'checkpoint-zoo[{extra}]' ({error})") from error
 
     # --- changing --------------------------------------------------------------------------------------
 
@@ -211,3 +205,17 @@ def _batches(images: Sequence[bytes]) -> Iterator[list[bytes]]:
         batch.append(image)
     if batch:
         yield batch
+
+
+def _network(path: Path, runtime: Runtime) -> OnnxClassifier | TorchClassifier:
+    """Imports what only those need who load."""
+    from zoo.checkpoint import file as checkpoints
+
+    loaded = checkpoints.load(path)
+    if runtime == "torch":
+        from zoo.runtime.module import TorchClassifier
+
+        return TorchClassifier(loaded)
+    from zoo.runtime.onnx_classifier import OnnxClassifier
+
+    return OnnxClassifier(loaded)
