@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from zoo.errors import DescriptorError
 
@@ -55,6 +55,9 @@ class Op(ABC):
     """
 
     __slots__ = ()
+
+    couples_inputs: ClassVar[bool] = False
+    """Whether a channel of the output is made of that channel of every input, as in an addition."""
 
     @abstractmethod
     def output_shape(self, *inputs: Shape) -> Shape:
@@ -310,6 +313,8 @@ class Concat(Op):
 @dataclass(frozen=True, slots=True)
 class Add(Op):
     """Of two inputs of one shape."""
+
+    couples_inputs: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
         _expect(len(inputs) == 2 and inputs[0] == inputs[1], "inputs of one shape", *inputs)
