@@ -9,13 +9,12 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.admission import refusals
 from app.admission.connections import Connections
 from app.admission.refusals import QUEUE_FULL
-from app.http.middleware import PROBES
-from app.http.one_write import OneWriteProtocol
+from app.http.middleware import PROBES, TURNED_AWAY
 
 # Longer than any URL that this service makes, and what nginx and Apache allow.
 MAX_URL_BYTES = 8192
@@ -36,10 +35,9 @@ _DEAF_SECONDS = 1.0
 # Who had sent its next request before it was listened to again waits twice as long the next time.
 _AT_ONCE_SECONDS = 0.3
 _MAX_DEAF_SECONDS = 8.0
-_TURNED_AWAY = (b"503", b"429")
 
 
-class GatedProtocol(OneWriteProtocol):
+class GatedProtocol(HttpToolsProtocol):
     """The app in its configuration has the gate as `app.state.gate`."""
 
     def __init__(self, config: Any, *arguments: Any, **options: Any) -> None:
@@ -65,7 +63,7 @@ class GatedProtocol(OneWriteProtocol):
         self._window_bytes = 0
         self._silent_seconds = 0.0
         self._seen_body = 0
-        self._sent_bytes = 0
+        self._unsent_bytes = 0
         self._heard_at = -1.0
         self._deaf_seconds = _DEAF_SECONDS
         self._unread_seconds = 0.0
@@ -98,9 +96,8 @@ class GatedProtocol(OneWriteProtocol):
 
     def check_reader(self, seconds: float, max_seconds: float) -> None:
         unsent = self.transport.get_write_buffer_size()
-        sent = self.answers.written_bytes - unsent
-        self._unread_seconds = self._unread_seconds + seconds if unsent and sent == self._sent_bytes else 0.0
-        self._sent_bytes = sent
+        self._unread_seconds = self._unread_seconds + seconds if unsent and unsent == self._unsent_bytes else 0.0
+        self._unsent_bytes = unsent
         if self._unread_seconds > max_seconds:
             self._connections.refused("unread")
             self.transport.abort()
@@ -230,6 +227,7 @@ class GatedProtocol(OneWriteProtocol):
         """As the app would, without it."""
         self._connections.refused("queue")
         cycle.response_started = cycle.response_complete = True
+        cycle.scope[TURNED_AWAY] = True  # type: ignore[literal-required]
         answer = refusals.raw(503, "queue-full", QUEUE_FULL, path=cycle.scope["path"], close=not cycle.keep_alive)
         self.transport.write(answer)
         if not cycle.keep_alive:
@@ -302,7 +300,7 @@ class GatedProtocol(OneWriteProtocol):
     def _is_idle(self) -> None:
         """Request and answer are complete."""
         self._connections.idle(self)
-        if self.answers.last_status in _TURNED_AWAY and self.scope["path"] not in PROBES:
+        if self.cycle.scope.get(TURNED_AWAY) and self.scope["path"] not in PROBES:
             asked_at_once = self.loop.time() - self._heard_at < _AT_ONCE_SECONDS
             self._deaf_seconds = min(2 * self._deaf_seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
             self.flow.pause_reading()

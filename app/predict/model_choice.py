@@ -27,16 +27,26 @@ _MAX_QUERY_BYTES = 2048
 
 
 def with_fields(query_string: bytes, fields: Sequence[tuple[str, str]]) -> bytes:
-    """The query with a body's fields in it. Raises RequestValidationError where they contradict."""
+    """The query with a body's fields in it. Raises RequestValidationError where they contradict.
+
+    Who only repeats a default contradicts nobody: generated clients write it into every query.
+    """
     given = QueryParams(query_string).multi_items()
-    query = dict(given)
+    body = dict(fields)
+    told = {name: value for name, value in given if not (name in body and _is_default(name, value))}
     if errors := repeated(fields) or [
-        {"type": "value_error", "loc": (name,), "msg": f"{query[name]} in the query, {value} in the body: give it once"}
+        {"type": "value_error", "loc": (name,), "msg": f"{told[name]} in the query, {value} in the body: give it once"}
         for name, value in fields
-        if name in query and not _are_equal(query[name], value)
+        if name in told and not _are_equal(told[name], value) and not _is_default(name, value)
     ]:
         raise invalid_query(errors)
-    return urlencode([*given, *((name, value) for name, value in fields if name not in query)]).encode()
+    kept = [(name, value) for name, value in given if name in told]
+    return urlencode([*kept, *((name, value) for name, value in fields if name not in told)]).encode()
+
+
+def _is_default(name: str, value: str) -> bool:
+    field = PredictQuery.model_fields.get(name)
+    return field is not None and field.default is not None and _are_equal(str(field.default), value)
 
 
 def _are_equal(one: str, other: str) -> bool:

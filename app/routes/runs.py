@@ -81,7 +81,7 @@ async def follow_run(
     service: ServiceDep,
     query: Annotated[EventsQuery, Query()],
     last_event_id: Annotated[
-        int | SkipJsonSchema[None], Header(ge=0, description="The same, as an EventSource sends it.")
+        Annotated[int, Field(ge=0)] | SkipJsonSchema[None], Header(description="The same, as an EventSource sends it.")
     ] = None,
 ) -> StreamingResponse:
     """Server-Sent Events: each record as it is written. An event's id is the `after` of the next.

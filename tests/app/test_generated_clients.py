@@ -24,12 +24,13 @@ import json, sys
 from zoo_api import Client
 from zoo_api.api.models import list_models, show_model
 from zoo_api.api.predict import predict
-from zoo_api.models import NoModelProblem, PredictBody
+from zoo_api.models import NoModelProblem, PredictBody, PredictParameters
 
 client = Client(base_url=sys.argv[1])
 selected = list_models.sync(client=client, min_acc=0.01, limit=2).selected
 body = PredictBody(inputs=sys.argv[2])
-answer = predict.sync(client=client, model=selected.id, body=body, top_k=2)
+few = PredictBody(inputs=sys.argv[2], parameters=PredictParameters(top_k=2))  # its query says top_k=5, the default
+answer = predict.sync(client=client, model=selected.id, body=few)
 missing = list_models.sync_detailed(client=client, min_acc=1.0, max_params=1)
 unknown = predict.sync(client=client, model="nobody", body=body)
 assert isinstance(missing.parsed, NoModelProblem) and isinstance(unknown, NoModelProblem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import httpx
@@ -55,6 +56,16 @@ def test_the_same_twice_is_fine_and_another_value_is_not(client: httpx.Client, d
     assert response.json()["detail"] == "min_acc: 0.4 in the query, 0.5 in the body: give it once"
     in_json = client.post("/predict?top_k=2", json={"inputs": "", "parameters": {"top_k": 3}})
     assert in_json.json()["detail"] == "top_k: 2 in the query, 3 in the body: give it once"
+
+
+@pytest.mark.parametrize(("in_query", "in_body"), [(5, 2), (2, 5)])
+def test_a_default_that_is_only_repeated_contradicts_nothing(
+    client: httpx.Client, digit_files: list[bytes], in_query: int, in_body: int
+) -> None:
+    encoded = base64.b64encode(digit_files[0]).decode()
+    as_json = client.post(f"/predict?top_k={in_query}", json={"inputs": encoded, "parameters": {"top_k": in_body}})
+    for response in (as_json, ask(client, digit_files[0], {"top_k": in_body, "policy": "single"}, top_k=in_query)):
+        assert len(response.json()["predictions"][0]) == 2
 
 
 @pytest.mark.parametrize(
