@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from zoo.network.cost import num_macs, num_params, training_flops
+from zoo.network.cost import activation_bytes, num_macs, num_params, ram_bytes, training_flops
 from zoo.network.families import secnn
 from zoo.network.families.family import Architecture
+from zoo.network.graph import INPUT, GraphBuilder
+from zoo.network.ops import Add, AveragePool2d, Conv2d, GlobalAveragePool, Linear
 from zoo.runtime.module import GraphModule
 
 
@@ -51,3 +53,17 @@ def test_macs_of_the_start_network_counted_by_hand() -> None:
 
 def test_training_costs_three_passes_of_two_operations_per_mac() -> None:
     assert training_flops(macs=1_000, num_images=50) == 300_000
+
+
+def test_peak_memory_counted_by_hand() -> None:
+    """A value is kept until its last reader has run."""
+    builder = GraphBuilder((2, 4, 4))
+    hidden = builder.add("wide", Conv2d(2, 6, kernel_size=3, bias=False, stride=2), INPUT)  # 6×2×2, beside the input
+    small = builder.add("small", AveragePool2d(2), INPUT)  # 2×2×2, beside both
+    narrow = builder.add("narrow", Conv2d(6, 2, kernel_size=1, bias=True), hidden)  # 2×2×2: the input is no longer kept
+    value = builder.add("sum", Add(), narrow, small)
+    builder.add("output", Linear(2, 3), builder.add("average", GlobalAveragePool(), value))
+    graph = builder.build()
+    assert activation_bytes(graph) == 4 * (2 * 16 + 6 * 4 + 2 * 4)
+    weights = 6 * 2 * 9 + 2 * 6 + 2 + 3 * 2 + 3
+    assert ram_bytes(graph) == activation_bytes(graph) + 4 * weights
