@@ -169,3 +169,21 @@ def test_the_command(tmp_path: Path, grown: Path, write_images: WriteImages) -> 
     assert "the largest first" in result.stderr
     again = CliRunner().invoke(app, [*words, "--batch-size", "16", "--device", "cpu"])
     assert again.stdout.split() == digests
+
+
+def test_a_pretrained_network_teaches_too_and_is_named(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
+    photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
+    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--epochs", "2"]
+    words += ["--teacher", "efficientnet-lite0", "--teacher-epochs", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    assert "fine-tuning efficientnet-lite0  epoch 1/1  loss " in result.stderr
+    digests = result.stdout.split()
+    assert len(digests) == 2
+    for digest in digests:
+        taught_by = read_header(Directory(tmp_path / "mine").path(digest)).descriptor.lineage.pretrained_teacher
+        assert taught_by is not None
+        assert taught_by.name == "efficientnet-lite0"
+    again = CliRunner().invoke(app, words)
+    assert again.stdout.split() == digests
+    assert "fine-tuning efficientnet-lite0" not in again.stderr

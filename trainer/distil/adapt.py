@@ -18,6 +18,7 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distil import descriptors_of, logged
 from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.pretrained import PretrainedAnswers
 from trainer.grow import run_directory
 from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
@@ -118,12 +119,14 @@ def adapt(
     zoo: Path,
     device: torch.device,
     observe: Callable[[Record], None],
+    pretrained: Callable[[Path], PretrainedAnswers] | None = None,
 ) -> Iterator[str]:
     """Fine-tunes what `sources` found into the zoo, and yields the digest of each new file.
 
     `config.distil_epochs` each. The same call again goes on after the last whole epoch; members of which the zoo holds
     what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
-    these images. Raises RunError where another process is at work on the run.
+    these images. `pretrained(folder)` gives the answers of a network from elsewhere, which teaches all of them too, and
+    keeps them there. Raises RunError where another process is at work on the run.
     """
     config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
@@ -132,12 +135,14 @@ def adapt(
         myself = largest if found.knows_classes else None
         own = replace(config, distil_weight=_OWN_ANSWERS)
         cutout = cutout_of(config, largest.params)
-        lessons = Lessons(own, data, [myself] if myself else [], device, run, cutout)
+        outside = pretrained(run) if pretrained else None
+        teachers = [myself] if myself else []
+        lessons = Lessons(own, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
         digest = _adapt(data, directory, largest, myself, lessons, tell)
         yield digest
         lessons.remove()
         teacher = Member(digest, decode(directory.path(digest).read_bytes(), digest))
-        lessons = Lessons(config, data, [teacher], device, run)
+        lessons = Lessons(config, data, [teacher], device, run, pretrained=outside)
         for member in smaller:
             yield _adapt(data, directory, member, teacher, lessons, tell)
         lessons.remove()
@@ -153,10 +158,12 @@ def _adapt(
 ) -> str:
     """The digest of what becomes of the member, or became of it before."""
     content, taught_by = data.content, teacher.digest if teacher else None
+    pretrained = lessons.pretrained.record if lessons.pretrained else None
     before = {
         digest: descriptor
         for digest, descriptor in descriptors_of(directory).items()
         if (descriptor.lineage.parent, descriptor.lineage.distilled_from) == (member.digest, taught_by)
+        and descriptor.lineage.pretrained_teacher == pretrained
         and descriptor.dataset.content == content
     }
     if before:
@@ -167,7 +174,7 @@ def _adapt(
         validation = evaluate(module, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
         if validation.accuracy < member.val_accuracy:
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation
-        digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device)
+        digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device, pretrained)
         seconds = sum(epoch.seconds for epoch in epochs)
     after = read_header(directory.path(digest)).descriptor.metrics.validation.accuracy
     record = DistilledRecord(

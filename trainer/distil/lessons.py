@@ -15,6 +15,7 @@ import torch
 from trainer.config import Cutout, RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.answers import Answers, Teacher
+from trainer.distil.pretrained import PretrainedAnswers
 from trainer.grow import device_name
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
@@ -22,7 +23,7 @@ from trainer.loop.epoch import WeightAverage, evaluate, train_epoch
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint
 from trainer.loop.step import TrainingStep, pays_to_compile
-from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, join_devices
+from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, PretrainedTeacher, join_devices
 from zoo.checkpoint.file import Checkpoint, encode
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.runtime.module import GraphModule, module_of
@@ -59,7 +60,7 @@ class Member:
 class Lessons:
     """How students learn from one or more teachers, each epoch kept in the run's directory.
 
-    Without a teacher they learn the labels alone.
+    Without a teacher they learn the labels alone. `pretrained` is one more, with answers of its own.
     """
 
     def __init__(
@@ -71,11 +72,14 @@ class Lessons:
         run: Path,
         cutout: float = 0.0,
         answers: type[Answers] = Answers,
+        pretrained: PretrainedAnswers | None = None,
     ) -> None:
         """`cutout`: sides of the part that is blacked out of what teachers answer, as a part of the image's."""
         # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed
         # (docs/log.md).
-        self._config = replace(config, cutout=None, mixup=None) if teachers else config
+        self._is_taught = bool(teachers) or pretrained is not None
+        self._config = replace(config, cutout=None, mixup=None) if self._is_taught else config
+        self.pretrained = pretrained
         self._cutout = cutout
         self._data = data
         self._teachers = teachers
@@ -83,7 +87,8 @@ class Lessons:
         self.device = device
         self._train = data.train.to(device)
         answering = [Teacher(one.digest, one.module(device), one.descriptor.preprocessing) for one in teachers]
-        self._answers = answers(run / "answers", answering, self._train, self._config, cutout)
+        given = pretrained.logits.to(device) if pretrained else None
+        self._answers = answers(run / "answers", answering, self._train, self._config, cutout, given)
 
     def remove(self) -> None:
         """Deletes what was kept of students and answers."""
@@ -96,7 +101,9 @@ class Lessons:
         module = student.module(self.device)
         optimizer = optim.make(module, config)
         names = [teacher.digest for teacher in self._teachers]
-        what = [student.digest, *names, repr(config), repr(self._cutout), self._data.record().model_dump_json()]
+        taught_by = [*names, *([repr(self.pretrained.record)] if self.pretrained else [])]
+        shown = [repr(self._cutout), self._data.record().model_dump_json()]
+        what = [student.digest, *taught_by, repr(config), *shown]
         before = _load(self._kept, what, self.device)
         if before is not None:
             module.load_state_dict(before["module"])
@@ -122,7 +129,7 @@ class Lessons:
         rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
         for number in range(len(epochs), config.distil_epochs):
             started = time.perf_counter()
-            lesson = self._answers.lesson(number) if names else None
+            lesson = self._answers.lesson(number) if self._is_taught else None
             result = train_epoch(
                 step,
                 train,
@@ -157,7 +164,7 @@ class Lessons:
         with a quarter blacked out, 91.7 with whole images and 90.9 with mixed ones (docs/log.md).
         """
         config = self._config
-        if self._teachers:
+        if self._is_taught:
             cutout = Cutout(self._cutout, from_params=0) if self._cutout else None
             config = replace(config, cutout=cutout, full_shift_params=1)
         generator = torch.Generator().manual_seed(seed_of(self._config, 0, "statistics of students"))
@@ -196,6 +203,7 @@ def _descriptor(
     metrics: Metrics,
     epochs: Sequence[LessonRecord],
     device: str,
+    pretrained: PretrainedTeacher | None,
 ) -> Descriptor:
     """The student's descriptor, with the cost of its own further training and of the teacher's answers."""
     before = student.descriptor
@@ -208,7 +216,11 @@ def _descriptor(
     return before.model_copy(
         update={
             "lineage": before.lineage.model_copy(
-                update={"parent": student.digest, "distilled_from": teacher.digest if teacher else None}
+                update={
+                    "parent": student.digest,
+                    "distilled_from": teacher.digest if teacher else None,
+                    "pretrained_teacher": pretrained,
+                }
             ),
             "dataset": data.record(),
             "preprocessing": data.preprocessing,
@@ -235,6 +247,7 @@ def save(
     data: Data,
     epochs: Sequence[LessonRecord],
     device: torch.device,
+    pretrained: PretrainedTeacher | None = None,
 ) -> str:
     """Writes what became of a student, with its test accuracy, and returns the file's digest.
 
@@ -242,5 +255,5 @@ def save(
     """
     test = evaluate(module, data.test.to(device), data.preprocessing, len(data.classes))
     metrics = Metrics(validation=validation, test=test)
-    descriptor = _descriptor(student, teacher, data, metrics, epochs, device_name(device))
+    descriptor = _descriptor(student, teacher, data, metrics, epochs, device_name(device), pretrained)
     return directory.put(encode(Checkpoint(descriptor, module.tensors())))
