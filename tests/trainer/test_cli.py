@@ -113,13 +113,15 @@ def test_the_paper_run_starts_from_the_papers_net(tmp_path: Path, write_images: 
 def test_what_is_odd_about_the_images_is_said_and_logged(tmp_path: Path, write_images: Callable[..., Path]) -> None:
     images = write_images(tmp_path / "odd", {"train": 10, "test": 2})
     (images / "train" / "left" / "0003.png").write_bytes(b"")
-    (images / "train" / "left" / "photo.heic").write_bytes(b"")
+    (images / "train" / "left" / "photo.jxl").write_bytes(b"")
     words = ("digits", "--data", images, "--zoo", tmp_path, "--epochs", 1, "--device", "cpu")
-    assert_refused(zoo_train(*words), "train/left/0003.png: 0 bytes that are no PNG, JPEG, WebP, BMP, GIF or TIFF")
+    assert_refused(zoo_train(*words), "train/left/0003.png: 0 bytes that are no PNG, JPEG, WebP, BMP, GIF, TIFF")
     result = zoo_train(*words, "--skip-bad")
     assert result.exit_code == 0, result.stderr
-    first, second, third = result.stderr.splitlines()[:3]
-    assert first == "odd: warning: left out: 1 .heic (train/left/photo.heic)"
+    about, sizes, first, second, third = result.stderr.splitlines()[:5]
+    assert about == "odd: 29 training and 6 test images of 3 classes, 11 to 12 of each"
+    assert sizes == "odd: images of 8×8 stay as they are"
+    assert first == "odd: warning: left out: 1 .jxl (train/left/photo.jxl)"
     assert second.startswith("odd: warning: left out, as they cannot be read: 1 file: train/left/0003.png: 0 bytes")
     assert "26 training, 3 validation, 6 test images" in third
     log = tmp_path / "runs" / "odd-digits-s0" / "log.jsonl"
@@ -161,7 +163,9 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_directory_of_another_shape(tmp_path: Path) -> None:
     result = zoo_train("digits", "--data", tmp_path, "--zoo", tmp_path / "zoo")
-    assert_refused(result, "should hold {train,test}/<class>/*.{png,jpg} with two classes or more in train")
+    assert_refused(
+        result, "should hold {train,test}/<class>/*.{png,jpg} or <class>/*.{png,jpg}, with two classes or more"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -134,16 +134,23 @@ def test_photos_of_one_phone_are_limited_too(tmp_path: Path, write_images: Write
     root = write_images(tmp_path / "bars", {"train": 2, "test": 1}, size=(120, 160))
     found = data.load(str(root))
     assert found.image_shape == (1, 96, 96)
-    assert found.findings == ("images of 160×120 are resized to 96×96; --image-size asks for another size",)
+    assert found.about[1] == (
+        "images of 160×120 are resized to 96×96, the middle of each cut out (--image-size: to another size)"
+    )
     assert data.load(str(root), image_size=120).image_shape == (1, 120, 120)
-    assert data.load(str(root), image_size=120).findings == ()
+    assert found.findings == ()
 
 
 def test_what_is_resized_is_said(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "bars", {"train": 4, "test": 2}, size=(20, 30))
     Image.effect_noise((12, 50), 50).save(root / "train" / "left" / "0000.png")
-    (said,) = data.load(str(root)).findings
-    assert said == "images of 2 sizes, 30×20 to 12×50, are resized to 20×20; --image-size asks for another size"
+    found = data.load(str(root), fit="squeeze")
+    assert found.about == (
+        "12 training and 6 test images of 3 classes, 6 of each",
+        "images of 2 sizes, 30×20 to 12×50, are resized to 20×20, squeezed (--image-size: to another size)",
+    )
+    assert found.preprocessing.fit is None
+    assert data.load(str(root)).preprocessing.fit == "crop"
 
 
 def test_a_photo_of_24_megapixels_is_an_image_like_any_other(tmp_path: Path, write_images: WriteImages) -> None:
@@ -216,15 +223,48 @@ def test_with_its_last_file_a_class_would_be_lost(tmp_path: Path, write_images: 
         data.load(str(root))
 
 
-def test_classes_that_the_split_leaves_nothing_to_learn_of_are_named(tmp_path: Path, write_images: WriteImages) -> None:
+def test_a_class_that_the_split_leaves_nothing_to_learn_of_is_an_error(
+    tmp_path: Path, write_images: WriteImages
+) -> None:
     classes = tuple(f"c{number:02}" for number in range(20))
-    found = data.load(str(write_images(tmp_path / "bars", {"train": 1, "test": 1}, classes=classes)))
-    untrained = sorted(set(range(20)) - set(found.train.labels.tolist()))
-    names = ", ".join(classes[label] for label in untrained)
-    assert found.findings == (
-        f"no training image is left of 2 of 20 classes ({names}) once the validation images are set aside: "
-        "they are never learnt",
-    )
+    root = write_images(tmp_path / "bars", {"train": 1, "test": 1}, classes=classes)
+    with pytest.raises(DataError, match=r"no training image is left of 2 of 20 classes \(c\d\d, c\d\d\) once"):
+        data.load(str(root))
+
+
+def test_validation_images_of_its_own(tmp_path: Path, write_images: WriteImages) -> None:
+    """Beside test/ they validate, in its place they are what is tested on, as in ImageNet's layout."""
+    root = write_images(tmp_path / "bars", {"train": 12, "valid": 5, "test": 4})
+    found = data.load(str(root))
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [36, 15, 12]
+    assert found.about[0].startswith("36 training, 15 validation and 12 test images of 3 classes, 21 of each")
+    assert found.content.split == hashlib.sha256(b"").hexdigest()
+    files = {np.asarray(Image.open(file)).tobytes() for file in root.glob("valid/*/*.png")}
+    assert rows(found.validation) == files
+    assert_same(data.load(str(pack(root, tmp_path / "bars.tar.gz"))), found)
+    assert_same(data.load(str(tmp_path / "bars.tar.gz")), found)
+    shutil.rmtree(root / "test")
+    found = data.load(str(root))
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [32, 4, 15]
+    assert rows(found.test) == files
+    assert found.about[0].endswith("there is no test/, so its validation images are the test images")
+
+
+def test_folders_of_classes_alone(tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_images(tmp_path / "bars", {"all": 40})
+    found = data.load(str(root), test_share=0.25)
+    assert (found.name, found.classes) == ("bars", ("left", "middle", "right"))
+    assert Counter(found.test.labels.tolist()) == {0: 10, 1: 10, 2: 10}
+    assert [len(found.train), len(found.validation)] == [81, 9]
+    assert "25 % of each class are set aside as test images" in found.about[0]
+    (root / "all" / "left").rename(root / "all" / "a")
+    assert rows(data.load(str(root), test_share=0.25).test) == rows(found.test)
+    assert_same(data.load(str(root / "all"), test_share=0.25, name="bars"), data.load(str(root), test_share=0.25))
+    with pytest.raises(DataError, match=r"test-share is a fraction between 0 and 1, not 20.0"):
+        data.load(str(root), test_share=20.0)
+    split = write_images(tmp_path / "split", {"train": 5, "test": 2})
+    with pytest.raises(DataError, match="has test images of its own; test-share is for a folder without"):
+        data.load(str(split), test_share=0.2)
 
 
 def test_image_size_resizes(tmp_path: Path, write_images: WriteImages) -> None:
@@ -282,7 +322,7 @@ def test_limit_train_takes_equally_of_each_class(tmp_path: Path, write_images: W
 
 def test_an_archive_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bars.tar.gz").write_text("words")
-    with pytest.raises(DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz: ."):
+    with pytest.raises(DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz or \.zip: ."):
         data.load(str(tmp_path / "bars.tar.gz"))
 
 
@@ -291,29 +331,26 @@ def test_a_missing_path_names_what_there_is(tmp_path: Path) -> None:
         data.load(str(tmp_path / "nowhere"))
 
 
-def test_a_test_folder_is_needed(tmp_path: Path, write_images: WriteImages) -> None:
-    root = write_images(tmp_path / "bars", {"train": 5})
-    with pytest.raises(
-        DataError, match=r"bars should hold .*found classes \['left', 'middle', 'right'\].* 0 images in"
-    ):
-        data.load(str(root))
+def test_without_a_test_folder_some_training_images_are_set_aside(tmp_path: Path, write_images: WriteImages) -> None:
+    found = data.load(str(write_images(tmp_path / "bars", {"train": 10})))
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [22, 2, 6]
 
 
 def test_two_classes_are_needed(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "bars", {"train": 5, "test": 2}, classes=("only",))
-    with pytest.raises(DataError, match=r"two classes or more in train .*found classes \['only'\]"):
+    with pytest.raises(DataError, match=r"two classes or more and the same .*found classes \['only'\]"):
         data.load(str(root))
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"should hold .*found classes \[\] in train, 0 images in test"):
+    with pytest.raises(DataError, match=r"should hold .*found classes \[\]"):
         data.load(str(tmp_path))
 
 
 def test_classes_of_the_test_split_must_be_known(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "bars", {"train": 5, "test": 2})
     (root / "test" / "left").rename(root / "test" / "links")
-    with pytest.raises(DataError, match=r"test-only classes \['links'\]"):
+    with pytest.raises(DataError, match=r"not for training \['links'\]"):
         data.load(str(root))
 
 

@@ -51,7 +51,9 @@ def same(one: Decoded, other: Decoded) -> bool:
 def decoded() -> Decoded:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
-    return Decoded(np.array(["a", "bé", "日本"]), images, np.arange(5), images[:2], np.arange(2))
+    return Decoded(
+        np.array(["a", "bé", "日本"]), images, np.arange(5), images[:1], np.arange(1), images[:2], np.arange(2)
+    )
 
 
 def test_an_archive_is_the_same_data_the_second_time(cache: Path, archive: Path) -> None:

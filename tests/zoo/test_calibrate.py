@@ -17,6 +17,7 @@ from zoo.checkpoint.file import Checkpoint, encode, load
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.images.decode import Form
 from zoo.library.calibrate import calibrate_cascades, measure_latencies
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
@@ -277,7 +278,7 @@ def test_cascades_that_a_directory_brings_along(
 def test_validation_images_are_those_of_training(limit: int | None) -> None:
     wanted = data.load("digits", limit_train=limit)
     images = HeldOutImages("digits", validation=wanted.record())
-    assert np.array_equal(images.pixels("gray", (8, 8))[..., 0], wanted.validation.images[:, 0].numpy())
+    assert np.array_equal(images.pixels(Form("gray", (8, 8), "crop"))[..., 0], wanted.validation.images[:, 0].numpy())
     assert np.array_equal(images.labels, wanted.validation.labels.numpy())
 
 

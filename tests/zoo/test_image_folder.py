@@ -15,6 +15,7 @@ import pytest
 
 from zoo.errors import DataError
 from zoo.images import folder as image_folder
+from zoo.images.decode import Form
 
 FILES = [f"{split}/{label}/{number}.png" for split in ("train", "test") for label in "ab" for number in range(6)]
 
@@ -85,11 +86,11 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
-    root = write(tmp_path / "bars", [*FILES, *(f"train/a/{number}.HEIC" for number in range(3)), "test/b/notes"])
+    root = write(tmp_path / "bars", [*FILES, *(f"train/a/{number}.JXL" for number in range(3)), "test/b/notes"])
     write(
         root, ["train/.ipynb_checkpoints/a.png", "train/a/.hidden/x.png", "test/a/.DS_Store", "__MACOSX/train/a/0.png"]
     )
-    write(root, ["val/a/0.png", "val/a/1.png", "train/0.png", "README.md"])
+    write(root, ["extra/a/0.png", "extra/a/1.png", "train/0.png", "README.md"])
     (root / "train/a/gone.png").symlink_to("nowhere.png")
     (root / "train/a/loop.png").symlink_to("loop.png")
     os.mkfifo(root / "train/a/pipe.png")
@@ -98,11 +99,11 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     (said,) = found.findings
     assert said.startswith("left out: ")
     assert set(said.removeprefix("left out: ").split(", ")) == {
-        "3 .heic (train/a/0.HEIC)",
+        "3 .jxl (train/a/0.JXL)",
         "1 file without suffix (test/b/notes)",
         "3 hidden folders (__MACOSX)",
         "1 hidden file (test/a/.DS_Store)",
-        "2 images outside train/ and test/ (val/a/0.png)",
+        "2 images outside the folders of splits (extra/a/0.png)",
         "1 image in no class folder (train/0.png)",
         "2 dead links (train/a/gone.png)",
         "1 special file (train/a/pipe.png)",
@@ -156,8 +157,8 @@ def test_links_that_multiply_are_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_class_of_which_no_file_is_read_is_an_error(tmp_path: Path, split: str) -> None:
     root = write(tmp_path / "bars", [*FILES, "train/c/0.png", "test/c/0.png"])
-    (root / split / "c" / "0.png").rename(root / split / "c" / "0.heic")
-    with pytest.raises(DataError, match=rf"of 1 class folders no file is .* read here \({split}/c: 1 \.heic"):
+    (root / split / "c" / "0.png").rename(root / split / "c" / "0.jxl")
+    with pytest.raises(DataError, match=rf"of 1 class folders no file is .* read here \({split}/c: 1 \.jxl"):
         image_folder.read(root)
 
 
@@ -231,7 +232,7 @@ def test_a_damaged_archive(tmp_path: Path) -> None:
     for damaged in (b"no archive", b"", whole[:middle], whole[:-1], whole[:middle] + whole[middle + 1 :], *flipped):
         archive.write_bytes(damaged)
         with pytest.raises(
-            DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz: ."
+            DataError, match=r"bars\.tar\.gz is neither a directory nor a readable \.tar\.gz or \.zip: ."
         ) as error:
             image_folder.read(archive)
         assert "\n" not in str(error.value)
@@ -245,7 +246,7 @@ def test_a_class_needs_a_printable_name(tmp_path: Path) -> None:
 
 def test_a_bad_image_is_named_by_its_path(tmp_path: Path) -> None:
     file = image_folder.read(write(tmp_path / "bars")).test[1]
-    for use in (file.probe, lambda: file.decode("rgb", (8, 8))):
+    for use in (file.probe, lambda: file.decode(Form("rgb", (8, 8), "crop"))):
         with pytest.raises(DataError, match=r"^test/a/1\.png: 32 bytes that are no PNG"):
             use()
 

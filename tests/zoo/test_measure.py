@@ -15,6 +15,7 @@ from trainer.data.datasets import load
 from zoo.checkpoint.file import Checkpoint, decode, encode
 from zoo.errors import DataError
 from zoo.images import digits
+from zoo.images.decode import Form
 from zoo.images.decode import decode as decode_image
 from zoo.runtime.measure import HeldOutImages, Measurement, measure
 from zoo.runtime.module import module_of, normalize
@@ -109,7 +110,7 @@ def test_digits_are_those_of_training() -> None:
     train, test = digits.split(labels)
     assert (images.name, images.classes, len(images)) == ("digits", digits.CLASSES, 359)
     assert not set(train) & set(test)
-    assert np.array_equal(images.pixels("gray", (8, 8))[..., 0], pixels[test])
+    assert np.array_equal(images.pixels(Form("gray", (8, 8), "crop"))[..., 0], pixels[test])
     assert np.array_equal(images.labels, labels[test])
 
 
@@ -125,13 +126,14 @@ def test_bad_files_are_left_out_as_a_run_leaves_them_out(tmp_path: Path) -> None
         (bars / "train" / "left" / f"{number}.jpg").write_bytes(b"no image")
     (bars / "test" / "right" / "1.jpg").write_bytes(b"")
     run = load(str(bars), skip_bad=True)
+    form = Form("rgb", (24, 20), "crop")
     with pytest.raises(DataError, match=r"^test/right/1\.jpg: 0 bytes .* \(--skip-bad goes on without it\)$"):
-        HeldOutImages(str(bars)).pixels("rgb", (24, 20))
+        HeldOutImages(str(bars)).pixels(form)
     tested = HeldOutImages(str(bars), skip_bad=True)
     assert len(tested.findings) == len(run.findings) == 1
     assert tested.findings[0].startswith("left out, as they cannot be read: 1 file: test/right/1.jpg: 0 bytes")
     for images, split in ((tested, run.test), (HeldOutImages(str(bars), run.record(), skip_bad=True), run.validation)):
-        assert images.pixels("rgb", (24, 20)).transpose(0, 3, 1, 2).tolist() == split.images.tolist()
+        assert images.pixels(form).transpose(0, 3, 1, 2).tolist() == split.images.tolist()
         assert images.labels.tolist() == split.labels.tolist()
 
 

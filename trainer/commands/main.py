@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
+from trainer.commands.check import check_folder
 from trainer.config import Limits, RunConfig
 from trainer.recipes.names import run_named
 from trainer.recipes.overrides import Overrides
@@ -60,8 +61,8 @@ zoo-train distil 5d41402a 7d793037 --data cifar10 --zoo my-zoo --epochs 30
 
 zoo-train report my-zoo
 
-DATA is a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif}, or one of: digits, cifar10,
-cifar100, fashion_mnist (the last three are downloaded).
+DATA is a directory, .tar.gz or .zip of {train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif} or of <class>/…/* (zoo-train
+check DATA looks at it), or one of: digits, cifar10, cifar100, fashion_mnist (the last three are downloaded).
 """
 
 # What comes with the extra `train`.
@@ -72,6 +73,20 @@ EPOCHS_HELP = "Of the trunk, instead of the run's own number; grow trains half a
 
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending.")
+]
+
+
+class FitChoice(StrEnum):
+    crop = "crop"
+    squeeze = "squeeze"
+
+
+FitOption = Annotated[
+    FitChoice, typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed.")
+]
+TestShareOption = Annotated[
+    float | None,
+    typer.Option(help="Set aside for the test, of each class, where there is no test folder; without it 0.2."),
 ]
 
 
@@ -128,6 +143,8 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[
@@ -182,7 +199,7 @@ def train(
         digests = _grow(
             console,
             run_named(run, overrides),
-            _Images(data, limit_train, image_size, name, skip_bad),
+            _Images(data, limit_train, image_size, fit, test_share, name, skip_bad),
             zoo,
             from_,
             device,
@@ -213,6 +230,8 @@ def distil_(
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
 ) -> None:
@@ -228,7 +247,7 @@ def distil_(
             students,
             teacher,
             Overrides(batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs),
-            _Images(data, limit_train, image_size, name, skip_bad),
+            _Images(data, limit_train, image_size, fit, test_share, name, skip_bad),
             zoo,
             device,
         )
@@ -257,6 +276,8 @@ def adapt_(
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
     teacher: Annotated[
         str | None,
@@ -281,10 +302,13 @@ def adapt_(
     with _reported(console, "goes on from the last whole epoch"):
         config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
         config = replace(config, batch_size=batch_size, distil_temperature=2.0, distil_weight=0.5)
-        images = _Images(data, limit_train, image_size, name, skip_bad)
+        images = _Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
         for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching):
             typer.echo(digest)
+
+
+app.command(name="check", epilog="Example: zoo-train check photos/")(check_folder)
 
 
 @app.command(name="report", epilog="Example: zoo-train report my-zoo --out my-report")
@@ -337,6 +361,8 @@ def sweep_(
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
     max_params: Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)] = None,
     cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
@@ -363,7 +389,14 @@ def sweep_(
             thresholds=sweep.numbers_of("--thresholds", thresholds),
         )
         share = sweep.Share(cpus_per_run, gpus_per_run)
-        outcomes = _sweep(console, configs, _Images(data, limit_train, image_size, name, skip_bad), zoo, share, address)
+        outcomes = _sweep(
+            console,
+            configs,
+            _Images(data, limit_train, image_size, fit, test_share, name, skip_bad),
+            zoo,
+            share,
+            address,
+        )
     for outcome in outcomes:
         for digest in outcome.digests:
             typer.echo(digest)
@@ -403,12 +436,16 @@ class _Images:
     source: str
     limit_train: int | None
     image_size: int | None
+    fit: FitChoice
+    test_share: float | None
     name: str | None
     skip_bad: bool
 
     def load(self, console: Console) -> Data:
         """Says what is odd about them. Raises DataError."""
         images = self._load(self.image_size)
+        for sentence in images.about:
+            console.print(f"{images.name}: {sentence}", markup=False, highlight=False, soft_wrap=True)
         for finding in images.findings:
             line = f"{images.name}: warning: {finding}"
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -435,6 +472,8 @@ class _Images:
             self.source,
             limit_train=self.limit_train,
             image_size=image_size,
+            fit=self.fit.value,
+            test_share=self.test_share,
             name=self.name,
             skip_bad=self.skip_bad,
         )

@@ -9,7 +9,6 @@ import hashlib
 import re
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -29,14 +28,14 @@ from zoo.checkpoint.descriptor import Dataset as DatasetRecord
 from zoo.errors import DataError
 from zoo.images import digits
 from zoo.images import folder as image_folder
-from zoo.images.folder import BadFiles, Color, ImageFile, ImageFolder
-from zoo.images.splits import Indices, stratified
+from zoo.images.check import common_form
+from zoo.images.decode import Fit, Form
+from zoo.images.duplicates import groups
+from zoo.images.files import READ
+from zoo.images.folder import BadFiles, ImageFile, ImageFolder
+from zoo.images.header import Color
+from zoo.images.splits import Indices, stratified, validation
 from zoo.store.user_cache import user_cache
-
-VALIDATION_FRACTION = 0.1
-# Without --image-size: images of one size up to this stay as they are, all others become squares of their median side,
-# at most this.
-MAX_DEFAULT_SIZE = 96
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    # Of the validation images among the training data, as it was read.
+    # Of the validation images among the training data, as it was read; none where the data set has its own.
     validation_indices: Indices
+    # Of a folder: what it holds, and what is made of it.
+    about: tuple[str, ...] = ()
     # Sentences: what was left out, and what is odd about the rest.
     findings: tuple[str, ...] = ()
 
@@ -110,6 +111,9 @@ class _Raw:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    # Of the data set's own; else some of the training images validate.
+    validation: Split | None = None
+    about: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
 
 
@@ -118,47 +122,60 @@ def load(
     *,
     limit_train: int | None = None,
     image_size: int | None = None,
+    fit: Fit = "crop",
     name: str | None = None,
     skip_bad: bool = False,
+    test_share: float | None = None,
 ) -> Data:
-    """`source`: a name of `NAMED`, or a directory or .tar.gz of {train,test}/<class>/…/*.{png,jpg,webp,…}.
+    """`source`: a name of `NAMED`, or a directory or archive of images (`zoo.images.folder.read`).
 
     `name` is what the data set is called, in place of the path's last part; a slug, as `Photos 2026` is not.
     `limit_train` keeps that many training images (before the validation split), of each class its share. Files that
-    cannot be decoded are an error that names them all; with `skip_bad` they are left out. Raises DataError.
+    cannot be decoded are an error that names them all; with `skip_bad` they are left out. `test_share` of a folder
+    without test images becomes these. Raises DataError, also where a class is left without training images.
     """
     if limit_train is not None and limit_train < 1:
         raise DataError(f"limit-train should be at least 1, is {limit_train}")
     if name is not None and not re.fullmatch(SLUG, name):
         raise DataError(f"a data set's name has small letters, digits, dots, dashes and underscores, not {name!r}")
-    raw = _named(source) if source in NAMED else _files(Path(source), image_size, skip_bad)
+    raw = _named(source) if source in NAMED else _files(Path(source), image_size, fit, skip_bad, test_share)
     if image_size is not None and raw.train.images.shape[2:] != (image_size, image_size):
         raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
     train = raw.train
     if limit_train is not None and limit_train < len(train):
         kept, _ = stratified(train.labels.numpy(), limit_train)
         train = train.take(kept)
-    num_validation = max(1, round(VALIDATION_FRACTION * len(train)))
-    if len(train) - num_validation < 3:
-        raise DataError(f"{source} leaves {len(train)} training images; at least 4 are needed")
-    validation, rest = stratified(train.labels.numpy(), num_validation)
-    train, held_out = train.take(rest), train.take(validation)
-    findings = (*raw.findings, *_untrained(train, raw.classes))
-    return Data(name or raw.name, raw.classes, _preprocessing(train), train, held_out, raw.test, validation, findings)
+    held_out, indices = raw.validation, np.array([], dtype=np.int64)
+    if held_out is None:
+        indices, rest = validation(train.labels.numpy())
+        train, held_out = train.take(rest), train.take(indices)
+    if len(train) < 3:
+        raise DataError(f"{source} leaves {len(train) + len(indices)} training images; at least 4 are needed")
+    _check_trained(train, raw.classes)
+    return Data(
+        name or raw.name,
+        raw.classes,
+        _preprocessing(train, fit),
+        train,
+        held_out,
+        raw.test,
+        indices,
+        raw.about,
+        raw.findings,
+    )
 
 
-def _untrained(train: Split, classes: tuple[str, ...]) -> list[str]:
+def _check_trained(train: Split, classes: tuple[str, ...]) -> None:
+    """Raises DataError."""
     counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
-    names = [label for label, count in zip(classes, counts, strict=True) if not count]
-    if not names:
-        return []
-    return [
-        f"no training image is left of {len(names)} of {len(classes)} classes ({image_folder.named(names)}) once the "
-        "validation images are set aside: they are never learnt"
-    ]
+    if names := [label for label, count in zip(classes, counts, strict=True) if not count]:
+        raise DataError(
+            f"no training image is left of {len(names)} of {len(classes)} classes ({image_folder.named(names)}) once "
+            "validation and test images are set aside: add images of them, or leave their folders out"
+        )
 
 
-def _preprocessing(train: Split) -> Preprocessing:
+def _preprocessing(train: Split, fit: Fit) -> Preprocessing:
     """Colour by number of channels; mean and standard deviation of the training pixels.
 
     A channel that is the same everywhere counts as having a standard deviation of 1.
@@ -172,78 +189,77 @@ def _preprocessing(train: Split) -> Preprocessing:
     if max(std) == 0:
         raise DataError("all training images are of one even colour")
     color: Color = "rgb" if channels == 3 else "gray"
-    return Preprocessing(color=color, mean=tuple(round(m, 6) for m in mean), std=tuple(round(s, 6) or 1.0 for s in std))
+    return Preprocessing(
+        color=color,
+        fit=None if fit == "squeeze" else fit,
+        mean=tuple(round(m, 6) for m in mean),
+        std=tuple(round(s, 6) or 1.0 for s in std),
+    )
 
 
 # --- directories and archives ---------------------------------------------------------------------------
 
 
-def _files(path: Path, image_size: int | None, skip_bad: bool) -> _Raw:
+def _files(path: Path, image_size: int | None, fit: Fit, skip_bad: bool, test_share: float | None) -> _Raw:
     if not path.exists():
         raise DataError(f"{path}: no such directory or archive, and no data set of that name ({', '.join(NAMED)})")
 
     def decode() -> Decoded:
-        return _decoded(image_folder.read(path), image_size, skip_bad)
+        return _decoded(image_folder.read(path, test_share), image_size, fit, skip_bad)
 
-    found = decoded_once(path, image_size, decode, skip_bad=skip_bad) if path.is_file() else decode()
+    asked = (image_size, fit, skip_bad, test_share, sorted(READ))
+    found = decoded_once(path, asked, decode) if path.is_file() else decode()
+    train, validation, test = (
+        Split(torch.from_numpy(images), torch.from_numpy(labels))
+        for images, labels in (
+            (found.train_images, found.train_labels),
+            (found.validation_images, found.validation_labels),
+            (found.test_images, found.test_labels),
+        )
+    )
     return _Raw(
         image_folder.name_of(path),
         tuple(map(str, found.classes)),
-        Split(torch.from_numpy(found.train_images), torch.from_numpy(found.train_labels)),
-        Split(torch.from_numpy(found.test_images), torch.from_numpy(found.test_labels)),
+        train,
+        test,
+        validation if len(validation) else None,
+        tuple(map(str, found.about)),
         tuple(map(str, found.findings)),
     )
 
 
-def _decoded(folder: ImageFolder, image_size: int | None, skip_bad: bool) -> Decoded:
+def _decoded(folder: ImageFolder, image_size: int | None, fit: Fit, skip_bad: bool) -> Decoded:
     """One file after the other, each resized at once: memory holds one photo at its full size."""
     bad = BadFiles()
-    color, size, resized = _common_form(folder.train, image_size, bad)
-    pixels = [_pixels(files, color, size, bad) for files in (folder.train, folder.test)]
+    form, sizes = common_form(map(bad.probe, folder.train), image_size, fit)
+    pixels = [_pixels(files, form, bad) for files in (folder.train, folder.validation, folder.test)]
     if not skip_bad:
         bad.refuse()
     whole = folder.without(bad)
     if bad:
-        kept = ([file not in bad for file in files] for files in (folder.train, folder.test))
+        kept = ([file not in bad for file in files] for files in (folder.train, folder.validation, folder.test))
         pixels = [rows[good] for rows, good in zip(pixels, kept, strict=True)]
     # Of the pixels that are trained on: the same picture in another format or with other metadata counts too.
-    contents = (hashlib.blake2b(row.data).digest() for rows in pixels for row in rows)
-    equal = image_folder.equal_images((*whole.train, *whole.test), contents)
+    equal = groups(hashlib.blake2b(row.data).digest() for rows in pixels for row in rows)
+    leaks = [*image_folder.leaks(whole.files, equal), *image_folder.in_two_classes(whole.files, equal)]
     return Decoded(
         classes=np.array(whole.classes),
         train_images=pixels[0],
         train_labels=whole.labels(whole.train),
-        test_images=pixels[1],
+        validation_images=pixels[1],
+        validation_labels=whole.labels(whole.validation),
+        test_images=pixels[2],
         test_labels=whole.labels(whole.test),
-        findings=np.array([*whole.findings, *equal, *resized], dtype=str),
+        about=np.array([whole.summary, sizes], dtype=str),
+        findings=np.array([*whole.findings, *leaks], dtype=str),
     )
 
 
-def _common_form(
-    files: Sequence[ImageFile], image_size: int | None, bad: BadFiles
-) -> tuple[Color, tuple[int, int], list[str]]:
-    """Colour, (height, width), and a sentence where images are resized that nobody asked to."""
-    forms = Counter(form for file in files if (form := bad.probe(file)) is not None)
-    color: Color = "gray" if all(form[0] == "gray" for form in forms) else "rgb"
-    sizes = sorted({size for _, size in forms}, key=lambda size: (size[0] * size[1], size))
-    if image_size is not None:
-        return color, (image_size, image_size), []
-    if not sizes:  # no file is good
-        return color, (1, 1), []
-    if len(sizes) == 1 and max(sizes[0]) <= MAX_DEFAULT_SIZE:
-        return color, sizes[0], []
-    shorter = [min(size) for (_, size), count in forms.items() for _ in range(count)]
-    side = min(MAX_DEFAULT_SIZE, int(np.median(shorter)))
-    smallest, largest = (f"{width}×{height}" for height, width in (sizes[0], sizes[-1]))
-    came = f"of {smallest}" if len(sizes) == 1 else f"of {len(sizes):,} sizes, {smallest} to {largest},"
-    return color, (side, side), [f"images {came} are resized to {side}×{side}; --image-size asks for another size"]
-
-
-def _pixels(files: Sequence[ImageFile], color: Color, size: tuple[int, int], bad: BadFiles) -> np.ndarray:
+def _pixels(files: Sequence[ImageFile], form: Form, bad: BadFiles) -> np.ndarray:
     """uint8 (n, channels, height, width); rows of bad files mean nothing."""
-    pixels = np.empty((len(files), 3 if color == "rgb" else 1, *size), dtype=np.uint8)
+    pixels = np.empty((len(files), form.channels, *form.size), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        bad.decode(file, color, size, row.transpose(1, 2, 0))
+        bad.decode(file, form, row.transpose(1, 2, 0))
     return pixels
 
 

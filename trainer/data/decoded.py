@@ -2,8 +2,9 @@
 
     $XDG_CACHE_HOME/checkpoint-zoo/decoded/<key>.npz        ~/.cache, where the variable names no directory
 
-The key is of what the pixels depend on: the archive's bytes, the size asked for, whether bad files are left out, the
-version of Pillow and `_VERSION`. A file that is not there, is damaged or cannot be written costs time and nothing else.
+The key is of what the pixels depend on: the archive's bytes, what was asked for (size, fit, share of test images,
+whether bad files are left out), the version of Pillow and `_VERSION`. A file that is not there, is damaged or cannot be
+written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from zoo.store.user_cache import user_cache
 
 log = logging.getLogger(__name__)
 
-# Goes up where zoo/images/decode.py or the choice of a common form gives other pixels than before.
-_VERSION = 2
+# Goes up where zoo/images gives other pixels or another split than before.
+_VERSION = 3
 # What numpy and zipfile raise over a file that is cut off or has flipped bits (tests/trainer/test_decoded.py).
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -39,18 +40,20 @@ class Decoded:
     classes: np.ndarray
     train_images: UInt8[np.ndarray, "num_train channels height width"]
     train_labels: Int64[np.ndarray, " num_train"]
+    # Empty where some of the training images are to validate.
+    validation_images: UInt8[np.ndarray, "num_validation channels height width"]
+    validation_labels: Int64[np.ndarray, " num_validation"]
     test_images: UInt8[np.ndarray, "num_test channels height width"]
     test_labels: Int64[np.ndarray, " num_test"]
     # Sentences about the images.
+    about: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))
     findings: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))
 
 
-def decoded_once(
-    archive: Path, image_size: int | None, decode: Callable[[], Decoded], *, skip_bad: bool = False
-) -> Decoded:
-    """What `decode` returns for this archive and size, from the cache where it is there."""
+def decoded_once(archive: Path, asked: Hashable, decode: Callable[[], Decoded]) -> Decoded:
+    """What `decode` returns for this archive and what is asked for, from the cache where it is there."""
     try:
-        path = user_cache("decoded") / f"{_key(archive, image_size, skip_bad)}.npz"
+        path = user_cache("decoded") / f"{_key(archive, asked)}.npz"
     except (OSError, RuntimeError) as error:  # the archive cannot be read, or there is no home directory
         log.warning("decoded images are not kept: %s", error)
         return decode()
@@ -61,10 +64,10 @@ def decoded_once(
     return found
 
 
-def _key(archive: Path, image_size: int | None, skip_bad: bool) -> str:
+def _key(archive: Path, asked: Hashable) -> str:
     with archive.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{_VERSION} {PIL.__version__} {image_size} {skip_bad} {content}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{_VERSION} {PIL.__version__} {asked!r} {content}".encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> Decoded | None:

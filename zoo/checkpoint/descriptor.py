@@ -48,11 +48,13 @@ class Preprocessing(_Frozen):
     """From image file to network input; the caller of a prediction has no say in it.
 
     Decode, convert to `color`, resize to the architecture's input size where it differs, then per channel
-    (pixel / 255 - mean) / std.
+    (pixel / 255 - mean) / std. Of an image of another shape `crop` cuts out the middle;
+    None ignores the aspect ratio, as in files written before there was a choice.
     """
 
     color: Literal["rgb", "gray"]
     resize: Literal["bilinear"] = "bilinear"
+    fit: Literal["crop"] | None = ADDED_LATER
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
 

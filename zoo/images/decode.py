@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -24,13 +28,30 @@ from PIL import (
 from zoo.errors import ImageError
 from zoo.images import header as image_header
 from zoo.images.header import MAX_PIXELS as MAX_PIXELS
-from zoo.images.header import Format, Header
+from zoo.images.header import Color, Format, Header
+from zoo.images.picture import orientation
 
 Pixels = npt.NDArray[np.uint8]
+# How an image of another shape becomes that of the input: squeezed, or the middle of it cut out.
+Fit = Literal["squeeze", "crop"]
+
+
+class Form(NamedTuple):
+    """What a network takes; `size` is (height, width)."""
+
+    color: Color
+    size: tuple[int, int]
+    fit: Fit
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.color == "rgb" else 1
+
 
 _MODES = {"rgb": "RGB", "gray": "L"}
 # Not Image.open, which knows one limit of pixels for the whole process and none for what is shrunk.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "avif": AvifImagePlugin.AvifImageFile,
     "png": PngImagePlugin.PngImageFile,
     "jpeg": JpegImagePlugin.JpegImageFile,
     "webp": WebPImagePlugin.WebPImageFile,
@@ -38,7 +59,16 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
 }
-_STARTS: dict[bytes, Format] = {b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff"}
+# Of these files the first picture is read. AVIF needs a Pillow that was built with it, HEIC the package pillow-heif.
+_OWN: dict[Format, re.Pattern[bytes]] = {
+    "bmp": re.compile(rb"BM"),
+    "gif": re.compile(rb"GIF8[79]a"),
+    "tiff": re.compile(rb"II\*\0|MM\0\*"),
+}
+if AvifImagePlugin.SUPPORTED:
+    _OWN["avif"] = re.compile(rb".{4}ftypavi[fs]", re.DOTALL)
+if find_spec("pillow_heif"):
+    _OWN["heic"] = re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,38 +88,39 @@ _DAMAGE = (
 _STRIP_PIXELS = 2**18
 
 
-def decode(data: bytes, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
+def decode(data: bytes, color: Color, size: tuple[int, int] | None = None, fit: Fit = "squeeze") -> Pixels:
     """PNG, JPEG or WebP bytes to uint8 (height, width, channels), resized to `size` (height, width) if it differs.
 
-    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits, transparency is laid over white. A JPEG of over
-    16 megapixels is decoded at a half, a quarter or an eighth of its size, whatever `size` is. Raises ImageError.
+    The EXIF orientation is applied, 16-bit gray is scaled to 8 bits, transparency is laid over white. A JPEG is decoded
+    at a half, a quarter or an eighth of its size where `shrink` says so. Raises ImageError.
     """
-    return pixels(image_header.read(data), color, size)
+    return pixels(image_header.read(data), color, size, fit)
 
 
-def pixels(header: Header, color: Literal["rgb", "gray"], size: tuple[int, int] | None = None) -> Pixels:
+def pixels(header: Header, color: Color, size: tuple[int, int] | None = None, fit: Fit = "squeeze") -> Pixels:
     """As `decode`, of a file whose header is read."""
     try:
-        image = _loaded(header)
+        image = _loaded(header, shrink(header, size, fit))
         turn = _TURNS.get(header.orientation)
-        return fit(image if turn is None else image.transpose(turn), color, size)
+        return fitted(image if turn is None else image.transpose(turn), color, size, fit)
     except _DAMAGE as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
 
 
 def read(data: bytes) -> Header:
-    """As `image_header.read`, and of the first picture in a GIF, BMP or TIFF. Raises ImageError.
+    """As `image_header.read`, and of the first picture in a GIF, BMP, TIFF, AVIF or HEIC file. Raises ImageError.
 
-    For files of one's own: the three are read by code that was not written for what strangers send.
+    For files of one's own: these are read by code that was not written for what strangers send.
     """
-    kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), None)
+    kind = next((kind for kind, start in _OWN.items() if start.match(data)), None)
     if kind is None:
         try:
             return image_header.read(data)
         except image_header.ForeignError:
-            raise ImageError(image_header.foreign(data, "PNG, JPEG, WebP, BMP, GIF or TIFF")) from None
+            names = ["PNG", "JPEG", "WebP", *map(str.upper, _OWN)]
+            raise ImageError(image_header.foreign(data, f"{', '.join(names[:-1])} or {names[-1]}")) from None
     try:
-        image = _READERS[kind](io.BytesIO(data))
+        image = _reader(kind)(io.BytesIO(data))
     except _DAMAGE as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
     image_header.check_size(*image.size)
@@ -97,29 +128,61 @@ def read(data: bytes) -> Header:
         raise ImageError("the image has floating point pixels: save it with 8 or 16 bits")
     gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     channels, depth = len(image.getbands()), 16 if image.mode.startswith("I") else 8
-    return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=1, picture=data)
+    # Pillow turns a TIFF by itself.
+    turn = orientation(image.info.get("exif", b"")) if kind in ("avif", "heic") else 1
+    return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=turn, picture=data)
 
 
-def probe(data: bytes) -> tuple[Literal["rgb", "gray"], tuple[int, int]]:
+def _reader(kind: Format) -> type[ImageFile.ImageFile]:
+    if kind != "heic":
+        return _READERS[kind]
+    return cast("type[ImageFile.ImageFile]", import_module("pillow_heif").HeifImageFile)
+
+
+def probe(data: bytes) -> tuple[Color, tuple[int, int]]:
     """Colour, and (height, width) when upright and decoded, from the header alone. Raises ImageError."""
     header = image_header.read(data)
     return header.color, header.size
 
 
-def fit(image: Image.Image, color: Literal["rgb", "gray"], size: tuple[int, int] | None) -> Pixels:
+def shrink(header: Header, size: tuple[int, int] | None, fit: Fit) -> int:
+    """By how much a JPEG is shrunk while it is decoded: 1, 2, 4 or 8.
+
+    By the most that leaves twice the input's sides of what is kept. A network that squeezes was trained on images
+    that are only shrunk to fit the memory.
+    """
+    if header.format != "jpeg" or size is None or fit == "squeeze":
+        return header.shrink
+    left, top, right, bottom = _kept(header.upright, size, fit)
+    enough = min((right - left) / size[1], (bottom - top) / size[0]) / 2
+    return max(header.shrink, next((by for by in (8, 4, 2) if by <= enough), 1))
+
+
+def fitted(image: Image.Image, color: Color, size: tuple[int, int] | None, fit: Fit) -> Pixels:
     """uint8 (height, width, channels)"""
     converted = _convert(image, _MODES[color])
-    if size is not None and (converted.height, converted.width) != size:
-        converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    here = converted.height, converted.width
+    if size is not None and here != size:
+        converted = converted.resize((size[1], size[0]), Image.Resampling.BILINEAR, _kept(here, size, fit))
     array = np.asarray(converted, dtype=np.uint8)
     return array.reshape(array.shape[0], array.shape[1], -1)
 
 
-def _loaded(header: Header) -> Image.Image:
+def _kept(image: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[float, float, float, float]:
+    """The part of an image (height, width) that is resized, as Pillow has boxes: left, top, right, bottom."""
+    height, width = image
+    if fit == "squeeze":
+        return 0, 0, width, height
+    scale = min(height / size[0], width / size[1])
+    top, left = (height - scale * size[0]) / 2, (width - scale * size[1]) / 2
+    return left, top, min(left + scale * size[1], width), min(top + scale * size[0], height)
+
+
+def _loaded(header: Header, shrink: int) -> Image.Image:
     """As stored, not yet upright."""
     image = _opened(header)
-    if header.shrink > 1:
-        image.draft(image.mode, (image.width // header.shrink, image.height // header.shrink))
+    if shrink > 1:
+        image.draft(image.mode, (image.width // shrink, image.height // shrink))
     image.load()
     if image.mode == "P" and image.palette is None:
         raise ImageError("the image is damaged: it has colour numbers and no palette")
@@ -127,7 +190,7 @@ def _loaded(header: Header) -> Image.Image:
 
 
 def _opened(header: Header) -> ImageFile.ImageFile:
-    image = _READERS[header.format](io.BytesIO(header.picture))
+    image = _reader(header.format)(io.BytesIO(header.picture))
     if image.size != (header.width, header.height):
         raise ImageError("the image is damaged: it says twice how large it is, and not the same")
     return image

@@ -1,8 +1,10 @@
 """Which files of a directory or an archive are images of which split and class, and what is left out.
 
-    …/{train,test}/<class>/…/<image>        images below a class at any depth; links are followed, hidden names are not
+    …/{train,test}/<class>/…/<image>        val/, valid/ or validation/ beside test/, or in its place
+    …/<class>/…/<image>                     where there is no train/: all in one, to be split
 
-Nothing is left out in silence: what is not read is counted by what it is.
+Images lie below a class at any depth; links are followed, hidden names are not. Nothing is left out in silence: what is
+not read is counted by what it is.
 """
 
 from __future__ import annotations
@@ -11,27 +13,52 @@ import os
 import re
 import tarfile
 import unicodedata
+import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from zoo.errors import DataError
 
-SPLITS = ("train", "test")
-READ = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"))
+# By what their folders are called, in any case. Without a folder of splits all images are of the split "".
+_SPLITS = {name: name for name in ("train", "validation", "test")} | {"val": "validation", "valid": "validation"}
+# Which modules read what only some installations can.
+_PLUGINS = {"PIL._avif": (".avif",), "pillow_heif": (".heic", ".heif")}
+
+
+def _installed() -> Iterator[str]:
+    """Suffixes that only some installations read."""
+    for module, suffixes in _PLUGINS.items():
+        try:
+            yield from suffixes if find_spec(module) else ()
+        except ModuleNotFoundError:  # not even Pillow
+            continue
+
+
+READ = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", *_installed())
+)
 # What a person would call an image too, wherever it lies.
 _IMAGES = READ | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw"}
 # Names that systems leave behind, with those that begin with a dot.
 _HIDDEN = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 
 
+# What a directory or an archive holds: a file, or a folder with None.
+Entry = tuple[PurePosixPath, Path | bytes | None]
+
+
 @dataclass(frozen=True)
 class Found:
-    """A file: where it is in the directory or archive, and its bytes or where to read them."""
+    """An image: where it is, as people would say it, and its bytes or where to read them."""
 
     place: PurePosixPath
+    split: str
+    label: str
     source: Path | bytes
 
 
@@ -47,9 +74,12 @@ class LeftOut:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{count:,} {kind if count == 1 else _plural(kind)} ({self._first[kind]})"
-            for kind, count in self._counts.most_common()
-        )
+            f"{count:,} {kind if count == 1 else _plural(kind)} ({first})" for kind, count, first in self.items()
+        ) + ("; the package pillow-heif reads HEIC" if {".heic", ".heif"} & self._counts.keys() else "")
+
+    def items(self) -> list[tuple[str, int, str]]:
+        """What, how many, the first; the most first."""
+        return [(kind, count, str(self._first[kind])) for kind, count in self._counts.most_common()]
 
     def add(self, kind: str, place: PurePosixPath) -> None:
         self._counts[kind] += 1
@@ -58,7 +88,7 @@ class LeftOut:
 
 @dataclass
 class Listing:
-    # <split>/<class>/…/<image>, the class in one Unicode form (NFC).
+    # In the order of (split, class, name), the class in one Unicode form (NFC).
     files: list[Found] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
     # What is left out in each class folder, which is there even where it is empty: (split, class)
@@ -71,15 +101,17 @@ def listing(path: Path) -> Listing:
     """Raises DataError."""
     result = Listing()
     entries = list(_in_directory(path, result.left_out) if path.is_dir() else _in_archive(path, result.left_out))
-    root = _root(path, [place for place, _ in entries])
+    root = _root_of_splits(path, entries)
+    is_split = root is not None
+    root = _root_of_classes(path, entries) if root is None else root
+    depth = len(root)
+    elsewhere = "outside the folders of splits" if is_split else "in no class folder"
     forms: dict[str, str] = {}
     for place, source in entries:
-        if place.parts[: len(root)] != root:
-            _leave_out(result, place, source, "outside train/ and test/")
-            continue
-        split, *below = place.parts[len(root) :] or ("",)
-        if split not in SPLITS:
-            _leave_out(result, place, source, "outside train/ and test/")
+        split = (_split(place, depth) or "") if is_split else ""
+        below = place.parts[depth + is_split :]
+        if place.parts[:depth] != root or (is_split and not split):
+            _leave_out(result, place, source, elsewhere)
         elif source is not None and len(below) < 2:
             _leave_out(result, place, source, "in no class folder")
         elif below:
@@ -89,7 +121,8 @@ def listing(path: Path) -> Listing:
             others = result.classes.setdefault((split, label), LeftOut())
             kind = _kind(place)
             if source is not None and kind in READ:
-                result.files.append(Found(PurePosixPath(split, label, *below[1:]), source))
+                named = PurePosixPath(split, label, *below[1:])
+                result.files.append(Found(named, split, label, source))
             elif source is not None:
                 others.add(kind, place)
                 result.left_out.add(kind, place)
@@ -120,22 +153,45 @@ def _kind(place: PurePosixPath) -> str:
     return place.suffix.lower() or "file without suffix"
 
 
-def _root(path: Path, places: list[PurePosixPath]) -> tuple[str, ...]:
-    """Of train/ and test/: the folder nearest to `path` that has a train/ with something in it."""
-    roots = {place.parts[: place.parts.index("train")] for place in places if "train" in place.parts[:-1]}
+def _split(place: PurePosixPath, depth: int) -> str | None:
+    return _SPLITS.get(place.parts[depth].lower()) if len(place.parts) > depth else None
+
+
+def _root_of_splits(path: Path, entries: list[Entry]) -> tuple[str, ...] | None:
+    """The folder nearest to `path` that has a train/ with folders in it."""
+    roots = set()
+    for place, source in entries:
+        folders = place.parts if source is None else place.parts[:-1]
+        at = next((depth for depth in range(len(folders) - 1) if _split(place, depth) == "train"), None)
+        if at is not None:
+            roots.add(folders[:at])
     nearest = sorted(root for root in roots if len(root) == min(map(len, roots)))
     if len(nearest) > 1:
         names = ", ".join("/".join((*root, "train")) for root in nearest[:5])
         raise DataError(f"{path} holds {len(nearest)} data sets ({names}): name the folder of one")
-    return nearest[0] if nearest else ()
+    return nearest[0] if nearest else None
+
+
+def _root_of_classes(path: Path, entries: list[Entry]) -> tuple[str, ...]:
+    """The folder nearest to `path` with images in more than one folder. Raises DataError where these are splits."""
+    images = [place.parts for place, source in entries if source is not None and _kind(place) in _IMAGES]
+    root: tuple[str, ...] = ()
+    while True:
+        folders = {parts[len(root)] for parts in images if parts[: len(root)] == root and len(parts) > len(root) + 1}
+        splits = sorted(folder for folder in folders if folder.lower() in _SPLITS)
+        if splits and len(splits) == len(folders):
+            raise DataError(f"{path} has {', '.join(f'{split}/' for split in splits)} and no train/ with class folders")
+        inside = {parts[: len(root) + 1] for parts in images if parts[: len(root)] == root}
+        deeper = any(len(parts) > len(root) + 2 for parts in images)
+        if len(inside) != 1 or not folders or not deeper:
+            return root
+        root = next(iter(inside))
 
 
 # --- directories ----------------------------------------------------------------------------------------
 
-Entries = Iterator[tuple[PurePosixPath, "Path | bytes | None"]]
 
-
-def _in_directory(path: Path, left_out: LeftOut) -> Entries:
+def _in_directory(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     """Files, and folders with None. Raises DataError where a folder cannot be listed."""
     # Of each class, or of what lies above classes, every folder is read once, however many links lead to it.
     seen: set[tuple[tuple[str, ...], str]] = set()
@@ -180,8 +236,8 @@ def _entry_kind(entry: os.DirEntry[str], inside: str) -> str:
 
 
 def _class_of(place: PurePosixPath) -> tuple[str, ...]:
-    """Up to the class folder; nothing above train/ and test/."""
-    first = next((index for index, part in enumerate(place.parts) if part in SPLITS), None)
+    """Up to the class folder; nothing above the folders of splits."""
+    first = next((index for index, part in enumerate(place.parts) if part.lower() in _SPLITS), None)
     return () if first is None else place.parts[: first + 2]
 
 
@@ -192,30 +248,48 @@ def _is_hidden(name: str) -> bool:
 # --- archives -------------------------------------------------------------------------------------------
 
 
-def _in_archive(path: Path, left_out: LeftOut) -> Entries:
+def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     """As `_in_directory`, with the bytes of the files that may be images. Raises DataError."""
     found: dict[PurePosixPath, bytes | None] = {}
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                if any(_is_hidden(part) for part in place.parts):
-                    left_out.add("hidden folder" if member.isdir() else "hidden file", place)
-                elif member.isdir():
-                    found[place] = None
-                elif member.isfile():
-                    content = archive.extractfile(member) if _kind(place) in READ else None
-                    found[place] = content.read() if content else b""
-                else:
-                    left_out.add("link or special file in the archive", place)
-            # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
-            assert archive.fileobj is not None
-            while archive.fileobj.read(2**20):
-                pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        for place, member in _in_zip(path) if zipfile.is_zipfile(path) else _in_tar(path):
+            if any(_is_hidden(part) for part in place.parts):
+                left_out.add("hidden folder" if member is None else "hidden file", place)
+            elif isinstance(member, str):
+                left_out.add(member, place)
+            else:
+                found[place] = member and (member() if _kind(place) in READ else b"")
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} is neither a directory nor a readable .tar.gz: {reason}") from error
+        raise DataError(f"{path} is neither a directory nor a readable .tar.gz or .zip: {reason}") from error
     yield from found.items()
+
+
+# What an archive has: a file as a function that reads it, None for a folder, or why it is left out.
+Members = Iterator[tuple[PurePosixPath, "Callable[[], bytes] | str | None"]]
+
+
+def _in_zip(path: Path) -> Members:
+    """Raises RuntimeError over a password."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            yield PurePosixPath(info.filename), None if info.is_dir() else partial(archive.read, info)
+
+
+def _in_tar(path: Path) -> Members:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            place = PurePosixPath(member.name)
+            if member.isdir():
+                yield place, None
+            elif member.isfile() and (content := archive.extractfile(member)):
+                yield place, content.read
+            else:
+                yield place, "link or special file in the archive"
+        # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
+        assert archive.fileobj is not None
+        while archive.fileobj.read(2**20):
+            pass
 
 
 def _plural(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Labelled images in {train,test}/<class>/…, in a directory or a .tar.gz. What training and verifying read alike."""
+"""Labelled images in a directory or an archive (`files.py` has the layouts). What training and verifying read alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,26 +15,25 @@ import numpy.typing as npt
 
 from zoo.errors import DataError, ImageError
 from zoo.images import decode as images
-from zoo.images.files import SPLITS, Listing, listing
+from zoo.images import duplicates, splits
+from zoo.images.decode import Form
+from zoo.images.files import LeftOut, Listing, listing
 from zoo.images.header import Color as Color
 
+# Of each class, where a folder has no test images of its own.
+TEST_SHARE = 0.2
 _NAMED_AT_MOST = 20
+_SMALLEST = Form("gray", (1, 1), "squeeze")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image: <split>/<label>/…/<name>, and its bytes or where they are read when they are asked for."""
+    """One image: its place in the folder, and its bytes or where they are read when they are asked for."""
 
     path: PurePosixPath
+    split: str
+    label: str
     source: Path | bytes
-
-    @property
-    def split(self) -> str:
-        return self.path.parts[0]
-
-    @property
-    def label(self) -> str:
-        return self.path.parts[1]
 
     @property
     def data(self) -> bytes:
@@ -61,10 +60,10 @@ class ImageFile:
             raise DataError(f"{self.path}: {error}") from error
         return header.color, header.upright
 
-    def decode(self, color: Color, size: tuple[int, int]) -> images.Pixels:
+    def decode(self, form: Form) -> images.Pixels:
         """As `images.pixels`: (height, width, channels). Raises DataError, which names the file."""
         try:
-            return images.pixels(images.read(self.data), color, size)
+            return images.pixels(images.read(self.data), *form)
         except ImageError as error:
             raise DataError(f"{self.path}: {error}") from error
 
@@ -73,39 +72,63 @@ class ImageFile:
 class ImageFolder:
     """Files are in the order of (split, class, name), so that an archive equals its directory.
 
-    `findings` are sentences for whoever uses the images: what was left out, and what is odd about the rest.
+    Without `validation` images some of the training images are to validate (`splits.validation`). `divided` says in
+    words where the test images come from, `findings` are sentences for whoever uses the images: what was left out, and
+    what is odd about the rest.
     """
 
     name: str
     classes: tuple[str, ...]
     train: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
+    validation: tuple[ImageFile, ...] = ()
+    divided: str = ""
     findings: tuple[str, ...] = field(default=(), compare=False)
+    # What is not read, with its first place and how many of it there are.
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        return self.train + self.validation + self.test
+
+    @property
+    def summary(self) -> str:
+        """450 training and 150 test images of 5 classes, 78 to 120 each; 20 % of each class are …"""
+        counts = Counter(file.label for file in self.files)
+        several = [("training", self.train), ("validation", self.validation), ("test", self.test)]
+        said = _listed([f"{len(files):,} {name}" for name, files in several if files])
+        each = sorted({min(counts.values()), max(counts.values())})
+        each_said = " to ".join(f"{count:,}" for count in each)
+        return f"{said} images of {len(self.classes)} classes, {each_said} of each" + (
+            f"; {self.divided}" if self.divided else ""
+        )
 
     def labels(self, files: Sequence[ImageFile]) -> npt.NDArray[np.int64]:
         index = {label: number for number, label in enumerate(self.classes)}
         return np.array([index[file.label] for file in files], dtype=np.int64)
 
     def equal_files(self) -> list[str]:
-        """As `equal_images`, by the files' bytes."""
-        files = (*self.train, *self.test)
-        return equal_images(files, _bytes_of(files))
+        """As `leaks` and `in_two_classes`, by the files' bytes."""
+        equal = duplicates.equal(self.files)
+        return [*leaks(self.files, equal), *in_two_classes(self.files, equal)]
 
     def without(self, bad: BadFiles) -> ImageFolder:
         """Raises DataError where a class is lost with them."""
         if not bad:
             return self
-        train, test = (tuple(file for file in files if file not in bad) for files in (self.train, self.test))
-        lost = [label for label in self.classes if label not in {file.label for file in train}]
+        kept = replace(
+            self,
+            train=tuple(file for file in self.train if file not in bad),
+            validation=tuple(file for file in self.validation if file not in bad),
+            test=tuple(file for file in self.test if file not in bad),
+        )
+        lost = [label for label in self.classes if label not in _labels(kept.train)]
         if lost:
             raise DataError(f"{self.name}: without the files that cannot be read nothing is left of {named(lost)}")
-        if not test:
+        if not kept.test:
             raise DataError(f"{self.name}: without the files that cannot be read no test image is left")
-        findings = (
-            *self.findings,
-            f"left out, as they cannot be read: {len(bad):,} {'file' if len(bad) == 1 else 'files'}: {bad}",
-        )
-        return replace(self, train=train, test=test, findings=findings)
+        said = f"left out, as they cannot be read: {len(bad):,} {'file' if len(bad) == 1 else 'files'}: {bad}"
+        return replace(kept, findings=(*self.findings, said))
 
 
 class BadFiles(dict[ImageFile, str]):
@@ -116,7 +139,7 @@ class BadFiles(dict[ImageFile, str]):
         """Decodes each to find out."""
         found = cls()
         for file in files:
-            found.decode(file, "gray", (1, 1), np.empty((1, 1, 1), dtype=np.uint8))
+            found.decode(file, _SMALLEST, np.empty((1, 1, 1), dtype=np.uint8))
         return found
 
     def probe(self, file: ImageFile) -> tuple[Color, tuple[int, int]] | None:
@@ -127,11 +150,11 @@ class BadFiles(dict[ImageFile, str]):
             self[file] = str(error)
             return None
 
-    def decode(self, file: ImageFile, color: Color, size: tuple[int, int], out: images.Pixels) -> None:
+    def decode(self, file: ImageFile, form: Form, out: images.Pixels) -> None:
         """Into `out`, (height, width, channels), which means nothing where the file is a bad one."""
         if file not in self:
             try:
-                out[:] = file.decode(color, size)
+                out[:] = file.decode(form)
             except DataError as error:
                 self[file] = str(error)
 
@@ -148,15 +171,50 @@ class BadFiles(dict[ImageFile, str]):
             raise DataError(f"{len(self):,} files cannot be read: {self} (--skip-bad goes on without them)")
 
 
-def read(path: Path) -> ImageFolder:
-    """Finds the image files, undecoded. Raises DataError."""
+def read(path: Path, test_share: float | None = None) -> ImageFolder:
+    """Finds the image files, undecoded but where test images are to be set aside. Raises DataError.
+
+    Test images are those of test/; where there is none those of validation/; else `test_share` of each class, whatever
+    the files are called, with near duplicates on one side.
+    """
+    if test_share is not None and not 0 < test_share < 1:
+        raise DataError(f"test-share is a fraction between 0 and 1, not {test_share}")
     found = listing(path)
-    files = [ImageFile(file.place, file.source) for file in found.files]
-    train, test = (tuple(file for file in files if file.split == split) for split in SPLITS)
-    classes = tuple(sorted({file.label for file in train}))
-    _check(path, found, classes, test)
+    files = [ImageFile(file.place, file.split, file.label, file.source) for file in found.files]
+    train, validation, test = (
+        tuple(file for file in files if file.split in names) for names in (("train", ""), ("validation",), ("test",))
+    )
+    classes = tuple(sorted(_labels(train)))
+    divided = "validation images set apart, as its folders have them" if validation else ""
+    if validation and not test:
+        divided = "there is no test/, so its validation images are the test images"
+        test, validation = tuple(replace(file, split="test") for file in validation), ()
+    _check(path, found, classes, (*validation, *test))
+    if not test:
+        share = TEST_SHARE if test_share is None else test_share
+        divided = f"{100 * share:g} % of each class are set aside as test images, near duplicates together"
+        train, test = _divided(train, share)
+    elif test_share is not None:
+        raise DataError(f"{path} has test images of its own; test-share is for a folder without")
     findings = (*_left_out(found), *_odd_classes(found, classes, test))
-    return ImageFolder(name_of(path), classes, train, test, findings)
+    return ImageFolder(name_of(path), classes, train, test, validation, divided, findings, found.left_out)
+
+
+def _divided(files: tuple[ImageFile, ...], share: float) -> tuple[tuple[ImageFile, ...], tuple[ImageFile, ...]]:
+    """The others and those for the test. Files that cannot be read are left among the others, to be named there."""
+    form = Form("gray", duplicates.THUMBNAIL, "squeeze")
+    bad, thumbnails = BadFiles(), np.empty((len(files), *duplicates.THUMBNAIL, 1), dtype=np.uint8)
+    for file, thumbnail in zip(files, thumbnails, strict=True):
+        bad.decode(file, form, thumbnail)
+    good = [place for place, file in enumerate(files) if file not in bad]
+    contents = [hashlib.sha256(files[place].data).digest() for place in good]
+    together = duplicates.near(thumbnails[good, ..., 0], contents)
+    held_out = splits.held_out([files[place].label for place in good], contents, together, share)
+    chosen = {good[place] for place in held_out}
+    return (
+        tuple(replace(file, split="train") for place, file in enumerate(files) if place not in chosen),
+        tuple(replace(file, split="test") for place, file in enumerate(files) if place in chosen),
+    )
 
 
 def name_of(path: Path) -> str:
@@ -164,7 +222,9 @@ def name_of(path: Path) -> str:
 
     Names that differ in letters which a slug cannot have end in digits of their own.
     """
-    stem = re.sub(r"\.(tar|tar\.gz|tgz)$", "", unicodedata.normalize("NFC", path.resolve().name).lower())
+    stem = re.sub(
+        r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", "", unicodedata.normalize("NFC", path.resolve().name).lower()
+    )
     plain = "".join(c for c in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(c))
     slug = re.sub(r"[^a-z0-9._-]+", "-", plain).strip("._-")[:64] or "images"
     if any(c.isalnum() and not c.isascii() for c in plain):
@@ -173,18 +233,18 @@ def name_of(path: Path) -> str:
     return slug
 
 
-def _check(path: Path, found: Listing, classes: tuple[str, ...], test: tuple[ImageFile, ...]) -> None:
-    read_here = {(file.place.parts[0], file.place.parts[1]) for file in found.files}
+def _check(path: Path, found: Listing, classes: tuple[str, ...], held_out: tuple[ImageFile, ...]) -> None:
+    read_here = {(file.split, file.label) for file in found.files}
     lost = {place: others for place, others in found.classes.items() if others and place not in read_here}
     if lost:
-        folders = "; ".join(f"{split}/{label}: {lost[split, label]}" for split, label in sorted(lost))
+        folders = "; ".join(f"{PurePosixPath(split, label)}: {lost[split, label]}" for split, label in sorted(lost))
         raise DataError(f"{path}: of {len(lost)} class folders no file is an image that is read here ({folders})")
-    unknown = sorted({file.label for file in test} - set(classes))
-    if len(classes) < 2 or not test or unknown:
+    unknown = sorted(_labels(held_out) - set(classes))
+    if len(classes) < 2 or unknown:
         raise DataError(
-            f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} with two classes or more in train and the "
-            f"same in test; found classes {list(classes)} in train, {len(test)} images in test"
-            + (f", test-only classes {unknown}" if unknown else "")
+            f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} or <class>/*.{{png,jpg}}, with two classes or "
+            f"more and the same in each split; found classes {list(classes)}"
+            + (f", and not for training {unknown}" if unknown else "")
             + "".join(f"; {sentence}" for sentence in _left_out(found))
         )
     for label in classes:
@@ -205,7 +265,7 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
         sentences.append(f"written in two Unicode forms, and read as one class each: {named(found.merged)}")
     if empty := {label for _, label in found.classes} - set(classes):
         sentences.append(f"left out, as their folders are empty: {named(empty)}")
-    if untested := [label for label in classes if label not in {file.label for file in test}]:
+    if untested := [label for label in classes if label not in _labels(test)]:
         sentences.append(
             f"no test image is of {len(untested)} of {len(classes)} classes ({named(untested)}): "
             "the test accuracy says nothing of them"
@@ -213,45 +273,40 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
     return sentences
 
 
-def equal_images(files: Sequence[ImageFile], contents: Iterable[Hashable]) -> list[str]:
-    """Which files have equal contents: test images that were trained on, and images of two classes.
-
-    `contents` are in the order of `files`, training images first.
-    """
-    groups: dict[Hashable, list[ImageFile]] = {}
-    for file, content in zip(files, contents, strict=True):
-        groups.setdefault(content, []).append(file)
-    equal = [group for group in groups.values() if len(group) > 1]
-    leaked = [
-        (file, group[0]) for group in equal if group[0].split == "train" for file in group if file.split == "test"
-    ]
-    mixed = [group for group in equal if len({file.label for file in group}) > 1]
+def leaks(files: Sequence[ImageFile], equal: Iterable[Sequence[int]]) -> list[str]:
+    """Test and validation images that are trained on. `equal` are places in `files`, which are in the order of
+    training, validation, test."""
+    together = [[files[place] for place in places] for places in equal]
     sentences = []
-    if leaked:
-        file, origin = leaked[0]
-        num_test = sum(file.split == "test" for file in files)
-        sentences.append(
-            f"{len(leaked):,} of {num_test:,} test images are training images too ({file.path} is {origin.path}): "
-            "the test accuracy is too good to be true"
-        )
-    if mixed:
-        one, other = next((one, other) for one in mixed[0] for other in mixed[0] if one.label != other.label)
-        sentences.append(f"{len(mixed):,} of the images are in two classes or more ({one.path} is {other.path})")
+    for split in ("test", "validation"):
+        leaked = [
+            (file, group[0]) for group in together if group[0].split == "train" for file in group if file.split == split
+        ]
+        if leaked:
+            file, origin = leaked[0]
+            total = sum(file.split == split for file in files)
+            sentences.append(
+                f"{len(leaked):,} of {total:,} {split} images are training images too ({file.path} is {origin.path}): "
+                f"the {split} accuracy is too good to be true"
+            )
     return sentences
 
 
-def _bytes_of(files: Sequence[ImageFile]) -> list[Hashable]:
-    """What tells files apart that are not the same to the byte. Only those of equal length are read."""
-    sizes = [file.size_bytes for file in files]
-    times = Counter(sizes)
-    return [_digest(file) if times[size] > 1 else file.path for file, size in zip(files, sizes, strict=True)]
+def in_two_classes(files: Sequence[ImageFile], equal: Iterable[Sequence[int]]) -> list[str]:
+    """As `leaks`."""
+    mixed = [group for group in ([files[place] for place in places] for places in equal) if len(_labels(group)) > 1]
+    if not mixed:
+        return []
+    one, other = next((one, other) for one in mixed[0] for other in mixed[0] if one.label != other.label)
+    return [f"{len(mixed):,} of the images are in two classes or more ({one.path} is {other.path})"]
 
 
-def _digest(file: ImageFile) -> Hashable:
-    try:
-        return hashlib.blake2b(file.data).digest()
-    except DataError:  # to be named when it is decoded
-        return file.path
+def _labels(files: Iterable[ImageFile]) -> set[str]:
+    return {file.label for file in files}
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
 
 
 def named(labels: Iterable[str]) -> str:

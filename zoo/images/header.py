@@ -21,8 +21,8 @@ from zoo.images import jpeg
 from zoo.images.picture import MAX_EXIF, MAX_SEGMENTS, TOO_MANY, Picture, orientation
 
 Color = Literal["rgb", "gray"]
-# The last three in files of one's own only (`images.read`).
-Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff"]
+# Those after WebP in files of one's own only (`images.read`).
+Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic"]
 
 # An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.
 MAX_PIXELS = 16_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo.errors import BusyError, CheckpointError, DataError
 from zoo.images.folder import name_of
 from zoo.library import trial
 from zoo.library.trial import Limits
+from zoo.runtime.classifier import form_of
 from zoo.runtime.measure import HeldOutImages
 from zoo.store.annotations import Measured
 
@@ -59,14 +61,14 @@ class TestSplits:
                 f"{len(descriptor.classes)} from {descriptor.classes[0]!r} on, not {len(images.classes)} from "
                 f"{images.classes[0]!r} on"
             )
-        height, width = size = (descriptor.architecture.input_height, descriptor.architecture.input_width)
-        content, num_bytes = descriptor.dataset.content, len(images) * height * width * 3
+        form = form_of(descriptor)
+        content, num_bytes = descriptor.dataset.content, len(images) * prod(form.size) * 3
         if content is not None and num_bytes <= _MAX_COMPARED_BYTES:
-            pixels = np.concatenate(list(images.batches(descriptor.preprocessing.color, size)))
+            pixels = np.concatenate(list(images.batches(form)))
             if digest_of_images(pixels, images.labels, images.classes) != content.test:  # others of the same name
                 trial.run(checkpoint, limits)
                 return None
-        batches = images.batches(descriptor.preprocessing.color, size)
+        batches = images.batches(form)
         found = trial.run(checkpoint, limits, batches, len(images))
         correct = int((np.array(found.predicted) == images.labels).sum())
         return Measured(accuracy=correct / len(images), n=len(images))

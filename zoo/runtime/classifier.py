@@ -15,7 +15,7 @@ import numpy.typing as npt
 from zoo.catalog.views import Prediction
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.errors import ImageError
-from zoo.images.decode import decode
+from zoo.images.decode import Form, decode
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
 
 _MAX_BATCH = 100
@@ -42,13 +42,20 @@ class Classifier(ABC):
     def _best(self, pixels: Pixels, top_k: int) -> list[list[Prediction]]: ...
 
 
+def form_of(descriptor: Descriptor) -> Form:
+    architecture, preprocessing = descriptor.architecture, descriptor.preprocessing
+    return Form(
+        preprocessing.color, (architecture.input_height, architecture.input_width), preprocessing.fit or "squeeze"
+    )
+
+
 def pixel_batches(images: Images, descriptor: Descriptor) -> Iterator[Pixels]:
     """uint8 (batch, height, width, channels), as the network takes it: one batch at least, none too large for memory.
 
     An array of that form goes in as it is. Raises ImageError.
     """
-    architecture = descriptor.architecture
-    shape = (architecture.input_height, architecture.input_width, architecture.input_channels)
+    form = form_of(descriptor)
+    shape = (*form.size, form.channels)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             expected = f"uint8 (batch, {', '.join(map(str, shape))})"
@@ -60,7 +67,7 @@ def pixel_batches(images: Images, descriptor: Descriptor) -> Iterator[Pixels]:
         pixels = np.empty((len(given[batch]), *shape), dtype=np.uint8)
         for index, image in enumerate(given[batch]):
             try:
-                pixels[index] = decode(encoded(image), descriptor.preprocessing.color, shape[:2])
+                pixels[index] = decode(encoded(image), *form)
             except ImageError as error:
                 place = f"image {batch.start + index + 1} of {len(given)}: " if len(given) > 1 else ""
                 raise ImageError(f"{place}{error}") from error

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zoo.checkpoint.content import digest_of_images
+from zoo.checkpoint.content import digest_of_images, digest_of_indices
 from zoo.checkpoint.descriptor import Dataset
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import DataError
 from zoo.images import digits
 from zoo.images import folder as image_folder
-from zoo.images.decode import Pixels
-from zoo.images.folder import BadFiles, Color, ImageFile, ImageFolder
+from zoo.images.decode import Form, Pixels
+from zoo.images.folder import BadFiles, ImageFile, ImageFolder
 from zoo.images.splits import Indices, stratified
-from zoo.runtime.classifier import batches
+from zoo.runtime.classifier import batches, form_of
 from zoo.runtime.predictor import Predictor, Scores
 
 
@@ -29,7 +29,7 @@ class HeldOutImages:
     """Test or validation images of a data set, decoded once for each form that networks take them in."""
 
     def __init__(self, source: str, validation: Dataset | None = None, *, skip_bad: bool = False) -> None:
-        """`source`: "digits", or a directory or .tar.gz of {train,test}/<class>/<image>.
+        """`source`: "digits", or a directory or archive of images, as `folder.read` reads it.
 
         With `validation` the images that checkpoints which say this of their data set were validated on, else the
         test images. With `skip_bad`, files that cannot be decoded are left out first, as a run with that option leaves
@@ -37,40 +37,41 @@ class HeldOutImages:
         """
         folder = _digits() if source == "digits" else _folder(Path(source))
         if skip_bad:
-            folder = folder.without(BadFiles.among(folder.test if validation is None else folder.train))
+            used = folder.test if validation is None else folder.train + folder.validation
+            folder = folder.without(BadFiles.among(used))
         self.name = folder.name
         self.classes = folder.classes
         # Sentences about the images: what was left out, and what is odd about the rest.
         self.findings = (*folder.findings, *folder.equal_files())
         self._files = folder.test if validation is None else _validation(folder, validation)
         self.labels = folder.labels(self._files)
-        self._decoded: dict[tuple[Color, tuple[int, int]], Pixels] = {}
-        self._contents: dict[tuple[Color, tuple[int, int]], str] = {}
+        self._decoded: dict[Form, Pixels] = {}
+        self._contents: dict[Form, str] = {}
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def content(self, color: Color, size: tuple[int, int]) -> str:
+    def content(self, form: Form) -> str:
         """What a descriptor that was tested on these images has as its `dataset.content.test`."""
-        if (color, size) not in self._contents:
-            self._contents[color, size] = digest_of_images(self.pixels(color, size), self.labels, self.classes)
-        return self._contents[color, size]
+        if form not in self._contents:
+            self._contents[form] = digest_of_images(self.pixels(form), self.labels, self.classes)
+        return self._contents[form]
 
-    def pixels(self, color: Color, size: tuple[int, int]) -> Pixels:
+    def pixels(self, form: Form) -> Pixels:
         """uint8 (n, height, width, channels). Raises DataError, which names every file that cannot be decoded."""
-        if (color, size) not in self._decoded:
-            pixels = np.empty((len(self._files), *size, 3 if color == "rgb" else 1), dtype=np.uint8)
+        if form not in self._decoded:
+            pixels = np.empty((len(self._files), *form.size, form.channels), dtype=np.uint8)
             bad = BadFiles()
             for row, file in zip(pixels, self._files, strict=True):
-                bad.decode(file, color, size, row)
+                bad.decode(file, form, row)
             bad.refuse()
-            self._decoded[color, size] = pixels
-        return self._decoded[color, size]
+            self._decoded[form] = pixels
+        return self._decoded[form]
 
-    def batches(self, color: Color, size: tuple[int, int]) -> Iterator[Pixels]:
+    def batches(self, form: Form) -> Iterator[Pixels]:
         """As `pixels`, decoded as they are asked for and not kept: whoever asks may want any size."""
         for batch in batches(len(self)):
-            yield np.stack([file.decode(color, size) for file in self._files[batch]])
+            yield np.stack([file.decode(form) for file in self._files[batch]])
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,12 @@ def measure(checkpoint: Checkpoint, images: HeldOutImages) -> Measurement:
     predicted = scores(checkpoint, images, "logits").argmax(1)
     descriptor = checkpoint.descriptor
     stated, content = descriptor.metrics.test, descriptor.dataset.content
-    architecture = descriptor.architecture
-    size = architecture.input_height, architecture.input_width
     return Measurement(
         correct=int((predicted == images.labels).sum()),
         total=len(images),
         stated=round(stated.accuracy * stated.n) if stated else None,
         stated_total=stated.n if stated else None,
-        same_images=None if content is None else content.test == images.content(descriptor.preprocessing.color, size),
+        same_images=None if content is None else content.test == images.content(form_of(descriptor)),
     )
 
 
@@ -129,9 +128,7 @@ def scores(checkpoint: Checkpoint, images: HeldOutImages, kind: Literal["logits"
         )
     predictor = Predictor(checkpoint)
     run = predictor.logits if kind == "logits" else predictor.probabilities
-    height, width, _ = predictor.image_shape
-    pixels = images.pixels(descriptor.preprocessing.color, (height, width))
-    return run(pixels)
+    return run(images.pixels(form_of(descriptor)))
 
 
 def _some(classes: tuple[str, ...]) -> str:
@@ -148,7 +145,14 @@ def _folder(path: Path) -> ImageFolder:
 
 
 def _validation(folder: ImageFolder, dataset: Dataset) -> tuple[ImageFile, ...]:
-    """As the trainer carves them out of the training images, of which a run may take a part only."""
+    """The folder's own, or as the trainer takes them from the training images, of which a run may use a part only."""
+    if dataset.content is not None and dataset.content.split == digest_of_indices(np.array([], dtype=np.int64)):
+        if len(folder.validation) != dataset.num_validation:
+            raise DataError(
+                f"the checkpoints were validated on {dataset.num_validation} images of a folder of their own, "
+                f"{folder.name} holds {len(folder.validation)}"
+            )
+        return folder.validation
     taken = dataset.num_train + dataset.num_validation
     if taken > len(folder.train):
         raise DataError(f"the checkpoints saw {taken} images for training, {folder.name} holds {len(folder.train)}")
@@ -164,13 +168,13 @@ def _digits() -> ImageFolder:
     pixels, labels = digits.images_and_labels()
 
     def files(split: str, indices: Indices) -> tuple[ImageFile, ...]:
-        return tuple(_png(pixels[index], PurePosixPath(f"{split}/{labels[index]}/{index}.png")) for index in indices)
+        return tuple(_png(pixels[index], split, str(labels[index]), index) for index in indices)
 
     train, test = digits.split(labels)
     return ImageFolder("digits", digits.CLASSES, train=files("train", train), test=files("test", test))
 
 
-def _png(pixels: npt.NDArray[np.uint8], path: PurePosixPath) -> ImageFile:
+def _png(pixels: npt.NDArray[np.uint8], split: str, label: str, index: int) -> ImageFile:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
-    return ImageFile(path, buffer.getvalue())
+    return ImageFile(PurePosixPath(split, label, f"{index}.png"), split, label, buffer.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
 from zoo.images import decode as images
 from zoo.images import header as image_header
+from zoo.images.decode import Form
 from zoo.images.header import Header
 from zoo.runtime import onnx_model, onnx_runtime
-from zoo.runtime.classifier import batches
+from zoo.runtime.classifier import batches, form_of
 
 try:
     from zoo.images import fast_decode
@@ -58,12 +59,12 @@ class Predictor:
 
     def pixels(self, headers: Sequence[Header], part: slice = slice(None)) -> npt.NDArray[np.uint8]:
         """As `decode`, of files whose headers are read, or of a part of them."""
-        height, width, _ = self.image_shape
+        form = form_of(self.descriptor)
         places = range(len(headers))[part]
         pixels = np.empty((len(places), *self.image_shape), dtype=np.uint8)
         for index, place in enumerate(places):
             with _named(place, len(headers)):
-                pixels[index] = _decode(headers[place], self.descriptor.preprocessing.color, (height, width))
+                pixels[index] = _decode(headers[place], form)
         return pixels
 
     def logits(self, pixels: npt.NDArray[np.uint8]) -> Scores:
@@ -111,10 +112,11 @@ def _named(place: int, num_files: int) -> Iterator[None]:
         raise ImageError(f"image {place + 1} of {num_files}: {error}" if num_files > 1 else str(error)) from error
 
 
-def _decode(header: Header, color: Literal["rgb", "gray"], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    pixels = None if fast_decode is None else fast_decode.decode(header)
+def _decode(header: Header, form: Form) -> npt.NDArray[np.uint8]:
+    is_whole = images.shrink(header, form.size, form.fit) == 1
+    pixels = fast_decode.decode(header) if is_whole and fast_decode is not None else None
     if pixels is None:
-        return images.pixels(header, color, size)
-    if pixels.shape == (*size, 3 if color == "rgb" else 1):
+        return images.pixels(header, *form)
+    if pixels.shape == (*form.size, form.channels):
         return pixels
-    return images.fit(Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels), color, size)
+    return images.fitted(Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels), *form)
