@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -187,3 +188,19 @@ def test_a_pretrained_network_teaches_too_and_is_named(tmp_path: Path, grown: Pa
     again = CliRunner().invoke(app, words)
     assert again.stdout.split() == digests
     assert "fine-tuning efficientnet-lite0" not in again.stderr
+
+
+def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
+    photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
+    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--minutes", "0.2"]
+    result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    [(epochs, sizes)] = re.findall(r"plans (\d+) epochs of (\d) of 2 sizes: 0\.\d minutes", result.stderr)
+    digests = result.stdout.split()
+    assert len(digests) == int(sizes)
+    for digest in digests:
+        parent = read_header(Directory(tmp_path / "mine").path(digest)).descriptor.lineage.parent
+        before = read_header(Directory(grown).path(str(parent))).descriptor.cost.epochs
+        assert read_header(Directory(tmp_path / "mine").path(digest)).descriptor.cost.epochs == before + int(epochs)
+    again = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    assert again.stdout.split() == digests, "as it was planned the first time"

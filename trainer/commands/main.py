@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -288,6 +289,14 @@ def adapt_(
             show_default=False,
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="In all; in place of --epochs as many as fit, and where those are few, of fewer sizes.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     teacher_epochs: Annotated[int, typer.Option(help="For which the teacher is fine-tuned.", min=1)] = 6,
     download: Annotated[bool, typer.Option("--download", help="Fetch the teacher's weights if need be.")] = False,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one.")] = Device.auto,
@@ -298,13 +307,14 @@ def adapt_(
     Of several checkpoints of one size the best is taken. Where the classes are others, each gets a new head. The same
     command again goes on where it was stopped. Prints the SHA-256 digests of the new files.
     """
-    console = Console(stderr=True)
+    console, started = Console(stderr=True), time.monotonic()
     with _reported(console, "goes on from the last whole epoch"):
         config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
         config = replace(config, batch_size=batch_size, distil_temperature=2.0, distil_weight=0.5)
         images = _Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
-        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching):
+        deadline = None if minutes is None else started + 60 * minutes
+        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, deadline):
             typer.echo(digest)
 
 
@@ -553,9 +563,14 @@ def _adapt(
     zoo: Path,
     device: Device,
     teaching: _Teaching | None,
+    deadline: float | None,
 ) -> Iterator[str]:
-    from trainer.distil.adapt import adapt, sources
+    """`deadline`: of `time.monotonic`."""
+    from trainer.distil import plan
+    from trainer.distil.adapt import Sources, adapt, sources
+    from trainer.grow import run_directory
     from trainer.journal.display import Display
+    from trainer.loop.batches import fitted
     from trainer.loop.step import prepare
 
     if not from_.is_dir():
@@ -564,11 +579,30 @@ def _adapt(
     images = source.load(console)
     prepare(chosen, config)
     found = sources(from_, images, dataset)
+    run = run_directory(zoo, config, images.name)
+    outside = teaching.answers(console, images, source, config, chosen, run) if teaching else None
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    if deadline is not None:
+
+        def make() -> plan.Plan:
+            say(f"measures how long {len(found.members)} sizes take")
+            seconds = deadline - time.monotonic()
+            return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, seconds)
+
+        chosen_plan = plan.kept(run / "plan.json", [member.digest for member in found.members], make)
+        say(
+            f"plans {chosen_plan.epochs} epochs of {len(chosen_plan.sizes)} of {len(found.members)} sizes: "
+            f"{chosen_plan.seconds / 60:.1f} minutes"
+        )
+        config = replace(config, distil_epochs=chosen_plan.epochs)
+        found = Sources(tuple(found.members[index] for index in chosen_plan.sizes), found.knows_classes)
     sizes = ", ".join(f"{member.params:,}" for member in found.members)
-    console.print(f"fine-tunes {sizes} parameters on {images.name}; the largest first", highlight=False, soft_wrap=True)
-    pretrained = None if teaching is None else teaching.prepare(console, images, source, config, chosen)
+    say(f"fine-tunes {sizes} parameters on {images.name}; the largest first")
     with Display(console) as display:
-        yield from adapt(config, images, found, zoo, chosen, display, pretrained)
+        yield from adapt(config, images, found, zoo, chosen, display, outside)
 
 
 @dataclass(frozen=True)
@@ -579,10 +613,10 @@ class _Teaching:
     epochs: int
     download: bool
 
-    def prepare(
-        self, console: Console, data: Data, source: _Images, config: RunConfig, device: torch.device
-    ) -> Callable[[Path], PretrainedAnswers]:
-        """What fine-tunes it and asks it, in a folder. Raises RunError and DataError before that."""
+    def answers(
+        self, console: Console, data: Data, source: _Images, config: RunConfig, device: torch.device, folder: Path
+    ) -> PretrainedAnswers:
+        """Fine-tunes it and asks it, or reads what the folder keeps. Raises RunError and DataError."""
         from trainer.distil import pretrained
 
         network = pretrained.load(self.name, len(data.classes), download=self.download)
@@ -596,12 +630,9 @@ class _Teaching:
                 soft_wrap=True,
             )
 
-        def answer(folder: Path) -> PretrainedAnswers:
-            return pretrained.fine_tuned_answers(
-                network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip
-            )
-
-        return answer
+        return pretrained.fine_tuned_answers(
+            network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip
+        )
 
 
 def _torch_device(device: Device) -> torch.device:

@@ -119,14 +119,14 @@ def adapt(
     zoo: Path,
     device: torch.device,
     observe: Callable[[Record], None],
-    pretrained: Callable[[Path], PretrainedAnswers] | None = None,
+    outside: PretrainedAnswers | None = None,
 ) -> Iterator[str]:
     """Fine-tunes what `sources` found into the zoo, and yields the digest of each new file.
 
     `config.distil_epochs` each. The same call again goes on after the last whole epoch; members of which the zoo holds
     what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
-    these images. `pretrained(folder)` gives the answers of a network from elsewhere, which teaches all of them too, and
-    keeps them there. Raises RunError where another process is at work on the run.
+    these images. `outside`: a network from elsewhere teaches all of them too. Raises RunError where another process is
+    at work on the run.
     """
     config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
@@ -135,7 +135,6 @@ def adapt(
         myself = largest if found.knows_classes else None
         own = replace(config, distil_weight=_OWN_ANSWERS)
         cutout = cutout_of(config, largest.params)
-        outside = pretrained(run) if pretrained else None
         teachers = [myself] if myself else []
         lessons = Lessons(own, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
         digest = _adapt(data, directory, largest, myself, lessons, tell)
