@@ -30,9 +30,10 @@ from zoo.errors import NoModelMeetsConstraintsError, NotFoundError
 router = APIRouter(tags=["files"])
 
 NAMESPACE = "zoo"
-FORMATS = {"model.safetensors": "safetensors", "model.onnx": "onnx", "config.json": "json"}
+FORMATS = {"model.safetensors": "safetensors", "model.onnx": "onnx", "config.json": "json", "README.md": "card"}
+_MEDIA_TYPES = {"config.json": "application/json", "README.md": "text/markdown; charset=utf-8"}
 _COMMIT_DIGITS = 40
-_FILES = {**RESPONSES[200]["content"], "application/json": {"schema": {"type": "object"}}}
+_FILES = {**RESPONSES[200]["content"], "application/json": {"schema": {"type": "object"}}, "text/markdown": {}}
 _RESPONSES = {**RESPONSES, 200: {**RESPONSES[200], "content": _FILES}}
 # What huggingface_hub raises, by the header X-Error-Code; its message is X-Error-Message.
 _NO_REPOSITORY, _NO_REVISION, _NO_FILE = "RepoNotFound", "RevisionNotFound", "EntryNotFound"
@@ -56,7 +57,7 @@ def resolve(namespace: str, name: str, revision: str, filename: str, request: Re
         "X-Repo-Commit": commit,
         "X-Linked-Etag": file.etag,
         "X-Linked-Size": str(file.size_bytes),
-        "Content-Type": "application/json" if filename == "config.json" else "application/octet-stream",
+        "Content-Type": _MEDIA_TYPES.get(filename, "application/octet-stream"),
         **why,
     }
     return service.downloads.send(request, Download(row.digest, file_format, headers))

@@ -14,10 +14,11 @@ import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, ModelCard, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.numpy import load_file
 
+from zoo.catalog.model_card import model_card
 from zoo.checkpoint.file import Checkpoint, digest_of, load
 from zoo.store.directory import Directory
 
@@ -89,6 +90,11 @@ def test_the_other_files_of_a_checkpoint(endpoint: str, checkpoints: dict[str, C
         hf_hub_download(REPOSITORY, name, revision=digest, endpoint=endpoint, cache_dir=tmp_path)
         for name in ("config.json", "model.onnx")
     )
+    card = ModelCard.load(
+        hf_hub_download(REPOSITORY, "README.md", revision=digest, endpoint=endpoint, cache_dir=tmp_path)
+    )
+    assert card.content == model_card(checkpoint.descriptor, digest)
+    assert card.data.pipeline_tag == "image-classification"
     assert json.loads(Path(config).read_text()) == checkpoint.descriptor.model_dump(mode="json")
     [scores] = onnxruntime.InferenceSession(onnx).run(["probabilities"], {"images": np.zeros((1, 8, 8, 1), np.uint8)})
     assert scores.shape == (1, 10)
@@ -123,7 +129,12 @@ def test_an_interrupted_download_is_resumed(
 
 def test_a_snapshot_is_every_file(endpoint: str, client: httpx.Client, tmp_path: Path) -> None:
     folder = snapshot_download(REPOSITORY, revision="smallest", endpoint=endpoint, cache_dir=tmp_path)
-    assert {path.name for path in Path(folder).iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+    assert {path.name for path in Path(folder).iterdir()} == {
+        "model.safetensors",
+        "model.onnx",
+        "config.json",
+        "README.md",
+    }
     digest = client.get("/models/smallest").json()["id"]
     assert digest_of((Path(folder) / "model.safetensors").read_bytes()) == digest
 

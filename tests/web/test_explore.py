@@ -168,6 +168,9 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     expect(cost.locator("dd").first).to_contain_text(f" for {descriptor['cost']['epochs']} epochs on {device}")
     content = descriptor["dataset"].get("content")
     expect(cost).to_contain_text(content["test"][:8] if content else "the file does not say")
+    page.get_by_text("Data, accuracy with intervals").click()
+    expect(page.get_by_label("Model card")).to_contain_text(f"# {detail['name'].split('-d')[0]}")
+    expect(page.get_by_label("Model card")).to_contain_text("## Limits")
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
     expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])

@@ -36,6 +36,8 @@ Slug = Annotated[str, Field(pattern=SLUG)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}$")]
+
 # Of fields that were added to the format: left out where they are None, so that a file written before keeps its bytes.
 ADDED_LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
 
@@ -169,6 +171,8 @@ class Descriptor(_Frozen):
     metrics: Metrics
     cost: Cost
     created_at: datetime
+    # Of the weights, an SPDX expression like Apache-2.0. None: not stated.
+    license: License | None = ADDED_LATER
 
     @field_validator("created_at")
     @classmethod

@@ -1,4 +1,4 @@
-"""zoo list, datasets, show: what there is."""
+"""zoo list, datasets, show, card: what there is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import typer
 from rich.table import Table
 
+from zoo.catalog.model_card import model_card
 from zoo.catalog.views import CheckpointDetail, CheckpointView
 from zoo.checkpoint.descriptor import ExpansionStep
 from zoo.choosing.budget import Budget, FileFormat
@@ -82,6 +83,15 @@ def show(zoo: Zoo, budget: Budget, reference: Reference = None, as_json: JsonOpt
         typer.echo(f"{name:13}  {value}")
 
 
+@app.command(epilog="Example: zoo card best --zoo my-zoo > README.md")
+@with_zoo
+@with_budget_and_format
+def card(zoo: Zoo, budget: Budget, reference: Reference = None) -> None:
+    """Print the model card, as Markdown: data, accuracy, cost, lineage, limits, licence."""
+    detail = zoo.show(chosen(zoo, reference, budget).id)
+    typer.echo(model_card(detail.descriptor, detail.id), nl=False)
+
+
 def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
     """What people choose by, and where it comes from."""
     descriptor = detail.descriptor
@@ -110,6 +120,7 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("parent", detail.parent or "none"),
         ("distilled", "no" if detail.distilled_from is None else f"by {detail.distilled_from}"),
         ("aliases", ", ".join(detail.aliases) or "none"),
+        ("licence", descriptor.license or "not stated"),
         ("created", f"{detail.created_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
     if detail.deprecated:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo.catalog.index import Catalog
+from zoo.catalog.model_card import model_card
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Checkpoint, digest_of, load, read_header
 from zoo.errors import BusyError, CheckpointError, NotFoundError
@@ -78,7 +79,7 @@ class CheckpointFiles:
             raise
 
     def file(self, digest: str, file_format: str) -> bytes:
-        """The checkpoint as "safetensors" or "onnx", or its descriptor as "json".
+        """The checkpoint as "safetensors" or "onnx", its descriptor as "json", or its model card as "card".
 
         Raises CheckpointError where the bytes are not the digest's.
         """
@@ -86,6 +87,8 @@ class CheckpointFiles:
             return onnx_model.build(self.load(digest))
         if file_format == "json":
             return self.descriptor(digest).to_json().encode()
+        if file_format == "card":
+            return model_card(self.descriptor(digest), digest).encode()
         data = self.path(digest).read_bytes()
         if digest_of(data) != digest:
             self.load(digest)

@@ -66,6 +66,8 @@ def _model(descriptor: Descriptor, initializers: Mapping[str, Message]) -> Messa
         [onnx_format.value(name, FLOAT, classes) for name in ("logits", "probabilities")],
     )
     properties = {"descriptor": descriptor.to_json()}
+    if descriptor.license is not None:
+        properties["license"] = descriptor.license
     return onnx_format.model(written, _OPSET, _IR_VERSION, "checkpoint-zoo", properties)
 
 

@@ -1,7 +1,8 @@
 // One checkpoint: its figures, its classes, where it comes from, what it cost.
 
-import { h, scroller } from "./dom.js";
+import { h, notice, scroller } from "./dom.js";
 import { bytes, compact, count, duration, milliseconds, percent, plural, score } from "./format.js";
+import { request } from "./service.js";
 
 export function drawReadout(words, item) {
   const interval = item.accuracy_ci95;
@@ -18,6 +19,20 @@ export function drawReadout(words, item) {
       fact("Checkpoint", h("code", {}, item.id.slice(0, 12)), item.name),
     ),
   ];
+}
+
+/** The model card, asked for when it is opened. */
+export function drawCard({ id, dataset }, signal) {
+  const text = h("pre", { tabindex: "0", "aria-label": "Model card" }, "…");
+  const address = `zoo/${dataset}/resolve/${id}/README.md`;
+  const load = async () => {
+    try {
+      text.textContent = await (await request(address, { signal })).text();
+    } catch (error) {
+      if (error.name !== "AbortError") text.replaceChildren(notice(error));
+    }
+  };
+  return h("details", { ontoggle: (event) => event.target.open && load() }, h("summary", {}, "Data, accuracy with intervals, lineage, limits, licence"), text);
 }
 
 function fact(name, value, more) {

@@ -3,7 +3,7 @@
 import { drawArchitecture } from "./architecture.js";
 import { budgetControl, rangeOf, usual } from "./budget.js";
 import { ask, inWords, latest, paramsOf } from "./choice.js";
-import { drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
+import { drawCard, drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
 import { h, notice, scroller } from "./dom.js";
 import { COMPLEXITIES, count, percent } from "./format.js";
 import { frontier } from "./frontier.js";
@@ -115,6 +115,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         section("Accuracy by class", drawClasses(found.descriptor)),
         h("div", {}, section("Lineage", ...drawLineage(found.descriptor, origin)), section("Cost", drawCost(found.descriptor))),
       ),
+      section("Model card", drawCard(found, signal)),
       section("This choice, again", h("div", { class: "lines" })),
     );
     link();
