@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoo.errors import DescriptorError
-from zoo.network.ops import Op, Shape
+from zoo.network.ops import Op, Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +72,18 @@ def output_shapes(graph: Graph) -> dict[str, Shape]:
 
 def parameter_shapes(graph: Graph) -> dict[str, Shape]:
     """Trainable tensors by name, in node order."""
-    return _shapes(graph, is_trained=True)
+    return {name: tensor.shape for name, tensor in _tensors(graph) if tensor.is_trained}
 
 
 def buffer_shapes(graph: Graph) -> dict[str, Shape]:
     """Tensors that are stored but not trained: the running statistics of batch norm."""
-    return _shapes(graph, is_trained=False)
-
-
-def _shapes(graph: Graph, *, is_trained: bool) -> dict[str, Shape]:
-    return {
-        f"{node.name}.{name}": tensor.shape
-        for node in graph.nodes
-        for name, tensor in node.op.tensors().items()
-        if tensor.is_trained == is_trained
-    }
+    return {name: tensor.shape for name, tensor in _tensors(graph) if not tensor.is_trained}
 
 
 def tensor_shapes(graph: Graph) -> dict[str, Shape]:
-    """Exactly the tensors that a checkpoint of this graph holds, all float32."""
-    return parameter_shapes(graph) | buffer_shapes(graph)
+    """Exactly the tensors that a checkpoint of this graph holds, all float32; those that are trained first."""
+    return {name: tensor.shape for name, tensor in sorted(_tensors(graph), key=lambda one: not one[1].is_trained)}
+
+
+def _tensors(graph: Graph) -> list[tuple[str, TensorSpec]]:
+    return [(f"{node.name}.{name}", tensor) for node in graph.nodes for name, tensor in node.op.tensors().items()]

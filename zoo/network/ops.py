@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from zoo.errors import DescriptorError
 
@@ -21,8 +21,7 @@ Channel = TypeVar("Channel")
 Attributes = dict[str, int | float | list[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """A tensor of an operation, float32. Its first axis is the operation's output channels.
 
     `mixes`: its second axis is all input channels. `is_trained`: whether the optimiser changes it.
@@ -89,9 +88,8 @@ class Op(ABC):
         return any(tensor.mixes for tensor in self.tensors().values())
 
 
-def _expect(holds: bool, expected: str, *found: Shape) -> None:
-    if not holds:
-        raise DescriptorError(f"expects {expected}, gets {', '.join(map(str, found))}")
+def _misfit(expected: str, *found: Shape) -> DescriptorError:
+    return DescriptorError(f"expects {expected}, gets {', '.join(map(str, found))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +115,29 @@ class Conv2d(Op):
     def output_shape(self, *inputs: Shape) -> Shape:
         (image,) = inputs
         channels, out, groups = self.in_channels, self.out_channels, self.groups
-        _expect(len(image) == 3 and image[0] == channels, f"({channels}, H, W)", image)
-        _expect(channels % groups == out % groups == 0, f"channels in {groups} equal groups", image, (out,))
+        if len(image) != 3 or image[0] != channels:
+            raise _misfit(f"({channels}, H, W)", image)
+        if channels % groups or out % groups:
+            raise _misfit(f"channels in {groups} equal groups", image, (out,))
+        _, height, width = image
         least = self.kernel_size - 2 * self.pad
-        _expect(min(image[1:]) >= least, f"at least {least}×{least} pixels", image)
-        height, width = ((side - least) // self.stride + 1 for side in image[1:])
-        return (out, height, width)
+        if min(height, width) < least:
+            raise _misfit(f"at least {least}×{least} pixels", image)
+        return (out, (height - least) // self.stride + 1, (width - least) // self.stride + 1)
 
     def tensors(self) -> dict[str, TensorSpec]:
         kernel = (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
-        weight = {"weight": TensorSpec(kernel, mixes=self.groups == 1)}
-        return weight | {"bias": TensorSpec((self.out_channels,))} if self.bias else weight
+        weight = TensorSpec(kernel, mixes=self.groups == 1)
+        return {"weight": weight, "bias": TensorSpec((self.out_channels,))} if self.bias else {"weight": weight}
 
     def macs(self, output: Shape) -> int:
         return prod(output) * (self.in_channels // self.groups) * self.kernel_size**2
 
     def channels(self, inputs: Sequence[tuple[Channel, ...]], shapes: Sequence[Shape]) -> tuple[Channel, ...]:
         del shapes
-        _expect(
-            self.groups == self.in_channels == self.out_channels,
-            "one group, or one for each channel, to follow channels through it",
-            (self.in_channels, self.out_channels, self.groups),
-        )
+        if not self.groups == self.in_channels == self.out_channels:
+            counts = (self.in_channels, self.out_channels, self.groups)
+            raise _misfit("one group, or one for each channel, to follow channels through it", counts)
         return inputs[0]
 
     def onnx(self) -> Sequence[OnnxNode]:
@@ -158,7 +157,8 @@ class Linear(Op):
     out_features: int
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(inputs[0] == (self.in_features,), f"({self.in_features},)", *inputs)
+        if inputs[0] != (self.in_features,):
+            raise _misfit(f"({self.in_features},)", *inputs)
         return (self.out_features,)
 
     def tensors(self) -> dict[str, TensorSpec]:
@@ -180,13 +180,14 @@ class BatchNorm(Op):
     eps: float = 1e-5
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(inputs[0][0] == self.num_features, f"{self.num_features} channels or features", *inputs)
+        if inputs[0][0] != self.num_features:
+            raise _misfit(f"{self.num_features} channels or features", *inputs)
         return inputs[0]
 
     def tensors(self) -> dict[str, TensorSpec]:
-        shape = (self.num_features,)
-        trained = {name: TensorSpec(shape) for name in ("weight", "bias")}
-        return trained | {name: TensorSpec(shape, is_trained=False) for name in ("running_mean", "running_var")}
+        trained = TensorSpec((self.num_features,))
+        counted = TensorSpec((self.num_features,), is_trained=False)
+        return {"weight": trained, "bias": trained, "running_mean": counted, "running_var": counted}
 
     def onnx(self) -> Sequence[OnnxNode]:
         return [OnnxNode("BatchNormalization", tuple(self.tensors()), {"epsilon": self.eps})]
@@ -247,9 +248,10 @@ class _Pool2d(Op):
 
     def output_shape(self, *inputs: Shape) -> Shape:
         image, size = inputs[0], self.kernel_size
-        _expect(len(image) == 3 and min(image[1:]) >= size, f"at least {size}×{size} pixels", image)
-        height, width = ((side - size) // self.step + 1 for side in image[1:])
-        return (image[0], height, width)
+        if len(image) != 3 or min(image[1:]) < size:
+            raise _misfit(f"at least {size}×{size} pixels", image)
+        channels, height, width = image
+        return (channels, (height - size) // self.step + 1, (width - size) // self.step + 1)
 
     def _window(self) -> Attributes:
         return {"kernel_shape": [self.kernel_size] * 2, "strides": [self.step] * 2}
@@ -272,7 +274,8 @@ class GlobalAveragePool(Op):
     """(C, H, W) -> (C,)"""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(len(inputs[0]) == 3, "(C, H, W)", *inputs)
+        if len(inputs[0]) != 3:
+            raise _misfit("(C, H, W)", *inputs)
         return inputs[0][:1]
 
     def onnx(self) -> Sequence[OnnxNode]:
@@ -284,7 +287,8 @@ class Flatten(Op):
     """(C, H, W) -> (C·H·W,), channels slowest."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(len(inputs[0]) == 3, "(C, H, W)", *inputs)
+        if len(inputs[0]) != 3:
+            raise _misfit("(C, H, W)", *inputs)
         return (prod(inputs[0]),)
 
     def channels(self, inputs: Sequence[tuple[Channel, ...]], shapes: Sequence[Shape]) -> tuple[Channel, ...]:
@@ -299,7 +303,8 @@ class Concat(Op):
     """Along the channels, in the order of the inputs."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(len({shape[1:] for shape in inputs}) == 1, "inputs of one size", *inputs)
+        if len({shape[1:] for shape in inputs}) != 1:
+            raise _misfit("inputs of one size", *inputs)
         return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
     def channels(self, inputs: Sequence[tuple[Channel, ...]], shapes: Sequence[Shape]) -> tuple[Channel, ...]:
@@ -317,7 +322,8 @@ class Add(Op):
     couples_inputs: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        _expect(len(inputs) == 2 and inputs[0] == inputs[1], "inputs of one shape", *inputs)
+        if len(inputs) != 2 or inputs[0] != inputs[1]:
+            raise _misfit("inputs of one shape", *inputs)
         return inputs[0]
 
     def onnx(self) -> Sequence[OnnxNode]:
