@@ -44,13 +44,13 @@ from trainer.journal.state import Branch, Decided, RunState, load, plateau, save
 from trainer.loop import optim
 from trainer.loop.batches import fitted
 from trainer.loop.chance import chance_of, is_at_chance
-from trainer.loop.epoch import EpochResult, WeightAverage, evaluate, mean_loss, train_epoch
+from trainer.loop.epoch import EpochResult, WeightAverage, evaluate, mean_loss, tested, train_epoch
 from trainer.loop.parallel import ALONE, Group
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint, num_for_epoch
 from trainer.loop.step import TrainingStep, pays_to_compile, prepared
 from trainer.recipes.proposal import Proposal, applied, can_grow, may_grow, propose, shrinks
-from zoo.checkpoint.descriptor import Accuracy, Cost, Descriptor, Lineage, Metrics, join_devices
+from zoo.checkpoint.descriptor import Accuracy, Cost, Descriptor, Lineage, join_devices
 from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode, read_header
 from zoo.errors import CheckpointError, DescriptorError, NotFoundError, RunError
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
@@ -579,7 +579,7 @@ class _Run:
         data, config = self.data, self.config
         assert state.saved_at is not None
         module, validation = self.anneal(state) if config.anneal_share else self._measured(state)
-        test = evaluate(module, data.test.to(self.device), data.preprocessing, len(data.classes))
+        metrics = tested(module, data.test.to(self.device), data.preprocessing, len(data.classes), validation)
         descriptor = Descriptor(
             dataset=data.record(),
             architecture=state.architecture,
@@ -595,7 +595,7 @@ class _Run:
                 anneal_epochs=self._branch_epochs(state, state.epoch),
                 code_version=_code_version(),
             ),
-            metrics=Metrics(validation=validation, test=test),
+            metrics=metrics,
             cost=Cost(
                 epochs=state.num_epochs,
                 device=join_devices(state.begun.device, state.device),

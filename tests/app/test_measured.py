@@ -27,7 +27,7 @@ def claiming(checkpoint: Checkpoint, accuracy: float, *, run: str = "impostor", 
     assert descriptor.metrics.test is not None
     test = descriptor.metrics.test.model_copy(update={"accuracy": accuracy})
     lineage = descriptor.lineage.model_copy(update={"run": run, "seed": seed})
-    metrics = descriptor.metrics.model_copy(update={"test": test})
+    metrics = descriptor.metrics.model_copy(update={"test": test, "confusion": None})
     return encode(
         replace(checkpoint, descriptor=descriptor.model_copy(update={"metrics": metrics, "lineage": lineage}))
     )

@@ -45,7 +45,7 @@ def saying(checkpoint: Checkpoint, correct: int, total: int) -> Checkpoint:
     """The same network, with this test accuracy in its descriptor, and the classes of the bars."""
     descriptor = checkpoint.descriptor
     test = descriptor.metrics.validation.model_copy(update={"accuracy": correct / total, "n": total})
-    metrics = descriptor.metrics.model_copy(update={"test": test})
+    metrics = descriptor.metrics.model_copy(update={"test": test, "confusion": None})
     return Checkpoint(descriptor.model_copy(update={"metrics": metrics, "classes": CLASSES}), checkpoint.tensors)
 
 

@@ -91,7 +91,7 @@ def _adapted(digest: str, checkpoint: Checkpoint, data: Data) -> Member:
     }
     adapted = Checkpoint(descriptor.model_copy(update=update), tensors)
     validation = evaluate(module_of(adapted), data.validation, data.preprocessing, len(data.classes))
-    metrics = descriptor.metrics.model_copy(update={"validation": validation, "test": None})
+    metrics = descriptor.metrics.model_copy(update={"validation": validation, "test": None, "confusion": None})
     return Member(digest, Checkpoint(adapted.descriptor.model_copy(update={"metrics": metrics}), tensors))
 
 

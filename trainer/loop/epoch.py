@@ -17,7 +17,7 @@ from trainer.data.datasets import Split
 from trainer.loop import optim
 from trainer.loop.augment import Augmentation, augmentation_of
 from trainer.loop.step import TrainingStep
-from zoo.checkpoint.descriptor import Accuracy, Preprocessing
+from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
 from zoo.network.graph import output_shapes
 from zoo.runtime.module import GraphModule, normalize
 
@@ -178,7 +178,23 @@ def mean_loss(module: GraphModule, split: Split, preprocessing: Preprocessing) -
 
 def evaluate(module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int) -> Accuracy:
     """Top-1 accuracy over the split, overall and by class; no test-time augmentation."""
-    correct = predict(module, split.images, preprocessing) == split.labels
+    return _accuracy(split, predict(module, split.images, preprocessing), num_classes)
+
+
+def tested(
+    module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int, validation: Accuracy
+) -> Metrics:
+    """As `evaluate`, with which class is taken for which, where these are few enough to be kept."""
+    predicted = predict(module, split.images, preprocessing)
+    confusion = None
+    if num_classes <= MAX_CONFUSION_CLASSES:
+        counts = (split.labels * num_classes + predicted).bincount(minlength=num_classes**2)
+        confusion = tuple(map(tuple, counts.reshape(num_classes, num_classes).tolist()))
+    return Metrics(validation=validation, test=_accuracy(split, predicted, num_classes), confusion=confusion)
+
+
+def _accuracy(split: Split, predicted: Int64[Tensor, " n"], num_classes: int) -> Accuracy:
+    correct = predicted == split.labels
     totals = split.labels.bincount(minlength=num_classes).tolist()
     hits = split.labels[correct].bincount(minlength=num_classes).tolist()
     return Accuracy(

@@ -113,9 +113,38 @@ class Accuracy(_Frozen):
     per_class: tuple[Fraction | None, ...]
 
 
+# A matrix for 50 classes takes some 5 kB of a file, which a network of 4,000 parameters has 16 kB of.
+MAX_CONFUSION_CLASSES = 50
+
+
 class Metrics(_Frozen):
+    """`confusion`: how many test images of each class (row) were taken for each class (column)."""
+
     validation: Accuracy
     test: Accuracy | None
+    confusion: tuple[tuple[Count, ...], ...] | None = ADDED_LATER
+
+    @model_validator(mode="after")
+    def _confusion_agrees(self) -> Metrics:
+        if self.confusion is None:
+            return self
+        size = len(self.confusion)
+        if size > MAX_CONFUSION_CLASSES or any(len(row) != size for row in self.confusion):
+            raise ValueError(f"confusion is a square matrix of at most {MAX_CONFUSION_CLASSES} classes")
+        total, correct = sum(map(sum, self.confusion)), sum(row[place] for place, row in enumerate(self.confusion))
+        if self.test is None or total != self.test.n or correct != round(self.test.accuracy * self.test.n):
+            raise ValueError(f"confusion counts {correct} right of {total} images, which the test accuracy does not")
+        return self
+
+    def confused(self, num_pairs: int) -> list[tuple[int, int, int]]:
+        """The pairs most often confused: a class, what it was taken for, how often. The worst first."""
+        pairs = (
+            (count, row, column)
+            for row, counts in enumerate(self.confusion or ())
+            for column, count in enumerate(counts)
+            if count and row != column
+        )
+        return [(row, column, count) for count, row, column in sorted(pairs, key=lambda pair: -pair[0])[:num_pairs]]
 
 
 class Cost(_Frozen):
@@ -198,6 +227,9 @@ class Descriptor(_Frozen):
         for split in (self.metrics.validation, self.metrics.test):
             if split is not None and len(split.per_class) != len(self.classes):
                 raise ValueError(f"per_class needs one entry per class, {len(self.classes)}")
+        confusion = self.metrics.confusion
+        if confusion is not None and len(confusion) != len(self.classes):
+            raise ValueError(f"confusion needs a row for each class, {len(self.classes)}")
         return self
 
     @property

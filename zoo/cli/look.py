@@ -9,7 +9,7 @@ from rich.table import Table
 
 from zoo.catalog.model_card import model_card
 from zoo.catalog.views import CheckpointDetail, CheckpointView
-from zoo.checkpoint.descriptor import ExpansionStep
+from zoo.checkpoint.descriptor import Descriptor, ExpansionStep
 from zoo.choosing.budget import Budget, FileFormat
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget_and_format, with_zoo
 from zoo.cli.output import print_json, print_table, say_why
@@ -17,6 +17,7 @@ from zoo.protocol import Zoo
 
 app = typer.Typer()
 # What fits on a line.
+_FITS = {"crop": "the middle of other shapes", None: "other shapes squeezed"}
 _MAX_CLASSES = 10
 
 
@@ -104,7 +105,7 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("name", detail.name),
         ("dataset", detail.dataset),
         ("family", detail.family),
-        ("images", f"{size}, {descriptor.preprocessing.color}"),
+        ("images", f"{size}, {descriptor.preprocessing.color}, {_FITS[descriptor.preprocessing.fit]}"),
         ("classes", f"{len(detail.classes)}: {_some(detail.classes)}"),
         ("params", f"{detail.params:,}"),
         ("MACs", f"{detail.macs:,}"),
@@ -113,6 +114,7 @@ def _facts(detail: CheckpointDetail) -> list[tuple[str, str]]:
         ("ms", unmeasured if detail.latency_ms is None else f"{detail.latency_ms:.3f}"),
         ("accuracy", _accuracy(detail)),
         ("95 % interval", "–".join(f"{end:.4f}" for end in detail.accuracy_ci95 or ()) or "unknown"),
+        ("confused", _confused(descriptor)),
         ("validation", f"{metrics.validation.accuracy:.4f} of {metrics.validation.n:,} images"),
         ("run", f"{lineage.run}, seed {lineage.seed}, epoch {lineage.epoch}{annealed}"),
         ("expansions", _expansions(lineage.expansions)),
@@ -138,6 +140,20 @@ def _accuracy(detail: CheckpointDetail) -> str:
     if detail.accuracy_source != "measured" or claim is None:
         return known
     return f"{known}, measured by the zoo; its file says {claim.accuracy:.4f}"
+
+
+def _confused(descriptor: Descriptor) -> str:
+    if descriptor.metrics.confusion is None:
+        return "unknown: an older file, or many classes"
+    classes = descriptor.classes
+    totals = [sum(counts) for counts in descriptor.metrics.confusion]
+    return (
+        "; ".join(
+            f"{count:,} of {totals[row]:,} {classes[row]} taken for {classes[column]}"
+            for row, column, count in descriptor.metrics.confused(3)
+        )
+        or "never"
+    )
 
 
 def _some(classes: Sequence[str]) -> str:
