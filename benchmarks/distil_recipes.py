@@ -7,6 +7,7 @@ as it is     temperature 4, 0.9 of the loss; answers are the mean over an image 
 plain        the answer to the image alone
 hot, cool    temperature 8 and 2
 half         0.5 of the loss
+cool half, cool 0.7, cooler   temperature 2 with 0.5 and with 0.7 of the loss; temperature 1
 small shift  images shifted as `grow` has it for a network of this size
 blacked out  a quarter of each side, as `grow` has it for larger networks
 fast         twice the learning rate
@@ -64,6 +65,9 @@ VARIANTS: dict[str, Change] = {
     "cool": lambda config, _: replace(config, distil_temperature=2.0),
     "half": lambda config, _: replace(config, distil_weight=0.5),
     "small shift": lambda config, params: replace(config, max_shift=shift_of(config, params)),
+    "cool half": lambda config, _: replace(config, distil_temperature=2.0, distil_weight=0.5),
+    "cool 0.7": lambda config, _: replace(config, distil_temperature=2.0, distil_weight=0.7),
+    "cooler": lambda config, _: replace(config, distil_temperature=1.0),
     "blacked out": lambda config, _: config,
     "fast": lambda config, _: replace(config, learning_rate=2 * config.learning_rate),
     "two": lambda config, _: config,
