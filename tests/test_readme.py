@@ -95,3 +95,20 @@ def test_the_tree_names_every_module() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             if path.name != "__init__.py" and path.parent.name != "scores":
                 assert path.name in ARCHITECTURE, f"{path} is not in the tree of docs/architecture.md"
+
+
+def test_your_photos_in_ten_minutes(tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """As the README has it, from the smallest network of the shipped zoo, for one epoch."""
+    [block] = re.findall(r"## Your photos in ten minutes.*?```\n(.*?)```", README, re.DOTALL)
+    shipped = ROOT / "zoo" / "pretrained" / "cifar10" / "checkpoints"
+    smallest = min(shipped.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    shutil.copy(smallest, tmp_path / "one" / "checkpoints")
+    for line in block.splitlines():
+        words = line.split("  #")[0].replace("--minutes 10", "--epochs 1 --device cpu").split()
+        places = {"docs/draw_photos.py": ROOT / "docs" / "draw_photos.py", "zoo/pretrained/cifar10": tmp_path / "one"}
+        words = [str(places.get(word, tmp_path / word if word[:6] in ("photos", "my-zoo") else word)) for word in words]
+        words[0] = words[0].removeprefix(".venv/bin/")
+        done = command(*words)
+        assert done.returncode == 0, (line, done.stderr)
+    assert done.stdout
