@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +19,15 @@ from zoo.network.ops import Add, Concat, Conv2d, GlobalAveragePool, Linear
 from zoo.runtime.module import GraphModule, module_of
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on networks this small stall each other where a core is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def permuted(tensors: Tensors, group: ChannelGroup, order: list[int]) -> Tensors:
     """Channel i of the group becomes what channel order[i] was, in every place."""
     changed = {name: np.array(tensor) for name, tensor in tensors.items()}
@@ -30,17 +39,21 @@ def permuted(tensors: Tensors, group: ChannelGroup, order: list[int]) -> Tensors
     return changed
 
 
-@settings(max_examples=30)
-@given(data=st.data())
+@settings(max_examples=15)
+@given(data=st.data(), seed=st.integers(0, 1000))
 def test_a_group_permuted_in_all_its_places_leaves_the_logits_alone(
-    architectures: SearchStrategy[Architecture], make_checkpoint: Callable[..., Checkpoint], data: st.DataObject
+    architectures: SearchStrategy[Architecture],
+    make_checkpoint: Callable[..., Checkpoint],
+    data: st.DataObject,
+    seed: int,
 ) -> None:
+    random = np.random.default_rng(seed)
     checkpoint = make_checkpoint(data.draw(architectures))
     graph = checkpoint.descriptor.architecture.graph()
     images = torch.randn(3, *graph.input_shape, generator=torch.Generator().manual_seed(0))
     tensors: Tensors = checkpoint.tensors
     for group in channel_groups(graph):
-        tensors = permuted(tensors, group, data.draw(st.permutations(range(group.num_channels))))
+        tensors = permuted(tensors, group, random.permutation(group.num_channels).tolist())
     module = GraphModule(graph).eval()
     module.load_tensors(tensors)
     with torch.no_grad():
