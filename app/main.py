@@ -22,10 +22,10 @@ from app.http.compression import CompressJson
 from app.http.downloads import Downloads
 from app.http.middleware import PROBES, ObserveRequests, is_open
 from app.http.origins import BelowPrefix, CheckHost, cors
-from app.http.response_cache import AnswerAgain, Recent
+from app.http.response_cache import AnswerFromCache, ResponseCache
 from app.monitoring.metrics import Metrics
 from app.predict.inference import Inference
-from app.predict.model_choice import Choices
+from app.predict.model_choice import ModelChoices
 from app.publishing import Publishing
 from app.routes import files, health, hub, inference_protocol, models, predict, publish, runs, web
 from app.service import Service, follow, follow_claims, parameters_given_once
@@ -55,10 +55,10 @@ def create_app(settings: Settings) -> FastAPI:
         except (BusyError, NoSpaceError) as error:  # what is known of it is served; it is looked through again soon
             log.warning("the zoo's directories could not be looked through: %s", error)
         inference = Inference(zoo.files.load, gate.work, settings.max_loaded_bytes, settings.max_queue, metrics)
-        recent = Recent()
-        downloads = Downloads(zoo, settings.max_file_cache_bytes, recent)
+        cache = ResponseCache()
+        downloads = Downloads(zoo, settings.max_file_cache_bytes, cache)
         app.state.service = Service(
-            settings, zoo, Choices(zoo), inference, downloads, recent, metrics, tokens, publishing
+            settings, zoo, ModelChoices(zoo), inference, downloads, cache, metrics, tokens, publishing
         )
         follower = asyncio.create_task(follow(app.state.service))
         stopping = threading.Event()
@@ -102,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
     refusals.install(app)
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, gate=gate)
     app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
-    app.add_middleware(AnswerAgain)
+    app.add_middleware(AnswerFromCache)
     app.add_middleware(CompressJson)
     if settings.token is not None:
         app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)

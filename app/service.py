@@ -14,10 +14,10 @@ from fastapi import Depends, Request
 from app.http.auth import Tokens
 from app.http.downloads import Downloads
 from app.http.problems import invalid_query, repeated
-from app.http.response_cache import Recent
+from app.http.response_cache import ResponseCache
 from app.monitoring.metrics import Metrics
 from app.predict.inference import Inference
-from app.predict.model_choice import Choices
+from app.predict.model_choice import ModelChoices
 from app.publishing import Publishing
 from app.settings import Settings
 from zoo.choosing.budget import Budget
@@ -33,10 +33,10 @@ class Service:
 
     settings: Settings
     zoo: LocalZoo
-    choices: Choices
+    model_choices: ModelChoices
     inference: Inference
     downloads: Downloads
-    recent: Recent
+    response_cache: ResponseCache
     metrics: Metrics
     tokens: Tokens
     publishing: Publishing
@@ -44,8 +44,8 @@ class Service:
 
     def forget(self) -> None:
         """After a change of the zoo: what is remembered may be out of date."""
-        self.choices.forget()
-        self.recent.forget()
+        self.model_choices.forget()
+        self.response_cache.forget()
 
     def cache_control(self, *, immutable: bool) -> str:
         """Who may keep a file for how long. no-transform: proxies must not compress what is named by its bytes."""

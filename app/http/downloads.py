@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.types import Scope
 
 from app.http.file_response import File, file_response
-from app.http.response_cache import Recent
+from app.http.response_cache import ResponseCache
 from zoo.checkpoint.file import digest_of
 from zoo.library.local import LocalZoo
 
@@ -32,9 +32,9 @@ class Download:
 class Downloads:
     """All methods may be called from any thread."""
 
-    def __init__(self, zoo: LocalZoo, max_bytes: int, recent: Recent) -> None:
+    def __init__(self, zoo: LocalZoo, max_bytes: int, cache: ResponseCache) -> None:
         self._zoo = zoo
-        self._recent = recent
+        self._cache = cache
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._files: OrderedDict[tuple[str, str], File] = OrderedDict()
@@ -53,7 +53,7 @@ class Downloads:
     def send(self, request: Request, download: Download) -> Response:
         """The answer, which this URL will get for a moment without further questions. Raises what `file` raises."""
         file = self.file(download.digest, download.file_format)
-        self._recent.remember(request.scope, partial(self._send_again, download))
+        self._cache.remember(request.scope, partial(self._send_again, download))
         return file_response(request, file, download.headers)
 
     def _send_again(self, download: Download, scope: Scope) -> Response | None:

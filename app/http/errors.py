@@ -81,7 +81,7 @@ def _no_model(request: Request, error: Exception) -> JSONResponse:
     if nearest is not None:
         nearest = placed(CheckpointView.model_validate(nearest), request.scope).model_dump(mode="json")
     response = problem(404, "no-model-meets-constraints", str(error), best_available=nearest)
-    request.app.state.service.recent.remember(request.scope, lambda _: response, len(response.body))
+    request.app.state.service.response_cache.remember(request.scope, lambda _: response, len(response.body))
     return response
 
 

@@ -1,4 +1,7 @@
-"""Which checkpoint a prediction's query chooses, remembered for as long as the catalog may go unread."""
+"""Which checkpoint a prediction's query chooses: a cache, as old as the catalog may be unread.
+
+Taken out, a prediction costs twice the CPU time (docs/benchmarks.md).
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ class Choice:
     cascade: ReadyCascade | None = None
 
 
-class Choices:
+class ModelChoices:
     """Belongs to one event loop; the catalog is asked on a thread, once for all who ask the same at a time."""
 
     def __init__(self, zoo: LocalZoo) -> None:

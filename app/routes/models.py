@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from app.http.links import placed
 from app.http.openapi import declared, reading
 from app.http.problems import NoModelProblem, ProblemError
-from app.http.response_cache import RememberedRoute
+from app.http.response_cache import CachedRoute
 from app.http.schemas import ListQuery, NoQuery, Pareto, ParetoQuery, ReferenceQuery
 from app.service import ServiceDep
 from zoo.catalog.views import CheckpointDetail, Datasets, Selection
 
-router = APIRouter(tags=["models"], route_class=RememberedRoute)
+router = APIRouter(tags=["models"], route_class=CachedRoute)
 
 
 @reading(router, "/models", responses=declared(404, model=NoModelProblem))

@@ -62,7 +62,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _choose(service: Service, query_string: bytes) -> Choice:
     """Raises QueueFullError where those who wait for that checkpoint are too many."""
-    choice = await service.choices.choose(query_string)
+    choice = await service.model_choices.choose(query_string)
     service.inference.check_room(choice.digest)
     return choice
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from app.http.downloads import Download, Downloads
 from app.http.file_response import File, file_response
-from app.http.response_cache import Recent
+from app.http.response_cache import ResponseCache
 from zoo.errors import CheckpointError
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
@@ -60,13 +60,13 @@ def test_the_files_in_memory_are_the_last_ones_asked_for(tmp_path: Path, put: Pu
     digests = [put(tmp_path, seed=seed) for seed in range(10)]
     zoo.sync()
     size = zoo.files.path(digests[0]).stat().st_size
-    recent = Recent()
-    downloads = Downloads(zoo, 8 * size + 7, recent)
+    cache = ResponseCache()
+    downloads = Downloads(zoo, 8 * size + 7, cache)
     for digest in digests:
         asked = request(digest)
-        assert recent.answer(asked.scope) is None
+        assert cache.answer(asked.scope) is None
         downloads.send(asked, Download(digest, "safetensors", {}))
-    kept = [digest for digest in digests if recent.answer(request(digest).scope) is not None]
+    kept = [digest for digest in digests if cache.answer(request(digest).scope) is not None]
     assert kept == digests[2:]
 
 
@@ -77,7 +77,7 @@ def test_a_large_file_is_never_in_memory_whole(
     zoo.sync()
     size = zoo.files.path(digest).stat().st_size
     assert size > 4_000_000
-    downloads = Downloads(zoo, size, Recent())
+    downloads = Downloads(zoo, size, ResponseCache())
     tracemalloc.start()
     try:
         response = downloads.send(request(digest), Download(digest, "safetensors", {}))

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from app.http.response_cache import Recent
-from app.predict.model_choice import Choices
+from app.http.response_cache import ResponseCache
+from app.predict.model_choice import ModelChoices
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
@@ -97,36 +97,36 @@ def test_an_answer_from_memory_is_the_answer(
 
 
 def test_what_was_found_before_a_change_is_not_remembered_after_it() -> None:
-    recent, slow = Recent(), scope("/models")
-    assert recent.answer(slow) is None
-    recent.forget()
-    recent.remember(slow, lambda _: Response())
-    assert recent.answer(scope("/models")) is None
+    cache, slow = ResponseCache(), scope("/models")
+    assert cache.answer(slow) is None
+    cache.forget()
+    cache.remember(slow, lambda _: Response())
+    assert cache.answer(scope("/models")) is None
 
 
 def test_what_is_remembered_is_bounded() -> None:
     """However many URLs clients make up, and however long they and their answers are."""
-    recent = Recent()
+    cache = ResponseCache()
     tracemalloc.start()
     try:
         for index in range(10_000):
             asked = scope("/models", f"dataset={index:04}{'x' * (index % 3) * 10_000}".encode())
-            assert recent.answer(asked) is None
+            assert cache.answer(asked) is None
             answer = Response(bytes(index % 7 * 20_000))
-            recent.remember(asked, lambda _, answer=answer: answer, len(answer.body))
-        assert recent.answer(asked) is answer
+            cache.remember(asked, lambda _, answer=answer: answer, len(answer.body))
+        assert cache.answer(asked) is answer
         assert tracemalloc.get_traced_memory()[1] < 16_000_000
     finally:
         tracemalloc.stop()
 
 
 def test_choices_of_long_queries_are_not_remembered(zoo: LocalZoo) -> None:
-    async def choose_often(choices: Choices) -> None:
+    async def choose_often(choices: ModelChoices) -> None:
         for index in range(200):
             with pytest.raises(RequestValidationError):
                 await choices.choose(f"top_k={index:04}{'x' * 50_000}".encode())
 
-    choices = Choices(zoo)
+    choices = ModelChoices(zoo)
     tracemalloc.start()
     try:
         asyncio.run(choose_often(choices))
