@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -135,6 +136,29 @@ def test_bad_files_are_left_out_as_a_run_leaves_them_out(tmp_path: Path) -> None
     for images, split in ((tested, run.test), (HeldOutImages(str(bars), run.record(), skip_bad=True), run.validation)):
         assert images.pixels(form).transpose(0, 3, 1, 2).tolist() == split.images.tolist()
         assert images.labels.tolist() == split.labels.tolist()
+
+
+@pytest.mark.parametrize("layout", ["flat", "valid"])
+def test_images_are_those_of_training_in_any_layout(tmp_path: Path, layout: str) -> None:
+    bars = write_bars(tmp_path / "bars", num_train=20, num_test=6)
+    if layout == "valid":
+        shutil.copytree(bars / "test", bars / "valid")
+    else:
+        shutil.rmtree(bars / "test")
+        bars = bars / "train"
+    share = 0.3 if layout == "flat" else None
+    run = load(str(bars), test_share=share, image_size=12)
+    form = Form("rgb", (12, 12), "crop")
+    tested = HeldOutImages(str(bars), test_share=share)
+    validated = HeldOutImages(str(bars), run.record(), test_share=share)
+    for images, split in ((tested, run.test), (validated, run.validation)):
+        assert images.pixels(form).transpose(0, 3, 1, 2).tolist() == split.images.tolist()
+    assert tested.content(form) == run.content.test
+    if share:
+        with pytest.raises(
+            DataError, match=r"aside with --test-share 0\.2: give the share that they were trained with"
+        ):
+            HeldOutImages(str(bars), run.record())
 
 
 # --- zoo verify --data ----------------------------------------------------------------------------------

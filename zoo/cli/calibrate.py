@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from zoo.choosing.budget import ALL_DATASETS, Budget
-from zoo.cli.options import JsonOption, SkipBadOption, UrlOption, ZooOption, followed
+from zoo.cli.options import JsonOption, SkipBadOption, TestShareOption, UrlOption, ZooOption, followed
 from zoo.cli.output import fail, print_json, print_table
 from zoo.runtime.device import device_name
 
@@ -26,8 +26,8 @@ def calibrate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Find cascades, with the validation images among these: a directory or .tar.gz of "
-            "{train,test}/<class>/<image>, or digits.",
+            help="Find cascades, with the validation images among these: a directory, .tar.gz or .zip as zoo-train "
+            "takes it, or digits.",
             metavar="PATH|NAME",
         ),
     ] = None,
@@ -36,6 +36,7 @@ def calibrate(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Without --data: turns of ten images for each checkpoint.")] = 50,
     skip_bad: SkipBadOption = False,
+    test_share: TestShareOption = None,
     zoo: ZooOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -53,16 +54,25 @@ def calibrate(
     if data is None:
         _calibrate_latencies(local, dataset, rounds, as_json=as_json)
     else:
-        found = find_cascades(local, data, dataset, skip_bad=skip_bad)
+        found = find_cascades(local, data, dataset, skip_bad=skip_bad, test_share=test_share)
         _show_cascades(found, local.chooser.rows(Budget(dataset=found.dataset, min_acc=0.0)), as_json=as_json)
 
 
-def find_cascades(zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False) -> Calibration:
+def find_cascades(
+    zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False, test_share: float | None = None
+) -> Calibration:
     from zoo.images.folder import name_of
     from zoo.library.calibrate import calibrate_cascades
 
     name = dataset or name_of(Path(data))
-    return calibrate_cascades(zoo, data, name, observe=lambda line: typer.echo(line, err=True), skip_bad=skip_bad)
+    return calibrate_cascades(
+        zoo,
+        data,
+        name,
+        observe=lambda line: typer.echo(line, err=True),
+        skip_bad=skip_bad,
+        test_share=test_share,
+    )
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:

@@ -35,6 +35,10 @@ DatasetOption = Annotated[str | None, typer.Option(help="Whose alias or name is 
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="With --data: leave out images that cannot be read, as zoo-train does.")
 ]
+TestShareOption = Annotated[
+    float | None,
+    typer.Option(help="With --data, a folder without test images: as zoo-train had it.", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from zoo.choosing.budget import Budget
-from zoo.cli.options import JsonOption, SkipBadOption, with_filters, with_zoo
+from zoo.cli.options import JsonOption, SkipBadOption, TestShareOption, with_filters, with_zoo
 from zoo.cli.output import fail, print_json
 from zoo.protocol import Zoo
 
@@ -23,12 +23,13 @@ def verify(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Measure test accuracy again on these images: a directory or .tar.gz of "
-            "{train,test}/<class>/<image>, or digits.",
+            help="Measure test accuracy again on these images: a directory, .tar.gz or .zip as zoo-train takes it, or "
+            "digits.",
             metavar="PATH|NAME",
         ),
     ] = None,
     skip_bad: SkipBadOption = False,
+    test_share: TestShareOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read every checkpoint whole: digest, descriptor, tensors, finite weights, a first answer.
@@ -41,7 +42,7 @@ def verify(
     from zoo.library.verify import is_of, verified
     from zoo.runtime.measure import HeldOutImages
 
-    images = HeldOutImages(data, skip_bad=skip_bad) if data else None
+    images = HeldOutImages(data, skip_bad=skip_bad, test_share=test_share) if data else None
     for finding in images.findings if images else ():
         typer.echo(f"{data}: warning: {finding}", err=True)
     if images and budget.is_bounded() and budget.dataset is None:

@@ -83,6 +83,8 @@ class ImageFolder:
     test: tuple[ImageFile, ...]
     validation: tuple[ImageFile, ...] = ()
     divided: str = ""
+    # Where the test images were set aside: of how much of each class they are.
+    test_share: float | None = None
     findings: tuple[str, ...] = field(default=(), compare=False)
     # What is not read, with its first place and how many of it there are.
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
@@ -190,6 +192,7 @@ def read(path: Path, test_share: float | None = None) -> ImageFolder:
         divided = "there is no test/, so its validation images are the test images"
         test, validation = tuple(replace(file, split="test") for file in validation), ()
     _check(path, found, classes, (*validation, *test))
+    share = None
     if not test:
         share = TEST_SHARE if test_share is None else test_share
         divided = f"{100 * share:g} % of each class are set aside as test images, near duplicates together"
@@ -197,7 +200,7 @@ def read(path: Path, test_share: float | None = None) -> ImageFolder:
     elif test_share is not None:
         raise DataError(f"{path} has test images of its own; test-share is for a folder without")
     findings = (*_left_out(found), *_odd_classes(found, classes, test))
-    return ImageFolder(name_of(path), classes, train, test, validation, divided, findings, found.left_out)
+    return ImageFolder(name_of(path), classes, train, test, validation, divided, share, findings, found.left_out)
 
 
 def _divided(files: tuple[ImageFile, ...], share: float) -> tuple[tuple[ImageFile, ...], tuple[ImageFile, ...]]:

@@ -61,7 +61,13 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
 
 
 def calibrate_cascades(
-    zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None], *, skip_bad: bool = False
+    zoo: LocalZoo,
+    source: str,
+    dataset: str,
+    observe: Callable[[str], None],
+    *,
+    skip_bad: bool = False,
+    test_share: float | None = None,
 ) -> Calibration:
     """Finds the cascades of a data set's checkpoints and keeps them beside those, in place of those before.
 
@@ -69,18 +75,24 @@ def calibrate_cascades(
     asked. Raises ZooError.
     """
     _require_writable(zoo)
-    calibration = find_cascades(zoo, source, dataset, observe, skip_bad=skip_bad)
+    calibration = find_cascades(zoo, source, dataset, observe, skip_bad=skip_bad, test_share=test_share)
     zoo.measurements.record_calibration(calibration)
     zoo.sync()
     return calibration
 
 
 def find_cascades(
-    zoo: LocalZoo, source: str, dataset: str, observe: Callable[[str], None], *, skip_bad: bool = False
+    zoo: LocalZoo,
+    source: str,
+    dataset: str,
+    observe: Callable[[str], None],
+    *,
+    skip_bad: bool = False,
+    test_share: float | None = None,
 ) -> Calibration:
     """As `calibrate_cascades`, but kept nowhere."""
     record, rows = _of_one_split(zoo, dataset)
-    images = HeldOutImages(source, validation=record, skip_bad=skip_bad)
+    images = HeldOutImages(source, validation=record, skip_bad=skip_bad, test_share=test_share)
     for finding in images.findings:
         observe(f"{images.name}: warning: {finding}")
     front = pareto.front(rows, cost=lambda row: row.macs, value=lambda row: row.accuracy or 0.0)

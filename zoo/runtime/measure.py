@@ -28,14 +28,21 @@ from zoo.runtime.predictor import Predictor, Scores
 class HeldOutImages:
     """Test or validation images of a data set, decoded once for each form that networks take them in."""
 
-    def __init__(self, source: str, validation: Dataset | None = None, *, skip_bad: bool = False) -> None:
-        """`source`: "digits", or a directory or archive of images, as `folder.read` reads it.
+    def __init__(
+        self,
+        source: str,
+        validation: Dataset | None = None,
+        *,
+        skip_bad: bool = False,
+        test_share: float | None = None,
+    ) -> None:
+        """`source`: "digits", or a directory or archive of images, as `folder.read` reads it, with `test_share`.
 
         With `validation` the images that checkpoints which say this of their data set were validated on, else the
         test images. With `skip_bad`, files that cannot be decoded are left out first, as a run with that option leaves
         them out. Raises DataError.
         """
-        folder = _digits() if source == "digits" else _folder(Path(source))
+        folder = _digits() if source == "digits" else _folder(Path(source), test_share)
         if skip_bad:
             used = folder.test if validation is None else folder.train + folder.validation
             folder = folder.without(BadFiles.among(used))
@@ -135,13 +142,13 @@ def _some(classes: tuple[str, ...]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:3])}{', …' if len(classes) > 3 else ''})"
 
 
-def _folder(path: Path) -> ImageFolder:
+def _folder(path: Path, test_share: float | None) -> ImageFolder:
     if not path.exists():
         raise DataError(
             f"{path}: no such directory or archive; by name there is only digits (other named data sets come through "
             f"torch, which zoo does without)"
         )
-    return image_folder.read(path)
+    return image_folder.read(path, test_share)
 
 
 def _validation(folder: ImageFolder, dataset: Dataset) -> tuple[ImageFile, ...]:
@@ -153,6 +160,11 @@ def _validation(folder: ImageFolder, dataset: Dataset) -> tuple[ImageFile, ...]:
                 f"{folder.name} holds {len(folder.validation)}"
             )
         return folder.validation
+    if folder.test_share is not None and len(folder.test) != dataset.num_test:
+        raise DataError(
+            f"the checkpoints were tested on {dataset.num_test} images; of {folder.name} {len(folder.test)} are set "
+            f"aside with --test-share {folder.test_share:g}: give the share that they were trained with"
+        )
     taken = dataset.num_train + dataset.num_validation
     if taken > len(folder.train):
         raise DataError(f"the checkpoints saw {taken} images for training, {folder.name} holds {len(folder.train)}")
