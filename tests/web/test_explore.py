@@ -61,7 +61,7 @@ def test_the_address_brings_back_the_choice(open_page: OpenPage, site: str) -> N
     expect(first.locator(".readout code")).to_have_text(wanted["selected"]["id"][:12])
     assert address(first) == "#/explore?dataset=cifar10&min_acc=0.775&x=macs&confidence=0.95"
     first.get_by_role("link", name="Download", exact=True).first.click()
-    expect(first.locator("h1")).to_have_text("Take it away")
+    expect(first.locator("h1")).to_have_text("Download it")
     expect(first.locator(".readout code")).to_have_text(wanted["selected"]["id"][:12])
     first.go_back()
     expect(first.locator("h1")).to_have_text("How small is good enough?")

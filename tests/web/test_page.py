@@ -111,7 +111,7 @@ def test_a_zoo_with_a_token_asks_for_it_once(
     expect(dialog).to_contain_text("The token you gave is not the one of this zoo.")
     dialog.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
-    expect(page.locator("h1")).to_have_text("Take it away")
+    expect(page.locator("h1")).to_have_text("Download it")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download Safetensors").click()
     download.value.save_as(tmp_path / "file")

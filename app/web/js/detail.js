@@ -90,7 +90,7 @@ export function drawLineage({ lineage }, parent) {
       {},
       `Run ${lineage.run}, seed ${lineage.seed}: ${plural(lineage.num_expansions, "expansion")} until epoch ${lineage.epoch}`,
       lineage.anneal_epochs > 0 && `, then ${plural(lineage.anneal_epochs, "epoch")} of annealing`,
-      lineage.distilled_from && `, taught by ${lineage.distilled_from.slice(0, 12)}`,
+      lineage.distilled_from && `, distilled from ${lineage.distilled_from.slice(0, 12)}`,
       ".",
       parent && [" It grew out of ", parent, "."],
     ),

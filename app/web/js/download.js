@@ -84,6 +84,6 @@ export async function show(page, { zoo, choice, remember, signal }) {
   }
 
   choice.value ??= usual(choice.goal, range);
-  page.append(h("h1", {}, "Take it away"), h("div", { class: "workbench" }, h("div", {}, control.element, files), readout), lines);
+  page.append(h("h1", {}, "Download it"), h("div", { class: "workbench" }, h("div", {}, control.element, files), readout), lines);
   change(choice);
 }

@@ -116,7 +116,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         h("div", {}, section("Lineage", ...drawLineage(found.descriptor, origin)), section("Cost", drawCost(found.descriptor))),
       ),
       section("Model card", drawCard(found, signal)),
-      section("This choice, again", h("div", { class: "lines" })),
+      section("Commands for this choice", h("div", { class: "lines" })),
     );
     link();
   }
@@ -139,7 +139,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
 
   page.append(
     h("h1", {}, "How small is good enough?"),
-    h("p", { class: "quiet lead" }, "Image classifiers of many sizes, grown in one training run: choose the smallest that is accurate enough, or the most accurate that is small enough; try it, and take it along."),
+    h("p", { class: "quiet lead" }, "Image classifiers of many sizes, grown in one training run: choose the smallest that is accurate enough, or the most accurate that is small enough; try it, and download it."),
     h(
       "div",
       { class: "workbench" },

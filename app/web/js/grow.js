@@ -146,7 +146,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const size = { name: "sizes", kind: "steps", points: all.map(({ x, params: y }) => ({ x, y })), tell: ({ x, y }) => `epoch ${x}\n${count(y)} parameters` };
     drawChart({
       label: "Accuracy and parameters over the epochs; every step is told below",
-      x: { scale: scale([0, numEpochs * 1.02]), title: hasBranches ? "Epochs, those of annealing too" : "Epoch", text: count, leastStep: 1 },
+      x: { scale: scale([0, numEpochs * 1.02]), title: hasBranches ? "Epochs, annealing included" : "Epoch", text: count, leastStep: 1 },
       panels: [
         { from: 0, to: 0.6, y: { scale: scale(accuracies), title: "Accuracy", text: percentTick }, layers },
         { from: 0.68, to: 1, y: { scale: scale(sizes, true), title: "Parameters", text: compact }, layers: [size] },
