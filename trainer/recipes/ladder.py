@@ -23,7 +23,6 @@ from trainer.growth.scores.kfac import KroneckerMoments, kfac_gain_of_new_parame
 from trainer.journal.records import CandidateScore
 from trainer.journal.state import FROM_NOTHING, Beginning
 from zoo.network.cost import num_macs, num_params, training_flops
-from zoo.network.families.blueprint import BlueprintArchitecture
 from zoo.network.families.family import Architecture, Change
 from zoo.network.graph import Graph, parameter_shapes
 from zoo.network.placement import placements
@@ -234,9 +233,8 @@ def _merit(
         case "random":
             return torch.rand((), generator=generator).item()
         case "uniform":
-            assert isinstance(architecture, BlueprintArchitecture)
-            stage = architecture.stages[change.block]
-            return 1 / (1 + (stage.num_layers if change.kind == "deepen" else stage.channels // ladder.width_step))
+            stage = architecture.outline()[change.block]
+            return 1 / (len(stage.layers) if change.kind == "deepen" else 1 + stage.channels // ladder.width_step)
 
 
 def _entries_within(old: Graph, alone: Graph, attached: Graph) -> dict[str, Bool[Tensor, "..."]]:
