@@ -82,7 +82,7 @@ class CheckpointView(BaseModel):
     classes: tuple[str, ...]
     created_at: datetime
     parent: str | None
-    distilled_from: str | None = Field(default=None, description="Digest of the checkpoint that this one was distilled from.")
+    distilled_from: str | None = Field(default=None, description="Digest of the checkpoint it was distilled from.")
     aliases: tuple[str, ...]
     deprecated: bool = Field(description="Found by whatever names it, chosen by no budget.")
     # Servers of earlier versions say neither of the two.
