@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 def test_splits_without_training_classes_are_an_error(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="/ and no train/ with class folders"):
         image_folder.read(write(tmp_path / "images", names))
+
+
+def test_heic_without_its_plugin_is_said_with_what_reads_it(tmp_path: Path) -> None:
+    if find_spec("pillow_heif"):
+        pytest.skip("its plugin is installed")
+    found = image_folder.read(write(tmp_path / "phone", [*of("train", "test"), "train/a/IMG_1.HEIC"]))
+    assert found.findings == ("left out: 1 .heic (train/a/IMG_1.HEIC); the package pillow-heif reads HEIC",)
 
 
 def test_what_is_in_no_class_folder_is_counted(shots: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from zoo.errors import ImageError
 from zoo.images import decode as images
@@ -287,6 +287,31 @@ def test_a_transparent_gif_is_laid_over_white() -> None:
     image.putdata([0, 1])
     data = file(image, "GIF", transparency=1)
     assert images.pixels(images.read(data), "rgb").tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+def test_avif_is_read_upright_where_pillow_has_it() -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file(photo(), "AVIF", exif=exif, quality=100, subsampling="4:4:4")
+    header = images.read(data)
+    assert (header.format, header.size) == ("avif", (40, 28))
+    found = images.pixels(header, "rgb").astype(int)
+    assert np.abs(found - np.rot90(np.asarray(photo()), -1)).max() < 12
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        images.pixels(images.read(data[:-100]), "rgb")
+    with pytest.raises(ImageError, match="no PNG, JPEG or WebP image but AVIF"):
+        images.decode(data, "rgb")
+
+
+def test_heic_is_read_where_its_plugin_is() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(photo()).save(buffer, quality=90)
+    header = images.read(buffer.getvalue())
+    assert (header.format, header.size) == ("heic", (28, 40))
+    assert np.abs(images.pixels(header, "rgb").astype(int) - np.asarray(photo())).mean() < 12
 
 
 def test_what_ones_own_files_cannot_be() -> None:
