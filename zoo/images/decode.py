@@ -129,7 +129,7 @@ def read(data: bytes) -> Header:
     gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     channels, depth = len(image.getbands()), 16 if image.mode.startswith("I") else 8
     # Pillow turns a TIFF by itself.
-    turn = orientation(image.info.get("exif", b"")) if kind in ("avif", "heic") else 1
+    turn = orientation(image.info.get("exif") or b"") if kind in ("avif", "heic") else 1
     return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=turn, picture=data)
 
 
