@@ -12,7 +12,6 @@ from zoo.choosing.budget import Budget
 from zoo.errors import ConflictError, ZooError
 from zoo.library.evaluate import TestSplits
 from zoo.library.local import LocalZoo
-from zoo.library.publish import Terms
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ class Publishing:
         """Raises DataError where test images are missing."""
         self._splits = TestSplits(settings.eval_data)
         self.measures = bool(settings.eval_data)
-        self.terms = Terms(settings, self._splits.examine, stage_claimed=self.measures)
+        self.terms = settings.terms(self._splits)
         self._failed: set[str] = set()
 
     def check_promotion(self, zoo: LocalZoo, row: CheckpointRow) -> None:

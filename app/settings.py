@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from zoo.library.trial import Limits
+from zoo.library.publish import PublishSettings
 
 
-class Settings(Limits, BaseSettings):
+class Settings(PublishSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
 
     zoo: Annotated[tuple[Path, ...], NoDecode, Field(min_length=1, description="The first holds the catalog.")]
@@ -31,11 +31,6 @@ class Settings(Limits, BaseSettings):
         str | None,
         Field(min_length=16, description="Bearer token that may also publish, change and delete; without it none may."),
     ] = None
-    eval_data: Annotated[
-        tuple[str, ...],
-        NoDecode,
-        Field(description="Test images to measure what is published on: directories, archives, or digits."),
-    ] = ()
     max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 32 * 1024 * 1024
     max_held_body_bytes: Annotated[int, Field(ge=1, description="Memory for request bodies, all together.")] = (
         128 * 1024 * 1024
@@ -69,9 +64,9 @@ class Settings(Limits, BaseSettings):
         float, Field(ge=0, description="How often the directories are looked through for new files; 0: never.")
     ] = 1.0
 
-    @field_validator("zoo", "eval_data", mode="before")
+    @field_validator("zoo", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_zoo(cls, value: object) -> object:
         """ZOO_ZOO=a:b, as in PATH."""
         return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
 

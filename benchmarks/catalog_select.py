@@ -26,7 +26,8 @@ from typing import Any
 
 from machine import processor
 
-from zoo.catalog.index import SCHEMA_VERSION, Catalog
+from zoo.catalog.index import Catalog
+from zoo.catalog.rows import SCHEMA_VERSION
 from zoo.choosing.budget import Budget
 
 SEED = 0

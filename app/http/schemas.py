@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
 from zoo.runtime.predictor import Prediction
-from zoo.store.annotations import Alias
+from zoo.store.entries import Alias
 
 MAX_LIMIT = 200
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name for each image.")]

@@ -20,7 +20,7 @@ from app.service import Service, ServiceDep
 from zoo.catalog.views import CheckpointView
 from zoo.errors import CheckpointError
 from zoo.library.publish import Upload, publish
-from zoo.store.annotations import Alias
+from zoo.store.entries import Alias
 
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
 AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]

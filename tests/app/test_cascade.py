@@ -40,7 +40,7 @@ def by_size(client: httpx.Client) -> list[dict[str, Any]]:
 def record(root: Path, *cascades: Cascade) -> None:
     """As `zoo calibrate` does, beside the server."""
     zoo = LocalZoo([root])
-    zoo.measurements.record_calibration(Calibration(dataset="digits", num_images=40, cascades=cascades))
+    zoo.annotations.record_calibration(Calibration(dataset="digits", num_images=40, cascades=cascades))
     zoo.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from zoo.catalog.index import SCHEMA_VERSION
+from zoo.catalog.rows import SCHEMA_VERSION
 
 TOKEN = "a-token-of-some-length"
 

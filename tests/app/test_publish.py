@@ -50,7 +50,8 @@ def publish(client: httpx.Client, checkpoint: Checkpoint) -> str:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith("catalog.sqlite")]
+    others = ("catalog.sqlite", "annotations.jsonl")
+    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(others)]
 
 
 def test_a_published_checkpoint_is_there_at_once(

@@ -21,7 +21,7 @@ from app.predict.model_choice import ModelChoices
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
-from zoo.store.measurements import Latency
+from zoo.store.entries import Latency
 
 PATHS = ("/models", "/models?min_acc=0.5", "/models/pareto", "/models/smallest", "/models?min_acc=0.5&limit=1")
 
@@ -47,7 +47,7 @@ def test_every_list_follows_the_catalog_within_a_second(
     before = {path: client.get(path).text for path in paths}
     if change == "measured":
         now = {"num_runs": 1, "measured_at": "2026-11-21T02:00:00+00:00", "device": device_name()}
-        zoo.measurements.record_latencies([Latency(digest=smallest, median_ms=0.5, p95_ms=0.6, **now)])
+        zoo.annotations.record_latencies([Latency(digest=smallest, median_ms=0.5, p95_ms=0.6, **now)])
         zoo.sync()
     elif change == "deprecated":
         zoo.annotator.mark(smallest, deprecated=True)

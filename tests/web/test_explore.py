@@ -17,7 +17,7 @@ from tests.web.conftest import OpenPage, wait_until
 from zoo.checkpoint.file import digest_of
 from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
-from zoo.store.measurements import Latency
+from zoo.store.entries import Latency
 
 
 def chosen_id(page: Page) -> str:
@@ -240,7 +240,7 @@ def test_milliseconds_are_read_as_such(
     with closing(LocalZoo([tmp_path])) as zoo:
         zoo.sync()
         measured = {"num_runs": 1, "measured_at": "2026-11-21T02:00:00+00:00", "device": device_name()}
-        zoo.measurements.record_latencies(
+        zoo.annotations.record_latencies(
             Latency(digest=digest, median_ms=ms, p95_ms=ms, **measured)
             for digest, ms in zip(digests, (0.1, 2.0), strict=True)
         )

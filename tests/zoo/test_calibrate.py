@@ -24,7 +24,7 @@ from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
 from zoo.runtime.measure import HeldOutImages
 from zoo.store.directory import Directory
-from zoo.store.measurements import Latency
+from zoo.store.entries import Latency
 
 Put = Callable[..., str]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,7 +67,7 @@ def test_a_network_is_measured_where_it_will_answer(
 def test_latency_selects_everywhere(tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]) -> None:
     small, middle, large = three
     zoo = opened(tmp_path)
-    zoo.measurements.record_latencies([measured(small, 3.0), measured(middle, 1.0)])
+    zoo.annotations.record_latencies([measured(small, 3.0), measured(middle, 1.0)])
     assert zoo.sync()
     assert not zoo.sync(), "nothing is new"
     assert zoo.smallest(max_latency_ms=3).id == small
@@ -86,7 +86,7 @@ def test_latencies_outlive_a_reindex_and_the_catalog(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.measurements.record_latencies([measured(three[0], 3.0)])
+    zoo.annotations.record_latencies([measured(three[0], 3.0)])
     assert zoo.reindex() == 3
     assert shown(zoo)[three[0]] == 3.0
     path = zoo.files.path(three[0])
@@ -105,9 +105,9 @@ def test_another_machines_latencies_are_kept_and_not_shown(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.measurements.record_latencies([measured(three[0], 1.0), measured(three[1], 2.0)])
-    zoo.measurements.record_latencies([measured(three[0], 9.0, "toaster, 1 thread")])
-    assert zoo.catalog.follow_latencies(zoo.measurements.latencies("toaster, 1 thread"))
+    zoo.annotations.record_latencies([measured(three[0], 1.0), measured(three[1], 2.0)])
+    zoo.annotations.record_latencies([measured(three[0], 9.0, "toaster, 1 thread")])
+    assert zoo.catalog.follow_latencies(zoo.annotations.latencies("toaster, 1 thread"))
     assert shown(zoo) == {three[0]: 9.0, three[1]: None, three[2]: None}
     assert zoo.sync()
     assert shown(zoo) == {three[0]: 1.0, three[1]: 2.0, three[2]: None}
@@ -118,7 +118,7 @@ def test_a_later_measurement_replaces_the_first(
 ) -> None:
     zoo = opened(tmp_path)
     for median_ms in (1.0, 5.0):
-        zoo.measurements.record_latencies([measured(three[0], median_ms)])
+        zoo.annotations.record_latencies([measured(three[0], median_ms)])
         zoo.sync()
     assert shown(zoo)[three[0]] == 5.0
 
@@ -214,7 +214,7 @@ def test_the_cheapest_cascade_that_reaches_the_accuracy(
     zoo = opened(tmp_path)
     with pytest.raises(NotFoundError, match=r"data set shapes has no cascades: `zoo calibrate --zoo DIR --data PATH`"):
         zoo.chooser.cascade(0.5)
-    zoo.measurements.record_calibration(calibration_of(three))
+    zoo.annotations.record_calibration(calibration_of(three))
     zoo.sync()
     assert zoo.chooser.cascade(0.0).cascade.macs == 100
     assert zoo.chooser.cascade(0.5).cascade.macs == 100
@@ -232,7 +232,7 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
 ) -> None:
     zoo = opened(tmp_path)
-    zoo.measurements.record_calibration(calibration_of(three))
+    zoo.annotations.record_calibration(calibration_of(three))
     zoo.files.path(three[1]).unlink()
     zoo.sync()
     assert zoo.chooser.cascade(0.51).cascade.macs == 180
@@ -257,7 +257,7 @@ def test_cascades_that_a_directory_brings_along(
     assert zoo.chooser.cascade(0.51).cascade.macs == 150
 
     found = calibration_of(three)
-    zoo.measurements.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
+    zoo.annotations.record_calibration(found.model_copy(update={"cascades": found.cascades[:1]}))
     zoo.sync()
     assert zoo.chooser.cascade(0.5).cascade.macs == 100
     with pytest.raises(NoModelMeetsConstraintsError):
@@ -265,7 +265,7 @@ def test_cascades_that_a_directory_brings_along(
     # Found for checkpoints that are no longer there: those that came along count again.
     gone = [stage.model_copy(update={"digest": "0" * 64}) for stage in found.cascades[0].stages]
     stale = found.cascades[0].model_copy(update={"stages": tuple(gone)})
-    zoo.measurements.record_calibration(found.model_copy(update={"cascades": (stale,)}))
+    zoo.annotations.record_calibration(found.model_copy(update={"cascades": (stale,)}))
     zoo.sync()
     assert zoo.chooser.cascade(0.51).cascade.macs == 150
     brought.unlink()

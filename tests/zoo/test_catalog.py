@@ -18,6 +18,7 @@ from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget, Filters, wilson_interval
 from zoo.errors import NotFoundError
+from zoo.store.entries import Said
 
 
 def row(digest: str, **values: Any) -> CheckpointRow:
@@ -269,7 +270,7 @@ def test_rows_added_and_removed_one_by_one_give_the_answers_of_a_rebuild(
         assert shared.choose(budget) == next(iter(eligible(left, budget)), None), budget
     hidden = {one.digest for one in left if data.draw(st.booleans())}
     for deprecated in (hidden, set()):
-        shared.annotate(deprecated, (), {})
+        shared.annotate(Said(deprecated=frozenset(deprecated)))
         offered = [one for one in left if one.digest not in deprecated]
         for budget in EVERY_BOUND:
             assert shared.choose(budget) == next(iter(eligible(offered, budget)), None), budget
@@ -329,9 +330,9 @@ def test_find_by_digest_prefix_name_and_alias(catalog: Catalog) -> None:
     assert catalog.find("bbbbbbbb") == large
     with pytest.raises(NotFoundError, match="2 checkpoints are named large: give a digest: aaaaaaaa1111, bbbbbbbb0000"):
         catalog.find("large")
-    catalog.annotate([twin.digest], (), {})
+    catalog.annotate(Said(deprecated=frozenset({twin.digest})))
     assert catalog.find("large") == large, "the other is deprecated"
-    catalog.annotate((), (), {})
+    catalog.annotate(Said())
     catalog.add([row("d" * 64, name="small", dataset="digits", created_at=elsewhere.created_at)])
     assert catalog.find("small", "shapes") == small
     assert catalog.find("smallest") == small
@@ -373,7 +374,7 @@ def test_the_default_data_set_is_one_that_can_be_chosen_from(catalog: Catalog) -
     names = {"a": "cifar10", "b": "digits", "c": "shapes"}
     catalog.add([row(digest * 64, dataset=name) for digest, name in names.items()])
     for deprecated, default in (("", "cifar10"), ("a", "digits"), ("ab", "shapes"), ("abc", None)):
-        catalog.annotate([digest * 64 for digest in deprecated], (), {})
+        catalog.annotate(Said(deprecated=frozenset(digest * 64 for digest in deprecated)))
         assert catalog.dataset_of(Budget()) == default
 
 

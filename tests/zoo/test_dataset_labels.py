@@ -58,18 +58,25 @@ def test_other_images_under_one_name_are_kept_apart(
     zoo.close()
 
 
-def test_whoever_comes_first_the_older_images_keep_the_name(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+def test_a_label_once_given_stays_whatever_comes_later(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    """When a file was made it says itself: one that says long ago must not take over the name that others serve."""
     checkpoint = make_checkpoint(dataset="photos")
     directory = Directory(tmp_path)
-    later = directory.put(encode(on(checkpoint, "b", days=1)))
+    here = directory.put(encode(on(checkpoint, "b", days=1)))
     zoo = LocalZoo([tmp_path])
     zoo.sync()
-    assert datasets(zoo, later) == ["photos"]
-    earlier = directory.put(encode(on(checkpoint, "a")))
+    backdated = directory.put(encode(on(checkpoint, "a")))
     zoo.sync()
-    assert datasets(zoo, earlier, later) == ["photos", "photos-bbbbbbbb"]
-    assert zoo.smallest(dataset="photos").id == earlier
+    assert datasets(zoo, here, backdated) == ["photos", "photos-aaaaaaaa"]
+    assert zoo.smallest(dataset="photos").id == here
+    zoo.reindex()
+    assert datasets(zoo, here, backdated) == ["photos", "photos-aaaaaaaa"]
     zoo.close()
+    for path in tmp_path.glob("catalog*"):
+        path.unlink()
+    with LocalZoo([tmp_path]) as anew:
+        anew.sync()
+        assert datasets(anew, here, backdated) == ["photos", "photos-aaaaaaaa"], "the catalog is disposable"
 
 
 def test_what_does_not_say_its_images_is_told_apart_by_its_pixels(

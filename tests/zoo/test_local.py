@@ -19,7 +19,7 @@ from zoo.library.local import LocalZoo
 from zoo.network.cost import num_macs, num_params, ram_bytes
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
-from zoo.store.measurements import Latency
+from zoo.store.entries import Latency
 
 Put = Callable[..., str]
 ALL = Budget(dataset="*")
@@ -244,7 +244,7 @@ def test_what_no_more_and_no_less_would_help(tmp_path: Path, put: Put, opened: C
     latency = Latency(
         digest=digest, device=device_name(), median_ms=3, p95_ms=4, num_runs=1, measured_at="2026-11-21T02:00:00+00:00"
     )
-    zoo.measurements.record_latencies([latency])
+    zoo.annotations.record_latencies([latency])
     zoo.sync()
     with pytest.raises(NoModelMeetsConstraintsError, match="ask for less, or allow more"):
         zoo.smallest(max_latency_ms=1)

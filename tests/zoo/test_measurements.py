@@ -13,7 +13,8 @@ from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import NotFoundError
 from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
-from zoo.store.measurements import Latency, Measurements
+from zoo.store.annotations import Annotations
+from zoo.store.entries import Latency
 
 Put = Callable[..., str]
 Opened = Callable[..., LocalZoo]
@@ -39,14 +40,14 @@ def test_what_is_measured_in_one_directory_counts_where_it_is_served_with_others
 ) -> None:
     first, second = put(tmp_path / "a"), put(tmp_path / "b", seed=1)
     alone = opened(tmp_path / "b")
-    alone.measurements.record_latencies([latency(second, 3.0)])
-    alone.measurements.record_calibration(calibration(second))
+    alone.annotations.record_latencies([latency(second, 3.0)])
+    alone.annotations.record_calibration(calibration(second))
     assert alone.sync()
     for roots in ((tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")):
         both = opened(*roots)
         assert both.smallest(max_latency_ms=3).id == second
         assert both.chooser.cascade(0.5).cascade == calibration(second).cascades[0]
-    both.measurements.record_latencies([latency(first, 2.0)])
+    both.annotations.record_latencies([latency(first, 2.0)])
     assert alone.sync() is False, "that of the other directory's checkpoint is nothing to this one"
     assert opened(tmp_path / "b", tmp_path / "a").smallest(max_latency_ms=2).id == first
 
@@ -56,7 +57,7 @@ def test_of_two_directories_the_later_measurement_counts(tmp_path: Path, put: Pu
     put(tmp_path / "b")
     times = {"a": (5.0, "2026-11-21T02:00:00+00:00"), "b": (4.0, "2026-11-22T02:00:00+00:00")}
     for name, (median_ms, measured_at) in times.items():
-        Measurements([tmp_path / name]).record_latencies([latency(digest, median_ms, measured_at)])
+        Annotations([tmp_path / name]).record_latencies([latency(digest, median_ms, measured_at)])
     for names in (("a", "b"), ("b", "a")):
         zoo = opened(*(tmp_path / name for name in names))
         assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 4.0
@@ -67,33 +68,33 @@ def test_a_torn_last_line_costs_that_line_only(
 ) -> None:
     """As a power cut or a full disk leaves it."""
     digest = put(tmp_path)
-    Measurements([tmp_path]).record_latencies([latency(digest, 3.0)])
-    path = tmp_path / "measurements.jsonl"
+    Annotations([tmp_path]).record_latencies([latency(digest, 3.0)])
+    path = tmp_path / "annotations.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole[: len(whole) // 2])
     zoo = opened(tmp_path)
     assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 3.0
     assert caplog.messages == []
-    zoo.measurements.record_latencies([latency(digest, 2.0)])
-    zoo.measurements.record_calibration(calibration(digest))
+    zoo.annotations.record_latencies([latency(digest, 2.0)])
+    zoo.annotations.record_calibration(calibration(digest))
     for _ in range(3):
         zoo.sync()
     assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 2.0
     assert zoo.chooser.cascade(0.5).rows[0].digest == digest
-    assert caplog.messages == [f"{path}: line 2 is no measurement, and left out"]
+    assert caplog.messages == [f"{path}: line 2 is no annotation, and left out"]
 
 
 def test_kinds_of_later_versions_are_left_alone(
     tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = put(tmp_path)
-    (tmp_path / "measurements.jsonl").write_text('{"kind": "energy", "digest": "…", "joules": 3}\n')
+    (tmp_path / "annotations.jsonl").write_text('{"kind": "energy", "digest": "…", "joules": 3}\n')
     zoo = opened(tmp_path)
-    zoo.measurements.record_latencies([latency(digest, 2.0)])
+    zoo.annotations.record_latencies([latency(digest, 2.0)])
     zoo.sync()
     assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 2.0
     assert caplog.messages == []
-    assert (tmp_path / "measurements.jsonl").read_text().startswith('{"kind": "energy"')
+    assert (tmp_path / "annotations.jsonl").read_text().startswith('{"kind": "energy"')
 
 
 def old_catalog(path: Path, digest: str) -> None:
@@ -126,7 +127,7 @@ def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, o
         assert zoo.smallest(max_latency_ms=3).id == digest
         assert zoo.chooser.cascade(0.5).rows[0].digest == digest
         zoo.close()
-    lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
+    lines = (tmp_path / "annotations.jsonl").read_text().splitlines()
     assert len(lines) == 3, "a latency, cascades, and that they were carried over"
     with closing(sqlite3.connect(tmp_path / name)) as connection:
         [kept] = connection.execute("SELECT digest, name FROM checkpoint")
@@ -152,8 +153,8 @@ def test_a_damaged_catalog_loses_nothing(
     """Neither to who opens it nor to who has it open; and the log says what happened."""
     digests = [put(tmp_path, seed=seed, accuracy=0.5 + seed / 100) for seed in range(40)]
     zoo, other = opened(tmp_path), opened(tmp_path)
-    zoo.measurements.record_latencies([latency(digests[0], 3.0)])
-    zoo.measurements.record_calibration(calibration(digests[0]))
+    zoo.annotations.record_latencies([latency(digests[0], 3.0)])
+    zoo.annotations.record_calibration(calibration(digests[0]))
     zoo.sync()
     zoo.close()
     path = catalog_of(tmp_path)
@@ -178,7 +179,7 @@ def test_a_damaged_catalog_loses_nothing(
 
 def test_a_new_zoo_has_no_measurements(tmp_path: Path, opened: Opened) -> None:
     zoo = opened(tmp_path)
-    assert zoo.measurements.latencies(device_name()) == {}
+    assert zoo.annotations.latencies(device_name()) == {}
     with pytest.raises(NotFoundError):
         zoo.chooser.cascade(0.5)
-    assert not (tmp_path / "measurements.jsonl").exists()
+    assert not (tmp_path / "annotations.jsonl").exists()

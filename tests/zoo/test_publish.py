@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
+from zoo.choosing.budget import Budget
 from zoo.errors import AnnotationsError, CheckpointError, ConflictError
 from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
-from zoo.library.publish import Upload, publish
+from zoo.library.publish import PublishSettings, Upload, publish
 from zoo.network.families import secnn
-from zoo.store.annotations import Marks, MarksFile
+from zoo.store.annotations import Annotations
 from zoo.store.directory import Directory
+from zoo.store.entries import Measured
 from zoo.store.locks import locked
 
 Make = Callable[..., Checkpoint]
+Put = Callable[..., str]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -46,12 +49,12 @@ def test_a_person_publishes_into_a_directory(tmp_path: Path, make_checkpoint: Ma
     done = command("zoo", "publish", file, "--zoo", zoo)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [digest, "shapes-test-s0-164"]
-    assert files(zoo) == {f"{digest}.safetensors"}
+    assert files(zoo) == {f"{digest}.safetensors", "annotations.jsonl"}
     file.write_bytes(file.read_bytes()[:-1])
     refused = command("zoo", "publish", file, "--zoo", zoo)
     assert refused.returncode == 1
     assert "the header promises" in refused.stderr
-    assert files(zoo) == {f"{digest}.safetensors"}
+    assert files(zoo) == {f"{digest}.safetensors", "annotations.jsonl"}
 
 
 def test_gc_sweeps_what_is_deleted_and_what_was_left(tmp_path: Path, put: Callable[..., str], command: Command) -> None:
@@ -76,7 +79,7 @@ def test_gc_sweeps_what_is_deleted_and_what_was_left(tmp_path: Path, put: Callab
     done = command("zoo", "gc", "--zoo", tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 4
-    assert files(tmp_path) == {f"{kept}.safetensors", "new.tmp", ".someone-elses.tmp", "marks.json"}
+    assert files(tmp_path) == {f"{kept}.safetensors", "new.tmp", ".someone-elses.tmp", "annotations.jsonl"}
     assert command("zoo", "gc", "--zoo", tmp_path).stdout == ""
     shown = command("zoo", "show", deleted, "--zoo", tmp_path)
     assert f"checkpoint {deleted} was deleted" in shown.stderr
@@ -119,7 +122,7 @@ def test_gc_and_publishing_wait_for_each_other(tmp_path: Path, put: Callable[...
             assert not collected.done()
             zoo.annotator.admit(kept, path)
         assert {item.path.stem for item in collected.result()} == {deleted}
-    assert files(tmp_path) == {path.name, "marks.json"}
+    assert files(tmp_path) == {path.name, "annotations.jsonl"}
     zoo.close()
 
 
@@ -137,9 +140,11 @@ def test_what_any_directory_says_can_be_taken_back(tmp_path: Path, put: Callable
     both.annotator.mark(first, aliases=["stable"])
     assert both.chooser.find("stable").digest == first
     assert not both.chooser.find("v1").deprecated
-    assert MarksFile(other).read() == Marks(aliases={"v1": {"shapes": second}})
+    said = Annotations([other]).said
+    assert said.aliases == {"v1": {"shapes": second}}
+    assert not said.deprecated
     both.delete(second)
-    assert MarksFile(other).read() == Marks()
+    assert "v1" not in Annotations([other]).said.aliases
     both.annotator.mark(first, aliases=["v1"])
     alone.sync()
     alone.delete(second)
@@ -178,7 +183,7 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
     assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, False)
     path.unlink()
     assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, True)
-    assert files(tmp_path) == {path.name}
+    assert files(tmp_path) == {path.name, "annotations.jsonl"}
     for zoo in zoos:
         zoo.close()
 
@@ -190,7 +195,8 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     damaged = tmp_path / "marks.json"
     zoo = LocalZoo([tmp_path])
     zoo.sync()
-    zoo.alias("stable", digest)
+    damaged.write_text(json.dumps({"aliases": {"stable": digest}}))
+    zoo.sync()
     text = '{"aliases": {"stable": "not a digest"}}'
     damaged.write_text(text)
     for _ in range(3):
@@ -200,7 +206,7 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     zoo = LocalZoo([tmp_path])
     zoo.sync()
     assert zoo.chooser.find(digest).digest == digest, "and from the start without"
-    said = [record.message for record in caplog.records if record.name == "zoo.library.annotated"]
+    said = [record.message for record in caplog.records if record.name == "zoo.store.earlier"]
     assert len(said) == 2, "once for each process, not each second"
     assert re.search(r"marks\.json: aliases\.stable.*: String should match pattern", said[0])
     changes: list[Callable[[], object]] = [
@@ -219,36 +225,22 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     zoo.close()
 
 
-def test_an_alias_has_one_checkpoint_of_a_data_set() -> None:
-    marks = Marks().with_aliases("a" * 64, "cifar10", ["stable", "v1"])
-    assert marks.aliases_of("a" * 64) == ["stable", "v1"]
-    with pytest.raises(ConflictError, match="alias v1 is that of checkpoint aaaa"):
-        marks.with_aliases("b" * 64, "cifar10", ["v1"])
-    both = marks.with_aliases("b" * 64, "photos", ["v1"])
-    assert both.aliases["v1"] == {"cifar10": "a" * 64, "photos": "b" * 64}
-    moved = both.with_aliases("c" * 64, "cifar10", ["v1"], move=True)
-    assert moved.aliases["v1"] == {"cifar10": "c" * 64, "photos": "b" * 64}
-    assert moved.aliases_of("a" * 64) == ["stable"]
-    assert marks.with_aliases("a" * 64, "cifar10", ["v1"]).aliases_of("a" * 64) == ["v1"]
-    with pytest.raises(ValueError, match="String should match pattern"):
-        marks.with_aliases("a" * 64, "cifar10", ["Not An Alias"])
-
-
 MARKER = """
 import sys
 from pathlib import Path
-from zoo.library.annotated import Annotations
+from zoo.store.annotations import Annotations
+from zoo.store.entries import FlagEntry
 
 annotations, first = Annotations([Path(sys.argv[1])]), int(sys.argv[2])
 for number in range(first, first + 50):
-    annotations.change(lambda marks: marks.with_deprecated(f"{number:064x}", True), lambda marks: marks)
+    annotations.change(lambda said: [FlagEntry(kind="deprecated", digest=f"{number:064x}")], "somebody")
 """
 
 
 def test_two_processes_do_not_undo_each_others_marks(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", MARKER, tmp_path, str(first)]) for first in (0, 50)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert MarksFile(tmp_path).read().deprecated == {f"{number:064x}" for number in range(100)}
+    assert Annotations([tmp_path]).said.deprecated == {f"{number:064x}" for number in range(100)}
 
 
 def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
@@ -279,3 +271,40 @@ def test_a_file_is_never_replaced_by_what_is_refused(tmp_path: Path, make_checkp
     assert files(tmp_path) == set()
     assert dict(Directory(tmp_path).paths()) == {}
     zoo.close()
+
+
+def test_a_claim_is_chosen_only_where_nothing_else_will_do(tmp_path: Path, make_checkpoint: Make, put: Put) -> None:
+    """Whoever may publish could else have `best` answered by a file that says 100 %."""
+    measured = put(tmp_path, accuracy=0.7)
+    with LocalZoo([tmp_path]) as zoo:
+        zoo.sync()
+        liar = zoo.publish(encode(make_checkpoint(seed=5, accuracy=1.0))).id
+        assert zoo.best().id == zoo.show("best").id == zoo.choose(min_acc=0.6).id == measured
+        assert [view.id for view in zoo.models()] == [measured, liar], "listed, last"
+        assert [view.id for view in zoo.pareto()] == [measured]
+        assert zoo.best(min_acc=0.9).id == liar, "nothing measured reaches that"
+        pages = [zoo.catalog.page(Budget(), 1)]
+        pages.append(zoo.catalog.page(Budget(), 1, pages[0].next_cursor))
+        assert [row.digest for page in pages for row in page.rows] == [measured, liar]
+        zoo.reindex()
+        assert zoo.best().id == measured
+        zoo.annotator.measured(liar, Measured(accuracy=0.8, n=100))
+        assert zoo.best().id == liar, "now it is known"
+    with LocalZoo([tmp_path], publishing=PublishSettings(trust_claims=True)) as zoo:
+        trusted = zoo.publish(encode(make_checkpoint(seed=6, accuracy=0.95))).id
+        assert zoo.best().id == trusted, "who publishes has said so"
+
+
+def test_publishing_into_a_directory_has_the_limits_of_the_servers(
+    tmp_path: Path, make_checkpoint: Make, command: Command
+) -> None:
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "file").write_bytes(encode(make_checkpoint()))
+    words = ("zoo", "publish", tmp_path / "file", "--zoo", tmp_path / "zoo")
+    refused = command(*words, environment={"ZOO_MAX_MODEL_CLASSES": "2"})
+    assert refused.returncode == 1
+    assert "it has 3 classes, at most 2 are taken (ZOO_MAX_MODEL_CLASSES)" in refused.stderr
+    unclear = command(*words, environment={"ZOO_MAX_MODEL_CLASSES": "few"})
+    assert unclear.returncode == 1
+    assert "zoo: ZOO_MAX_MODEL_CLASSES: Input should be a valid integer" in unclear.stderr
+    assert "file: no such directory or archive" in command(*words, "--eval-data", tmp_path / "no-file").stderr

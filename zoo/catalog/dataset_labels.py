@@ -1,6 +1,7 @@
 """A name is not an identity: checkpoints of other images under one data set's name are kept apart by a label.
 
-The images first seen keep the name; others are called `<name>-<first digits of their content>`. Which images a
+The images that come first have the name; others are called `<name>-<first digits of their content>`, and whoever has a
+label keeps it: when a file was made is for the file to claim, and must not rename what is served. Which images a
 checkpoint was tested on, its descriptor says by content (`Dataset.content`). Where it does not, classes, counts and the
 mean and standard deviation of the training pixels tell other images, as far as they can.
 """
@@ -29,21 +30,27 @@ def image_set(descriptor: Descriptor) -> str:
     return json.dumps(facts, separators=(",", ":"))
 
 
-def labels(first_seen: Mapping[str, str]) -> dict[str, str]:
-    """By image set (`image_set`), of which each was first seen at a time that sorts as text does, its label."""
-    groups: dict[str, list[list[str]]] = {}
-    for one in sorted(first_seen, key=lambda each: (first_seen[each], each)):
-        named = groups.setdefault(json.loads(one)["name"], [])
-        fitting = next((group for group in named if all(may_be_the_same(one, other) for other in group)), None)
-        if fitting is None:
-            named.append([one])
-        else:
-            fitting.append(one)
-    found = {}
-    for name, named in groups.items():
-        for index, group in enumerate(named):
-            label = name if index == 0 else f"{name[:55]}-{_digits(group[0])}"
-            found.update(dict.fromkeys(group, label))
+def name_of(one: str) -> str:
+    """What the image set's checkpoints call it."""
+    return str(json.loads(one)["name"])
+
+
+def extended(labels: Mapping[str, str], first_seen: Mapping[str, str]) -> dict[str, str]:
+    """`labels` by image set (`image_set`), and those of the image sets that have none yet.
+
+    Each was first seen at a time that sorts as text does. The first of a name is called by it, others by name and
+    digits, and those that may be the same images alike.
+    """
+    found = dict(labels)
+    for one in sorted(first_seen.keys() - labels.keys(), key=lambda each: (first_seen[each], each)):
+        name = name_of(one)
+        groups: dict[str, list[str]] = {}
+        for other, label in found.items():
+            if name_of(other) == name:
+                groups.setdefault(label, []).append(other)
+        fitting = (label for label, group in groups.items() if all(may_be_the_same(one, other) for other in group))
+        new = name if name not in found.values() else f"{name[:55]}-{_digits(one)}"
+        found[one] = next(fitting, new)
     return found
 
 

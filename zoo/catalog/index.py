@@ -5,28 +5,24 @@ The files are the truth; this can be thrown away and rebuilt from them at any ti
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, bindparam, func
 from sqlalchemy.exc import DatabaseError
-from sqlmodel import Field, SQLModel, delete, or_, select
+from sqlmodel import SQLModel, or_, select
 from sqlmodel import desc as descending
 
-from zoo.catalog import dataset_labels, rows, staircase
+from zoo.catalog import changes, rows, staircase
 from zoo.catalog.database import Database
 from zoo.catalog.rows import OFFERED as _OFFERED
 from zoo.catalog.rows import ROW as _ROW
 from zoo.catalog.rows import ROWS as _ROWS
-from zoo.catalog.rows import SCHEMA_VERSION, CheckpointRow, CheckpointTable
+from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.staircase import FRONT as _FRONT
 from zoo.catalog.staircase import FRONTS as _FRONTS
 from zoo.catalog.staircase import first as _first
@@ -34,43 +30,14 @@ from zoo.catalog.views import DatasetView
 from zoo.choosing import pareto
 from zoo.choosing.budget import ALL_DATASETS, Budget, Complexity, Filters
 from zoo.errors import NotFoundError
+from zoo.store.entries import Said
 
 # The least that a digest may be shortened to.
 MIN_PREFIX = 8
 COMPUTED_ALIASES = ("smallest", "best", "latest")
 
 
-class ImageSet(SQLModel, table=True):
-    """What is known of some checkpoints' images, and what their data set is called here."""
-
-    __tablename__ = f"image_set_{SCHEMA_VERSION}"
-    __table_args__ = ({"sqlite_with_rowid": False},)
-
-    images: str = Field(primary_key=True)
-    facts: str
-    first_seen: str
-    label: str
-
-
-class FolderRow(SQLModel, table=True):
-    """A directory in which checkpoint files were found, as `zoo.store.files` tells them."""
-
-    __tablename__ = f"folder_{SCHEMA_VERSION}"
-    __table_args__ = ({"sqlite_with_rowid": False},)
-
-    path: str = Field(primary_key=True)
-
-
-_IMAGE_SETS = ImageSet.__table__  # type: ignore[attr-defined]
-_FOLDERS = FolderRow.__table__  # type: ignore[attr-defined]
 _NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
-_ADD_ROW = insert(_ROWS).on_conflict_do_nothing(index_elements=["digest"])
-_SET_LATENCY = update(_ROWS).where(_ROW.digest == bindparam("changed")).values(latency_ms=bindparam("to"))
-
-
-def images_key(facts: str) -> str:
-    """Short: each row has one."""
-    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +62,7 @@ class Catalog:
 
     def __init__(self, path: Path | None, default_dataset: str | None = None) -> None:
         """`path` None keeps the catalog in memory."""
-        self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, _IMAGE_SETS, _FOLDERS])
+        self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, changes.IMAGE_SETS, changes.FOLDERS])
         self._default_dataset = default_dataset
 
     def close(self) -> None:
@@ -113,132 +80,58 @@ class Catalog:
 
     def add(self, rows: Iterable[CheckpointRow]) -> None:
         """Rows whose digest is known already are left as they are."""
-        with self._writing() as connection:
-            for row in rows:
-                if connection.execute(_ADD_ROW, row.model_dump()).rowcount:
-                    staircase.extend(connection, row)
-
-    def label_images(self, first_seen: Mapping[str, str]) -> dict[str, str]:
-        """What the data sets of these image sets (as `dataset_labels.image_set` gives them) are called here.
-
-        Rows of which the data set is called otherwise from now on say so.
-        """
-        with self._engine.connect() as connection:
-            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
-        if all(facts in known and known[facts].first_seen <= seen for facts, seen in first_seen.items()):
-            return {facts: known[facts].label for facts in first_seen}
-        with self._writing() as connection:
-            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
-            seen = {facts: row.first_seen for facts, row in known.items()}
-            seen |= {facts: min(when, seen.get(facts, when)) for facts, when in first_seen.items()}
-            labels = dataset_labels.labels(seen)
-            is_relabelled = False
-            for facts, label in labels.items():
-                row = ImageSet(images=images_key(facts), facts=facts, first_seen=seen[facts], label=label)
-                change = {"first_seen": row.first_seen, "label": label}
-                statement = insert(_IMAGE_SETS).values(row.model_dump())
-                connection.execute(statement.on_conflict_do_update(index_elements=["images"], set_=change))
-                if facts in known and known[facts].label != label:
-                    connection.execute(update(_ROWS).where(_ROW.images == row.images).values(dataset=label))
-                    is_relabelled = True
-            if is_relabelled:
-                staircase.rebuild(connection)
-        return {facts: labels[facts] for facts in first_seen}
-
-    def relabelled_by(self, facts: str, first_seen: str) -> str | None:
-        """A data set that would be called otherwise if an image set had been first seen then; None where none would."""
-        with self._engine.connect() as connection:
-            known = {row.facts: row for row in connection.execute(select(_IMAGE_SETS))}
-        seen = {known_facts: row.first_seen for known_facts, row in known.items()}
-        labels = dataset_labels.labels({**seen, facts: min(first_seen, seen.get(facts, first_seen))})
-        return next((row.label for row in known.values() if labels[row.facts] != row.label), None)
-
-    def remove(self, digests: Iterable[str]) -> None:
-        gone = [{"gone": digest} for digest in digests]
-        if not gone:
-            return
-        with self._writing() as connection:
-            # A row that is no step has one before it that reaches as far: without it nothing changes.
-            outdated = staircase.with_steps_of(connection, [row["gone"] for row in gone])
-            connection.execute(delete(CheckpointTable).where(_ROW.digest == bindparam("gone")), gone)
-            staircase.rebuild(connection, outdated)
-
-    def annotate(
-        self, deprecated: Collection[str], staged: Collection[str], measured: Mapping[str, tuple[float, int]]
-    ) -> bool:
-        """Makes the rows say what the annotations say, as far as they are there; True if that changed any.
-
-        `measured`: test accuracy and number of images by digest. A measurement, once known, stays: files do not change.
-        """
-        with self._engine.connect() as connection:
-            known = set(connection.scalars(select(_ROW.digest).where(or_(_ROW.deprecated, _ROW.staged))))
-            named = {*known, *deprecated, *staged, *measured}
-            found = [row for digest in named if (row := _first(connection, _OF_DIGEST, digest=digest)) is not None]
-        changes = []
-        for row in found:
-            wanted: dict[str, Any] = {"deprecated": row.digest in deprecated, "staged": row.digest in staged}
-            if row.digest in measured:
-                accuracy, count = measured[row.digest]
-                shown = {"accuracy": round(accuracy, rows.DIGITS), "accuracy_in_full": accuracy}
-                wanted |= {**shown, "accuracy_n": count, "accuracy_source": "measured"}
-            if any(getattr(row, name) != value for name, value in wanted.items()):
-                changes.append((row.digest, wanted))
-        if not changes:
-            return False
-        with self._writing() as connection:
-            outdated = staircase.with_steps_of(connection, [digest for digest, _ in changes])
-            for digest, wanted in changes:
-                connection.execute(update(_ROWS).where(_ROW.digest == digest).values(**wanted))
-            staircase.rebuild(connection, outdated)
-            for digest, _ in changes:
-                row = _first(connection, _OF_DIGEST, digest=digest)
-                assert row is not None
-                staircase.extend(connection, row)
-        return True
+        with self._engine.writing() as connection:
+            changes.add(connection, rows)
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
         """Throws all rows away and takes these, in one transaction."""
-        with self._writing() as connection:
-            connection.execute(delete(CheckpointTable))
-            batch: list[dict[str, Any]] = []
-            for row in rows:
-                batch.append(row)
-                if len(batch) == 10_000:
-                    connection.execute(insert(_ROWS), batch)
-                    batch.clear()
-            if batch:
-                connection.execute(insert(_ROWS), batch)
-            staircase.rebuild(connection)
+        with self._engine.writing() as connection:
+            changes.replace(connection, rows)
+
+    def remove(self, digests: Iterable[str]) -> None:
+        if gone := list(digests):
+            with self._engine.writing() as connection:
+                changes.remove(connection, gone)
+
+    def annotate(self, said: Said) -> bool:
+        """Makes the rows say what the annotations say, as far as they are there; True if that changed any.
+
+        A measurement, once known, stays: files do not change.
+        """
+        with self._engine.connect() as connection:
+            missing = changes.missing_annotations(connection, said)
+        if missing:
+            with self._engine.writing() as connection:
+                changes.annotate(connection, missing)
+        return bool(missing)
 
     def follow_latencies(self, medians: Mapping[str, float]) -> bool:
         """Makes each row's latency the one given, in milliseconds, or NULL; True if that changed anything."""
         with self._engine.connect() as connection:
-            query = select(_ROW.digest, _ROW.latency_ms).where(_ROW.latency_ms.is_not(None))
-            before = {row.digest: row.latency_ms for row in connection.execute(query)}
-            wanted = {digest: medians[digest] for digest in _known(connection, medians)}
-        changed = [
-            {"changed": digest, "to": wanted.get(digest)}
-            for digest in before.keys() | wanted.keys()
-            if before.get(digest) != wanted.get(digest)
-        ]
-        if not changed:
-            return False
-        with self._writing() as connection:
-            connection.execute(_SET_LATENCY, changed)
-            staircase.rebuild(connection, {pair for pair in staircase.STAIRCASES if "latency_ms" in pair})
-        return True
+            missing = changes.missing_latencies(connection, medians)
+        if missing:
+            with self._engine.writing() as connection:
+                changes.set_latencies(connection, missing)
+        return bool(missing)
 
     def follow_folders(self, folders: set[str]) -> None:
         """Makes these the directories in which the checkpoints' files are."""
-        if folders == self.folders():
-            return
-        with self._writing() as connection:
-            connection.execute(delete(FolderRow))
-            if folders:
-                connection.execute(insert(_FOLDERS), [{"path": folder} for folder in folders])
+        if folders != self.folders():
+            with self._engine.writing() as connection:
+                changes.set_folders(connection, folders)
 
-    def _writing(self) -> AbstractContextManager[Connection]:
-        return self._engine.writing()
+    def label_images(self, first_seen: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+        """What the data sets of all known image sets, and of these, are called here.
+
+        Image sets are as `dataset_labels.image_set` gives them. A label that has been given once, here or as `given`
+        says, stays; of new image sets the one first seen is the first to be given one.
+        """
+        with self._engine.connect() as connection:
+            known = changes.labels(connection)
+        if first_seen.keys() <= known.keys() and given.items() <= known.items():
+            return known
+        with self._engine.writing() as connection:
+            return changes.label(connection, first_seen, given)
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -249,12 +142,12 @@ class Catalog:
     def folders(self) -> set[str]:
         """Those of the last `follow_folders`."""
         with self._engine.connect() as connection:
-            return set(connection.scalars(select(_FOLDERS.c.path)))
+            return set(connection.scalars(select(changes.FOLDERS.c.path)))
 
     def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
         """Those of them that are known, by digest."""
         with self._engine.connect() as connection:
-            found = {digest: _first(connection, _OF_DIGEST, digest=digest) for digest in digests}
+            found = {digest: changes.row_of(connection, digest) for digest in digests}
         return {digest: row for digest, row in found.items() if row is not None}
 
     def dataset_of(self, filters: Filters) -> str | None:
@@ -291,32 +184,30 @@ class Catalog:
     def listing(self, budget: Budget, limit: int, cursor: str | None = None) -> Listing:
         """As `page`, and in the same transaction what was chosen, out of how many."""
         preference = rows.column_of(budget.preference, budget.format)
-        after = [] if cursor is None else [rows.after(cursor, budget.preference, preference)]
+        first, after = (False, None) if cursor is None else rows.after(cursor, budget.preference, preference)
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, budget)
             if dataset is None:
                 return Listing(None, Page([], None), None, 0, {})
             wanted = rows.conditions(budget, dataset)
-            query = select(_ROWS).where(*wanted, *after).order_by(*rows.order(preference)).limit(limit + 1)
-            found = _rows(connection, query)
+            found: list[CheckpointRow] = []
+            for claimed in (True,) if first else (False, True):
+                place = [after] if after is not None and claimed == first else []
+                query = select(_ROWS).where(*wanted, _ROW.claimed == claimed, *place).order_by(*rows.order(preference))
+                found += _rows(connection, query.limit(limit + 1 - len(found)))
+            after_last = rows.cursor_at(found[limit - 1], budget.preference, preference) if len(found) > limit else None
             return Listing(
                 dataset,
-                Page(
-                    found[:limit],
-                    rows.cursor_at(found[limit - 1], budget.preference, preference) if len(found) > limit else None,
-                ),
-                staircase.choose(connection, budget, dataset) if after else next(iter(found), None),
-                connection.execute(select(func.count()).select_from(_ROWS).where(*wanted)).scalar_one(),
+                Page(found[:limit], after_last),
+                next(iter(found), None) if after is None else staircase.choose(connection, budget, dataset),
+                _count(connection, wanted),
                 self._aliases(connection),
             )
 
     def count(self, filters: Filters) -> int:
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, filters)
-            if dataset is None:
-                return 0
-            query = select(func.count()).select_from(_ROWS).where(*rows.conditions(filters, dataset))
-            return connection.execute(query).scalar_one()
+            return 0 if dataset is None else _count(connection, rows.conditions(filters, dataset))
 
     def datasets(self) -> list[str]:
         """Those of which there is something to choose."""
@@ -333,14 +224,8 @@ class Catalog:
             for name, count in connection.execute(counts.order_by(_ROW.dataset)).all():
                 best = staircase.choose(connection, Budget(prefer="accuracy"), name)
                 assert best is not None
-                view = DatasetView(
-                    name=name,
-                    checkpoints=count,
-                    classes=len(json.loads(best.classes)),
-                    best_accuracy=best.accuracy,
-                    default=name == default,
-                )
-                found.append(view)
+                known = {"classes": len(json.loads(best.classes)), "best_accuracy": best.accuracy}
+                found.append(DatasetView(name=name, checkpoints=count, default=name == default, **known))
             return found
 
     def families(self, filters: Filters) -> list[str]:
@@ -353,22 +238,30 @@ class Catalog:
     def is_measured(self, filters: Filters) -> bool:
         """Whether any latency is known in the data set."""
         with self._engine.connect() as connection:
-            steps = staircase.front_of("latency_ms", self._dataset_of(connection, filters) or "")
-            return connection.execute(select(_FRONT.digest).where(steps).limit(1)).first() is not None
+            dataset = self._dataset_of(connection, filters) or ""
+            steps = [staircase.front_of("latency_ms", dataset, claimed=claimed) for claimed in (False, True)]
+            return connection.execute(select(_FRONT.digest).where(or_(*steps)).limit(1)).first() is not None
 
     def pareto(self, filters: Filters, x: Complexity) -> list[CheckpointRow]:
-        """The eligible rows that none beats in both `x` and accuracy, ascending in both."""
+        """The eligible rows that none beats in both `x` and accuracy, ascending in both.
+
+        Of those that only claim their accuracy, if no other is eligible.
+        """
         cost = rows.column_of(x, filters.format)
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, filters)
             if dataset is None:
                 return []
             known = (_ROW.accuracy.is_not(None), getattr(_ROW, cost).is_not(None))
-            query = select(_ROWS).where(*rows.conditions(filters, dataset), *known).order_by(*rows.order("params"))
-            if not filters.bounds() - {"min_acc", f"max_{x}"}:
-                # Bounds on the two axes themselves cut the ends off the front and change nothing in between.
-                query = query.join(_FRONTS, _ROW.digest == _FRONT.digest).where(staircase.front_of(cost, dataset))
-            found = _rows(connection, query)
+            wanted = select(_ROWS).where(*rows.conditions(filters, dataset), *known).order_by(*rows.order("params"))
+            for claimed in (False, True):
+                query = wanted.where(_ROW.claimed == claimed)
+                if not filters.bounds() - {"min_acc", f"max_{x}"}:
+                    # Bounds on the two axes themselves cut the ends off the front and change nothing in between.
+                    steps = staircase.front_of(cost, dataset, claimed=claimed)
+                    query = query.join(_FRONTS, _ROW.digest == _FRONT.digest).where(steps)
+                if found := _rows(connection, query):
+                    break
         return pareto.front(found, cost=lambda row: getattr(row, cost), value=lambda row: row.accuracy or 0.0)
 
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
@@ -418,7 +311,6 @@ class Catalog:
 _CIFAR10 = select(_ROW.dataset).where(_OFFERED, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
 _NEWEST_DATASET = select(_ROW.dataset).where(_OFFERED).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
 _DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
-_OF_DIGEST = select(_ROWS).where(_ROW.digest == bindparam("digest"))
 _OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).order_by(_ROW.digest).limit(100)
 
 
@@ -426,6 +318,10 @@ _OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).ord
 def _newest(*, everywhere: bool) -> Any:
     conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
     return select(_ROWS).where(_OFFERED, *conditions).order_by(*_NEWEST_FIRST).limit(1)
+
+
+def _count(connection: Connection, conditions: Sequence[Any]) -> int:
+    return connection.execute(select(func.count()).select_from(_ROWS).where(*conditions)).scalar_one()
 
 
 def _rows(connection: Connection, query: Any) -> list[CheckpointRow]:
@@ -453,12 +349,3 @@ def _by_name(connection: Connection, name: str, dataset: str | None) -> Checkpoi
         digests = ", ".join(row.digest[:12] for row in candidates[:10])
         raise NotFoundError(f"{len(candidates)} checkpoints are named {name}: give a digest: {digests}")
     return candidates[0] if candidates else None
-
-
-def _known(connection: Connection, digests: Iterable[str]) -> set[str]:
-    """Those of them that are in the catalog; asked for in parts, as a statement takes 32,766 values at most."""
-    found: set[str] = set()
-    waiting = iter(digests)
-    while part := list(islice(waiting, 10_000)):
-        found.update(connection.scalars(select(_ROW.digest).where(_ROW.digest.in_(part))))
-    return found

@@ -19,10 +19,11 @@ from zoo.network.cost import MAX_COUNT
 
 # Changes whenever the catalog's tables do, and is part of their names: two versions of the code that work on one file
 # would else throw out each other's rows in turn.
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 _TABLE = f"checkpoint_{SCHEMA_VERSION}"
 # In SQL the same text as in the indexes: SQLite uses an index on an expression for exactly that expression.
 _KNOWN_ACCURACY = "coalesce(accuracy, -1.0)"
+_BEST_FIRST = f"{_KNOWN_ACCURACY} DESC"
 NO_ACCURACY = -1.0
 # Of accuracies, as they are shown; the descriptor has them in full.
 DIGITS = 4
@@ -61,6 +62,8 @@ class CheckpointRow(SQLModel):
     deprecated: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     # Published to be tried first: found by its digest alone, until it is promoted.
     staged: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    # Published, and its accuracy measured by nobody here: chosen where nothing else meets the budget, listed last.
+    claimed: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
     @property
     def created(self) -> datetime:
@@ -72,10 +75,10 @@ class CheckpointTable(CheckpointRow, table=True):
 
     __tablename__ = _TABLE
     __table_args__ = (
-        Index(f"by_size_{SCHEMA_VERSION}", "dataset", "params", text(f"{_KNOWN_ACCURACY} DESC"), "digest"),
-        Index(f"by_size_everywhere_{SCHEMA_VERSION}", "params", text(f"{_KNOWN_ACCURACY} DESC"), "digest"),
-        Index(f"by_accuracy_{SCHEMA_VERSION}", "dataset", text(f"{_KNOWN_ACCURACY} DESC"), "params", "digest"),
-        Index(f"by_accuracy_everywhere_{SCHEMA_VERSION}", text(f"{_KNOWN_ACCURACY} DESC"), "params", "digest"),
+        Index(f"by_size_{SCHEMA_VERSION}", "dataset", "claimed", "params", text(_BEST_FIRST), "digest"),
+        Index(f"by_size_everywhere_{SCHEMA_VERSION}", "claimed", "params", text(_BEST_FIRST), "digest"),
+        Index(f"by_accuracy_{SCHEMA_VERSION}", "dataset", "claimed", text(_BEST_FIRST), "params", "digest"),
+        Index(f"by_accuracy_everywhere_{SCHEMA_VERSION}", "claimed", text(_BEST_FIRST), "params", "digest"),
         Index(f"by_name_{SCHEMA_VERSION}", "name", text("created_at DESC"), "digest"),
         Index(f"by_age_{SCHEMA_VERSION}", "dataset", text("created_at DESC"), "digest"),
         Index(f"by_age_everywhere_{SCHEMA_VERSION}", text("created_at DESC"), "digest"),
@@ -190,7 +193,7 @@ def order(column: str) -> tuple[Any, ...]:
 
 
 def cursor_at(row: CheckpointRow, preference: Preference, column: str) -> str:
-    place = [preference, *(_told(key.value(row)) for key in _keys(column))]
+    place = [preference, int(row.claimed), *(_told(key.value(row)) for key in _keys(column))]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
@@ -198,14 +201,22 @@ def _told(value: Any) -> Any:
     return None if value == inf else value
 
 
-def after(cursor: str, preference: Preference, column: str) -> ColumnElement[bool]:
-    """Raises ValueError where no page of rows in this order gave the cursor out."""
+def after(cursor: str, preference: Preference, column: str) -> tuple[bool, ColumnElement[bool]]:
+    """Whether it is among the claimed ones, and what follows it there.
+
+    Raises ValueError where no page of rows in this order gave the cursor out.
+    """
     keys = _keys(column)
     try:
         decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        of, *place = _CURSOR.validate_json(decoded)
+        of, claimed, *place = _CURSOR.validate_json(decoded)
         digest = pydantic.TypeAdapter(_Digest).validate_python(place.pop())
-        if of != preference or len(place) != len(keys) - 1 or any(isinstance(value, str) for value in place):
+        if (
+            of != preference
+            or claimed not in (0, 1)
+            or len(place) != len(keys) - 1
+            or any(isinstance(value, str) for value in place)
+        ):
             raise ValueError(f"it is of another list, in the order of {of}")
     except (ValueError, IndexError) as error:
         raise ValueError(f"cursor {cursor!r} is not one that a page of this list gave out") from error
@@ -214,7 +225,7 @@ def after(cursor: str, preference: Preference, column: str) -> ColumnElement[boo
     for key, value in reversed(list(zip(keys, values, strict=True))):
         condition = or_(key.beyond(value), and_(key.sql == value, condition))
     # What follows from that, and what an index can seek.
-    return and_(keys[0].up_to(values[0]), condition)
+    return bool(claimed), and_(keys[0].up_to(values[0]), condition)
 
 
 _Digest = Annotated[str, pydantic.Field(strict=True, max_length=64)]
@@ -223,5 +234,5 @@ _Number = (
     | Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 )
 _CURSOR: TypeAdapter[list[Any]] = TypeAdapter(
-    Annotated[list[_Number | _Digest | None], pydantic.Field(min_length=4, max_length=5)]
+    Annotated[list[_Number | _Digest | None], pydantic.Field(min_length=5, max_length=6)]
 )

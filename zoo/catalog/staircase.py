@@ -58,6 +58,7 @@ class FrontRow(SQLModel, table=True):
     __table_args__ = ({"sqlite_with_rowid": False},)
 
     dataset: str = Field(primary_key=True)
+    claimed: bool = Field(primary_key=True)
     preference: str = Field(primary_key=True)
     gain: str = Field(primary_key=True)
     reach: float = Field(primary_key=True)
@@ -72,6 +73,7 @@ FRONTS = FrontRow.__table__  # type: ignore[attr-defined]
 
 _STAIRCASE = and_(
     FRONT.dataset == bindparam("dataset"),
+    FRONT.claimed == bindparam("claimed"),
     FRONT.preference == bindparam("preference"),
     FRONT.gain == bindparam("gain"),
 )
@@ -94,27 +96,38 @@ _ADD_STEP = insert(FRONTS)
 
 
 def choose(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
-    """The first of the eligible rows in the budget's order."""
+    """The first of the eligible rows in the budget's order; of those that only claim accuracies, if none is other."""
+    found = (_choose(connection, budget, dataset, claimed) for claimed in (False, True))
+    return next((row for row in found if row is not None), None)
+
+
+def _choose(connection: Connection, budget: Budget, dataset: str, claimed: bool) -> CheckpointRow | None:
     preference = column_of(budget.preference, budget.format)
     reaches = _reaches(budget)
     # The first in order of preference decides a bound on this very cost for all.
     own = reaches.pop(preference, None) if preference in COSTS else None
     gain, reach = next(iter(reaches.items()), (_WITHOUT_BOUND.get(preference, ""), -inf))
     if len(reaches) > 1 or budget.bounds() & {"family", "confidence"} or (preference, gain) not in STAIRCASES:
-        query = select(ROWS).where(*conditions(budget, dataset)).order_by(*order(preference)).limit(1)
+        query = (
+            select(ROWS)
+            .where(*conditions(budget, dataset), ROW.claimed == claimed)
+            .order_by(*order(preference))
+            .limit(1)
+        )
         if preference == "accuracy" and budget.min_acc is not None:  # follows from the conditions; the index knows it
             query = query.where(budget.min_acc - SHOWN_STEP < ACCURACY)
         return first(connection, query)
-    row = first(connection, _FIRST_TO_REACH, dataset=dataset, preference=preference, gain=gain, reach=reach)
+    place = {"dataset": dataset, "claimed": claimed, "preference": preference, "gain": gain, "reach": reach}
+    row = first(connection, _FIRST_TO_REACH, **place)
     if row is None or own is None:
         return row
     value = getattr(row, preference)
     return row if value is not None and -value >= own else None
 
 
-def front_of(cost: str, dataset: str) -> Any:
+def front_of(cost: str, dataset: str, *, claimed: bool) -> Any:
     """The digests of rows among which are all that none beats in both this cost and accuracy."""
-    return and_(FRONT.dataset == dataset, FRONT.preference == "accuracy", FRONT.gain == cost)
+    return and_(FRONT.dataset == dataset, FRONT.claimed == claimed, FRONT.preference == "accuracy", FRONT.gain == cost)
 
 
 def _reaches(filters: Filters) -> dict[str, float]:
@@ -144,7 +157,8 @@ def _extend(connection: Connection, dataset: str, preference: str, gain: str, ro
         return
     size = -accuracy if preference == "accuracy" else getattr(row, preference)
     size = inf if size is None else size
-    staircase = {"dataset": dataset, "preference": preference, "gain": gain, "reach": _sign(gain) * value}
+    reach = _sign(gain) * value
+    staircase = {"dataset": dataset, "claimed": row.claimed, "preference": preference, "gain": gain, "reach": reach}
     above = connection.execute(_STEP_ABOVE, staircase).first()
     if above is not None and tuple(above) <= (size, row.params, -accuracy, row.digest):
         return
@@ -161,14 +175,24 @@ def with_steps_of(connection: Connection, digests: list[str]) -> set[tuple[str, 
 
 def rebuild(connection: Connection, staircases: set[tuple[str, str]] | None = None) -> None:
     """All of them, or these: in order of preference, a row is a step where it reaches further than all before it."""
-    names = ["dataset", "preference", "gain", "reach", "size", "accuracy", "params", "digest"]
+    names = ["dataset", "claimed", "preference", "gain", "reach", "size", "accuracy", "params", "digest"]
     for preference, gain in STAIRCASES if staircases is None else sorted(staircases):
         connection.execute(delete(FrontRow).where(FRONT.preference == preference, FRONT.gain == gain))
         value = REACHED if gain == "accuracy" else getattr(ROW, gain)
         reach = _sign(gain) * value
         size = -ACCURACY if preference == "accuracy" else func.coalesce(getattr(ROW, preference), inf)
-        for dataset, partition in ((ROW.dataset, ROW.dataset), (literal(ALL_DATASETS), None)):
-            columns = (dataset, literal(preference), literal(gain), reach, size, ACCURACY, ROW.params, ROW.digest)
+        for dataset, partition in ((ROW.dataset, (ROW.dataset, ROW.claimed)), (literal(ALL_DATASETS), (ROW.claimed,))):
+            columns = (
+                dataset,
+                ROW.claimed,
+                literal(preference),
+                literal(gain),
+                reach,
+                size,
+                ACCURACY,
+                ROW.params,
+                ROW.digest,
+            )
             labelled: list[Any] = [column.label(name) for name, column in zip(names, columns, strict=True)]
             before = func.max(reach).over(partition_by=partition, order_by=order(preference), rows=(None, -1))
             labelled.append(before.label("before"))

@@ -44,10 +44,20 @@ def publish_(
         str | None,
         typer.Option(help="Then find cascades with these images, as calibrate --data does.", metavar="PATH|NAME"),
     ] = None,
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option(help="Test images to measure accuracies on, else ZOO_EVAL_DATA; a server has its own."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add checkpoints to a zoo, once they are found to be whole and valid."""
-    library = opened(zoo, url, token)
+    """Add checkpoints to a zoo, once they are found to be whole and valid.
+
+    One whose accuracy was not measured (--eval-data) is chosen where no
+    other meets a budget; ZOO_TRUST_CLAIMS=1 says otherwise.
+    """
+    if eval_data and not zoo:
+        fail("--eval-data measures what is put into directories: give --zoo DIR; a server measures with its own")
+    library = opened(zoo, url, token, tuple(eval_data or ()))
     if data is not None and not zoo:
         fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
     views = [library.publish(_checkpoint_file(file), stage=stage) for file in files]

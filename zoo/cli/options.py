@@ -103,18 +103,19 @@ def _made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Call
     return decorate
 
 
-def opened(zoo: list[Path] | None, url: str | None, token: str | None) -> Zoo:
+def opened(zoo: list[Path] | None, url: str | None, token: str | None, eval_data: tuple[str, ...] = ()) -> Zoo:
     """A library here, looked through, or the client of a server."""
     if bool(zoo) == bool(url):
         fail("give either --zoo DIR or --url URL")
-    return followed(zoo) if zoo else ZooClient(str(url), token)
+    return followed(zoo, eval_data) if zoo else ZooClient(str(url), token)
 
 
-def followed(zoo: list[Path]) -> LocalZoo:
+def followed(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
     """A library over these directories, looked through."""
     from zoo.library.local import LocalZoo
+    from zoo.library.publish import PublishSettings
 
-    local = LocalZoo(zoo)
+    local = LocalZoo(zoo, publishing=PublishSettings(eval_data=eval_data) if eval_data else None)
     local.sync()
     return local
 

@@ -14,20 +14,20 @@ from zoo.catalog.views import CheckpointView
 from zoo.checkpoint.file import load, read_header
 from zoo.errors import ConflictError, NotADigestError, NotFoundError, StaleError
 from zoo.library import audit
-from zoo.library.annotated import Annotations, state
 from zoo.library.choose import Chooser
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
 from zoo.library.rows import row_of
-from zoo.store.annotations import RESERVED, Marks, Measured
+from zoo.store.annotations import Annotations, tag
 from zoo.store.directory import INCOMING
+from zoo.store.entries import RESERVED, AliasEntry, Entry, Measured, MeasuredEntry, Said
 from zoo.store.locks import locked
 
 
 class Annotator:
     """Belongs to a LocalZoo. All methods may be called from any thread.
 
-    What changes something raises AnnotationsError where marks.json cannot be read, OSError where it cannot be written.
+    What changes something raises AnnotationsError where annotations cannot be read, OSError where not be written.
     """
 
     def __init__(
@@ -50,20 +50,16 @@ class Annotator:
         """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
         row = self._chooser.find(reference, dataset)
         self._check_alias(alias)
-        self._change(
-            lambda marks: marks.with_alias(alias, row.dataset, row.digest),
-            # In the other directories whoever else had it, has it no longer.
-            lambda marks: marks.without_dataset(alias, row.dataset),
-        )
+        self._change(lambda said: self._named(said, alias, row))
         audit.record("alias", row.digest, alias=alias, dataset=row.dataset)
         return self._chooser.view(row)
 
     def unalias(self, alias: str, reference: str | None = None, *, dataset: str | None = None) -> None:
         """Takes the alias away; with `reference` only if it is still that checkpoint's. Raises NotFoundError."""
         row = self._chooser.find(alias if reference is None else reference, dataset)
-        if alias not in self._annotations.marks.aliases_of(row.digest):
+        if alias not in self._annotations.said.aliases_of(row.digest):
             raise NotFoundError(f"checkpoint {row.digest} has no alias {alias}")
-        self._change(*(lambda marks: marks.without_alias(alias, row.digest),) * 2)
+        self._change(lambda said: said.unnamed(row.digest, [alias]))
         audit.record("unalias", row.digest, alias=alias, dataset=row.dataset)
 
     def mark(
@@ -83,33 +79,26 @@ class Annotator:
         """
         row = self._chooser.find(digest)
 
-        def check(marks: Marks) -> None:
-            found = state(marks, digest)
+        def change(said: Said) -> list[Entry]:
+            found = tag(said, digest)
             if expected is not None and found not in expected:
                 raise StaleError(f"checkpoint {digest} has changed since: it is {found} now. Look at it again")
+            entries: list[Entry] = []
             if aliases is not None:
-                marks.with_aliases(digest, row.dataset, aliases, move=move)  # raises where one is taken in any of them
-
-        def change(marks: Marks) -> Marks:
-            if aliases is not None:
-                marks = marks.with_aliases(digest, row.dataset, aliases, move=move)
-            if deprecated is not None:
-                marks = marks.with_deprecated(digest, deprecated)
-            return marks if staged is None else marks.with_staged(digest, staged)
-
-        def forget(marks: Marks) -> Marks:
-            if aliases is not None:
-                for alias in set(marks.aliases_of(digest)) - set(aliases):
-                    marks = marks.without_alias(alias, digest)
-                for alias in aliases if move else ():
-                    marks = marks.without_dataset(alias, row.dataset, but=digest)
-            if deprecated is False:
-                marks = marks.with_deprecated(digest, False)
-            return marks.with_staged(digest, False) if staged is False else marks
+                entries += said.unnamed(digest, [alias for alias in said.aliases_of(digest) if alias not in aliases])
+            for alias in aliases or ():
+                taken = {*self._held(said, alias, row.dataset).values()} - {digest}
+                if taken and not move:
+                    raise ConflictError(
+                        f"alias {alias} is that of checkpoint {min(taken)}: take it away there first, or move it "
+                        '("move": true; `zoo alias`)'
+                    )
+                entries += self._named(said, alias, row)
+            return entries + said.flagged(digest, deprecated=deprecated, staged=staged)
 
         for alias in aliases or ():
             self._check_alias(alias)
-        self._change(change, forget, check)
+        self._change(change)
         self._in_catalog(self._follower.annotate_rows)
         for action, value in (("aliases", aliases), ("deprecated", deprecated), ("staged", staged)):
             if value is not None:
@@ -119,7 +108,7 @@ class Annotator:
 
     def tag(self, digest: str) -> str:
         """An ETag of what is said of a checkpoint: changes with its aliases, deprecation and staging."""
-        return state(self._annotations.marks, digest)
+        return tag(self._annotations.said, digest)
 
     def delete(self, reference: str) -> None:
         """Softly: the file stays until `zoo gc`, and `undelete` or publishing it again brings it back.
@@ -132,7 +121,7 @@ class Annotator:
             raise NotADigestError(
                 f"only a whole digest deletes a checkpoint, so that doing it twice deletes one: {reference} is {digest}"
             )
-        self._change(lambda marks: marks.with_deleted(digest), lambda marks: marks.without_names(digest))
+        self._change(lambda said: said.flagged(digest, deleted=True))
         self._files.paths = {other: path for other, path in self._files.paths.items() if other != digest}
         self._in_catalog(lambda: self._catalog.remove([digest]))
         audit.record("delete", digest)
@@ -155,26 +144,24 @@ class Annotator:
 
     def measured(self, digest: str, measured: Measured) -> None:
         """Its test accuracy, as measured here: from now on this counts, whatever its file claims."""
-        self._change(lambda marks: marks.with_measured(digest, measured), lambda marks: marks)
+        self._change(lambda _: [MeasuredEntry(digest=digest, **measured.model_dump())])
         self._in_catalog(self._follower.annotate_rows)
         audit.record("measure", digest, accuracy=measured.accuracy, n=measured.n)
 
-    def announce(self, digest: str, *, staged: bool, measured: Measured | None) -> None:
+    def announce(self, digest: str, *, staged: bool, claimed: bool, measured: Measured | None) -> None:
         """What is said of a checkpoint that is about to be put in place."""
 
-        def change(marks: Marks) -> Marks:
-            marks = marks.without_deleted(digest)
-            if staged:
-                marks = marks.with_staged(digest, True)
-            return marks if measured is None else marks.with_measured(digest, measured)
+        def change(said: Said) -> list[Entry]:
+            found = said.flagged(digest, deleted=False, staged=staged or None, claimed=claimed)
+            return found if measured is None else [*found, MeasuredEntry(digest=digest, **measured.model_dump())]
 
-        self._change(change, lambda marks: marks.without_deleted(digest))
+        self._change(change)
 
     def admit(self, digest: str, path: Path) -> CheckpointRow:
         """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
-        self._change(*(lambda marks: marks.without_deleted(digest),) * 2)
+        self._change(lambda said: said.flagged(digest, deleted=False))
         self._files.forget_damage(path)
-        [row] = self._follower.labelled([row_of(digest, read_header(path), self._annotations.marks)])
+        [row] = self._follower.labelled([row_of(digest, read_header(path), self._annotations.said)])
         self._files.paths = {**self._files.paths, digest: path}
         self._in_catalog(lambda: self._catalog.add([row]))
         return row
@@ -188,20 +175,23 @@ class Annotator:
                 raise
             change()
 
-    def _change(
-        self,
-        change: Callable[[Marks], Marks],
-        forget: Callable[[Marks], Marks],
-        check: Callable[[Marks], None] = lambda _: None,
-    ) -> None:
-        """As Annotations.change; aliases become those of what their checkpoints' data sets are called now."""
-        named = {digest for named in self._annotations.marks.aliases.values() for digest in named.values()}
-        datasets = {digest: row.dataset for digest, row in self._catalog.rows(named).items()}
-        self._annotations.change(
-            lambda marks: change(marks.of_known_datasets(datasets)),
-            lambda marks: forget(marks.of_known_datasets(datasets)),
-            lambda marks: check(marks.of_known_datasets(datasets)),
-        )
+    def _change(self, change: Callable[[Said], list[Entry]]) -> None:
+        self._annotations.change(change, audit.actor())
+
+    def _held(self, said: Said, alias: str, dataset: str) -> dict[str, str]:
+        """Who has the alias in a data set, by the data set that was written down: it may be called otherwise now."""
+        named = said.aliases.get(alias, {})
+        rows = self._catalog.rows(named.values()) if named else {}
+        return {
+            key: digest for key, digest in named.items() if (rows[digest].dataset if digest in rows else key) == dataset
+        }
+
+    def _named(self, said: Said, alias: str, row: CheckpointRow) -> list[Entry]:
+        held = self._held(said, alias, row.dataset)
+        if held == {row.dataset: row.digest}:
+            return []
+        others: list[Entry] = [AliasEntry(alias=alias, dataset=key, digest=None) for key in held if key != row.dataset]
+        return [*others, AliasEntry(alias=alias, dataset=row.dataset, digest=row.digest)]
 
     def _check_alias(self, alias: str) -> None:
         if alias in RESERVED:

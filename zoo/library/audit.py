@@ -51,6 +51,12 @@ def acting(who: str, address: str) -> Iterator[None]:
         _actor.reset(token)
 
 
+def actor() -> str:
+    """Who changes something now, as annotations say it."""
+    now = _actor.get() or _user()
+    return f"{now.who}, {now.address}" if now.address else now.who
+
+
 def record(action: str, checkpoint: str | None = None, **facts: object) -> None:
     actor = _actor.get() or _user()
     _write(logging.INFO, action, actor, {} if checkpoint is None else {"checkpoint": checkpoint}, facts)

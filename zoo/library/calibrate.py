@@ -17,11 +17,12 @@ from zoo.choosing import pareto
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Calibration, Candidate, margins, search
 from zoo.errors import DataError, ZooError
+from zoo.library import audit
 from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
 from zoo.runtime.measure import HeldOutImages, scores
 from zoo.runtime.predictor import Predictor
-from zoo.store.measurements import Latency
+from zoo.store.entries import Latency
 
 # A turn is long enough for a network to have the caches to itself, short enough that a noisy second hits several.
 _RUNS_A_TURN = 10
@@ -55,7 +56,7 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
         )
         for digest, times in nanoseconds.items()
     ]
-    zoo.measurements.record_latencies(latencies)
+    zoo.annotations.record_latencies(latencies, audit.actor())
     zoo.sync()
     return latencies
 
@@ -76,7 +77,7 @@ def calibrate_cascades(
     """
     _require_writable(zoo)
     calibration = find_cascades(zoo, source, dataset, observe, skip_bad=skip_bad, test_share=test_share)
-    zoo.measurements.record_calibration(calibration)
+    zoo.annotations.record_calibration(calibration, audit.actor())
     zoo.sync()
     return calibration
 

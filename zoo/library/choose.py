@@ -10,10 +10,10 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView, Selection
 from zoo.choosing.budget import ALL_DATASETS, Budget, Filters
 from zoo.errors import GoneError, NoModelMeetsConstraintsError, NotFoundError
-from zoo.library.annotated import Annotations
 from zoo.library.ready_cascades import ReadyCascade, ReadyCascades
 from zoo.library.rows import view_of
 from zoo.runtime.device import device_name
+from zoo.store.annotations import Annotations
 
 _PAGE = 1000
 
@@ -95,9 +95,8 @@ class Chooser:
             row = self._find(reference, dataset)
         except NotFoundError:
             # Another process may have named or deleted it since the last sync.
-            if not self._annotations.changed_elsewhere():
+            if not self._annotations.read():
                 raise
-            self._annotations.read()
             row = self._find(reference, dataset)
         if dataset not in (None, ALL_DATASETS, row.dataset):
             raise NotFoundError(f"checkpoint {row.name} is of data set {row.dataset}, not of {dataset}")
@@ -106,11 +105,11 @@ class Chooser:
     def _find(self, reference: str, dataset: str | None) -> CheckpointRow:
         named = self._named(reference)
         of_dataset = self._catalog.dataset_of(Budget(dataset=dataset)) if named else None
-        if of_dataset == ALL_DATASETS and len(named) == 1:
+        if of_dataset in (None, ALL_DATASETS) and len(named) == 1:
             [of_dataset] = named
         try:
             row = self._catalog.find(named.get(of_dataset or "", reference), dataset)
-            if row.digest in self._annotations.marks.deleted:  # its row is still to go
+            if row.digest in self._annotations.said.deleted:  # its row is still to go
                 raise NotFoundError(row.digest)
             return row
         except NotFoundError as error:
@@ -123,14 +122,14 @@ class Chooser:
                     f"alias {reference}: checkpoint {name} is of data set {other}, not of {of_dataset}; name it with "
                     f"dataset={other}"
                 ) from error
-            deleted = [digest for digest in self._annotations.marks.deleted if digest.startswith(reference)]
+            deleted = [digest for digest in self._annotations.said.deleted if digest.startswith(reference)]
             if deleted and len(reference) >= MIN_PREFIX:
                 raise GoneError(f"checkpoint {deleted[0]} was deleted") from error
             raise
 
     def _named(self, alias: str) -> dict[str, str]:
         """The digests that have the alias, by what their data sets are called now."""
-        named = self._annotations.marks.aliases.get(alias, {})
+        named = self._annotations.said.aliases.get(alias, {})
         rows = self._catalog.rows(named.values()) if named else {}
         return {rows[digest].dataset if digest in rows else dataset: digest for dataset, digest in named.items()}
 
@@ -145,7 +144,7 @@ class Chooser:
     def _view(self, row: CheckpointRow, computed: Mapping[str, str]) -> CheckpointView:
         """`computed`: the digests of computed aliases."""
         aliases = [alias for alias, digest in computed.items() if digest == row.digest]
-        return view_of(row, aliases + self._annotations.marks.aliases_of(row.digest))
+        return view_of(row, aliases + self._annotations.said.aliases_of(row.digest))
 
     # --- why nothing will do ---------------------------------------------------------------------------
 

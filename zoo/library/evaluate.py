@@ -17,7 +17,7 @@ from zoo.library import trial
 from zoo.library.trial import Limits
 from zoo.runtime.classifier import form_of
 from zoo.runtime.measure import HeldOutImages
-from zoo.store.annotations import Measured
+from zoo.store.entries import Measured
 
 # Of larger test splits it is not asked whether they are those that the checkpoint was tested on.
 _MAX_COMPARED_BYTES = 256 * 1024 * 1024

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
-from zoo.catalog.index import Catalog, images_key
+from zoo.catalog.changes import images_key
+from zoo.catalog.dataset_labels import name_of
+from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.file import read_header
 from zoo.errors import CheckpointError, ZooError
-from zoo.library.annotated import Annotations
+from zoo.library import audit
 from zoo.library.files import CheckpointFiles
 from zoo.library.ready_cascades import ReadyCascades
 from zoo.library.rows import row_of
 from zoo.runtime.device import device_name
-from zoo.store.annotations import Marks
+from zoo.store.annotations import Annotations
+from zoo.store.entries import DatasetEntry, Entry, Said
 from zoo.store.files import Files
-from zoo.store.measurements import Measurements
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +36,15 @@ class Follower:
         catalog: Catalog,
         files: CheckpointFiles,
         annotations: Annotations,
-        measurements: Measurements,
         cascades: ReadyCascades,
     ) -> None:
         self._catalog = catalog
         self._files = files
         self._annotations = annotations
-        self._measurements = measurements
         self._cascades = cascades
         self._listing = Files(roots)
-        self._synced_marks = Marks()
+        # What was said of checkpoints as of the last sync.
+        self._synced_marks = _of_checkpoints(Said())
         # By file, why it was left out: each reason is worth one warning.
         self._refused: dict[Path, str] = {}
         # The catalog's as of the last sync: what is then missing, another process has taken out.
@@ -76,10 +77,10 @@ class Follower:
         known, folders = self._catalog.digests(), self._listing.folders() if is_anew else self._catalog.folders()
         before = self._synced_marks, self._files.paths
         self._annotations.read()
-        self._synced_marks = self._annotations.marks
+        self._synced_marks = _of_checkpoints(self._annotations.said)
         self._files.paths = self._found(folders)
         # A file that this process has never seen may lie where it cannot look now.
-        lookable = known if self._listing.is_complete else known & (before[1].keys() | self._annotations.marks.deleted)
+        lookable = known if self._listing.is_complete else known & (before[1].keys() | self._annotations.said.deleted)
         gone = lookable - self._files.paths.keys() | known & self._files.damaged_digests()
         if gone:
             self._catalog.remove(gone)
@@ -113,19 +114,18 @@ class Follower:
         return len(rows)
 
     def _follow_latencies(self) -> bool:
-        return self._catalog.follow_latencies(self._measurements.latencies(device_name()))
+        return self._catalog.follow_latencies(self._annotations.latencies(device_name()))
 
     def _follow_cascades(self) -> bool:
-        return self._cascades.follow(self._catalog, self._synced_digests, self._annotations.marks.deprecated)
+        return self._cascades.follow(self._catalog, self._synced_digests, self._annotations.said.deprecated)
 
     def annotate_rows(self) -> bool:
-        measured = {digest: (found.accuracy, found.n) for digest, found in self._annotations.marks.measured.items()}
-        return self._catalog.annotate(self._annotations.marks.deprecated, self._annotations.marks.staged, measured)
+        return self._catalog.annotate(self._annotations.said)
 
     def _found(self, folders: Iterable[str]) -> dict[str, Path]:
         """Without those that are marked as deleted."""
         found = self._listing.look(folders)
-        return {digest: path for digest, path in found.items() if digest not in self._annotations.marks.deleted}
+        return {digest: path for digest, path in found.items() if digest not in self._annotations.said.deleted}
 
     def _look_for_damage(self, digests: Iterable[str]) -> None:
         """Where no header shows it: another process may have taken them out for it, and this one not know."""
@@ -140,7 +140,7 @@ class Follower:
             try:
                 if self._files.is_damaged(path):
                     continue
-                yield row_of(digest, read_header(path), self._annotations.marks)
+                yield row_of(digest, read_header(path), self._annotations.said)
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
@@ -149,10 +149,13 @@ class Follower:
     def labelled(self, rows: Iterable[CheckpointRow]) -> list[CheckpointRow]:
         """With other images under one name kept apart. `images` are, in the rows that come, the image set itself."""
         found = list(rows)
+        if not found:
+            return found
         first_seen: dict[str, str] = {}
         for row in found:
             first_seen[row.images] = min(row.created_at, first_seen.get(row.images, row.created_at))
-        labels = self._catalog.label_images(first_seen) if found else {}
+        labels = self._catalog.label_images(first_seen, self._annotations.said.labels)
+        self._keep(labels)
         for row in found:
             label = labels[row.images]
             if label != row.dataset and label not in self._labels_told:
@@ -166,3 +169,25 @@ class Follower:
         return [
             row.model_copy(update={"dataset": labels[row.images], "images": images_key(row.images)}) for row in found
         ]
+
+    def _keep(self, labels: Mapping[str, str]) -> None:
+        """Beside the files, where a name stands for several: a catalog that is begun anew must not turn them round."""
+        of_name: dict[str, set[str]] = {}
+        for images, label in labels.items():
+            of_name.setdefault(name_of(images), set()).add(label)
+
+        def new(said: Said) -> list[Entry]:
+            return [
+                DatasetEntry(images=images, label=label)
+                for images, label in labels.items()
+                if len(of_name[name_of(images)]) > 1 and images not in said.labels
+            ]
+
+        if new(self._annotations.said):
+            with suppress(ZooError, OSError):  # where it cannot be written, the catalog alone knows them
+                self._annotations.change(new, audit.actor())
+
+
+def _of_checkpoints(said: Said) -> tuple[object, ...]:
+    """What answers may depend on and rows do not say."""
+    return said.aliases, said.deprecated, said.staged, said.deleted

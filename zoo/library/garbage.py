@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.library import audit
-from zoo.store.annotations import MarksFile
+from zoo.store.annotations import Annotations
 from zoo.store.directory import INCOMING, checkpoints, walk
 from zoo.store.locks import locked
 
@@ -36,7 +36,9 @@ def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
 
     Raises AnnotationsError where it cannot be known what is deleted.
     """
-    deleted = {digest for root in roots for digest in MarksFile(root).read().deleted}
+    annotations = Annotations(roots)
+    annotations.read(strict=True)
+    deleted = annotations.said.deleted
     for root in roots:
         listing = walk(root)
         for digest, path in checkpoints(listing):

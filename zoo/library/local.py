@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack, overload
+
+from pydantic import ValidationError
 
 from zoo.catalog.database import catalog_path
 from zoo.catalog.index import Catalog
@@ -17,16 +19,16 @@ from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.errors import CheckpointError, ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.library.annotate import Annotator
-from zoo.library.annotated import Annotations
 from zoo.library.choose import Chooser
+from zoo.library.evaluate import TestSplits
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
-from zoo.library.publish import Upload, publish
+from zoo.library.publish import PublishSettings, Terms, Upload, publish
 from zoo.library.ready_cascades import ReadyCascades, by_cascade
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference, reference_of
 from zoo.runtime.predictor import Predictor
+from zoo.store.annotations import Annotations
 from zoo.store.directory import require_zoo, write_atomically
-from zoo.store.measurements import Measurements
 
 # Networks kept ready: as many as a cascade has stages.
 _MAX_LOADED = 8
@@ -40,22 +42,27 @@ class LocalZoo:
             print(zoo.choose(min_acc=0.8).name, zoo.predict("frog.png", max_params=20_000))
 
     The methods are those of `zoo.protocol.Zoo`. Its parts, for who needs rows, bytes and paths: `catalog`, `files`,
-    `chooser`, `annotator`, `measurements`. All may be used from any thread.
+    `chooser`, `annotator`, `annotations`. All may be used from any thread.
     """
 
-    def __init__(self, roots: Sequence[Path], default_dataset: str | None = None) -> None:
-        """Raises ZooError where a root is no zoo's directory. Call `sync` to index the files."""
+    def __init__(
+        self, roots: Sequence[Path], default_dataset: str | None = None, publishing: PublishSettings | None = None
+    ) -> None:
+        """Raises ZooError where a root is no zoo's directory. Call `sync` to index the files.
+
+        `publishing`: on which terms `publish` takes checkpoints in; else the environment says (ZOO_*).
+        """
         for root in roots:
             require_zoo(root)
         self.roots = tuple(roots)
-        self.measurements = Measurements(roots)
-        self.measurements.carry_over()  # before a catalog that is damaged is set aside
+        self._publishing = publishing
+        self.annotations = Annotations(roots)  # before a catalog of version 0.1 that is damaged is set aside
         self.catalog = Catalog(catalog_path(roots), default_dataset)
         self.files = CheckpointFiles(roots, self.catalog)
-        annotations, cascades = Annotations(roots), ReadyCascades(roots, self.measurements)
-        self.chooser = Chooser(self.catalog, annotations, cascades)
-        self._follower = Follower(roots, self.catalog, self.files, annotations, self.measurements, cascades)
-        self.annotator = Annotator(roots, self.catalog, self.files, annotations, self.chooser, self._follower)
+        cascades = ReadyCascades(roots, self.annotations)
+        self.chooser = Chooser(self.catalog, self.annotations, cascades)
+        self._follower = Follower(roots, self.catalog, self.files, self.annotations, cascades)
+        self.annotator = Annotator(roots, self.catalog, self.files, self.annotations, self.chooser, self._follower)
         self._predictor = lru_cache(maxsize=_MAX_LOADED)(lambda digest: Predictor(self.files.load(digest)))
 
     def __enter__(self) -> Self:
@@ -168,7 +175,7 @@ class LocalZoo:
         with Upload(root) as upload:
             upload.write(data)
             upload.keep(digest)
-        row, _ = publish(self, root, digest, stage=stage)
+        row, _ = publish(self, root, digest, stage=stage, terms=self._terms)
         return self.chooser.view(row)
 
     def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
@@ -204,3 +211,12 @@ class LocalZoo:
 
     def _digest(self, checkpoint: Reference, dataset: str | None = None) -> str:
         return self.chooser.find(reference_of(checkpoint), dataset).digest
+
+    @cached_property
+    def _terms(self) -> Terms:
+        try:
+            settings = self._publishing or PublishSettings()
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ZooError(f"ZOO_{str(first['loc'][0]).upper()}: {first['msg']}") from error
+        return settings.terms(TestSplits(settings.eval_data))

@@ -16,16 +16,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from zoo.catalog.dataset_labels import image_set
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
 from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.file import Checkpoint, digest_of, load
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.library import audit, trial
+from zoo.library.evaluate import TestSplits
 from zoo.library.trial import Limits
-from zoo.store.annotations import Measured
 from zoo.store.directory import INCOMING, NO_SPACE, Directory, move_into_place
+from zoo.store.entries import Measured
 from zoo.store.locks import locked
 
 if TYPE_CHECKING:
@@ -89,6 +92,33 @@ class Terms:
     examine: Examine = run_once
     # Whether what was not measured is staged, whatever the publisher asks for.
     stage_claimed: bool = False
+    # Whether an accuracy that a file claims counts as a measured one does.
+    trust_claims: bool = False
+
+
+class PublishSettings(Limits, BaseSettings):
+    """What a server and `zoo publish --zoo` are told alike, by ZOO_* variables."""
+
+    model_config = SettingsConfigDict(env_prefix="ZOO_", extra="ignore")
+
+    eval_data: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(description="Test images to measure what is published on: directories, archives, or digits."),
+    ] = ()
+    trust_claims: Annotated[
+        bool, Field(description="Choose published checkpoints by the accuracy that they claim, as if it were measured.")
+    ] = False
+
+    @field_validator("eval_data", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """ZOO_EVAL_DATA=a:b, as in PATH."""
+        return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+
+    def terms(self, splits: TestSplits) -> Terms:
+        measures = bool(splits.names)
+        return Terms(self, splits.examine if measures else run_once, measures, self.trust_claims)
 
 
 def publish(
@@ -116,7 +146,7 @@ def _publish(
     if source is None:
         raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
     try:
-        measured = _examined(zoo, source, terms)
+        measured = _examined(source, terms)
     except FileNotFoundError as error:
         raise BusyError(f"another process is publishing {digest}: try again") from error
     except CheckpointError:
@@ -128,7 +158,8 @@ def _publish(
         if (row := _already_there(zoo, blob, digest)) is not None:
             return row, False
         is_staged = stage or (terms.stage_claimed and measured is None)
-        row = _taken_in(zoo, root, blob, digest, staged=is_staged, measured=measured)
+        claimed = measured is None and not terms.trust_claims
+        row = _taken_in(zoo, root, blob, digest, staged=is_staged, claimed=claimed, measured=measured)
     claim = row.accuracy if measured is None else measured.accuracy
     source_of_claim = "claimed" if measured is None else "measured"
     audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
@@ -163,16 +194,8 @@ def _existing(zoo: LocalZoo, digest: str) -> Path | None:
     return None
 
 
-def _examined(zoo: LocalZoo, source: Path, terms: Terms) -> Measured | None:
+def _examined(source: Path, terms: Terms) -> Measured | None:
     checkpoint = load(source)
-    descriptor = checkpoint.descriptor
-    # Other images under one name are kept apart, and those first seen keep the name. When they were first seen is for
-    # the file to claim: what is served by that name must not be called otherwise for it.
-    if label := zoo.catalog.relabelled_by(image_set(descriptor), descriptor.created_at.isoformat()):
-        raise CheckpointError(
-            f"it is of other images than data set {label} here, and older: that data set would lose its name to it. "
-            "Train with another --name, or put the file into the zoo's directory"
-        )
     with source.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     trial.check_bounds(checkpoint, header_bytes, terms.limits)
@@ -180,7 +203,7 @@ def _examined(zoo: LocalZoo, source: Path, terms: Terms) -> Measured | None:
 
 
 def _taken_in(
-    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, staged: bool, measured: Measured | None
+    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, staged: bool, claimed: bool, measured: Measured | None
 ) -> CheckpointRow:
     """With the lock held. What fails leaves every file where it was, but for the upload where there is no space."""
     existing = _existing(zoo, digest)
@@ -189,7 +212,7 @@ def _taken_in(
     try:
         with _no_space_is_ours("it is not published"):
             # What is said of it comes first: a server that sees the file a moment before its row must know it.
-            zoo.annotator.announce(digest, staged=staged, measured=measured)
+            zoo.annotator.announce(digest, staged=staged, claimed=claimed, measured=measured)
             if existing is None or not _is_whole(existing, digest):
                 move_into_place(blob, target)
                 is_moved = True

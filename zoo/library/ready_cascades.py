@@ -15,7 +15,7 @@ from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.cascade import Calibration, Cascade, Stage, margins
 from zoo.runtime.predictor import Prediction, Predictor
-from zoo.store.measurements import Measurements
+from zoo.store.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ class ReadyCascade:
 class ReadyCascades:
     """Cascades by data set, ascending in accuracy and in cost; as of the last `follow`."""
 
-    def __init__(self, roots: Sequence[Path], measurements: Measurements) -> None:
+    def __init__(self, roots: Sequence[Path], annotations: Annotations) -> None:
         self._roots = roots
-        self._measurements = measurements
+        self._annotations = annotations
         self._ready: dict[str, list[ReadyCascade]] = {}
         self._made_of: tuple[list[Calibration], Collection[str], Collection[str]] | None = None
         # What a shipped file held, as it was then; and why one was left out, each reason worth one warning.
@@ -49,7 +49,7 @@ class ReadyCascades:
     def follow(self, catalog: Catalog, digests: Collection[str], deprecated: Collection[str]) -> bool:
         """`digests` are the catalog's. True if that changed the cascades."""
         # Measured ones come last: they count where there are some.
-        found = [*self._found_shipped(), *self._measurements.calibrations()], digests, deprecated
+        found = [*self._found_shipped(), *self._annotations.calibrations()], digests, deprecated
         if found == self._made_of:
             return False
         before, self._ready = self._ready, _ready(found[0], catalog)

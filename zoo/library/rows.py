@@ -13,12 +13,12 @@ from zoo.checkpoint.file import Header
 from zoo.choosing.budget import wilson_interval
 from zoo.network.cost import ram_bytes
 from zoo.runtime import onnx_model
-from zoo.store.annotations import Marks
+from zoo.store.entries import Said
 
 
-def row_of(digest: str, header: Header, marks: Marks) -> CheckpointRow:
+def row_of(digest: str, header: Header, said: Said) -> CheckpointRow:
     descriptor = header.descriptor
-    test, measured = descriptor.metrics.test, marks.measured.get(digest)
+    test, measured = descriptor.metrics.test, said.measured.get(digest)
     known = measured or test
     return CheckpointRow(
         digest=digest,
@@ -40,8 +40,9 @@ def row_of(digest: str, header: Header, marks: Marks) -> CheckpointRow:
         created_at=descriptor.created_at.isoformat(),
         parent=descriptor.lineage.parent,
         distilled_from=descriptor.lineage.distilled_from,
-        deprecated=digest in marks.deprecated,
-        staged=digest in marks.staged,
+        deprecated=digest in said.deprecated,
+        staged=digest in said.staged,
+        claimed=digest in said.claimed and measured is None,
     )
 
 

@@ -1,187 +1,142 @@
-"""Annotations: aliases, deprecation, staging, deletion and measured accuracies, which no checkpoint file can say.
-
-    marks.json    {"aliases": {"stable": {"cifar10": "<digest>"}}, "deprecated": ["<digest>"], "staged": ["<digest>"],
-                   "deleted": ["<digest>"], "measured": {"<digest>": {"accuracy": 0.8, "n": 10000}}}
-
-A file beside the checkpoints, because a catalog can be thrown away at any time, and is another one where the same
-directory is served together with others.
-"""
+"""The annotations of a zoo's directories: read together, appended to in one step."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from zoo.choosing.cascade import Calibration
+from zoo.store.earlier import MarksFile, expanded, of_old_catalogs
+from zoo.store.entries import CalibrationEntry, Entry, Latency, LatencyEntry, MarksEntry, Said, together
+from zoo.store.journal import Journal
+from zoo.store.locks import locked
 
-from zoo.checkpoint.descriptor import Digest, Fraction, Slug
-from zoo.errors import AnnotationsError, ConflictError
-from zoo.store.directory import write_atomically
-
-# Computed from the catalog, or taken in URLs: /models/file, /zoo/cifar10/resolve/main/…
-RESERVED = ("smallest", "best", "latest", "file", "pareto", "main")
-
-
-def _no_digits(alias: str) -> str:
-    if re.fullmatch(r"[0-9a-f]{8,64}", alias):
-        raise ValueError("an alias must not look like the first digits of a digest")
-    return alias
+# Given what is said, what to add.
+Change = Callable[[Said], Sequence[Entry]]
 
 
-Alias = Annotated[Slug, AfterValidator(_no_digits)]
-# Where an earlier version wrote the alias, which knew one for all data sets.
-_UNKNOWN: Literal["*"] = "*"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measured(_Frozen):
-    """Top-1 over the `n` test images that this zoo has asked a checkpoint about."""
-
-    accuracy: Fraction
-    n: Annotated[int, Field(ge=1)]
-
-
-class Marks(_Frozen):
-    # By alias and data set: each data set has a `stable` of its own.
-    aliases: dict[Alias, dict[Slug | Literal["*"], Digest]] = {}
-    deprecated: frozenset[Digest] = frozenset()
-    staged: frozenset[Digest] = frozenset()
-    deleted: frozenset[Digest] = frozenset()
-    measured: dict[Digest, Measured] = {}
-
-    @field_validator("aliases", mode="before")
-    @classmethod
-    def _of_one_for_all_data_sets(cls, value: Any) -> Any:
-        """Until 0.1 an alias was one digest: {"stable": "<digest>"}."""
-        if not isinstance(value, dict):
-            return value
-        return {alias: {_UNKNOWN: found} if isinstance(found, str) else found for alias, found in value.items()}
-
-    # --- reading -----------------------------------------------------------------------------------------
-
-    def aliases_of(self, digest: str) -> list[str]:
-        return [alias for alias, named in self.aliases.items() if digest in named.values()]
-
-    # --- changing ----------------------------------------------------------------------------------------
-
-    def with_aliases(self, digest: str, dataset: str, aliases: list[str], *, move: bool = False) -> Self:
-        """These and no others. Raises ConflictError where one is another checkpoint's, unless it is to `move`."""
-        for alias in aliases:
-            taken = self.aliases.get(alias, {}).get(dataset, digest)
-            if taken != digest and not move:
-                raise ConflictError(
-                    f"alias {alias} is that of checkpoint {taken}: take it away there first, or move it "
-                    '("move": true; `zoo alias`)'
-                )
-        kept = self._without_aliases_of(digest)
-        return self._changed(aliases={**kept, **{alias: {**kept.get(alias, {}), dataset: digest} for alias in aliases}})
-
-    def with_alias(self, alias: str, dataset: str, digest: str) -> Self:
-        """Beside those that it has, and taken from whichever checkpoint of the data set had it."""
-        return self._changed(aliases={**self.aliases, alias: {**self.aliases.get(alias, {}), dataset: digest}})
-
-    def without_alias(self, alias: str, digest: str) -> Self:
-        """The checkpoint no longer has it; others' are left alone."""
-        left = {dataset: other for dataset, other in self.aliases.get(alias, {}).items() if other != digest}
-        others = {other: named for other, named in self.aliases.items() if other != alias}
-        return self._changed(aliases={**others, alias: left} if left else others)
-
-    def without_dataset(self, alias: str, dataset: str, *, but: str = "") -> Self:
-        """No checkpoint of the data set has it, `but` this one."""
-        taken = self.aliases.get(alias, {}).get(dataset, but)
-        return self if taken == but else self.without_alias(alias, taken)
-
-    def of_known_datasets(self, datasets: Mapping[str, str]) -> Self:
-        """Each alias is of the data set that its checkpoint is of, where that is known."""
-        aliases = {
-            alias: {datasets.get(digest, dataset): digest for dataset, digest in named.items()}
-            for alias, named in self.aliases.items()
-        }
-        return self if aliases == self.aliases else self._changed(aliases=aliases)
-
-    def with_deprecated(self, digest: str, deprecated: bool) -> Self:
-        return self._changed(deprecated=self.deprecated | {digest} if deprecated else self.deprecated - {digest})
-
-    def with_staged(self, digest: str, staged: bool) -> Self:
-        return self._changed(staged=self.staged | {digest} if staged else self.staged - {digest})
-
-    def with_measured(self, digest: str, measured: Measured) -> Self:
-        return self._changed(measured={**self.measured, digest: measured})
-
-    def with_deleted(self, digest: str) -> Self:
-        """What was said of it is forgotten, but for what was measured."""
-        return self.without_names(digest)._changed(deleted=self.deleted | {digest})
-
-    def without_names(self, digest: str) -> Self:
-        """Without its aliases, neither deprecated nor staged."""
-        kept = self._without_aliases_of(digest)
-        return self._changed(aliases=kept).with_deprecated(digest, False).with_staged(digest, False)
-
-    def without_deleted(self, digest: str) -> Self:
-        return self._changed(deleted=self.deleted - {digest})
-
-    def _without_aliases_of(self, digest: str) -> dict[str, dict[str, str]]:
-        left = {
-            alias: {dataset: other for dataset, other in named.items() if other != digest}
-            for alias, named in self.aliases.items()
-        }
-        return {alias: named for alias, named in left.items() if named}
-
-    def _changed(self, **fields: object) -> Self:
-        """Validated, as model_copy is not: what is written must be possible to read."""
-        return type(self).model_validate({**dict(self), **fields})
-
-    def __or__(self, other: Marks) -> Marks:
-        """Both; where an alias of a data set is in both, this one's."""
-        aliases = {
-            alias: {**other.aliases.get(alias, {}), **self.aliases.get(alias, {})}
-            for alias in {**other.aliases, **self.aliases}
-        }
-        return Marks(
-            aliases=aliases,
-            deprecated=self.deprecated | other.deprecated,
-            staged=self.staged | other.staged,
-            deleted=self.deleted | other.deleted,
-            measured={**other.measured, **self.measured},
-        )
-
-
-Stamp = tuple[int, int, int] | None
-
-
-class MarksFile:
+class _OfDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.path = root / "marks.json"
+        self.journal = Journal(root / "annotations.jsonl")
+        self._earlier = Journal(root / "measurements.jsonl")
+        self._marks = MarksFile(root)
+        self._made_of: tuple[object, ...] = ()
+        self._entries: list[Entry] = []
+        # Of old catalogs in a directory that cannot be written to.
+        self.carried_over: list[Entry] = []
 
-    def stamp(self) -> Stamp:
-        """Another one after each change; None where no file can be seen."""
+    def entries(self, *, strict: bool = False) -> list[Entry]:
+        """By time; the same list until a file changes. Raises AnnotationsError, if `strict`."""
+        parts = self._earlier.entries(strict=strict), self.journal.entries(strict=strict)
+        made_of = (*parts, self._marks.entry(strict=strict), self.carried_over)
+        if len(made_of) != len(self._made_of) or not all(map(operator.is_, made_of, self._made_of)):
+            found = [*self.carried_over, *parts[0], *parts[1], *self.untaken()]
+            self._entries = list(expanded(sorted(found, key=lambda entry: entry.at)))
+            self._made_of = made_of
+        return self._entries
+
+    def untaken(self) -> list[MarksEntry]:
+        """marks.json, where it says something else than when it was last taken down in the journal."""
+        now = self._marks.entry()
+        taken = [entry for entry in self.journal.entries() if isinstance(entry, MarksEntry)]
+        return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """First what marks.json says by now: what is changed there later is then later than these."""
+        self.journal.append([*self.untaken(), *entries])
+
+
+class Annotations:
+    """`said` is as of the last `read`. All methods may be called from any thread.
+
+    What is recorded goes to the first directory; what it takes back also to those others that say it, where they can be
+    written to, as they may be served alone.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._directories = [_OfDirectory(root) for root in roots]
+        self._read: list[list[Entry]] = []
+        self.said = Said()
+        for directory in self._directories:
+            self._carry_over(directory)
+        self.read()
+
+    def _carry_over(self, directory: _OfDirectory) -> None:
+        found = of_old_catalogs(directory.root, directory.entries())
+        if not found:
+            return
         try:
-            status = self.path.stat()
+            with locked(directory.root):
+                directory.append(found)
         except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
+            directory.carried_over = found
 
-    def read(self) -> Marks:
-        """Raises AnnotationsError where the file is there and cannot be read as marks."""
-        try:
-            if self.path.exists() and not self.path.is_file():
-                raise AnnotationsError(f"{self.path} is no ordinary file")
-            return Marks.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return Marks()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "all of it"
-            raise AnnotationsError(f"{self.path}: {place}: {first['msg']}") from error
-        except OSError as error:
-            raise AnnotationsError(f"{self.path} cannot be read: {error.strerror}") from error
+    def read(self, *, strict: bool = False) -> bool:
+        """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
+        # The first directory last: of two entries of one time its own counts.
+        found = [directory.entries(strict=strict) for directory in reversed(self._directories)]
+        if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
+            return False
+        self._read, before = found, self.said
+        self.said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
+        return self.said != before
 
-    def write(self, marks: Marks) -> None:
-        """Raises OSError. The caller holds the directory's lock."""
-        write_atomically(self.path, marks.model_dump_json(indent=1).encode())
+    def change(self, change: Change, actor: str) -> None:
+        """Records what `change` makes of what is said, of which nobody else changes anything meanwhile.
+
+        Raises what it raises, AnnotationsError where a file cannot be read, OSError where one cannot be written.
+        """
+        first, *others = self._directories
+        with locked(first.root):
+            self.read(strict=True)
+            found = change(self.said)
+            if not found:
+                return
+            stamp = {"time": self._now(), "actor": actor}
+            entries = [entry.model_copy(update=stamp) for entry in found]
+            first.append(entries)
+        for other in others:
+            said = together(other.entries())
+            taken_back = [each.model_copy(update=stamp) for entry in entries for each in said.taken_back_by(entry)]
+            if taken_back and os.access(other.root, os.W_OK):
+                with suppress(OSError), locked(other.root):
+                    other.append(taken_back)
+        self.read()
+
+    def _now(self) -> str:
+        """Later than all that is said: a clock that was wrong somewhere must not decide which of two counts."""
+        now = datetime.now(UTC)
+        last = max((entries[-1].at for entries in self._read if entries), default="")
+        if last >= now.isoformat(timespec="microseconds"):
+            now = datetime.fromisoformat(last).astimezone(UTC) + timedelta(microseconds=1)
+        return now.isoformat(timespec="microseconds")
+
+    # --- measurements ----------------------------------------------------------------------------------
+
+    def latencies(self, device: str) -> dict[str, float]:
+        """Median milliseconds by digest."""
+        return {digest: ms for (digest, where), ms in self.said.latencies.items() if where == device}
+
+    def calibrations(self) -> list[Calibration]:
+        return list(self.said.calibrations.values())
+
+    def record_latencies(self, latencies: Iterable[Latency], actor: str = "") -> None:
+        """Raises as `change`."""
+        self.change(lambda _: [LatencyEntry(**latency.model_dump()) for latency in latencies], actor)
+
+    def record_calibration(self, calibration: Calibration, actor: str = "") -> None:
+        """In place of the data set's cascades so far. Raises as `change`."""
+        self.change(lambda _: [CalibrationEntry(calibration=calibration)], actor)
+
+
+def tag(said: Said, digest: str) -> str:
+    """The ETag of what is said of one checkpoint: another one after each change, the same where it is taken back."""
+    found = [sorted(said.aliases_of(digest)), *(digest in each for each in (said.deprecated, said.staged))]
+    return f'"{hashlib.sha256(json.dumps([digest, found]).encode()).hexdigest()[:32]}"'

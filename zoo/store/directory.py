@@ -20,7 +20,10 @@ INCOMING = ".incoming"
 _SUFFIX = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Whatever else is there: a directory that holds one of these is a zoo.
-_SIGNS = ("checkpoints", "runs", "catalog*.sqlite", "marks.json", "measurements.jsonl", "cascades.json", ".incoming")
+_SIGNS = (
+    *("checkpoints", "runs", "catalog*.sqlite", "annotations.jsonl", "cascades.json", ".incoming"),
+    *("marks.json", "measurements.jsonl"),  # of earlier versions
+)
 # What a new file system, or a desktop that has looked at a directory, leaves in it.
 _NOTHING = ("lost+found",)
 # A full disk, a quota, a limit on the size of files.

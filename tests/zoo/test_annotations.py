@@ -1,0 +1,99 @@
+"""What is said of checkpoints has one home, which loses nothing: not to damage, not to another version of the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zoo.library.local import LocalZoo
+from zoo.store.annotations import Annotations
+from zoo.store.entries import AliasEntry, FlagEntry
+
+Put = Callable[..., str]
+Opened = Callable[..., LocalZoo]
+A, B = "a" * 64, "b" * 64
+
+
+def lines(root: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (root / "annotations.jsonl").read_text().splitlines()]
+
+
+def test_each_change_is_kept_with_time_and_actor(tmp_path: Path, put: Put, opened: Opened) -> None:
+    digest = put(tmp_path)
+    zoo = opened(tmp_path)
+    zoo.alias("stable", digest)
+    zoo.deprecate("stable")
+    zoo.deprecate("stable")
+    zoo.delete(digest)
+    found = lines(tmp_path)
+    assert [(line["kind"], line["digest"]) for line in found] == [
+        ("alias", digest),
+        ("deprecated", digest),
+        ("deleted", digest),
+    ], "what changes nothing is no entry"
+    assert all(str(line["actor"]).startswith("user ") for line in found)
+    assert sorted(str(line["time"]) for line in found) == [line["time"] for line in found]
+
+
+def test_an_earlier_version_at_work_on_the_directory_loses_nothing_and_takes_nothing(
+    tmp_path: Path, put: Put, opened: Opened
+) -> None:
+    """It replaces marks.json as a whole, and knows nothing of annotations.jsonl."""
+    one, other = put(tmp_path), put(tmp_path, seed=1)
+    marks = tmp_path / "marks.json"
+    marks.write_text(json.dumps({"aliases": {"old": {"shapes": one}}, "deprecated": [one], "deleted": [other]}))
+    zoo = opened(tmp_path)
+    assert zoo.show("old").deprecated
+    zoo.undeprecate(one)
+    zoo.undelete(other)
+    zoo.alias("new", other)
+    # Its own change alone is one: what it repeats of before must not come back.
+    marks.write_text(json.dumps({"aliases": {"old": {"shapes": other}}, "deprecated": [one], "deleted": [other]}))
+    before = marks.read_text()
+    for library in (zoo, opened(tmp_path)):
+        library.sync()
+        assert library.show("old").id == library.show("new").id == other
+        assert not library.show(one).deprecated
+    zoo.alias("old", one)
+    assert opened(tmp_path).show("old").id == one
+    assert marks.read_text() == before
+
+
+def test_measurements_of_an_earlier_version_count(tmp_path: Path, put: Put, opened: Opened) -> None:
+    from zoo.runtime.device import device_name
+
+    digest = put(tmp_path)
+    line = {"kind": "latency", "digest": digest, "device": device_name(), "p95_ms": 9, "num_runs": 3}
+    times = {"median_ms": 3.0, "measured_at": "2026-11-21T02:00:00+00:00"}
+    (tmp_path / "measurements.jsonl").write_text(json.dumps(line | times) + "\n")
+    assert opened(tmp_path).show(digest).latency_ms == 3.0
+
+
+@pytest.mark.parametrize("damage", ["no json", '{"kind": "alias", "alias": "Not One", "dataset": "*", "digest": null}'])
+def test_a_damaged_line_costs_that_line_only(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    annotations = Annotations([tmp_path])
+    annotations.change(lambda _: [AliasEntry(alias="stable", dataset="shapes", digest=A)], "somebody")
+    path = tmp_path / "annotations.jsonl"
+    with path.open("a") as file:
+        file.write(f"{damage}\n")
+    annotations.change(lambda _: [FlagEntry(kind="deprecated", digest=B)], "somebody")
+    for found in (annotations.said, Annotations([tmp_path]).said):
+        assert (found.aliases, found.deprecated) == ({"stable": {"shapes": A}}, {B})
+    assert caplog.messages[0] == f"{path}: line 2 is no annotation, and left out"
+    assert damage in path.read_text()
+
+
+def test_a_clock_that_is_wrong_decides_nothing(tmp_path: Path) -> None:
+    """What is said later counts, also over what a machine with a clock years ahead has said in another directory."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    ahead = FlagEntry(kind="deprecated", digest=A, time="2099-01-01T00:00:00+00:00")
+    (tmp_path / "other" / "annotations.jsonl").write_text(ahead.model_dump_json() + "\n")
+    both = Annotations([tmp_path / "one", tmp_path / "other"])
+    assert both.said.deprecated == {A}
+    both.change(lambda said: said.flagged(A, deprecated=False), "somebody")
+    assert both.said.deprecated == set()
+    assert Annotations([tmp_path / "other"]).said.deprecated == set(), "which may be served alone"

@@ -1,0 +1,273 @@
+"""Annotations: what no checkpoint file can say, as entries of a log, and what the entries say together.
+
+    annotations.jsonl    beside the checkpoints; one JSON object a line, appended and never changed, with time and actor
+
+    {"kind": "alias", "alias": "stable", "dataset": "cifar10", "digest": …}     digest null: no checkpoint any longer
+    {"kind": "deprecated", "digest": …, "value": true}                          likewise staged, deleted, claimed
+    {"kind": "measured", "digest": …, "accuracy": 0.8012, "n": 10000}           test accuracy, asked about here
+    {"kind": "latency", "digest": …, "device": …, "median_ms": …, "p95_ms": …, "num_runs": …}
+    {"kind": "calibration", "calibration": {"dataset": …, "num_images": …, "cascades": […]}}
+    {"kind": "dataset", "images": …, "label": "photos-1b2c3d4e"}                what images are called here, for good
+
+Of two entries about one thing the later counts. Kinds that this version does not know are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+
+from zoo.checkpoint.descriptor import Digest, Fraction, Slug
+from zoo.choosing.cascade import Calibration
+
+# Computed from the catalog, or taken in URLs: /models/file, /zoo/cifar10/resolve/main/…
+RESERVED = ("smallest", "best", "latest", "file", "pareto", "main")
+
+
+def _no_digits(alias: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{8,64}", alias):
+        raise ValueError("an alias must not look like the first digits of a digest")
+    return alias
+
+
+def _is_time(text: str) -> str:
+    if text and datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time needs its zone, as in 2026-11-21T02:00:00+00:00")
+    return text
+
+
+Alias = Annotated[Slug, AfterValidator(_no_digits)]
+# Where version 0.1 wrote the alias, which knew one for all data sets.
+DatasetKey = Slug | Literal["*"]
+Flag = Literal["deprecated", "staged", "deleted", "claimed"]
+
+
+class Measured(BaseModel):
+    """Top-1 over the `n` test images that this zoo has asked a checkpoint about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accuracy: Fraction
+    n: Annotated[int, Field(ge=1)]
+
+
+class Latency(BaseModel):
+    """Milliseconds for one image, over `num_runs` of the network."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    device: str
+    median_ms: float
+    p95_ms: float
+    num_runs: int
+    measured_at: str
+
+
+class Entry(BaseModel):
+    """`time` is ISO 8601 in UTC, which sorts as text; of what versions without it wrote, when it was measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: Annotated[str, AfterValidator(_is_time)] = ""
+    actor: str = ""
+
+    @property
+    def at(self) -> str:
+        return self.time or str(getattr(self, "measured_at", ""))
+
+
+class AliasEntry(Entry):
+    kind: Literal["alias"] = "alias"
+    alias: Alias
+    dataset: DatasetKey
+    digest: Digest | None
+
+
+class FlagEntry(Entry):
+    kind: Flag
+    digest: Digest
+    value: bool = True
+
+
+class MeasuredEntry(Entry, Measured):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: Literal["measured"] = "measured"
+    digest: Digest
+
+
+class LatencyEntry(Entry, Latency):
+    kind: Literal["latency"] = "latency"
+
+
+class CalibrationEntry(Entry):
+    kind: Literal["calibration"] = "calibration"
+    measured_at: str = ""
+    calibration: Calibration
+
+
+class DatasetEntry(Entry):
+    kind: Literal["dataset"] = "dataset"
+    images: str
+    label: str
+
+
+class CarriedOverEntry(Entry):
+    """An old catalog, whose measurements are among the entries by now."""
+
+    kind: Literal["carried_over"] = "carried_over"
+    catalog: str
+
+
+class Marks(BaseModel):
+    """marks.json, where versions before this log kept aliases and the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    aliases: dict[Alias, dict[DatasetKey, Digest]] = {}
+    deprecated: frozenset[Digest] = frozenset()
+    staged: frozenset[Digest] = frozenset()
+    deleted: frozenset[Digest] = frozenset()
+    measured: dict[Digest, Measured] = {}
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _of_one_for_all_data_sets(cls, value: Any) -> Any:
+        """Until 0.1 an alias was one digest: {"stable": "<digest>"}."""
+        if not isinstance(value, dict):
+            return value
+        return {alias: {"*": found} if isinstance(found, str) else found for alias, found in value.items()}
+
+    def since(self, before: Marks, time: str) -> list[Entry]:
+        """What has been changed in it, as entries."""
+        found: list[Entry] = []
+        for flag in ("deleted", "deprecated", "staged"):
+            was, now = getattr(before, flag), getattr(self, flag)
+            found += [FlagEntry(kind=flag, digest=each, value=each in now, time=time) for each in sorted(was ^ now)]
+        was, now = ({(a, d): x for a, named in m.aliases.items() for d, x in named.items()} for m in (before, self))
+        for alias, dataset in {**was, **now}:
+            if was.get((alias, dataset)) != (digest := now.get((alias, dataset))):
+                found.append(AliasEntry(alias=alias, dataset=dataset, digest=digest, time=time))
+        for digest, measured in self.measured.items():
+            if before.measured.get(digest) != measured:
+                found.append(MeasuredEntry(digest=digest, time=time, **measured.model_dump()))
+        return found
+
+
+class MarksEntry(Entry):
+    """What marks.json said when it was last read: an earlier version of the code may be at work on it still."""
+
+    kind: Literal["marks"] = "marks"
+    marks: Marks
+
+
+Known = (
+    AliasEntry
+    | FlagEntry
+    | MeasuredEntry
+    | LatencyEntry
+    | CalibrationEntry
+    | DatasetEntry
+    | CarriedOverEntry
+    | MarksEntry
+)
+KNOWN: TypeAdapter[Known] = TypeAdapter(Annotated[Known, Field(discriminator="kind")])
+KINDS = frozenset(kind for one in Known.__args__ for kind in one.model_fields["kind"].annotation.__args__)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the entries say together. Aliases by alias and data set: each data set has a `stable` of its own."""
+
+    aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    deprecated: frozenset[str] = frozenset()
+    staged: frozenset[str] = frozenset()
+    deleted: frozenset[str] = frozenset()
+    # Published without anybody having measured the accuracy.
+    claimed: frozenset[str] = frozenset()
+    measured: dict[str, Measured] = field(default_factory=dict)
+    # What image sets, as `zoo.catalog.dataset_labels` tells them apart, are called.
+    labels: dict[str, str] = field(default_factory=dict)
+    # By digest and device.
+    latencies: dict[tuple[str, str], float] = field(default_factory=dict)
+    # The latest of each data set.
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+
+    def aliases_of(self, digest: str) -> list[str]:
+        return [alias for alias, named in self.aliases.items() if digest in named.values()]
+
+    def unnamed(self, digest: str, aliases: Iterable[str]) -> list[Entry]:
+        """What takes these aliases from the checkpoint; others' are left alone."""
+        return [
+            AliasEntry(alias=alias, dataset=dataset, digest=None)
+            for alias in aliases
+            for dataset, other in self.aliases.get(alias, {}).items()
+            if other == digest
+        ]
+
+    def flagged(self, digest: str, **flags: bool | None) -> list[Entry]:
+        """What makes the flags these; None leaves one as it is."""
+        return [
+            FlagEntry(kind=kind, digest=digest, value=value)
+            for kind, value in flags.items()
+            if value is not None and value != (digest in getattr(self, kind))
+        ]
+
+    def taken_back_by(self, entry: Entry) -> list[Entry]:
+        """What ends that which is said here and, after the entry, is said no longer."""
+        match entry:
+            case AliasEntry() if self.aliases.get(entry.alias, {}).get(entry.dataset, entry.digest) != entry.digest:
+                return [entry]
+            case FlagEntry(kind="deleted", digest=digest, value=True):
+                names = self.unnamed(digest, self.aliases_of(digest))
+                return names + self.flagged(digest, deprecated=False, staged=False)
+            case FlagEntry(value=False):
+                return self.flagged(entry.digest, **{entry.kind: False})
+        return []
+
+
+def together(entries: Iterable[Entry]) -> Said:
+    """In the order given. MarksEntries say nothing by themselves: see `zoo.store.earlier`."""
+    aliases: dict[str, dict[str, str]] = {}
+    flags: dict[str, set[str]] = {flag: set() for flag in ("deprecated", "staged", "deleted", "claimed")}
+    measured, latencies = {}, {}
+    calibrations: dict[str, Calibration] = {}
+    labels: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case AliasEntry(digest=None):
+                aliases.get(entry.alias, {}).pop(entry.dataset, None)
+            case AliasEntry(digest=str(digest)):
+                aliases.setdefault(entry.alias, {})[entry.dataset] = digest
+            case FlagEntry(kind=kind, digest=digest, value=False):
+                flags[kind].discard(digest)
+            case FlagEntry(kind=kind, digest=digest):
+                flags[kind].add(digest)
+                if kind == "deleted":  # what was said of it is forgotten, but for what was measured
+                    flags["deprecated"].discard(digest)
+                    flags["staged"].discard(digest)
+                    for named in aliases.values():
+                        for dataset in [dataset for dataset, other in named.items() if other == digest]:
+                            del named[dataset]
+            case MeasuredEntry():
+                measured[entry.digest] = Measured(accuracy=entry.accuracy, n=entry.n)
+            case LatencyEntry():
+                latencies[entry.digest, entry.device] = entry.median_ms
+            case CalibrationEntry():
+                calibrations[entry.calibration.dataset] = entry.calibration
+            case DatasetEntry():
+                labels.setdefault(entry.images, entry.label)
+    return Said(
+        aliases={alias: named for alias, named in aliases.items() if named},
+        **{flag: frozenset(digests) for flag, digests in flags.items()},
+        measured=measured,
+        labels=labels,
+        latencies=latencies,
+        calibrations=calibrations,
+    )
