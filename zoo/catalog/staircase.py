@@ -10,12 +10,15 @@ answer it. What asks for more than one bound reads rows in order of preference u
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from math import inf
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, literal, tuple_
+from sqlalchemy import Connection, bindparam, func, tuple_
 from sqlalchemy.dialects.sqlite import insert
-from sqlmodel import Field, SQLModel, and_, delete, or_, select
+from sqlmodel import Field, SQLModel, and_, delete, select
 
 from zoo.catalog.rows import (
     ACCURACY,
@@ -93,6 +96,7 @@ _REMOVE_OUTDONE = delete(FrontRow).where(
     tuple_(*_PLACE) > tuple_(*(bindparam(name) for name in ("size", "params", "minus_accuracy", "digest"))),
 )
 _ADD_STEP = insert(FRONTS)
+_BATCH = 10_000
 
 
 def choose(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
@@ -173,33 +177,32 @@ def with_steps_of(connection: Connection, digests: list[str]) -> set[tuple[str, 
     return {(row[0], row[1]) for digest in digests for row in connection.execute(query, {"gone": digest})}
 
 
-def rebuild(connection: Connection, staircases: set[tuple[str, str]] | None = None) -> None:
-    """All of them, or these: in order of preference, a row is a step where it reaches further than all before it."""
-    names = ["dataset", "claimed", "preference", "gain", "reach", "size", "accuracy", "params", "digest"]
-    for preference, gain in STAIRCASES if staircases is None else sorted(staircases):
-        connection.execute(delete(FrontRow).where(FRONT.preference == preference, FRONT.gain == gain))
-        value = REACHED if gain == "accuracy" else getattr(ROW, gain)
-        reach = _sign(gain) * value
+def rebuild(connection: Connection, staircases: Iterable[tuple[str, str]] | None = None) -> None:
+    """All of them, or these: in order of preference, a row is a step where it reaches further than all before it.
+
+    One pass for each preference, whatever the gains and data sets: sorting is what takes the time.
+    """
+    for preference, pairs in groupby(sorted(STAIRCASES if staircases is None else staircases), itemgetter(0)):
+        gains = [gain for _, gain in pairs]
+        connection.execute(delete(FrontRow).where(FRONT.preference == preference, FRONT.gain.in_(gains)))
         size = -ACCURACY if preference == "accuracy" else func.coalesce(getattr(ROW, preference), inf)
-        for dataset, partition in ((ROW.dataset, (ROW.dataset, ROW.claimed)), (literal(ALL_DATASETS), (ROW.claimed,))):
-            columns = (
-                dataset,
-                ROW.claimed,
-                literal(preference),
-                literal(gain),
-                reach,
-                size,
-                ACCURACY,
-                ROW.params,
-                ROW.digest,
-            )
-            labelled: list[Any] = [column.label(name) for name, column in zip(names, columns, strict=True)]
-            before = func.max(reach).over(partition_by=partition, order_by=order(preference), rows=(None, -1))
-            labelled.append(before.label("before"))
-            known = select(*labelled).where(OFFERED, value.is_not(None)).subquery()
-            steps = select(*(known.c[name] for name in names))
-            steps = steps.where(or_(known.c.before.is_(None), known.c.reach > known.c.before))
-            connection.execute(insert(FRONTS).from_select(names, steps))
+        reaches = [REACHED if gain == "accuracy" else -getattr(ROW, gain) for gain in gains]
+        columns = (ROW.dataset, ROW.claimed, size, ACCURACY, ROW.params, ROW.digest, *reaches)
+        query: Any = select(*(column.label(f"c{n}") for n, column in enumerate(columns)))
+        furthest: dict[tuple[str, bool, str], float] = {}
+        steps: list[dict[str, Any]] = []
+        for dataset, claimed, *place in connection.execute(query.where(OFFERED).order_by(*order(preference))):
+            step = dict(zip(("size", "accuracy", "params", "digest"), place, strict=False)) | {"claimed": claimed}
+            for gain, reach in zip(gains, place[4:], strict=True):
+                for where in (dataset, ALL_DATASETS):
+                    if reach is not None and reach > furthest.get((where, claimed, gain), -inf):
+                        furthest[where, claimed, gain] = reach
+                        steps.append(step | {"dataset": where, "preference": preference, "gain": gain, "reach": reach})
+            if len(steps) >= _BATCH:
+                connection.execute(_ADD_STEP, steps)
+                steps.clear()
+        if steps:
+            connection.execute(_ADD_STEP, steps)
 
 
 def first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:
