@@ -6,6 +6,7 @@ uvicorn itself keeps a head of any size, waits for ever for what does not come, 
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 from typing import Any
 
@@ -161,6 +162,17 @@ class GatedProtocol(HttpToolsProtocol):
             self._is_uploading = True
             self._window_seconds, self._window_bytes, self._silent_seconds = 0.0, 0, 0.0
             self._connections.uploading(self)
+        if self._is_draining():  # libuv would read on, up to 8 MiB of each of all who were refused in this turn
+            self.flow.pause_reading()
+            self._connections.begin(self._drain)
+
+    def _is_draining(self) -> bool:
+        """Whether what comes is the body of what has been answered, and nobody wants it any more."""
+        return self._is_in_message and self._has_head and self.cycle is not None and self.cycle.response_complete
+
+    def _drain(self) -> None:
+        if self._is_draining() and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _refuse_framing(self) -> None:
         if self._has_head and self._num_framing <= self._max_header_bytes + _MAX_FRAMING * self._num_body:
@@ -304,7 +316,8 @@ class GatedProtocol(HttpToolsProtocol):
             asked_at_once = self.loop.time() - self._heard_at < _AT_ONCE_SECONDS
             self._deaf_seconds = min(2 * self._deaf_seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
             self.flow.pause_reading()
-            self.loop.call_later(self._deaf_seconds, self._listen)
+            # With jitter: who was refused together must not come back together.
+            self.loop.call_later(self._deaf_seconds * random.uniform(1, 1.5), self._listen)  # noqa: S311
 
     def _listen(self) -> None:
         if not self.transport.is_closing():

@@ -76,6 +76,14 @@ def test_a_socket_handed_over_refuses_nobody(serve: Callable[..., Any], digit_fi
         assert set(clients.stop()) == {200}
 
 
+def _answered(connection: socket.socket) -> int:
+    """The status of an answer that has come whole."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_requests_that_wait_at_the_end_are_answered(
     serve: Callable[..., Any], digit_files: list[bytes], workers: int
@@ -94,7 +102,7 @@ def test_requests_that_wait_at_the_end_are_answered(
         connections = [connect() for _ in range(4)]
         for connection in connections:
             connection.sendall(request)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            assert _answered(connection) == 200
         for pid in server.workers():
             os.kill(pid, signal.SIGSTOP)
         for connection in connections:
@@ -106,9 +114,9 @@ def test_requests_that_wait_at_the_end_are_answered(
         time.sleep(0.2)
         for pid in server.workers():
             os.kill(pid, signal.SIGCONT)
-        answers = [connection.recv(65536) for connection in connections]
+        answers = [_answered(connection) for connection in connections]
         ends = [connection.recv(65536) for connection in connections]
-    assert {answer[:12] for answer in answers} == {b"HTTP/1.1 200"}
+    assert set(answers) == {200}
     assert set(ends) == {b""}, "closed, not reset"
     assert server.process.wait(timeout=15) in (0, -signal.SIGTERM)
 
