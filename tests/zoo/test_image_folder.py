@@ -167,7 +167,7 @@ def test_empty_and_untested_classes_are_named(tmp_path: Path) -> None:
     (root / "train/nothing").mkdir()
     (root / "test/c").mkdir()
     assert image_folder.read(root).findings == (
-        "left out, as their folders are empty: nothing",
+        "left out, as their folders hold no images: nothing",
         "no test image is of 1 of 3 classes (c): the test accuracy says nothing of them",
     )
 

@@ -161,6 +161,16 @@ def test_heic_without_its_plugin_is_said_with_what_reads_it(tmp_path: Path) -> N
     assert found.findings == ("left out: 1 .heic (train/a/IMG_1.HEIC); the package pillow-heif reads HEIC",)
 
 
+def test_folders_of_other_things_beside_class_folders(shots: Path) -> None:
+    write(shots, ["labels/0.xml", "labels/1.xml"])
+    found = image_folder.read(shots)
+    assert found.classes == ("cat", "dog", "eel")
+    assert found.findings == (
+        "left out: 2 .xml (labels/0.xml)",
+        "left out, as their folders hold no images: labels",
+    )
+
+
 def test_what_is_in_no_class_folder_is_counted(shots: Path) -> None:
     (shots / "cover.jpg").write_bytes(b"")
     assert image_folder.read(shots).findings == ("left out: 1 image in no class folder (cover.jpg)",)

@@ -124,8 +124,9 @@ def listing(path: Path) -> Listing:
                 named = PurePosixPath(split, label, *below[1:])
                 result.files.append(Found(named, split, label, source))
             elif source is not None:
-                others.add(kind, place)
                 result.left_out.add(kind, place)
+                if is_split or kind in _IMAGES:  # beside class folders others may lie, of labels as text
+                    others.add(kind, place)
     result.files.sort(key=lambda found: found.place.parts)
     return result
 

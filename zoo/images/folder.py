@@ -267,7 +267,7 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
     if found.merged:
         sentences.append(f"written in two Unicode forms, and read as one class each: {named(found.merged)}")
     if empty := {label for _, label in found.classes} - set(classes):
-        sentences.append(f"left out, as their folders are empty: {named(empty)}")
+        sentences.append(f"left out, as their folders hold no images: {named(empty)}")
     if untested := [label for label in classes if label not in _labels(test)]:
         sentences.append(
             f"no test image is of {len(untested)} of {len(classes)} classes ({named(untested)}): "
