@@ -283,7 +283,7 @@ def test_a_run_is_followed_while_it_writes(
         expect(page.locator(".state")).to_have_text("running")
     expect(page.locator(".state")).to_have_text("finished")
     expect(page.get_by_role("status")).not_to_contain_text("distilling")
-    assert records[-1]["device_seconds"] - seconds < 0.5
+    assert seconds > 0.8 * records[-1]["device_seconds"]  # the rest is making expansions
     expect(page.locator("main option")).to_have_text(["live-s0 (finished)"])
     assert httpx.get(f"{url}/runs/live-s0").json()["status"] == "finished"
 
