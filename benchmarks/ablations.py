@@ -36,14 +36,17 @@ from statistics import mean
 import numpy as np
 import torch
 from machine import chosen_device, describe, spread
+from other_ladders import FromTrunk, Gradient, Inexact, Kfac, Random, Uniform
 
-from trainer.config import Ladder, RunConfig
+from trainer.config import RunConfig
 from trainer.data import datasets
 from trainer.data.datasets import Data, Split
 from trainer.distil.distil import distil
 from trainer.grow import grow
 from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.epoch import evaluate
+from trainer.loop.trainer import Trainer
+from trainer.recipes.ladder import Ladder
 from trainer.recipes.runs import RUNS
 from zoo.checkpoint.file import load
 from zoo.errors import ZooError
@@ -58,15 +61,22 @@ Change = Callable[[RunConfig], RunConfig]
 
 def ladder(**changes: object) -> Change:
     def change(config: RunConfig) -> RunConfig:
-        assert isinstance(config.expansion, Ladder)
-        return replace(config, expansion=replace(config.expansion, **changes))
+        assert isinstance(config.recipe, Ladder)
+        return replace(config, recipe=replace(config.recipe, **changes))
+
+    return change
+
+
+def other(kind: type[Ladder], **changes: object) -> Change:
+    def change(config: RunConfig) -> RunConfig:
+        return replace(config, recipe=kind(**vars(config.recipe) | changes))
 
     return change
 
 
 def kfac(config: RunConfig) -> RunConfig:
-    assert isinstance(config.expansion, Ladder)
-    return ladder(curvature="kfac", threshold=config.expansion.threshold / 2)(config)
+    assert isinstance(config.recipe, Ladder)
+    return other(Kfac, threshold=config.recipe.threshold / 2)(config)
 
 
 def no_branches(config: RunConfig) -> RunConfig:
@@ -76,23 +86,29 @@ def no_branches(config: RunConfig) -> RunConfig:
 VARIANTS: dict[str, Change] = {
     "as it is": lambda config: config,
     "exact": ladder(shrink=1.0),
-    "inexact": ladder(shrink=1.0, exact=False),
-    "random": ladder(choose="random"),
-    "gradient": ladder(choose="gradient"),
-    "uniform": ladder(choose="uniform"),
+    "inexact": other(Inexact, shrink=1.0),
+    "random": other(Random),
+    "gradient": other(Gradient),
+    "uniform": other(Uniform),
     "kfac": kfac,
-    "trunk": lambda config: replace(config, continue_from="trunk"),
+    "trunk": lambda config: config,
     "no branches": no_branches,
     "distilled": lambda config: replace(config, distil_epochs=config.epochs),
     "trained on": lambda config: replace(config, distil_epochs=config.epochs, distil_weight=0.0),
 }
 
 
-def accuracies(config: RunConfig, data: Data, held_out: Split, device: torch.device) -> list[float]:
+# How the run trains, where that is another way.
+TRAINERS = {"trunk": FromTrunk}
+
+
+def accuracies(
+    config: RunConfig, data: Data, held_out: Split, device: torch.device, trainer: type[Trainer] = Trainer
+) -> list[float]:
     """On `held_out`, of each checkpoint of a run, by size; of the distilled one where there is one."""
     with tempfile.TemporaryDirectory() as folder:
         zoo = Path(folder)
-        digests = grow(config, data, zoo, device, resume=False, observe=[].append)
+        digests = grow(config, data, zoo, device, resume=False, observe=[].append, trainer_of=trainer)
         if config.distil_epochs:
             records: list[Record] = []
             list(distil(config, data, zoo, digests, device, records.append))
@@ -182,7 +198,7 @@ def main() -> None:
     )
     if arguments.sizes:
         config = ladder(sizes=tuple(arguments.sizes))(config)
-    assert isinstance(config.expansion, Ladder)
+    assert isinstance(config.recipe, Ladder)
     print(describe(device))
     print(
         f"{data.name}: {len(data.train):,} training images, {config.epochs} epochs of the trunk, "
@@ -193,10 +209,11 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for name in arguments.variants:
             variant = VARIANTS[name](replace(config, seed=seed))
-            run = results.of(name, seed, partial(accuracies, variant, data, held_out, device))
+            trainer = TRAINERS.get(name, Trainer)
+            run = results.of(name, seed, partial(accuracies, variant, data, held_out, device, trainer))
             found.setdefault(name, []).append(run)
             print(f"seed {seed}  {name}: " + " ".join(f"{100 * accuracy:.2f}" for accuracy in run), flush=True)
-    report(found, config.expansion.sizes)
+    report(found, config.recipe.sizes)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ counted.) Of checkpoints with one architecture the best by validation accuracy c
 checkpoints and on the same images, batches, augmentation, optimiser and precision:
 
 (a) full schedule: the architecture from random weights for as many epochs as led to the checkpoint: all that the run
-    had by then, or, where the run goes on from its trunk, those of the trunk and of the checkpoint's own branch.
+    had by then.
 (b) shared budget: the same, for as many epochs as 1/N of the growth run's training FLOPs pay for.
 (c), (d) --controls: the growth run again with random and with uniform choices of what to grow, up to the sizes of the
     zoo's checkpoints. `score` grows as the zoo's run did, which measures seconds and joules of growth on this machine.
@@ -41,19 +41,20 @@ from functools import partial
 from math import log
 from pathlib import Path
 from statistics import mean
-from typing import get_args
 
 import numpy as np
 import torch
 from from_scratch import Trained, late_decay, train
 from machine import chosen_device, describe, joules_so_far, spread
+from other_ladders import CHOICES
 
-from trainer.config import Choice, Ladder, RunConfig
+from trainer.config import RunConfig
 from trainer.data import datasets
 from trainer.data.datasets import Data
 from trainer.grow import grow
 from trainer.loop import optim
 from trainer.loop.step import prepare
+from trainer.recipes.ladder import Ladder
 from trainer.recipes.runs import RUNS
 from trainer.report.trials import Entry, Trial, hypervolume, read_trials
 from zoo.checkpoint.descriptor import Cost
@@ -61,7 +62,6 @@ from zoo.errors import ZooError
 from zoo.network.cost import training_flops
 from zoo.runtime.module import GraphModule
 
-CONTROLS = get_args(Choice)
 # (a) and (b), and how the tables call them.
 BASELINES = {"full": "(a) full schedule", "share": "(b) shared budget"}
 
@@ -123,9 +123,8 @@ def chosen(entries: Sequence[Entry], count: int) -> list[Entry]:
     return [entries[index] for index in sorted(indices)]
 
 
-def full_epochs(entry: Entry, config: RunConfig) -> int:
-    lineage = entry.descriptor.lineage
-    return entry.descriptor.cost.epochs if config.continue_from == "branch" else lineage.epoch + lineage.anneal_epochs
+def full_epochs(entry: Entry) -> int:
+    return entry.descriptor.cost.epochs
 
 
 def shared_epochs(entry: Entry, growth: Growth) -> int:
@@ -151,7 +150,7 @@ def compare(
 ) -> list[Compared]:
     compared = []
     for entry in chosen(growth.entries, sizes):
-        epochs = {"full": full_epochs(entry, config), "share": shared_epochs(entry, growth)}
+        epochs = {"full": full_epochs(entry), "share": shared_epochs(entry, growth)}
         trained = {
             name: [
                 baseline(entry, max(1, round(epochs_scale * count)), replace(config, seed=seed), data, device)
@@ -195,13 +194,13 @@ def print_hypervolumes(compared: Sequence[Compared]) -> None:
     print()
 
 
-def print_costs(growth: Growth, compared: Sequence[Compared], config: RunConfig, device: torch.device) -> None:
+def print_costs(growth: Growth, compared: Sequence[Compared], device: torch.device) -> None:
     cost = growth.cost
     params, per_mac = [one.entry.params for one in compared], [one.seconds_per_mac for one in compared]
     flops = seconds = 0.0
     for entry in growth.entries:
-        flops += full_epochs(entry, config) * epoch_flops(entry)
-        images = full_epochs(entry, config) * entry.descriptor.dataset.num_train
+        flops += full_epochs(entry) * epoch_flops(entry)
+        images = full_epochs(entry) * entry.descriptor.dataset.num_train
         seconds += images * entry.header.macs * float(np.interp(entry.params, params, per_mac))
     print(f"\nall {len(growth.entries)} architectures, (a) full schedule each, against the growth run:")
     print(f"    training FLOPs   {flops:.3g} / {cost.training_flops:.3g} = {flops / cost.training_flops:.2f}")
@@ -221,18 +220,18 @@ def control(
     choose: str, trial: Trial, config: RunConfig, data: Data, device: torch.device, epochs: int, seeds: int
 ) -> None:
     """Grows again, choosing otherwise, and prints accuracy within the sizes of the zoo's checkpoints."""
-    ladder = config.expansion
+    ladder = config.recipe
     if not isinstance(ladder, Ladder):
         print(f"\n{choose}: run {config.name} has no ladder, so nothing else to choose by")
         return
     sizes = tuple(sorted({entry.params for entry in trial.entries[1:]}))
-    ladder = replace(ladder, sizes=sizes or ladder.sizes, choose=choose)
+    ladder = CHOICES[choose](**vars(ladder) | {"sizes": sizes or ladder.sizes})
     grown = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as zoo:
             started, joules = time.perf_counter(), joules_so_far(device)
             grow(
-                replace(config, expansion=ladder, epochs=epochs, seed=seed),
+                replace(config, recipe=ladder, epochs=epochs, seed=seed),
                 data,
                 Path(zoo),
                 device,
@@ -288,7 +287,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="this many of each, from 0 on")
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="train for this part of the epochs")
     parser.add_argument("--limit-train", type=int)
-    parser.add_argument("--controls", nargs="*", default=[], choices=CONTROLS)
+    parser.add_argument("--controls", nargs="*", default=[], choices=CHOICES)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = chosen_device(options.device)
@@ -318,7 +317,7 @@ def main() -> None:
     print(_header())
     compared = compare(growth, config, data, device, options.sizes, options.seeds, options.epochs_scale)
     print_hypervolumes(compared)
-    print_costs(growth, compared, config, device)
+    print_costs(growth, compared, device)
     trunk = max(entry.descriptor.lineage.epoch for entry in trial.entries)
     for choose in options.controls:
         control(choose, trial, config, data, device, max(1, round(options.epochs_scale * trunk)), options.seeds)

@@ -23,15 +23,24 @@ import torch
 from from_scratch import Trained, cosine, train
 from machine import chosen_device, describe, spread
 from reference_networks import REFERENCES, num_macs, num_params
+from torch import nn
 
 from trainer.data import datasets
-from trainer.loop import optim
 from trainer.loop.step import prepare
 from trainer.recipes.runs import grow
 from zoo.errors import RunError
 from zoo.store.directory import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def nesterov(module: nn.Module, learning_rate: float, *, captured: bool) -> torch.optim.SGD:
+    """Momentum of 0.9; kernels and matrices decay. A captured step's rate is a tensor."""
+    device = next(module.parameters()).device
+    rate = torch.tensor(learning_rate, device=device) if captured and device.type == "cuda" else learning_rate
+    kernels, vectors = ([one for one in module.parameters() if (one.ndim > 1) is many] for many in (True, False))
+    groups = [{"params": kernels, "weight_decay": 1e-4}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, fused=True)
 
 
 def main() -> None:
@@ -50,10 +59,7 @@ def main() -> None:
     data = datasets.load(options.data, limit_train=options.limit_train)
     config = replace(
         grow(),
-        optimizer="sgd",
         learning_rate=options.learning_rate,
-        weight_decay=1e-4,
-        momentum=0.9,
         batch_size=128,
         max_shift=4,
         padding_mode="constant",
@@ -85,7 +91,7 @@ def main() -> None:
             torch.manual_seed(seed)
             module = REFERENCES[name].make(channels, num_classes)
             macs = num_macs(module, data.image_shape)
-            optimizer = optim.make(module.to(device), config)
+            optimizer = nesterov(module.to(device), options.learning_rate, captured=config.compile)
             kept = options.out.with_name(f"{options.out.stem}-{name}-s{seed}.pt")
             if not options.resume:
                 kept.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a run is made of. Frozen; a named run in `trainer.recipes.runs` is a function that returns one."""
+"""How a run trains. Frozen; a named run in `trainer.recipes.runs` is a function that returns one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol, runtime_checkable
 
+from trainer.growth.recipe import Recipe
 from zoo.errors import RunError
 from zoo.network.families import blueprint, secnn
 from zoo.network.families.family import Architecture
 
-GrowFor = Literal["params", "macs", "both"]
-Choice = Literal["score", "gradient", "random", "uniform"]
 PaddingMode = Literal["constant", "reflect"]
 
 
-def _refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
+def refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
     """NaN holds nothing: ask for what should be, not for what should not."""
     if not holds:
         raise RunError(f"{name} should be {expected}, is {value}")
@@ -60,104 +59,6 @@ class BlueprintStart:
 
 
 @dataclass(frozen=True)
-class RatioRule:
-    """The paper's rule: the best candidate's score must exceed τ times the current network's.
-
-    η = gᵀ F⁻¹ g · exp(−λ Δp²), over all parameters of a candidate.
-    """
-
-    tau: float = 2.0
-    # The paper's text gives no value for λ; its authors' code uses 1e-7.
-    lambda_: float = 1e-7
-    # "batch": F is the square of one batch's mean gradient and g that of a second reading of the same images, each with
-    # other flips; by the network's running statistics (trainer.growth.scores.batch_score).
-    fisher: Literal["sample", "batch"] = "sample"
-    # Of "batch": added to F, and whether η is divided by the number of parameters.
-    damping: float = 1e-5
-    per_parameter: bool = False
-
-    def __post_init__(self) -> None:
-        _refuse_unless(0 <= self.tau < inf, "tau", "a number from 0 on", self.tau)
-
-
-@dataclass(frozen=True)
-class GainRule:
-    """Score new parameters only, with the part that sampling noise adds removed; the best gain per parameter wins.
-
-    A candidate must gain at least `threshold` (an estimate of the loss it can take away, in nats, relative to the
-    present loss) and `standard_errors` times the standard error of that gain.
-    """
-
-    threshold: float = 0.02
-    standard_errors: float = 2.0
-
-    def __post_init__(self) -> None:
-        _refuse_unless(0 <= self.threshold < inf, "threshold", "a number from 0 on", self.threshold)
-
-
-@dataclass(frozen=True)
-class Expansion:
-    rule: RatioRule | GainRule
-    # True: logits stay as they are. False: the paper's initialisation, which changes them a little.
-    exact: bool
-    layer_kind: Literal["conv", "residual"]
-    channels_added: int = 2
-    cooldown_epochs: int = 10
-    # Whether the first look waits for it too.
-    cools_down_at_start: bool = True
-    max_layers_per_block: int = 10
-    score_samples: int = 512
-    # The same training images each time; else they are drawn anew.
-    scores_same: bool = False
-    # Standard deviation of the Gaussian that the paper's initialisation draws new weights from.
-    noise_std: float = 1e-4
-    # Inexact expansion only: an identity layer is the identity (and noise) at each of its kernel's nine places, a sum
-    # over 3×3 pixels, in place of the middle one alone.
-    box_identity: bool = False
-    # Inexact expansion only: what `trainer.growth.expand.Initialization` says of it.
-    resets_widened: bool = False
-    # Images that give new batch norms their running statistics; exact expansion only.
-    calibration_samples: int = 256
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Growth from size to size: each expansion adds the changes that score best until the next size is reached.
-
-    The run's epochs are shared out over the sizes. From half of its share on, a size may be left when the best
-    change's gain, relative to the loss, clears a threshold that falls from `threshold` to 0 at the end of its share.
-    """
-
-    # Parameters at most after the 1st, 2nd, … expansion.
-    sizes: tuple[int, ...]
-    # What the gain of a change is divided by to rank it; "both" is the root of parameters times multiply-accumulates.
-    grow_for: GrowFor = "both"
-    # For ablations: rank by the squared norm of the mean gradient of what is new (GradMax's criterion), by chance, or
-    # let all stages become deeper and wider in turn.
-    choose: Choice = "score"
-    threshold: float = 3.0
-    # Of the Fisher in the score (growth.scores). Gains by K-FAC are about half as large: so should `threshold` be.
-    curvature: Literal["diagonal", "kfac"] = "diagonal"
-    # False, for ablations: what is taken begins as in a fresh network, and the logits change.
-    exact: bool = True
-    # Below 1, an expanded network's kernels are multiplied by it and the rest is filled up with a fresh network's
-    # (shrink and perturb: Ash and Adams, arXiv 1910.08475), which is not exact either.
-    shrink: float = 1.0
-    # A change whose gain is below this many times its standard error is noise, and never taken.
-    standard_errors: float = 2.0
-    # A size's share of the epochs is in proportion to size ** -pace.
-    pace: float = 0.25
-    # Channels that a wider stage gains. Vector units work on 8 or 16 at a time: a step of 2 made epochs no faster.
-    width_step: int = 8
-    max_layers_per_stage: int = 16
-    score_samples: int = 4096
-    calibration_samples: int = 256
-
-    def __post_init__(self) -> None:
-        _refuse_unless(0 <= self.threshold < inf, "threshold", "a number from 0 on", self.threshold)
-
-
-@dataclass(frozen=True)
 class Limits:
     """Where a run stops growing (parameters, multiply-accumulates of one image) or ends (device-seconds)."""
 
@@ -168,7 +69,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_params", "max_macs", "max_seconds"):
             value = getattr(self, name)
-            _refuse_unless(value is None or 0 < value < inf, name, "a number above 0", value)
+            refuse_unless(value is None or 0 < value < inf, name, "a number above 0", value)
 
     def allow(self, params: int, macs: int) -> bool:
         return (self.max_params is None or params <= self.max_params) and (
@@ -202,7 +103,7 @@ class RunConfig:
     """Training defaults are those of section 3.3 of the paper."""
 
     name: str
-    expansion: Expansion | Ladder
+    recipe: Recipe
     start: Start = StartNet()
     limits: Limits = NO_LIMITS
     seed: int = 0
@@ -211,11 +112,11 @@ class RunConfig:
     # A batch is at most this part of the training images, as a power of two (`trainer.loop.batches`). None: as above.
     batch_share: float | None = 0.125
     learning_rate: float = 2e-3
-    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.loop.muon). "sgd": with Nesterov's momentum.
-    optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
+    # "muon": Muon for 1×1 kernels, AdamW for the rest (trainer.loop.muon).
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
     # Not of "adam"; on matrices and kernels only.
     weight_decay: float = 0.0
-    # Of Muon and SGD.
+    # Of Muon.
     momentum: float = 0.9
     # Muon's rate as a multiple of the learning rate.
     muon_scale: float = 2.0
@@ -243,11 +144,9 @@ class RunConfig:
     cutout: Cutout | None = None
     mixup: Mixup | None = None
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch
-    # has this many epochs for each of the trunk's since the last checkpoint, and at least one. 0: the checkpoint is
-    # the trunk itself.
+    # has this many epochs for each of the trunk's since the last checkpoint, and at least one; the trunk goes on from
+    # its end. 0: the checkpoint is the trunk itself.
     anneal_share: float = 0.0
-    # After a branch the trunk goes on from where it was before, or from the branch's end: then no epoch is thrown away.
-    continue_from: Literal["trunk", "branch"] = "trunk"
     # Of the exponential moving average of a branch's weights, per step.
     average_decay: float = 0.99
     # Epochs of a last pass in which each smaller checkpoint learns the answers of the best one. 0: none.
@@ -265,8 +164,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises RunError for numbers that no run can have."""
-        _refuse_unless(self.seed >= 0, "seed", "a number from 0 on", self.seed)
-        _refuse_unless(self.epochs >= 1, "epochs", "1 or more", self.epochs)
-        _refuse_unless(self.distil_epochs >= 0, "distil_epochs", "0 or more", self.distil_epochs)
-        _refuse_unless(self.batch_size >= 2, "batch_size", "2 or more, for batch norm", self.batch_size)
-        _refuse_unless(0 < self.learning_rate < inf, "learning_rate", "a number above 0", self.learning_rate)
+        refuse_unless(self.seed >= 0, "seed", "a number from 0 on", self.seed)
+        refuse_unless(self.epochs >= 1, "epochs", "1 or more", self.epochs)
+        refuse_unless(self.distil_epochs >= 0, "distil_epochs", "0 or more", self.distil_epochs)
+        refuse_unless(self.batch_size >= 2, "batch_size", "2 or more, for batch norm", self.batch_size)
+        refuse_unless(0 < self.learning_rate < inf, "learning_rate", "a number above 0", self.learning_rate)

@@ -24,10 +24,10 @@ from app.main import create_app
 from app.process.listen import bind
 from app.process.server import Server, config
 from app.settings import Settings
-from trainer.config import GainRule
 from trainer.data import datasets as data
 from trainer.grow import grow
 from trainer.recipes import runs
+from trainer.recipes.rules import GainRule
 from zoo.checkpoint.file import Checkpoint, load
 from zoo.store.directory import Directory
 
@@ -46,7 +46,7 @@ def zoo_root(tmp_path_factory: pytest.TempPathFactory, digits: data.Data) -> Pat
     torch.set_num_threads(1)  # two threads on so small a network stall each other when a core is busy
     base = runs.digits()
     rule = GainRule(threshold=0.0, standard_errors=0.0)
-    config = replace(base, epochs=10, expansion=replace(base.expansion, rule=rule, cooldown_epochs=2))
+    config = replace(base, epochs=10, recipe=replace(base.recipe, rule=rule, cooldown_epochs=2))
     grow(config, digits, root, torch.device("cpu"), resume=False, observe=lambda _: None)
     return root
 

@@ -19,12 +19,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.config import Expansion, GainRule
 from trainer.data.datasets import Data
 from trainer.grow import grow
-from trainer.growth.expand import Initialization, expand
+from trainer.growth.expand import Exact, expand
 from trainer.growth.scores.fisher import gradient_moments
+from trainer.journal.records import DecisionRecord, Record
 from trainer.recipes import runs
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import GainRule
 from zoo.checkpoint.file import Checkpoint, decode
 from zoo.network.families.family import FAMILIES, Architecture, Change
 from zoo.network.graph import INPUT, Graph, GraphBuilder
@@ -41,10 +43,10 @@ ADDING = (Path(__file__).parents[2] / "docs" / "adding.md").read_text()
 def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The family and the operation of the page, and nothing of them left afterwards."""
     blocks = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
-    family, start, operation = blocks[:3]
+    family, start, operation, recipe = blocks
     assert family.count("\n") < 60
     path = tmp_path_factory.mktemp("added") / "added_by_the_docs.py"
-    path.write_text(family + start + operation)
+    path.write_text(family + start + operation + recipe)
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -65,12 +67,25 @@ def grown(added: ModuleType, digits: Data, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("strided")
     torch.set_num_threads(1)
     base = runs.digits()
-    assert isinstance(base.expansion, Expansion)
+    assert isinstance(base.recipe, OneByOne)
     rule = GainRule(threshold=0.0, standard_errors=0.0)
-    expansion = replace(base.expansion, rule=rule, cooldown_epochs=1, channels_added=2)
-    config = replace(base, name="strided", start=added.StridedStart(), epochs=4, expansion=expansion)
+    recipe = replace(base.recipe, rule=rule, cooldown_epochs=1, channels_added=2)
+    config = replace(base, name="strided", start=added.StridedStart(), epochs=4, recipe=recipe)
     grow(config, digits, root, torch.device("cpu"), resume=False, observe=lambda _: None)
     return root
+
+
+def test_a_new_recipe_grows(added: ModuleType, digits: Data, tmp_path: Path) -> None:
+    """Every second epoch, the blocks in turn; the log and the checkpoints tell of it."""
+    torch.set_num_threads(1)
+    records: list[Record] = []
+    config = replace(runs.digits(), name="in-turn", recipe=added.InTurn(), epochs=5, chance_errors=-100.0)
+    grow(config, digits, tmp_path, torch.device("cpu"), resume=False, observe=records.append)
+    chosen = [record.chosen for record in records if isinstance(record, DecisionRecord)]
+    assert chosen == [("block 1: 2 more channels",), ("block 2: 2 more channels",)]
+    last = max(checkpoints_in(tmp_path).values(), key=lambda one: one.descriptor.lineage.epoch).descriptor
+    assert [(step.epoch, step.block, step.exact) for step in last.lineage.expansions] == [(2, 1, True), (4, 2, True)]
+    assert [block.channels for block in last.architecture.blocks] == [4, 6, 6]
 
 
 def checkpoints_in(root: Path) -> dict[str, Checkpoint]:
@@ -126,7 +141,7 @@ def test_growth_of_a_new_family_leaves_the_logits_alone(
     assert changes == [Change("widen", block, channels_added=2) for block in (0, 1)]
     for change in changes:
         graph = architecture.grown(change, exact=True).graph()
-        after = expand(before, graph, Initialization(exact=True, noise_std=None), images, torch.Generator())
+        after = expand(before, graph, Exact(), images, torch.Generator())
         assert len(list(after.parameters())) == len(list(before.parameters()))
         torch.testing.assert_close(after.eval()(images), before(images), rtol=1e-4, atol=1e-5)
 

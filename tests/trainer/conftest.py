@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from trainer.config import BlueprintStart, Expansion, GainRule, Ladder, RunConfig, StartNet
+from trainer.config import BlueprintStart, RunConfig, StartNet
 from trainer.data.datasets import Data, load
+from trainer.growth.expand import Exact
 from trainer.journal.records import Record
+from trainer.recipes.ladder import Ladder
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import GainRule
 from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
@@ -118,9 +122,9 @@ def tiny_run() -> RunConfig:
     return RunConfig(
         name="tiny",
         start=StartNet(channels=3, num_blocks=2, head="average", bottleneck_channels=4, hidden_features=4),
-        expansion=Expansion(
-            rule=GainRule(threshold=0.0, standard_errors=0.0),
-            exact=True,
+        recipe=OneByOne(
+            GainRule(threshold=0.0, standard_errors=0.0),
+            Exact(),
             layer_kind="residual",
             cooldown_epochs=2,
             max_layers_per_block=2,
@@ -158,8 +162,13 @@ def ladder_run(tiny_run: RunConfig) -> RunConfig:
         tiny_run,
         name="ladder",
         start=BlueprintStart(channels=(4, 4), num_layers=(1, 1)),
-        expansion=Ladder(
-            sizes=(500, 1000), threshold=1e9, standard_errors=0.0, pace=0.0, width_step=1, score_samples=81
+        recipe=Ladder(
+            sizes=(500, 1000),
+            threshold=1e9,
+            standard_errors=0.0,
+            pace=0.0,
+            width_step=1,
+            score_samples=81,
         ),
         learning_rate=1e-2,
         optimizer="muon",

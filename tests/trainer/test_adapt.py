@@ -13,12 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from trainer.commands.main import app
-from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.config import BlueprintStart, RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.adapt import Sources, adapt, sources
 from trainer.grow import grow
 from trainer.journal.records import DistilledRecord, LessonRecord, Record
 from trainer.loop.epoch import evaluate
+from trainer.recipes.ladder import Ladder
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import decode, read_header
 from zoo.errors import RunError
@@ -30,7 +31,13 @@ CPU = torch.device("cpu")
 CONFIG = RunConfig(
     name="tiny",
     start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
-    expansion=Ladder(sizes=(600,), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    recipe=Ladder(
+        sizes=(600,),
+        threshold=0.0,
+        standard_errors=0.0,
+        score_samples=32,
+        width_step=2,
+    ),
     epochs=4,
     batch_size=16,
     learning_rate=1e-2,

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.config import BlueprintStart, Ladder, RunConfig
+from trainer.config import RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.answers import NUM_EPOCHS, Answers, Teacher
 from trainer.loop.augment import Augmentation
+from trainer.recipes.ladder import Ladder
 from zoo.network.families.blueprint import start
 from zoo.runtime.module import GraphModule, normalize
 
-CONFIG = RunConfig(name="tiny", start=BlueprintStart(), expansion=Ladder(sizes=(600,)), max_shift=2)
+CONFIG = RunConfig(name="tiny", recipe=Ladder(sizes=(600,)), max_shift=2)
 
 
 @pytest.fixture(params=["constant", "reflect"])

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.config import Expansion, GainRule, RatioRule
+from trainer.config import NO_LIMITS, Limits
+from trainer.growth.recipe import Growth, Look
 from trainer.growth.scores.expansion_score import natural_score, size_penalty
 from trainer.growth.scores.fisher import gradient_moments, statistics_of
-from trainer.recipes.candidates import Decision, changes, decide
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import GainRule, RatioRule
 from trainer.recipes.runs import digits, paper
 from zoo.network.cost import num_macs, num_params
 from zoo.network.families.family import Change
@@ -19,8 +21,8 @@ from zoo.runtime.module import GraphModule
 
 Grown = tuple[SecnnArchitecture, GraphModule]
 
-RATIO = replace(paper().expansion, channels_added=2)
-GAIN = replace(digits().expansion, channels_added=2)
+RATIO = replace(paper().recipe, channels_added=2)
+GAIN = replace(digits().recipe, channels_added=2)
 
 
 @pytest.fixture
@@ -45,8 +47,27 @@ def eta(module: GraphModule) -> float:
         return natural_score(gradient_moments(module, images, labels))
 
 
-def decision(net: Grown, expansion: Expansion) -> Decision:
-    return decide(*net, expansion, *sample(), torch.Generator().manual_seed(2))
+def look_at(net: Grown, images: Tensor, labels: Tensor, generator: torch.Generator, limits: Limits = NO_LIMITS) -> Look:
+    return Look(*net, 1, 1, generator, lambda count: (images[:count], labels[:count]), limits.allow, at_once=True)
+
+
+def decision(net: Grown, recipe: OneByOne) -> Growth:
+    return recipe.propose(look_at(net, *sample(), torch.Generator().manual_seed(2)))
+
+
+def changes(architecture: SecnnArchitecture, recipe: OneByOne) -> list[Change]:
+    return architecture.changes(
+        max_layers=recipe.max_layers_per_block,
+        layer_kind=recipe.layer_kind,
+        channels_added=recipe.channels_added,
+    )
+
+
+def chosen(growth: Growth) -> Change | None:
+    if not growth.steps:
+        return None
+    [step] = growth.steps
+    return Change(step.kind, step.block, step.layer_kind, step.channels_added)
 
 
 def test_every_block_may_grow_both_ways(net: Grown) -> None:
@@ -72,59 +93,64 @@ def test_a_full_block_grows_no_deeper(net: Grown) -> None:
 
 
 @pytest.mark.parametrize("expansion", [RATIO, GAIN])
-def test_all_candidates_are_reported(net: Grown, expansion: Expansion) -> None:
+def test_all_candidates_are_reported(net: Grown, expansion: OneByOne) -> None:
     found = decision(net, expansion)
     wanted = changes(net[0], expansion)
-    assert [score.change for score in found.scores] == [str(change) for change in wanted]
-    for score, change in zip(found.scores, wanted, strict=True):
-        grown = num_params(net[0].grown(change, exact=expansion.exact).graph())
+    assert [score.change for score in found.candidates] == wanted
+    for score, change in zip(found.candidates, wanted, strict=True):
+        grown = num_params(net[0].grown(change, exact=expansion.is_exact).graph())
         assert score.params_added == grown - num_params(net[1].graph)
         assert (score.standard_error is None) == isinstance(expansion.rule, RatioRule)
 
 
 def test_the_chosen_candidate_is_the_network_grown_its_way(net: Grown) -> None:
-    chosen = decision(net, replace(GAIN, rule=GainRule(threshold=0.0, standard_errors=0.0))).chosen
-    assert chosen is not None
-    assert chosen.module.graph == chosen.architecture.graph()
-    assert chosen.architecture == net[0].grown(chosen.change, exact=True)
+    recipe = replace(GAIN, rule=GainRule(threshold=0.0, standard_errors=0.0))
+    growth = decision(net, recipe)
+    change = chosen(growth)
+    assert change is not None
+    assert growth.architecture == net[0].grown(change, exact=True)
     images, _ = sample(8)
-    torch.testing.assert_close(chosen.module(images), net[1](images), atol=1e-5, rtol=0)
+    grown = recipe.expand(net[1], growth.architecture, images, torch.Generator().manual_seed(3))
+    assert grown.graph == growth.architecture.graph()
+    torch.testing.assert_close(grown.eval()(images), net[1](images), atol=1e-5, rtol=0)
 
 
 def test_the_ratio_rule_is_the_papers(net: Grown) -> None:
     """The largest η·exp(−λ Δp²), against τ times the present network's η."""
     found = decision(net, replace(RATIO, rule=RatioRule(tau=0.5, lambda_=1e-6)))
     assert found.threshold == pytest.approx(0.5 * eta(net[1]))
-    assert found.chosen is not None
-    best = max(found.scores, key=lambda score: score.score)
-    assert str(found.chosen.change) == best.change
-    assert best.score == pytest.approx(eta(found.chosen.module) * size_penalty(best.params_added, 1e-6))
+    best = max(found.candidates, key=lambda score: score.score)
+    assert chosen(found) == best.change
+    assert found.steps[0].score == best.score > found.threshold
+    # What a candidate begins with is drawn: the score of another draw is near.
+    grown = RATIO.expand(net[1], found.architecture, sample()[0], torch.Generator().manual_seed(7))
+    assert best.score == pytest.approx(eta(grown) * size_penalty(best.params_added, 1e-6), rel=0.05)
 
 
 def test_the_ratio_rule_fires_at_0_and_never_at_a_million(net: Grown) -> None:
-    assert decision(net, replace(RATIO, rule=RatioRule(tau=0.0))).chosen is not None
+    assert chosen(decision(net, replace(RATIO, rule=RatioRule(tau=0.0)))) is not None
     never = decision(net, replace(RATIO, rule=RatioRule(tau=1e6)))
-    assert never.chosen is None
-    assert len(never.scores) == 6
+    assert chosen(never) is None
+    assert len(never.candidates) == 6
 
 
 def test_the_penalty_keeps_large_expansions_out(net: Grown) -> None:
     strict = decision(net, replace(RATIO, rule=RatioRule(tau=0.5, lambda_=1.0)))
-    assert strict.chosen is None
-    assert all(score.score < 1e-6 for score in strict.scores)
+    assert chosen(strict) is None
+    assert all(score.score < 1e-6 for score in strict.candidates)
 
 
 def test_the_gain_rule_fires_between_its_bounds_only(net: Grown) -> None:
     free = decision(net, replace(GAIN, rule=GainRule(threshold=0.0, standard_errors=0.0)))
-    best = max(free.scores, key=lambda score: score.score / score.params_added)
+    best = max(free.candidates, key=lambda score: score.score / score.params_added)
     assert best.score > 0
     assert best.standard_error is not None
     assert best.standard_error > 0
-    assert free.chosen is not None
-    assert str(free.chosen.change) == best.change
+    assert chosen(free) is not None
+    assert chosen(free) == best.change
 
-    highest = max(score.score for score in free.scores)
-    sure = max(score.score / score.standard_error for score in free.scores if score.standard_error)
+    highest = max(score.score for score in free.candidates)
+    sure = max(score.score / score.standard_error for score in free.candidates if score.standard_error)
     for rule, fires in [
         (GainRule(threshold=0.99 * highest, standard_errors=0.0), True),
         (GainRule(threshold=1.01 * highest, standard_errors=0.0), False),
@@ -132,33 +158,33 @@ def test_the_gain_rule_fires_between_its_bounds_only(net: Grown) -> None:
         (GainRule(threshold=0.0, standard_errors=1.01 * sure), False),
     ]:
         found = decision(net, replace(GAIN, rule=rule))
-        assert (found.chosen is not None) is fires, rule
-        assert [score.score for score in found.scores] == pytest.approx([score.score for score in free.scores])
+        assert bool(found.steps) is fires, rule
+        assert [score.score for score in found.candidates] == pytest.approx([score.score for score in free.candidates])
 
 
 def test_noise_alone_does_not_grow_a_network(net: Grown) -> None:
     """Labels that no image determines: whatever the candidates could learn is chance."""
     random = torch.Generator().manual_seed(5)
     images, labels = torch.randn((512, 1, 8, 8), generator=random), torch.arange(512) % 3
-    architecture, module = net
+    _, module = net
     with torch.no_grad():
         # It answers each class alike, which is all that there is to know.
         module.get_parameter("head.output.weight").mul_(1e-3)
         module.get_parameter("head.output.bias").zero_()
     rule = GainRule(threshold=0.02, standard_errors=2.0)
-    found = decide(architecture, module, replace(GAIN, rule=rule), images, labels, random)
-    assert found.chosen is None
+    found = replace(GAIN, rule=rule).propose(look_at(net, images, labels, random))
+    assert chosen(found) is None
 
 
 def test_a_network_without_loss_does_not_grow(net: Grown) -> None:
-    architecture, module = net
+    _, module = net
     images, labels = sample()
     with torch.no_grad():
         module.get_parameter("head.output.weight").zero_()
         module.get_parameter("head.output.bias").copy_(torch.tensor([1000.0, 0.0, 0.0]))
-    found = decide(architecture, module, GAIN, images[labels == 0], labels[labels == 0], torch.Generator())
-    assert found.chosen is None
-    assert all(score.score == 0 for score in found.scores)
+    found = GAIN.propose(look_at(net, images[labels == 0], labels[labels == 0], torch.Generator()))
+    assert chosen(found) is None
+    assert all(score.score == 0 for score in found.candidates)
 
 
 def test_scoring_leaves_the_network_alone_and_is_counted(net: Grown) -> None:
@@ -172,7 +198,7 @@ def test_scoring_leaves_the_network_alone_and_is_counted(net: Grown) -> None:
 
 def test_the_same_generator_gives_the_same_decision(net: Grown) -> None:
     one, two = decision(net, RATIO), decision(net, RATIO)
-    assert one.scores == two.scores
+    assert one == two
 
 
 def test_changes_are_named(net: Grown) -> None:

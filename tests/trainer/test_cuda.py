@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.config import Cutout, Ladder, Mixup, RunConfig
+from trainer.config import Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, Split
 from trainer.grow import grow
+from trainer.growth.scores.kfac import kfac_gains
 from trainer.journal.records import EpochRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import WeightAverage, train_epoch
 from trainer.loop.step import TrainingStep
+from trainer.recipes.ladder import Ladder
 from trainer.recipes.runs import paper
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.families import blueprint
@@ -59,7 +61,7 @@ def trained(module: GraphModule, split: Split, config: RunConfig) -> tuple[Tenso
     return torch.cat([tensor.flatten().float() for tensor in tensors if tensor.is_floating_point()]).cpu(), result.loss
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
 def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Split, optimizer: Any) -> None:
     eager = replace(EAGER, optimizer=optimizer, weight_decay=0.0 if optimizer == "adam" else 0.02)
     wanted, wanted_loss = trained(module, split, eager)
@@ -96,7 +98,7 @@ def captured_run(ladder_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunC
     monkeypatch.setattr("trainer.loop.step._WORTH_COMPILING", 0)
     # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
     monkeypatch.setenv("CXX", "no compiler")
-    return replace(ladder_run, continue_from="branch", mixed_precision=True, compile=True)
+    return replace(ladder_run, mixed_precision=True, compile=True)
 
 
 def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_after: int = 0) -> tuple[str, ...]:
@@ -109,10 +111,14 @@ def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_aft
     return grow(config, data, zoo, device, resume=True, observe=observe)
 
 
-@pytest.mark.parametrize("curvature", ["diagonal", "kfac"])
-def test_a_run_grows(tmp_path: Path, captured_run: RunConfig, data: Data, curvature: Any) -> None:
-    assert isinstance(captured_run.expansion, Ladder)
-    config = replace(captured_run, expansion=replace(captured_run.expansion, curvature=curvature))
+class ByKfac(Ladder):
+    score = staticmethod(kfac_gains)
+
+
+@pytest.mark.parametrize("kind", [Ladder, ByKfac])
+def test_a_run_grows(tmp_path: Path, captured_run: RunConfig, data: Data, kind: type[Ladder]) -> None:
+    assert isinstance(captured_run.recipe, Ladder)
+    config = replace(captured_run, recipe=kind(**vars(captured_run.recipe)))
     assert len(run(config, data, tmp_path, CUDA)) == 3
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
+from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.distil import distil
 from trainer.grow import grow
@@ -22,6 +22,7 @@ from trainer.journal.records import DistilledRecord, LessonRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import evaluate
 from trainer.loop.step import TrainingStep
+from trainer.recipes.ladder import Ladder
 from trainer.report.trials import read_trials
 from zoo.checkpoint.file import decode, encode, read_header
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
@@ -33,7 +34,13 @@ CPU = torch.device("cpu")
 CONFIG = RunConfig(
     name="tiny",
     start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
-    expansion=Ladder(sizes=(600,), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    recipe=Ladder(
+        sizes=(600,),
+        threshold=0.0,
+        standard_errors=0.0,
+        score_samples=32,
+        width_step=2,
+    ),
     epochs=4,
     batch_size=16,
     learning_rate=2e-3,

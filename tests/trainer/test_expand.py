@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.growth.expand import Initialization, expand, new_entries, shrink_and_perturb
-from trainer.recipes.candidates import changes
+from trainer.growth.expand import Exact, Initialization, Noise, expand, new_entries, shrink_and_perturb
 from trainer.recipes.runs import paper
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
@@ -20,8 +19,8 @@ from zoo.network.families.family import Architecture, Change
 from zoo.network.families.secnn import Block, Layer, SecnnArchitecture, start
 from zoo.runtime.module import GraphModule
 
-EXACT = Initialization(exact=True, noise_std=1e-4)
-PAPER = Initialization(exact=False, noise_std=1e-4)
+EXACT = Exact()
+PAPER = Noise()
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
 
@@ -101,7 +100,7 @@ def leaves_training_alone(change: Change) -> bool:
 
 def grow(grown: Grown, change: Change, initialization: Initialization, images: Tensor) -> Grown:
     architecture, module = grown
-    larger = architecture.grown(change, exact=initialization.exact)
+    larger = architecture.grown(change, exact=isinstance(initialization, Exact))
     return larger, expand(module, larger.graph(), initialization, images, torch.Generator().manual_seed(7))
 
 
@@ -261,7 +260,7 @@ def test_the_papers_net_keeps_its_logits_at_every_depth(paper_net: Grown, block:
     images, calibration = inputs(paper_net[0], 1), inputs(paper_net[0], 2)
     before = logits(paper_net[1], images)
     grown = paper_net
-    for depth in range(2, paper().expansion.max_layers_per_block + 1):
+    for depth in range(2, paper().recipe.max_layers_per_block + 1):
         _, wider = grow(grown, Change("widen", block, channels_added=2), EXACT, calibration)
         assert_same_logits(before, logits(wider, images), f"widening at {depth - 1} layers")
         grown = grow(grown, Change("deepen", block, layer_kind=kind), EXACT, calibration)
@@ -343,7 +342,7 @@ def test_the_papers_initialisation_changes_the_logits(paper_net: Grown) -> None:
     architecture, module = paper_net
     images = inputs(architecture, 1)
     before = logits(module, images)
-    for change in changes(architecture, paper().expansion):
+    for change in all_changes(architecture, 2):
         _, new = grow(paper_net, change, PAPER, images)
         moved = (logits(new, images) - before).abs().max().item()
         assert moved > 0, change

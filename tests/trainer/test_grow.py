@@ -15,18 +15,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from trainer.config import Ladder, Limits, RatioRule, RunConfig
+from trainer.config import Limits, RunConfig
 from trainer.data.datasets import Data, Split, load
-from trainer.grow import grow, run_directory
+from trainer.grow import grow
+from trainer.growth.expand import Noise
 from trainer.journal.display import Display
+from trainer.journal.journal import run_directory
 from trainer.journal.records import ChanceRecord, CheckpointRecord, DecisionRecord, EpochRecord, FinishedRecord, Record
 from trainer.loop.epoch import evaluate
+from trainer.recipes.ladder import Ladder
 from trainer.recipes.overrides import Overrides
+from trainer.recipes.rules import RatioRule
 from trainer.recipes.runs import digits, paper
 from zoo.checkpoint.file import load as load_checkpoint
 from zoo.errors import RunError
@@ -91,8 +94,8 @@ def config(request: pytest.FixtureRequest, tiny_run: RunConfig) -> RunConfig:
     """Exact expansions by the gain rule, and the paper's way; both grow after epochs 2 and 4 of 6."""
     if request.param == "gain":
         return tiny_run
-    expansion = replace(tiny_run.expansion, rule=RatioRule(tau=0.0), exact=False, layer_kind="conv")
-    return replace(tiny_run, expansion=expansion)
+    expansion = replace(tiny_run.recipe, rule=RatioRule(tau=0.0), initialization=Noise(), layer_kind="conv")
+    return replace(tiny_run, recipe=expansion)
 
 
 # --- the story ------------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ def test_a_checkpoint_at_each_expansion_and_one_at_the_end(config: RunConfig, un
         assert descriptor.name == f"bars-tiny-s0-{params}"
         if index < len(last):
             step = last[index]
-            assert (step.epoch, step.params_before, step.exact) == (lineage.epoch, params, config.expansion.exact)
+            assert (step.epoch, step.params_before, step.exact) == (lineage.epoch, params, config.recipe.is_exact)
             assert step.params_after == num_params(descriptors[index + 1].architecture.graph())
             assert step.score > step.threshold
     assert [type(record) for record in records[-3:]] == [EpochRecord, CheckpointRecord, FinishedRecord]
@@ -144,9 +147,9 @@ def test_the_recorded_accuracy_is_that_of_the_file_on_the_images(
 
 
 def test_a_run_learns(tiny_run: RunConfig, uninterrupted: Runs) -> None:
-    expansion = replace(tiny_run.expansion, cooldown_epochs=8)
+    expansion = replace(tiny_run.recipe, cooldown_epochs=8)
     config = replace(
-        tiny_run, epochs=24, expansion=expansion, learning_rate=1e-2, lr_patience=9, horizontal_flip=False, max_shift=0
+        tiny_run, epochs=24, recipe=expansion, learning_rate=1e-2, lr_patience=9, horizontal_flip=False, max_shift=0
     )
     _, _, records = uninterrupted(config)
     accuracies = [each.test_accuracy for each in records if isinstance(each, CheckpointRecord)]
@@ -223,14 +226,14 @@ def test_a_finished_run_whose_checkpoints_are_gone_is_resumed(tmp_path: Path, ti
 
 
 def test_growth_waits_for_the_cooldown(tiny_run: RunConfig, uninterrupted: Runs) -> None:
-    expansion = replace(tiny_run.expansion, cooldown_epochs=3)
-    _, _, records = uninterrupted(replace(tiny_run, epochs=7, expansion=expansion))
+    expansion = replace(tiny_run.recipe, cooldown_epochs=3)
+    _, _, records = uninterrupted(replace(tiny_run, epochs=7, recipe=expansion))
     assert [record.epoch for record in records if isinstance(record, DecisionRecord)] == [3, 6]
 
 
 def test_a_run_that_never_grows_saves_one_checkpoint(tiny_run: RunConfig, uninterrupted: Runs) -> None:
-    expansion = replace(tiny_run.expansion, rule=RatioRule(tau=1e6))
-    zoo, digests, records = uninterrupted(replace(tiny_run, expansion=expansion))
+    expansion = replace(tiny_run.recipe, rule=RatioRule(tau=1e6))
+    zoo, digests, records = uninterrupted(replace(tiny_run, recipe=expansion))
     assert files(zoo) == set(digests)
     assert len(digests) == 1
     # It asks again after every epoch once the first cooldown is over, but not after the last.
@@ -247,7 +250,7 @@ def test_cost_counts_training_and_scoring(tiny_run: RunConfig, uninterrupted: Ru
             record.seconds
             for record in records
             if (isinstance(record, EpochRecord) and record.epoch <= epoch)
-            or (isinstance(record, DecisionRecord) and record.epoch < epoch)
+            or (isinstance(record, DecisionRecord) and record.epoch <= epoch)
         )
         for epoch in (2, 4, 6)
     }
@@ -480,9 +483,9 @@ def test_a_checkpoint_says_how_long_it_was_annealed(ladder_run: RunConfig, unint
 
 def test_candidates_are_looked_at_a_few_times_for_each_size(ladder_run: RunConfig, uninterrupted: Runs) -> None:
     """The first time when half of the size's time is over; where nothing can be added, again and again."""
-    assert isinstance(ladder_run.expansion, Ladder)
-    never = replace(ladder_run.expansion, sizes=(222, 223))
-    _, _, records = uninterrupted(replace(ladder_run, expansion=never, epochs=36, anneal_share=0.0))
+    assert isinstance(ladder_run.recipe, Ladder)
+    never = replace(ladder_run.recipe, sizes=(222, 223))
+    _, _, records = uninterrupted(replace(ladder_run, recipe=never, epochs=36, anneal_share=0.0))
     decided = [record.epoch for record in records if isinstance(record, DecisionRecord)]
     assert decided == [6, 9, 12, 15, 18, 21, 24, 27, 30, 33]
 
@@ -503,34 +506,11 @@ def test_what_a_branch_reached_is_in_its_file(ladder_run: RunConfig, uninterrupt
     assert saved[-1] > 0.9
 
 
-def test_branches_leave_the_trunk_alone(tmp_path: Path, ladder_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
-    """Every loss and every decision is as in a run that anneals nothing; the checkpoints are others."""
-    _, digests, records = uninterrupted(ladder_run)
-    plain: list[Record] = []
-    plain_digests = run(replace(ladder_run, anneal_share=0.0), data, tmp_path / "plain", observe=plain.append)
-    assert not epochs_of(plain, branches=True)
-
-    def trunk(found: list[Record]) -> list[Any]:
-        epochs = [replace(record, num_epochs=0) for record in epochs_of(found, branches=False)]
-        kept = [*epochs, *(each for each in found if isinstance(each, DecisionRecord))]
-        return [replace(record, seconds=0.0) for record in kept]
-
-    assert trunk(records) == trunk(plain)
-    annealed, raw = (
-        load_checkpoint(Directory(zoo).path(found[0]))
-        for zoo, found in ((tmp_path / "uninterrupted", digests), (tmp_path / "plain", plain_digests))
-    )
-    assert raw.descriptor.lineage.anneal_epochs == 0
-    name = "head.output.weight"
-    assert not np.array_equal(annealed.tensors[name], raw.tensors[name])
-
-
-@pytest.mark.parametrize("continue_from", ["trunk", "branch"])
 def test_a_grown_network_computes_what_the_one_it_goes_on_from_did(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, continue_from: Any
+    tmp_path: Path, ladder_run: RunConfig, data: Data
 ) -> None:
-    """After a branch that is its checkpoint, or the trunk, which computes something else."""
-    config = replace(ladder_run, continue_from=continue_from)
+    """After a branch that is its checkpoint."""
+    config = ladder_run
 
     def stop_after_growth(record: Record) -> None:
         if isinstance(record, EpochRecord) and record.epoch == 3:
@@ -548,12 +528,12 @@ def test_a_grown_network_computes_what_the_one_it_goes_on_from_did(
     with torch.no_grad():
         difference = (grown.eval()(images) - annealed(images)).abs().max()
     assert grown.graph != annealed.graph
-    assert (difference.item() < 1e-4) is (continue_from == "branch")
+    assert difference.item() < 1e-4
 
 
 def test_what_was_shrunk_and_perturbed_is_not_called_exact(ladder_run: RunConfig, uninterrupted: Runs) -> None:
-    assert isinstance(ladder_run.expansion, Ladder)
-    config = replace(ladder_run, expansion=replace(ladder_run.expansion, shrink=0.5), continue_from="branch")
+    assert isinstance(ladder_run.recipe, Ladder)
+    config = replace(ladder_run, recipe=replace(ladder_run.recipe, shrink=0.5))
     zoo, digests, _ = uninterrupted(config)
     steps = load_checkpoint(Directory(zoo).path(digests[-1])).descriptor.lineage.expansions
     assert steps
@@ -562,7 +542,7 @@ def test_what_was_shrunk_and_perturbed_is_not_called_exact(ladder_run: RunConfig
 
 def test_a_run_that_goes_on_from_its_branches_decides_before_them(ladder_run: RunConfig, uninterrupted: Runs) -> None:
     """On the trunk; a converged network's scores would be noise."""
-    zoo, digests, records = uninterrupted(replace(ladder_run, continue_from="branch"))
+    zoo, digests, records = uninterrupted(ladder_run)
     told = [
         (record.event, record.epoch, bool(getattr(record, "chosen", ())))
         for record in records
@@ -587,16 +567,13 @@ def test_a_run_that_goes_on_from_its_branches_decides_before_them(ladder_run: Ru
     assert len(epochs_of(records, branches=True)) == 6
 
 
-@pytest.mark.parametrize("continue_from", ["trunk", "branch"])
 def test_a_ladder_interrupted_anywhere_goes_on_exactly(
     tmp_path: Path,
     ladder_run: RunConfig,
     data: Data,
     uninterrupted: Runs,
-    continue_from: Any,
     interrupted_at: Interrupted,
 ) -> None:
-    ladder_run = replace(ladder_run, continue_from=continue_from)
     zoo, digests, records = uninterrupted(ladder_run)
     expected = story(zoo, digests)
     # Up to what follows the first climb, and the end.
@@ -611,23 +588,19 @@ def test_a_ladder_interrupted_anywhere_goes_on_exactly(
         assert files(zoo) == set(resumed), f"interrupted at {records[at - 1]}"
 
 
-@pytest.mark.parametrize(("continue_from", "goes_on_with"), [("branch", 3), ("trunk", 1)])
 def test_a_branch_goes_on_where_it_was_interrupted(
     tmp_path: Path,
     ladder_run: RunConfig,
     data: Data,
-    continue_from: Any,
-    goes_on_with: int,
     interrupted_at: Interrupted,
 ) -> None:
-    """Unless it would be thrown away."""
-    config = replace(ladder_run, continue_from=continue_from, anneal_share=2.0)
+    config = replace(ladder_run, anneal_share=2.0)
     third_epoch_of_branch = 2 + 2 + 3  # after as many epochs of the trunk, and as many decisions
     with pytest.raises(KeyboardInterrupt):
         run(config, data, tmp_path, observe=interrupted_at(third_epoch_of_branch))
     records: list[Record] = []
     run(config, data, tmp_path, resume=True, observe=records.append)
-    assert epochs_of(records, branches=True)[0].branch_epoch == goes_on_with
+    assert epochs_of(records, branches=True)[0].branch_epoch == 3
 
 
 def test_a_finished_ladder_resumed_changes_nothing(ladder_run: RunConfig, data: Data, uninterrupted: Runs) -> None:
@@ -637,13 +610,13 @@ def test_a_finished_ladder_resumed_changes_nothing(ladder_run: RunConfig, data: 
     assert files(zoo) == before
 
 
-@pytest.mark.parametrize(("anneal_share", "continue_from"), [(0.0, "trunk"), (1.0, "trunk"), (6.0, "branch")])
+@pytest.mark.parametrize("anneal_share", [0.0, 6.0])
 def test_a_run_ends_when_its_seconds_are_spent(
-    tmp_path: Path, ladder_run: RunConfig, data: Data, anneal_share: float, continue_from: Any
+    tmp_path: Path, ladder_run: RunConfig, data: Data, anneal_share: float
 ) -> None:
     """With a checkpoint, as at its last epoch; with more seconds it goes on from there."""
     limits = Limits(max_seconds=1.0)
-    config = replace(ladder_run, epochs=100_000, anneal_share=anneal_share, continue_from=continue_from, limits=limits)
+    config = replace(ladder_run, epochs=100_000, anneal_share=anneal_share, limits=limits)
     records: list[Record] = []
     digests = run(config, data, tmp_path, observe=records.append)
     last = records[-1]
@@ -653,7 +626,7 @@ def test_a_run_ends_when_its_seconds_are_spent(
     assert load_checkpoint(Directory(tmp_path).path(digests[-1])).descriptor.lineage.epoch == last.epoch
     # An epoch takes a few hundredths of a second; a machine with other work may take ten times as long.
     assert last.device_seconds < 3
-    if continue_from == "branch":  # of seven epochs six are a branch's, also of those that were left at the end
+    if anneal_share:  # of seven epochs six are a branch's, also of those that were left at the end
         assert sum(isinstance(record, EpochRecord) for record in records) == 7 * last.epoch
     log = log_of(tmp_path)
     # Time for as many epochs again, however slow they are.
@@ -726,7 +699,7 @@ def test_a_run_that_goes_on_from_its_branches_goes_on_from_its_last_one(
     tmp_path: Path, ladder_run: RunConfig, data: Data, interrupted: bool, interrupted_at: Interrupted
 ) -> None:
     """If it is made longer: no epoch is annealed twice, and the next checkpoint knows its parent."""
-    config = replace(ladder_run, continue_from="branch", anneal_share=2.0)
+    config = replace(ladder_run, anneal_share=2.0)
     shorter = replace(config, epochs=3)
     observed: list[Record] = []
     run(shorter, data, tmp_path / "whole", observe=observed.append)
@@ -826,9 +799,9 @@ def test_a_lost_log_is_begun_anew(tmp_path: Path, tiny_run: RunConfig, data: Dat
 
 def test_overrides() -> None:
     config = Overrides(epochs=7, seed=3, tau=1.25).of(paper())
-    assert (config.epochs, config.seed, config.expansion.rule) == (7, 3, RatioRule(tau=1.25))
+    assert (config.epochs, config.seed, config.recipe.rule) == (7, 3, RatioRule(tau=1.25))
     config = Overrides(threshold=0.5).of(digits())
-    assert (config.epochs, config.expansion.rule.threshold) == (digits().epochs, 0.5)
+    assert (config.epochs, config.recipe.rule.threshold) == (digits().epochs, 0.5)
 
 
 def test_overrides_of_another_rule_are_refused() -> None:

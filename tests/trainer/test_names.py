@@ -16,7 +16,7 @@ def test_a_run_of_a_sweep_is_found_by_its_name(run: str, tau: float | None, thre
     name = swept(run, tau, threshold)
     config = run_named(name, Overrides(seed=3, epochs=7))
     asked = run_named(run, Overrides(seed=3, epochs=7, tau=tau, threshold=threshold))
-    assert (config.name, config.expansion, config.seed, config.epochs) == (name, asked.expansion, 3, 7)
+    assert (config.name, config.recipe, config.seed, config.epochs) == (name, asked.recipe, 3, 7)
 
 
 @pytest.mark.parametrize("name", ["nosuch", "nosuch-tau1", "paper-tau", "paper-tau1.5.2", "paper-tau1-tau2", "-tau1"])

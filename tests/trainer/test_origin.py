@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import Ladder, Limits, RunConfig
+from trainer.config import Limits, RunConfig
 from trainer.data.datasets import Data, load
-from trainer.grow import grow, run_directory
+from trainer.grow import grow
+from trainer.journal.journal import run_directory
 from trainer.journal.origin import read
 from trainer.journal.records import CheckpointRecord, DecisionRecord, EpochRecord, Record
+from trainer.recipes.ladder import Ladder
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Checkpoint, encode
 from zoo.checkpoint.file import load as load_checkpoint
@@ -53,7 +55,7 @@ def begun_with(
 @pytest.fixture(params=["ladder", "one change"])
 def config(request: pytest.FixtureRequest, ladder_run: RunConfig, tiny_run: RunConfig) -> RunConfig:
     """Each grows after epochs 2 and 4 of 6."""
-    return replace(ladder_run, continue_from="branch") if request.param == "ladder" else tiny_run
+    return ladder_run if request.param == "ladder" else tiny_run
 
 
 @pytest.fixture
@@ -92,10 +94,10 @@ def test_it_grows_at_once_and_its_history_counts_on(
 
 def test_it_goes_on_with_the_checkpoints_weights(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
     """With a learning rate of 0, all that kept its shape is as it was."""
-    expansion = config.expansion
+    expansion = config.recipe
     if isinstance(expansion, Ladder):
         expansion = replace(expansion, shrink=1.0)
-    found = begun_with(grown.file(0), replace(config, learning_rate=1e-30, expansion=expansion), data, tmp_path / "zoo")
+    found = begun_with(grown.file(0), replace(config, learning_rate=1e-30, recipe=expansion), data, tmp_path / "zoo")
     first, second = (load_checkpoint(found.file(index)) for index in (0, 1))
     assert num_params(second.descriptor.architecture.graph()) > num_params(first.descriptor.architecture.graph())
     kept = [
@@ -206,8 +208,8 @@ def test_seconds_count_from_its_own_beginning(tmp_path: Path, config: RunConfig,
 @pytest.mark.parametrize("config", ["ladder"], indirect=True)
 def test_at_the_top_of_its_ladder_it_is_trained_on(tmp_path: Path, config: RunConfig, data: Data, grown: Grown) -> None:
     first = num_params(grown.descriptors()[0].architecture.graph())
-    assert isinstance(config.expansion, Ladder)
-    config = replace(config, expansion=replace(config.expansion, sizes=(first,)))
+    assert isinstance(config.recipe, Ladder)
+    config = replace(config, recipe=replace(config.recipe, sizes=(first,)))
     found = begun_with(grown.file(0), config, data, tmp_path / "zoo")
     assert [num_params(each.architecture.graph()) for each in found.descriptors()] == [first, first]
 

@@ -11,16 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.config import Expansion, RatioRule, RunConfig
+from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.grow import grow
 from trainer.growth.expand import expand
-from trainer.growth.scores.batch_score import batch_score
+from trainer.growth.recipe import Look
 from trainer.journal.records import DecisionRecord, EpochRecord, Record
-from trainer.journal.state import plateau
 from trainer.loop import optim
+from trainer.loop.state import plateau
 from trainer.loop.step import TrainingStep
-from trainer.recipes.candidates import changes, decide, initialization_of
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import BatchRatioRule
 from trainer.recipes.runs import paper_code
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.checkpoint.file import load
@@ -32,28 +33,34 @@ from zoo.store.directory import Directory
 
 CPU = torch.device("cpu")
 CONFIG = paper_code()
-RULE = RatioRule(fisher="batch", per_parameter=True)
+RULE = BatchRatioRule(per_parameter=True)
 RandomModule = Callable[[SecnnArchitecture, int], GraphModule]
 
 
 @pytest.fixture
-def expansion() -> Expansion:
-    assert isinstance(CONFIG.expansion, Expansion)
-    return CONFIG.expansion
+def expansion() -> OneByOne:
+    assert isinstance(CONFIG.recipe, OneByOne)
+    return CONFIG.recipe
 
 
-def grown(module: GraphModule, architecture: SecnnArchitecture, expansion: Expansion, change: Change) -> GraphModule:
-    graph = architecture.grown(change, exact=False).graph()
-    return expand(
-        module, graph, initialization_of(expansion), torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0)
+def changes(architecture: SecnnArchitecture, recipe: OneByOne) -> list[Change]:
+    return architecture.changes(
+        max_layers=recipe.max_layers_per_block,
+        layer_kind=recipe.layer_kind,
+        channels_added=recipe.channels_added,
     )
+
+
+def grown(module: GraphModule, architecture: SecnnArchitecture, expansion: OneByOne, change: Change) -> GraphModule:
+    graph = architecture.grown(change, exact=False).graph()
+    return expand(module, graph, expansion.initialization, torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0))
 
 
 INSERT = Change("deepen", 0, layer_kind="conv")
 
 
-def test_parameters_are_those_of_the_papers_table(expansion: Expansion) -> None:
-    architecture = start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start))
+def test_parameters_are_those_of_the_papers_table(expansion: OneByOne) -> None:
+    architecture = CONFIG.start.network((3, 32, 32), 10)
     assert num_params(architecture.graph()) == 9_024
     once = architecture.grown(INSERT, exact=False)
     assert num_params(once.graph()) == 11_360
@@ -68,8 +75,8 @@ def test_parameters_are_those_of_the_papers_table(expansion: Expansion) -> None:
     assert len(changes(architecture, expansion)) == 6
 
 
-def test_an_inserted_layer_sums_over_three_by_three_pixels(expansion: Expansion, random_module: RandomModule) -> None:
-    architecture = start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start))
+def test_an_inserted_layer_sums_over_three_by_three_pixels(expansion: OneByOne, random_module: RandomModule) -> None:
+    architecture = CONFIG.start.network((3, 32, 32), 10)
     new = grown(random_module(architecture, 0), architecture, expansion, INSERT)
     weight = new.get_parameter("blocks.0.layers.1.conv.weight").detach()
     assert torch.equal(weight, weight[:, :, :1, :1].expand_as(weight))
@@ -86,8 +93,8 @@ def test_an_inserted_layer_sums_over_three_by_three_pixels(expansion: Expansion,
     assert torch.equal(norm.weight, torch.ones(16))
 
 
-def test_widening_resets_what_the_code_resets(expansion: Expansion, random_module: RandomModule) -> None:
-    architecture = start(input_shape=(3, 32, 32), num_classes=10, **vars(CONFIG.start)).grown(INSERT, exact=False)
+def test_widening_resets_what_the_code_resets(expansion: OneByOne, random_module: RandomModule) -> None:
+    architecture = CONFIG.start.network((3, 32, 32), 10).grown(INSERT, exact=False)
     old = random_module(architecture, 0)
     new = grown(old, architecture, expansion, Change("widen", 0, channels_added=4))
     before, after = old.state_dict(), new.state_dict()
@@ -121,25 +128,24 @@ def test_the_score_is_the_batchs(random_module: RandomModule) -> None:
     squares = torch.cat([parameter.grad.square().flatten() for parameter in module.parameters()])
     expected = (squares / (squares + 1e-5)).mean().item()
     generator = torch.Generator().manual_seed(0)
-    assert batch_score(module, images, labels, RULE, generator) == pytest.approx(expected, rel=1e-3)
+    assert RULE.natural_score(module, images, labels, generator) == pytest.approx(expected, rel=1e-3)
     whole = replace(RULE, per_parameter=False)
-    assert batch_score(module, images, labels, whole, generator) == pytest.approx(expected * len(squares), rel=1e-3)
+    assert whole.natural_score(module, images, labels, generator) == pytest.approx(expected * len(squares), rel=1e-3)
 
 
-def test_the_best_candidate_must_double_the_score(expansion: Expansion, random_module: RandomModule) -> None:
+def test_the_best_candidate_must_double_the_score(expansion: OneByOne, random_module: RandomModule) -> None:
     architecture = start(input_shape=(3, 8, 8), num_classes=3, channels=4)
     module = random_module(architecture, 0)
     images, labels = torch.rand(24, 3, 8, 8), torch.arange(24) % 3
     for tau in (2.0, 0.0):
         rule = replace(RULE, tau=tau)
-        decision = decide(
-            architecture, module, replace(expansion, rule=rule), images, labels, torch.Generator().manual_seed(0)
-        )
-        best = max(decision.scores, key=lambda scored: scored.score)
-        assert len(decision.scores) == 6
-        assert (decision.chosen is not None) == (best.score > decision.threshold)
-        if decision.chosen is not None:
-            assert str(decision.chosen.change) == best.change
+        look = Look(architecture, module, 1, 1, torch.Generator().manual_seed(0), lambda _: (images, labels))
+        growth = replace(expansion, rule=rule).propose(look)
+        best = max(growth.candidates, key=lambda one: one.score)
+        assert len(growth.candidates) == 6
+        assert bool(growth.steps) == (best.score > growth.threshold)
+        for step in growth.steps:
+            assert (step.kind, step.block, step.score) == (best.change.kind, best.change.block, best.score)
 
 
 def test_whole_channels_are_dropped_behind_first_convolutions(random_module: RandomModule) -> None:
@@ -166,12 +172,12 @@ def test_the_rate_falls_with_the_loss() -> None:
 
 
 @pytest.fixture
-def small_run(tiny_run: RunConfig, expansion: Expansion) -> RunConfig:
+def small_run(tiny_run: RunConfig, expansion: OneByOne) -> RunConfig:
     """Every choice of the run on a small network, which grows at its first look and two epochs after that."""
     return replace(
         tiny_run,
         name="paper-code",
-        expansion=replace(expansion, rule=replace(RULE, tau=0.0), cooldown_epochs=2, score_samples=32),
+        recipe=replace(expansion, rule=replace(RULE, tau=0.0), cooldown_epochs=2, score_samples=32),
         epochs=4,
         channel_dropout=0.1,
         plateau_on="loss",

@@ -19,7 +19,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from trainer.config import BlueprintStart, Cutout, Ladder, Mixup, RunConfig
+from trainer.config import Cutout, Mixup, RunConfig
+from trainer.config import BlueprintStart
+from trainer.recipes.ladder import Ladder
 from trainer.data.datasets import load
 from trainer.grow import grow
 from trainer.journal.origin import read
@@ -28,7 +30,10 @@ from trainer.loop.parallel import group_of
 config = RunConfig(
     name="tiny",
     start=BlueprintStart(channels=(4, 4), num_layers=(1, 0)),
-    expansion=Ladder(sizes=(300, 500), threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2),
+    recipe=Ladder(
+        sizes=(300, 500),
+        threshold=0.0, standard_errors=0.0, score_samples=32, width_step=2,
+    ),
     epochs=6, batch_size=16, learning_rate=1e-2, optimizer="adamw", plateau=False, l1=1e-5, anneal_share=0.5,
     cutout=Cutout(part=0.25, from_params=0), mixup=Mixup(alpha=0.5, from_params=0), cpu_threads=1,
 )

@@ -14,7 +14,8 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.distil import distil
 from trainer.grow import grow
-from trainer.loop.statistics import batch_norms, measure, measure_on
+from trainer.growth.batch_norms import batch_norms, measure
+from trainer.loop.statistics import measure_on
 from zoo.checkpoint.file import load as load_checkpoint
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule, module_of, normalize
@@ -89,7 +90,7 @@ def test_a_run_on_few_images_knows_what_its_weights_know(tmp_path: Path, write_i
 
     data = load(str(write_images(tmp_path / "bars", {"train": 50, "test": 20}, classes=("left", "middle"))))
     config = replace(runs.grow(), epochs=6, compile=False, mixed_precision=False, seed=1, max_shift=0)
-    config = replace(config, expansion=replace(config.expansion, sizes=(5_000,)))
+    config = replace(config, recipe=replace(config.recipe, sizes=(5_000,)))
     *_, last = grow(config, data, tmp_path / "zoo", CPU, resume=False, observe=[].append)
     checkpoint = load_checkpoint(Directory(tmp_path / "zoo").path(last))
     assert checkpoint.descriptor.metrics.test is not None

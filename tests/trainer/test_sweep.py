@@ -20,7 +20,8 @@ from trainer.commands.main import app
 from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of, sweep
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.grow import grow, run_directory
+from trainer.grow import grow
+from trainer.journal.journal import run_directory
 from trainer.journal.records import Record
 from trainer.recipes.overrides import Overrides
 from trainer.recipes.runs import RUNS

@@ -19,7 +19,7 @@ from trainer.data.datasets import Data
 from trainer.distil.distil import descriptors_of, logged
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
-from trainer.grow import run_directory
+from trainer.journal.journal import run_directory
 from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted

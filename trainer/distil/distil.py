@@ -17,7 +17,7 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distilled import Memory
 from trainer.distil.lessons import Lessons, Member, save
-from trainer.grow import lock, run_directory
+from trainer.journal.journal import lock, run_directory
 from trainer.journal.origin import check_images, differences
 from trainer.journal.records import DistilledRecord, Record, line_of, write
 from trainer.loop.batches import fitted

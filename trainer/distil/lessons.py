@@ -16,13 +16,12 @@ from trainer.config import Cutout, RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.answers import Answers, Teacher
 from trainer.distil.pretrained import PretrainedAnswers
-from trainer.grow import device_name
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import WeightAverage, tested, train_epoch
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint
-from trainer.loop.step import TrainingStep, pays_to_compile
+from trainer.loop.step import TrainingStep, device_name, pays_to_compile
 from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, PretrainedTeacher, join_devices
 from zoo.checkpoint.file import Checkpoint, encode
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops

@@ -22,18 +22,29 @@ from zoo.runtime.module import GraphModule
 
 
 @dataclass(frozen=True)
-class Initialization:
-    """How new parameters begin. `noise_std` is for the inexact kind only; None: as those of a fresh network.
+class Exact:
+    """New parameters begin so that the logits stay as they are."""
 
-    So are the rest. `box_identity`: an identity layer sums over 3×3 pixels. `resets`: where a block is widened, new
-    weights of its inserted layers and of the 1×1 convolution behind it are 0, the batch norms of its inserted layers
-    begin afresh, and that of its first one keeps its statistics, but not its weight and bias.
-    """
+    # Images that give new batch norms their running statistics.
+    calibration_samples: int = 256
 
-    exact: bool
-    noise_std: float | None
+
+@dataclass(frozen=True)
+class Noise:
+    """New weights are drawn, as the paper has it, and new batch norms begin afresh: the logits change."""
+
+    # Of the Gaussian, around the identity for new layers; None: as the weights of a fresh network.
+    std: float | None = 1e-4
+    # An identity layer is the identity (and noise) at each of its kernel's nine places, a sum over 3×3 pixels, in place
+    # of the middle one alone.
     box_identity: bool = False
-    resets: bool = False
+    # Where a block is widened, new weights of its inserted layers and of the 1×1 convolution behind it are 0, the batch
+    # norms of its inserted layers begin afresh, and that of its first one keeps its statistics, but not its weight and
+    # bias.
+    resets_widened: bool = False
+
+
+Initialization = Exact | Noise
 
 
 def expand(
@@ -50,19 +61,20 @@ def expand(
     # On the CPU: a GPU takes longer to be asked for each of many small things than to do them.
     new = GraphModule(new_graph)
     places = placements(module.graph, new_graph)
+    resets = isinstance(initialization, Noise) and initialization.resets_widened
     old_state, new_state = module.state_dict(), new.state_dict()
     for node in new_graph.nodes:
         _initialize(node, new, places, initialization, generator)
     with torch.no_grad():
-        if initialization.exact:
+        if isinstance(initialization, Exact):
             _silence_new_inputs(new, places)
-        begun_afresh = _reset_by_widening(module.graph, new_graph) if initialization.resets else set()
+        begun_afresh = _reset_by_widening(module.graph, new_graph) if resets else set()
         for name, place in places.items():
             if name in new_state and name not in begun_afresh:
                 new_state[name][grid(place)] = old_state[name].cpu()
     new.to(next(module.parameters()).device).train(module.training)
-    if initialization.exact:
-        _calibrate(new, _batch_norm_masks(new, places), calibration_images)
+    if isinstance(initialization, Exact):
+        _calibrate(new, _batch_norm_masks(new, places), calibration_images[: initialization.calibration_samples])
     return new
 
 
@@ -119,9 +131,12 @@ def _initialize(
     if place is None and not _is_within_branch(node, new.graph):
         _initialize_inserted(node, new.graph, weight, initialization, generator)
         return
-    weight.copy_(_gaussian(weight, None if initialization.exact else initialization.noise_std, generator))
-    if initialization.resets and (secnn.is_inserted(node.name) or _is_pointwise(node)):
-        weight.zero_()
+    if isinstance(initialization, Noise):
+        weight.copy_(_gaussian(weight, initialization.std, generator))
+        if initialization.resets_widened and (secnn.is_inserted(node.name) or _is_pointwise(node)):
+            weight.zero_()
+        return
+    weight.copy_(_gaussian(weight, None, generator))
 
 
 def _silence_new_inputs(new: GraphModule, places: dict[str, Placement]) -> None:
@@ -137,22 +152,18 @@ def _initialize_inserted(
     node: Node, graph: Graph, weight: Tensor, initialization: Initialization, generator: torch.Generator
 ) -> None:
     """A residual branch begins as zero, a layer in the trunk as the identity."""
-    if not initialization.exact and initialization.noise_std is None:
+    noise = initialization if isinstance(initialization, Noise) else None
+    if noise is not None and noise.std is None:
         weight.copy_(_gaussian(weight, None, generator))
-        return
-    if _ends_in_addition(node, graph):
+    elif _ends_in_addition(node, graph):
         weight.zero_()
-        return
-    if initialization.box_identity:
-        middle = (
-            torch.eye(*weight.shape[:2])
-            + _gaussian(weight[:, :, :1, :1], initialization.noise_std, generator)[..., 0, 0]
-        )
+    elif noise is not None and noise.box_identity:
+        middle = torch.eye(*weight.shape[:2]) + _gaussian(weight[:, :, :1, :1], noise.std, generator)[..., 0, 0]
         weight.copy_(middle[:, :, None, None].expand_as(weight))
-        return
-    nn.init.dirac_(weight)
-    if not initialization.exact:
-        weight += _gaussian(weight, initialization.noise_std, generator)
+    else:
+        nn.init.dirac_(weight)
+        if noise is not None:
+            weight += _gaussian(weight, noise.std, generator)
 
 
 def _is_pointwise(node: Node) -> bool:
@@ -160,7 +171,7 @@ def _is_pointwise(node: Node) -> bool:
 
 
 def _reset_by_widening(old: Graph, new: Graph) -> set[str]:
-    """Tensors of widened batch norms that begin as torch makes them, see `Initialization`."""
+    """Tensors of widened batch norms that begin as torch makes them, see `Noise`."""
     before = {node.name: node.op for node in old.nodes}
     names = set()
     for node in new.nodes:

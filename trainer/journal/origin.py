@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.journal.state import Beginning
+from trainer.growth.recipe import Beginning
 from zoo.checkpoint import file as checkpoint
 from zoo.checkpoint.descriptor import Dataset, Descriptor
 from zoo.checkpoint.file import Checkpoint, digest_of

@@ -4,105 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+import re
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.growth.recipe import Beginning, Growth
 from trainer.loop import optim
+from trainer.loop.state import Branch, RunState, plateau
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
-from zoo.network.families.family import Architecture
 from zoo.network.families.registry import parse as parse_architecture
 from zoo.runtime.module import GraphModule
 from zoo.store.directory import write_atomically
 
 # Changes whenever the contents of the file do.
 _VERSION = 6
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What a run has behind it when it begins: the size of a checkpoint, what that took, and on which device."""
-
-    epoch: int = 0
-    params: int = 0
-    device: str = ""
-    device_seconds: float = 0.0
-    training_flops: int = 0
-
-
-FROM_NOTHING = Beginning()
-
-
-@dataclass(frozen=True)
-class Decided:
-    """The network to grow into, and the steps to it."""
-
-    architecture: Architecture
-    steps: tuple[ExpansionStep, ...]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A branch under way, from whose end the run goes on: the network and the optimiser of the state are its own."""
-
-    epochs_done: int
-    # The trunk's, to which the run returns.
-    learning_rate: float
-    # Of the network's weights and running statistics.
-    average: dict[str, Tensor]
-
-
-@dataclass
-class RunState:
-    architecture: Architecture
-    module: GraphModule
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
-    # Of the trunk; `num_epochs` counts those of branches too.
-    epoch: int = 0
-    num_epochs: int = 0
-    validation: Accuracy | None = None
-    expansions: tuple[ExpansionStep, ...] = ()
-    checkpoints: tuple[str, ...] = ()
-    # The trunk's epoch at the last checkpoint.
-    checkpoint_epoch: int = 0
-    # The content of a checkpoint of this epoch: there before its file is, see `grow`.
-    finished_branch: bytes | None = None
-    # How to grow once a branch, from which the run goes on, is finished.
-    decided: Decided | None = None
-    branch: Branch | None = None
-    device_seconds: float = 0.0
-    training_flops: int = 0
-    saved_at: datetime | None = None
-    # What the last epoch ran on, for people.
-    device: str = ""
-    begun: Beginning = FROM_NOTHING
-    log_bytes: int = 0
-    # What the run came to on these data, see `trainer.loop.batches`; a longer run keeps it.
-    batch_size: int = 0
-    warmup_steps: int = 0
-
-    @property
-    def last_growth_epoch(self) -> int:
-        return self.expansions[-1].epoch if self.expansions else 0
-
-
-def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
-    """Multiplies the learning rate by `lr_factor` after `lr_patience` epochs without a better validation."""
-    # Torch reduces once *more* than `patience` epochs were bad.
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        mode="max" if config.plateau_on == "accuracy" else "min",
-        factor=config.lr_factor,
-        patience=config.lr_patience - 1,
-        threshold=0,
-    )
 
 
 def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -> None:
@@ -125,7 +46,7 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "checkpoints": list(state.checkpoints),
             "checkpoint_epoch": state.checkpoint_epoch,
             "finished_branch": state.finished_branch,
-            "decided": _saved_decision(state.decided),
+            "decided": _saved_growth(state.growth),
             "branch": vars(state.branch) if state.branch else None,
             "device_seconds": state.device_seconds,
             "training_flops": state.training_flops,
@@ -147,7 +68,8 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     # A setting that there was not yet when the state was saved had its default.
-    before = _defaults(config, saved["config"]) | saved["config"] | saved["data"]
+    settings = _upgraded(saved["config"])
+    before = _defaults(config, settings) | settings | saved["data"]
     now = _flat(asdict(config)) | _flat(data)
     longer = {"limits.max_seconds", "distil_epochs", "epochs"}
     differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
@@ -182,7 +104,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         checkpoints=tuple(saved["checkpoints"]),
         checkpoint_epoch=saved["checkpoint_epoch"],
         finished_branch=saved["finished_branch"],
-        decided=_decision(saved["decided"]),
+        growth=_growth(saved["decided"]),
         branch=Branch(**saved["branch"]) if saved["branch"] else None,
         device_seconds=saved["device_seconds"],
         training_flops=saved["training_flops"],
@@ -196,18 +118,53 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     )
 
 
-def _saved_decision(decided: Decided | None) -> dict[str, Any] | None:
-    if decided is None:
+def _saved_growth(growth: Growth | None) -> dict[str, Any] | None:
+    if growth is None:
         return None
-    steps = [step.model_dump_json() for step in decided.steps]
-    return {"architecture": decided.architecture.model_dump_json(), "steps": steps}
+    steps = [step.model_dump_json() for step in growth.steps]
+    return {"architecture": growth.architecture.model_dump_json(), "steps": steps}
 
 
-def _decision(saved: dict[str, Any] | None) -> Decided | None:
+def _growth(saved: dict[str, Any] | None) -> Growth | None:
     if saved is None:
         return None
     steps = tuple(ExpansionStep.model_validate_json(step) for step in saved["steps"])
-    return Decided(parse_architecture(saved["architecture"]), steps)
+    return Growth(parse_architecture(saved["architecture"]), steps)
+
+
+# Settings of before 2026-11-29 that had another name.
+_RENAMED = {
+    "expansion.noise_std": "recipe.initialization.std",
+    "expansion.box_identity": "recipe.initialization.box_identity",
+    "expansion.resets_widened": "recipe.initialization.resets_widened",
+    "expansion.calibration_samples": "recipe.initialization.calibration_samples",
+}
+# Those that there are no more, with what every run now has, or all those that have no use for them.
+_GONE = {"choose": "score", "curvature": "diagonal"}
+
+
+def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run of before 2026-11-29 by today's names; what is done no more stays, and differs."""
+    old = dict(saved)
+    if not any(name.startswith("expansion.") for name in old):
+        return old
+    is_ladder, is_exact = "expansion.sizes" in old, old.pop("expansion.exact", True)
+    if old.get("anneal_share", 0.0) == 0 or old.get("continue_from") == "branch":
+        old.pop("continue_from", None)
+    for name, value in _GONE.items():
+        if old.get(f"expansion.{name}") == value:
+            del old[f"expansion.{name}"]
+    if is_ladder and not is_exact:
+        old["expansion.exact"] = False
+    unused = {"calibration_samples"} if is_ladder or not is_exact else {"noise_std", "box_identity", "resets_widened"}
+    if old.pop("expansion.rule.fisher", "sample") == "sample":
+        unused |= {"rule.damping", "rule.per_parameter"}
+    kept = {name: value for name, value in old.items() if name.removeprefix("expansion.") not in unused}
+
+    def renamed(name: str) -> str:
+        return _RENAMED.get(name) or re.sub(r"^expansion\.", "recipe.", name)
+
+    return {renamed(name): value for name, value in kept.items()}
 
 
 def _defaults(config: Any, saved: dict[str, Any], prefix: str = "") -> dict[str, Any]:

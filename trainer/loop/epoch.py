@@ -202,3 +202,13 @@ def _accuracy(split: Split, predicted: Int64[Tensor, " n"], num_classes: int) ->
         n=len(split),
         per_class=tuple(round(hit / total, 6) if total else None for hit, total in zip(hits, totals, strict=True)),
     )
+
+
+def chance_of(labels: Int64[Tensor, " n"]) -> float:
+    """The accuracy of always naming the commonest of these classes."""
+    return labels.bincount().max().item() / len(labels)
+
+
+def is_at_chance(measured: Accuracy, chance: float, standard_errors: float) -> bool:
+    """Whether the accuracy is not above chance by so many standard errors of a guesser's."""
+    return measured.accuracy <= chance + standard_errors * (chance * (1 - chance) / measured.n) ** 0.5

@@ -32,8 +32,6 @@ def make(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     decayed = {"params": kernels, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW([decayed, plain], **options)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD([decayed, plain], lr=rate, momentum=config.momentum, nesterov=True, fused=True)
     matrices = [kernel for kernel in kernels if _is_pointwise(kernel)]
     others = [kernel for kernel in kernels if not _is_pointwise(kernel)]
     return MuonAdamW(
@@ -98,9 +96,7 @@ def carried(
     of_muon = {id(parameter) for group in new.param_groups if group.get("orthogonal") for parameter in group["params"]}
     for name, parameter in new_module.named_parameters():
         nothing = torch.zeros_like(parameter)
-        if isinstance(new, torch.optim.SGD):
-            state = {"momentum_buffer": nothing}
-        elif id(parameter) in of_muon:
+        if id(parameter) in of_muon:
             state = {"step": torch.zeros(()), "momentum": nothing}
         else:
             tensor = moments.by_name[name]

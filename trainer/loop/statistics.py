@@ -8,7 +8,7 @@ torch.optim.swa_utils.update_bn takes it (Izmailov et al., arXiv 1803.05407, sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from math import ceil
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Split
+from trainer.growth.batch_norms import measure
 from trainer.loop.augment import augmentation_of
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.runtime.module import normalize
@@ -34,29 +35,6 @@ def num_for_checkpoint(num_train: int) -> int:
 def num_for_epoch(num_train: int) -> int:
     """Images for a network that nobody keeps, only validated: at most a third of the cost of its epoch."""
     return min(512, num_train)
-
-
-@torch.no_grad()
-def measure(module: nn.Module, batches: Iterable[Float[Tensor, "batch channels height width"]]) -> None:
-    """Gives the module's batch norms the mean and variance of these batches, each of the same weight.
-
-    All else is in eval mode meanwhile: without dropout, as the network is used. Modes are left as they were.
-    """
-    norms = batch_norms(module)
-    momenta = [layer.momentum for layer in norms]
-    was_training = module.training
-    module.eval()
-    try:
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain average over batches
-            layer.train()
-        for batch in batches:
-            module(batch.contiguous(memory_format=torch.channels_last))
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        module.train(was_training)
 
 
 def measure_on(
@@ -97,7 +75,3 @@ def _augmented(
         if augmentation.kept is not None:
             images, _ = augmentation.mixed(images, train.labels[indices], place, 1 + int(train.labels.max()))
         yield normalize(images, preprocessing)
-
-
-def batch_norms(module: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]

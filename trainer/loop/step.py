@@ -274,6 +274,13 @@ def prepared(device: torch.device, config: RunConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 
+def device_name(device: torch.device) -> str:
+    """For people: what a run's cost was paid on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 def _has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 

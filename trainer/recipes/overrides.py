@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trainer.config import NO_LIMITS, Expansion, GainRule, GrowFor, Ladder, Limits, RatioRule, RunConfig
+from trainer.config import NO_LIMITS, Limits, RunConfig
+from trainer.growth.recipe import Recipe
+from trainer.recipes.ladder import GrowFor, Ladder
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import RatioRule, Rule
 from zoo.errors import RunError
 
 
@@ -34,16 +38,16 @@ class Overrides:
             seed=self.seed,
             limits=self.limits,
             distil_epochs=config.distil_epochs if self.distil_epochs is None else self.distil_epochs,
-            expansion=self._expansion(config.name, config.expansion),
+            recipe=self._recipe(config.name, config.recipe),
         )
 
-    def _expansion(self, name: str, expansion: Expansion | Ladder) -> Expansion | Ladder:
-        if isinstance(expansion, Ladder):
+    def _recipe(self, name: str, recipe: Recipe) -> Recipe:
+        if isinstance(recipe, Ladder):
             self._refuse_tau(name)
-            return self._ladder(expansion)
+            return self._ladder(recipe)
         if self.grow_for is not None:
             raise RunError(f"run {name} ranks by its score, so no --grow-for; run grow has it")
-        return replace(expansion, rule=self._rule(name, expansion.rule))
+        return replace(recipe, rule=self._rule(name, recipe.rule)) if isinstance(recipe, OneByOne) else recipe
 
     def _ladder(self, ladder: Ladder) -> Ladder:
         max_params = self.limits.max_params
@@ -54,7 +58,7 @@ class Overrides:
             sizes=ladder.sizes if max_params is None else _sizes_up_to(ladder, max_params),
         )
 
-    def _rule(self, name: str, rule: RatioRule | GainRule) -> RatioRule | GainRule:
+    def _rule(self, name: str, rule: Rule) -> Rule:
         if isinstance(rule, RatioRule):
             if self.threshold is not None:
                 raise RunError(f"run {name} has no gain rule, so no --threshold; it has --tau")

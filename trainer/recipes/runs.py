@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from trainer.config import BlueprintStart, Cutout, Expansion, GainRule, Ladder, Mixup, RatioRule, RunConfig, StartNet
+from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig, StartNet
+from trainer.growth.expand import Exact, Noise
+from trainer.recipes.ladder import Ladder
+from trainer.recipes.one_by_one import OneByOne
+from trainer.recipes.rules import BatchRatioRule, GainRule, RatioRule
 
 
 def paper() -> RunConfig:
     """The paper's run, by its text: 3 blocks of 16 channels, ratio rule with τ = 2, 300 epochs."""
     return RunConfig(
         name="paper",
-        expansion=Expansion(rule=RatioRule(), exact=False, layer_kind="conv"),
+        recipe=OneByOne(RatioRule(), Noise(), layer_kind="conv"),
         mixed_precision=True,
         compile=True,
     )
@@ -25,17 +29,15 @@ def paper_code() -> RunConfig:
         name="paper-code",
         start=StartNet(conv_dropout=0.0),
         channel_dropout=0.1,
-        expansion=Expansion(
-            rule=RatioRule(fisher="batch", per_parameter=True),
-            exact=False,
+        recipe=OneByOne(
+            BatchRatioRule(per_parameter=True),
+            Noise(box_identity=True, resets_widened=True),
             layer_kind="conv",
             channels_added=4,
             cooldown_epochs=5,
             cools_down_at_start=False,
             max_layers_per_block=11,  # the first one, and ten that were inserted
             scores_same=True,
-            box_identity=True,
-            resets_widened=True,
         ),
         plateau_on="loss",
     )
@@ -46,9 +48,9 @@ def digits() -> RunConfig:
     return RunConfig(
         name="digits",
         start=StartNet(channels=4, head="average", bottleneck_channels=16, conv_dropout=0.0, linear_dropout=0.0),
-        expansion=Expansion(
-            rule=GainRule(),
-            exact=True,
+        recipe=OneByOne(
+            GainRule(),
+            Exact(),
             layer_kind="residual",
             channels_added=4,
             cooldown_epochs=8,
@@ -70,7 +72,7 @@ def grow() -> RunConfig:
     return RunConfig(
         name="grow",
         start=BlueprintStart(),
-        expansion=Ladder(
+        recipe=Ladder(
             sizes=(
                 5_000,
                 7_000,
@@ -114,7 +116,6 @@ def grow() -> RunConfig:
         cutout=Cutout(part=0.25, from_params=35_000),
         mixup=Mixup(alpha=0.5, from_params=50_000),
         anneal_share=0.5,
-        continue_from="branch",
         mixed_precision=True,
         compile=True,
     )

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.config import RatioRule
 from zoo.runtime.module import GraphModule
 
 
@@ -20,16 +19,18 @@ def batch_score(
     module: GraphModule,
     images: Float[Tensor, "n channels height width"],
     labels: Int64[Tensor, " n"],
-    rule: RatioRule,
     generator: torch.Generator,
+    *,
+    damping: float,
+    per_parameter: bool,
 ) -> float:
     """η of the module in eval mode, by its own running statistics; the module is left as it was."""
     was_training = module.training
     module.eval()
     first, second = (_mean_gradient(module, _flipped(images, generator), labels) for _ in range(2))
     module.train(was_training)
-    score = (second.square() / (first.square() + rule.damping)).sum(dtype=torch.float64).item()
-    return score / len(first) if rule.per_parameter else score
+    score = (second.square() / (first.square() + damping)).sum(dtype=torch.float64).item()
+    return score / len(first) if per_parameter else score
 
 
 def _flipped(images: Float[Tensor, "n channels height width"], generator: torch.Generator) -> Tensor:

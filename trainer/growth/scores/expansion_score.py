@@ -6,15 +6,17 @@ loss, if the parameters did not overlap; the diagonal ignores that they do, so Î
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from trainer.growth.scores.fisher import GradientMoments, group_bounds
+from trainer.growth.scores.fisher import GradientMoments, gradient_moments, group_bounds, statistics_of
+from zoo.runtime.module import GraphModule
 
 # Keeps a parameter without any gradient out of the sum; gradients that matter have squares far above.
 _EPSILON = 1e-12
@@ -71,3 +73,28 @@ def _debiased(
     mean_squared = (sums / counts).square()
     noise = (fisher - mean_squared) / (counts - 1)
     return ((mean_squared - noise) / (fisher + _EPSILON)).sum(1)
+
+
+class Score(Protocol):
+    """How much sets of new parameters would gain, all attached to one network and measured in one pass."""
+
+    def __call__(
+        self,
+        module: GraphModule,
+        images: Float[Tensor, "n channels height width"],
+        labels: Int64[Tensor, " n"],
+        new: Sequence[Mapping[str, Bool[Tensor, "..."]]],
+    ) -> tuple[float, list[Gain]]:
+        """The mean loss, and the gain of each set of entries, which are marked by tensor name."""
+
+
+def diagonal_gains(
+    module: GraphModule,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+    new: Sequence[Mapping[str, Bool[Tensor, "..."]]],
+) -> tuple[float, list[Gain]]:
+    """A `Score` by the diagonal of the empirical Fisher."""
+    with statistics_of(module, images):
+        moments = gradient_moments(module, images, labels)
+    return moments.loss, [gain_of_new_parameters(moments, entries) for entries in new]

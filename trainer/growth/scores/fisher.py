@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional as F
 
-from trainer.loop.statistics import batch_norms, measure
+from trainer.growth.batch_norms import batch_norms, measure
 from zoo.network.graph import output_shapes
 from zoo.runtime.module import GraphModule
 

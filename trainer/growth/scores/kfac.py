@@ -15,7 +15,7 @@ things are approximated beyond that:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.growth.scores.expansion_score import Gain
-from trainer.growth.scores.fisher import GradientMoments, gradient_moments, group_bounds
+from trainer.growth.scores.fisher import GradientMoments, gradient_moments, group_bounds, statistics_of
 from zoo.runtime.module import GraphModule
 
 # Added to the Fisher's eigenvalues, as a fraction of their mean over a block.
@@ -170,3 +170,16 @@ def _covariance(gradient: Tensor, positions: int) -> Float[Tensor, "rows rows"]:
 
 def _add(totals: dict[str, Tensor], name: str, term: Tensor) -> None:
     totals[name] = totals[name] + term if name in totals else term
+
+
+def kfac_gains(
+    module: GraphModule,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int64[Tensor, " n"],
+    new: Sequence[Mapping[str, Bool[Tensor, "..."]]],
+) -> tuple[float, list[Gain]]:
+    """A `trainer.growth.scores.expansion_score.Score`. Gains are about half those of the diagonal: so should a
+    threshold be."""
+    with statistics_of(module, images):
+        moments = kronecker_moments(module, images, labels)
+    return moments.loss, [kfac_gain_of_new_parameters(moments, entries) for entries in new]

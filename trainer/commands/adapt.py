@@ -1,0 +1,173 @@
+"""zoo-train adapt: every size of a grown zoo, fine-tuned on other images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.commands.options import (
+    DataOption,
+    Device,
+    DeviceOption,
+    FitChoice,
+    FitOption,
+    Images,
+    ImageSizeOption,
+    LimitTrainOption,
+    NameOption,
+    SeedOption,
+    SkipBadOption,
+    TestShareOption,
+    ZooOption,
+    reported,
+    say,
+    torch_device,
+)
+from zoo.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.config import RunConfig
+    from trainer.data.datasets import Data
+    from trainer.distil.pretrained import PretrainedAnswers
+
+
+def adapt(
+    from_: Annotated[Path, typer.Option("--from", help="The zoo to begin from.", metavar="DIR")],
+    data: DataOption,
+    zoo: ZooOption,
+    epochs: Annotated[int, typer.Option(help="For each size.", min=1)] = 40,
+    dataset: Annotated[
+        str | None, typer.Option(help="Of the zoo to begin from, where it has several.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
+    limit_train: LimitTrainOption = None,
+    image_size: ImageSizeOption = None,
+    name: NameOption = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
+    skip_bad: SkipBadOption = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="A network with ImageNet weights that teaches too: efficientnet-lite0 (extra `teacher`), or "
+            "torchvision:resnet18 and the like, where its weights are on this machine.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="In all; in place of --epochs as many as fit, and where those are few, of fewer sizes.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+    teacher_epochs: Annotated[int, typer.Option(help="For which the teacher is fine-tuned.", min=1)] = 6,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the teacher's weights if need be.")] = False,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+) -> None:
+    """Fine-tune every size of a grown zoo on other images: the largest first, which then teaches the rest.
+
+    Of several checkpoints of one size the best is taken. Where the classes are others, each gets a new head. The same
+    command again goes on where it was stopped. Prints the SHA-256 digests of the new files.
+    """
+    console, started = Console(stderr=True), time.monotonic()
+    with reported(console, "goes on from the last whole epoch"):
+        from trainer.recipes.names import run_named
+        from trainer.recipes.overrides import Overrides
+
+        config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
+        config = replace(config, batch_size=batch_size, distil_temperature=2.0, distil_weight=0.5)
+        images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
+        teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
+        deadline = None if minutes is None else started + 60 * minutes
+        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, deadline):
+            typer.echo(digest)
+
+
+def _adapt(
+    console: Console,
+    config: RunConfig,
+    from_: Path,
+    dataset: str | None,
+    source: Images,
+    zoo: Path,
+    device: Device,
+    teaching: _Teaching | None,
+    deadline: float | None,
+) -> Iterator[str]:
+    """`deadline`: of `time.monotonic`."""
+    from trainer.distil import plan
+    from trainer.distil.adapt import Sources, adapt, sources
+    from trainer.journal.display import Display
+    from trainer.journal.journal import run_directory
+    from trainer.loop.batches import fitted
+    from trainer.loop.step import prepare
+
+    if not from_.is_dir():
+        raise RunError(f"{from_}: no such zoo directory")
+    chosen = torch_device(device)
+    images = source.load(console)
+    prepare(chosen, config)
+    found = sources(from_, images, dataset)
+    run = run_directory(zoo, config, images.name)
+    outside = teaching.answers(console, images, source, config, chosen, run) if teaching else None
+
+    if deadline is not None:
+
+        def make() -> plan.Plan:
+            say(console, f"measures how long {len(found.members)} sizes take")
+            seconds = deadline - time.monotonic()
+            return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, seconds)
+
+        chosen_plan = plan.kept(run / "plan.json", [member.digest for member in found.members], make)
+        say(
+            console,
+            f"plans {chosen_plan.epochs} epochs of {len(chosen_plan.sizes)} of {len(found.members)} sizes: "
+            f"{chosen_plan.seconds / 60:.1f} minutes",
+        )
+        config = replace(config, distil_epochs=chosen_plan.epochs)
+        found = Sources(tuple(found.members[index] for index in chosen_plan.sizes), found.knows_classes)
+    sizes = ", ".join(f"{member.params:,}" for member in found.members)
+    say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
+    with Display(console) as display:
+        yield from adapt(config, images, found, zoo, chosen, display, outside)
+
+
+@dataclass(frozen=True)
+class _Teaching:
+    """Which network from elsewhere teaches."""
+
+    name: str
+    epochs: int
+    download: bool
+
+    def answers(
+        self, console: Console, data: Data, source: Images, config: RunConfig, device: torch.device, folder: Path
+    ) -> PretrainedAnswers:
+        """Fine-tunes it and asks it, or reads what the folder keeps. Raises RunError and DataError."""
+        from trainer.distil import pretrained
+
+        network = pretrained.load(self.name, len(data.classes), download=self.download)
+        larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
+
+        def tell(epoch: int, loss: float, accuracy: float) -> None:
+            say(
+                console,
+                f"  fine-tuning {self.name}  epoch {epoch}/{self.epochs}  loss {loss:.3f}  train {accuracy:.3f}",
+            )
+
+        return pretrained.fine_tuned_answers(
+            network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip
+        )

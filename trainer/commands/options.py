@@ -1,0 +1,168 @@
+"""What the commands of zoo-train share: options, images, a device, and errors in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from zoo.errors import RunError, ZooError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.data.datasets import Data, Split
+
+# `trainer.recipes.runs` has them; to import it takes as long as torch does.
+RUN_NAMES = "digits, grow, paper, paper-code"
+
+# What comes with the extra `train`.
+_TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class FitChoice(StrEnum):
+    crop = "crop"
+    squeeze = "squeeze"
+
+
+RunArgument = Annotated[str, typer.Argument(help=f"A named run: {RUN_NAMES}.", metavar="RUN")]
+DataOption = Annotated[str, typer.Option(help="Images: a path or a name, see zoo-train --help.", metavar="PATH|NAME")]
+ZooOption = Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Of the trunk, instead of the run's own number; grow trains half as many more, in branches.", min=1
+    ),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="As it is. Without it the run's own, and of few images at most an eighth.", min=2, show_default=False
+    ),
+]
+LearningRateOption = Annotated[
+    float | None, typer.Option(help="The highest; without it the run's own.", min=0, show_default=False)
+]
+LimitTrainOption = Annotated[
+    int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
+]
+ImageSizeOption = Annotated[
+    int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
+]
+NameOption = Annotated[
+    str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+]
+FitOption = Annotated[
+    FitChoice, typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed.")
+]
+TestShareOption = Annotated[
+    float | None,
+    typer.Option(help="Set aside for the test, of each class, where there is no test folder; without it 0.2."),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending.")
+]
+MaxParamsOption = Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)]
+DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
+SeedOption = Annotated[int, typer.Option(min=0)]
+
+
+@dataclass(frozen=True)
+class Images:
+    """As the options say."""
+
+    source: str
+    limit_train: int | None
+    image_size: int | None
+    fit: FitChoice
+    test_share: float | None
+    name: str | None
+    skip_bad: bool
+
+    def load(self, console: Console) -> Data:
+        """Says what is odd about them. Raises DataError."""
+        images = self._load(self.image_size)
+        for sentence in images.about:
+            say(console, f"{images.name}: {sentence}")
+        for finding in images.findings:
+            say(console, f"{images.name}: warning: {finding}", style="yellow")
+        return images
+
+    def larger(self, data: Data, factor: int) -> Split:
+        """The training images so many times as large: read again where files are larger, else interpolated."""
+        from torch.nn import functional as F
+
+        from trainer.data.datasets import Split
+
+        _, height, width = data.image_shape
+        if factor == 1:
+            return data.train
+        if Path(self.source).exists() and height == width:
+            return self._load(factor * height).train
+        images = F.interpolate(data.train.images.float(), scale_factor=factor, mode="bilinear", antialias=True)
+        return Split(images.round().byte(), data.train.labels)
+
+    def _load(self, image_size: int | None) -> Data:
+        from trainer.data.datasets import load
+
+        return load(
+            self.source,
+            limit_train=self.limit_train,
+            image_size=image_size,
+            fit=self.fit.value,
+            test_share=self.test_share,
+            name=self.name,
+            skip_bad=self.skip_bad,
+        )
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """As it is: names may look like markup."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def torch_device(device: Device) -> torch.device:
+    """Raises RunError where CUDA is wanted and there is none."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device is Device.cuda and not cuda:
+        raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    return torch.device("cuda" if cuda and device is not Device.cpu else "cpu")
+
+
+def refuse(console: Console, error: Exception) -> NoReturn:
+    """Ends the command with the error in a line."""
+    say(console, f"zoo-train: {error}", style="red")
+    raise typer.Exit(1) from error
+
+
+@contextmanager
+def reported(console: Console, goes_on: str) -> Iterator[None]:
+    """Errors in one line, and Ctrl-C with how the same command goes on."""
+    # Where torch was built for CUDA and there is none, it says so in the middle of the display.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        yield
+    except (ZooError, OSError) as error:
+        refuse(console, error)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        refuse(console, RunError(f"training needs the extra `train`: pip install 'checkpoint-zoo[train]' ({error})"))
+    except KeyboardInterrupt:
+        console.print(f"zoo-train: stopped; the same command {goes_on}", soft_wrap=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,111 @@
+"""zoo-train sweep: many runs."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.commands.options import (
+    BatchSizeOption,
+    DataOption,
+    EpochsOption,
+    FitChoice,
+    FitOption,
+    Images,
+    ImageSizeOption,
+    LearningRateOption,
+    LimitTrainOption,
+    MaxParamsOption,
+    NameOption,
+    RunArgument,
+    SkipBadOption,
+    TestShareOption,
+    ZooOption,
+    refuse,
+    reported,
+    say,
+)
+from zoo.errors import RunError
+
+if TYPE_CHECKING:
+    from trainer.commands.ray_runs import Outcome, Share
+    from trainer.config import RunConfig
+
+
+def sweep(
+    run: RunArgument,
+    data: DataOption,
+    zoo: ZooOption,
+    seeds: Annotated[str, typer.Option(help="Like 0-4, or 0,2,5-7.")] = "0-4",
+    taus: Annotated[
+        str | None, typer.Option(help="Each with every seed, like 1,1.5,2: runs RUN-tau1, RUN-tau1.5, …")
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    limit_train: LimitTrainOption = None,
+    image_size: ImageSizeOption = None,
+    name: NameOption = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
+    skip_bad: SkipBadOption = False,
+    max_params: MaxParamsOption = None,
+    cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(help="0.25: four runs share one. Default: 1 where there are any.", min=0, show_default=False),
+    ] = None,
+    address: Annotated[str, typer.Option(help="A Ray cluster: auto, or HOST:PORT. local: this machine.")] = "local",
+) -> None:
+    """Many runs into one zoo, on the cores and GPUs of this machine or of a Ray cluster (the extra `ray`).
+
+    The same command again goes on with the runs that were begun. Prints the checkpoints' SHA-256 digests, run by run.
+    """
+    console = Console(stderr=True)
+    source = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
+    with reported(console, "goes on from the last whole epoch of each run"):
+        from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of
+        from trainer.config import Limits
+        from trainer.recipes.names import run_named
+        from trainer.recipes.overrides import Overrides
+
+        limits = Limits(max_params=max_params)
+        configs = plan(
+            partial(run_named, run),
+            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, limits=limits),
+            seeds_of(seeds),
+            taus=numbers_of("--taus", taus),
+            thresholds=numbers_of("--thresholds", thresholds),
+        )
+        outcomes = _sweep(console, configs, source, zoo, Share(cpus_per_run, gpus_per_run), address)
+    for outcome in outcomes:
+        for digest in outcome.digests:
+            typer.echo(digest)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        lines = "\n".join(map(str, failed))
+        refuse(console, RunError(f"{len(failed)} of {len(outcomes)} runs failed, the others are done\n{lines}"))
+
+
+def _sweep(
+    console: Console, configs: list[RunConfig], source: Images, zoo: Path, share: Share, address: str
+) -> list[Outcome]:
+    """In the order of `configs`."""
+    from trainer.commands.ray_runs import sweep as run_all
+
+    images = source.load(console)
+    say(console, f"{len(configs)} runs on {images.name} with {address}; logs: {zoo}/runs/")
+    outcomes = []
+    # Ray prints what became of its workers; standard output is for digests.
+    with redirect_stdout(sys.stderr):
+        for outcome in run_all(configs, images, zoo, share, address):
+            outcomes.append(outcome)
+            say(console, f"  {len(outcomes)}/{len(configs)}  {outcome}")
+    return sorted(outcomes, key=lambda outcome: configs.index(outcome.config))

@@ -1,0 +1,153 @@
+"""zoo-train RUN: one run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.commands.options import (
+    BatchSizeOption,
+    DataOption,
+    Device,
+    DeviceOption,
+    EpochsOption,
+    FitChoice,
+    FitOption,
+    Images,
+    ImageSizeOption,
+    LearningRateOption,
+    LimitTrainOption,
+    MaxParamsOption,
+    NameOption,
+    RunArgument,
+    SeedOption,
+    SkipBadOption,
+    TestShareOption,
+    ZooOption,
+    reported,
+    say,
+    torch_device,
+)
+
+if TYPE_CHECKING:
+    from trainer.recipes.overrides import Overrides
+
+
+class GrowForChoice(StrEnum):
+    params = "params"
+    macs = "macs"
+    both = "both"
+
+
+def train(
+    run: RunArgument,
+    data: DataOption,
+    zoo: ZooOption,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    limit_train: LimitTrainOption = None,
+    image_size: ImageSizeOption = None,
+    name: NameOption = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
+    skip_bad: SkipBadOption = False,
+    tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
+    ] = None,
+    grow_for: Annotated[
+        GrowForChoice | None, typer.Option(help="What a gain is divided by to rank it.", show_default=False)
+    ] = None,
+    max_params: MaxParamsOption = None,
+    max_macs: Annotated[
+        int | None, typer.Option(help="Grow to at most this many multiply-accumulates an image.", min=1)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="End growth, with a last checkpoint, within this time.", min=1)
+    ] = None,
+    distil: Annotated[
+        int | None,
+        typer.Option(
+            help="Then teach each smaller checkpoint what the best one knows, for EPOCHS.", metavar="EPOCHS", min=0
+        ),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with this checkpoint of the same run and seed; --epochs counts those it has behind it.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")] = False,
+) -> None:
+    """Grow a network on images and save a checkpoint at every expansion.
+
+    Prints the checkpoints' SHA-256 digests, first to last.
+    """
+    console = Console(stderr=True)
+    images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
+    with reported(console, "with --resume goes on from the last whole epoch"):
+        from trainer.config import Limits
+        from trainer.recipes.overrides import Overrides
+
+        overrides = Overrides(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            tau=tau,
+            threshold=threshold,
+            grow_for=grow_for.value if grow_for else None,
+            limits=Limits(max_params, max_macs, max_seconds),
+            distil_epochs=distil,
+        )
+        for digest in _grow(console, run, overrides, images, zoo, from_, device, resume):
+            typer.echo(digest)
+
+
+def _grow(
+    console: Console,
+    run: str,
+    overrides: Overrides,
+    source: Images,
+    zoo: Path,
+    from_: Path | None,
+    device: Device,
+    resume: bool,
+) -> tuple[str, ...]:
+    from trainer.distil.distil import distil
+    from trainer.grow import grow
+    from trainer.journal.display import Display
+    from trainer.journal.journal import run_directory
+    from trainer.journal.origin import read
+    from trainer.loop.parallel import group_of, local_device
+    from trainer.recipes.names import run_named
+
+    config = run_named(run, overrides)
+    origin = None if from_ is None else read(from_)
+    chosen = local_device(torch_device(device))
+    with group_of(chosen) as group, Display(console, config.anneal_share) as display:
+        console.quiet = not group.writes
+        with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
+            images = source.load(console)
+        say(
+            console,
+            f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
+            f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
+            f"{chosen}; log: {run_directory(zoo, config, images.name)}/log.jsonl",
+        )
+        digests = grow(config, images, zoo, chosen, resume=resume, observe=display, group=group, origin=origin)
+        if not group.writes:
+            return ()
+        if config.distil_epochs:
+            digests += tuple(distil(config, images, zoo, digests, chosen, display))
+        return digests

@@ -1,0 +1,78 @@
+"""What moves while a run trains and grows; trainer/journal/state.py keeps it on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import torch
+from torch import Tensor
+
+from trainer.config import RunConfig
+from trainer.growth.recipe import FROM_NOTHING, Beginning, Growth
+from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
+from zoo.network.families.family import Architecture
+from zoo.runtime.module import GraphModule
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An annealing under way, from whose end the run goes on: the state's network and optimiser are its own."""
+
+    epochs_done: int
+    # The trunk's, to which the run returns.
+    learning_rate: float
+    # Of the network's weights and running statistics.
+    average: dict[str, Tensor]
+
+
+@dataclass
+class RunState:
+    architecture: Architecture
+    module: GraphModule
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
+    # Of the trunk; `num_epochs` counts those of branches too.
+    epoch: int = 0
+    num_epochs: int = 0
+    validation: Accuracy | None = None
+    expansions: tuple[ExpansionStep, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    # The trunk's epoch at the last checkpoint.
+    checkpoint_epoch: int = 0
+    # The content of a checkpoint of this epoch: there before its file is, see `trainer.grow`.
+    finished_branch: bytes | None = None
+    # What to become once this size's checkpoint is written.
+    growth: Growth | None = None
+    branch: Branch | None = None
+    device_seconds: float = 0.0
+    training_flops: int = 0
+    saved_at: datetime | None = None
+    # What the last epoch ran on, for people.
+    device: str = ""
+    begun: Beginning = FROM_NOTHING
+    log_bytes: int = 0
+    # What the run came to on these data, see `trainer.loop.batches`; a longer run keeps it.
+    batch_size: int = 0
+    warmup_steps: int = 0
+
+    @property
+    def last_growth_epoch(self) -> int:
+        return self.expansions[-1].epoch if self.expansions else 0
+
+    @property
+    def is_between_checkpoints(self) -> bool:
+        """Whether an epoch of the trunk is over that no checkpoint has."""
+        return self.epoch > self.checkpoint_epoch
+
+
+def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    """Multiplies the learning rate by `lr_factor` after `lr_patience` epochs without a better validation."""
+    # Torch reduces once *more* than `patience` epochs were bad.
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode="max" if config.plateau_on == "accuracy" else "min",
+        factor=config.lr_factor,
+        patience=config.lr_patience - 1,
+        threshold=0,
+    )
