@@ -1,5 +1,6 @@
 """A zoo behind a URL."""
 
-from zoo.client.client import AsyncZooClient, ZooClient
+from zoo.client.async_client import AsyncZooClient
+from zoo.client.client import ZooClient
 
 __all__ = ["AsyncZooClient", "ZooClient"]

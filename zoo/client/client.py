@@ -14,24 +14,22 @@ What fails in passing is asked again: no connection, one that broke off, 429 and
 
 from __future__ import annotations
 
-import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
 import httpx
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
+from zoo.client.connection import opened, path_of, proxy_to
 from zoo.client.operations import Questions, Runtime
-from zoo.client.proxies import Proxy, proxy_of
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
-from zoo.errors import RemoteError, ZooError
+from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference
 
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
     from zoo.checkpoint.file import Checkpoint
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
-
-Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class ZooClient:
@@ -57,9 +53,9 @@ class ZooClient:
 
         `retries` counts failures in a row; waits begin at 0.1 s and double, or are as long as the server says.
         """
-        proxy = _proxy_to(url)
-        self._http = _opened(httpx.Client, url, token, timeout_s, proxy)
-        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
+        proxy = proxy_to(url)
+        self._http = opened(httpx.Client, url, token, timeout_s, proxy)
+        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), path_of(cache))
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +126,7 @@ class ZooClient:
         goes on where it stopped, a file that is there already is not fetched again. Raises OSError where it cannot be
         written. Bytes in the budget are those of `file_format`.
         """
-        return self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
+        return self._run(self._zoo.download(checkpoint, path_of(to), file_format, progress, Budget(**bounds)))
 
     @overload
     def load(
@@ -251,199 +247,3 @@ class ZooClient:
             for chunk in response.iter_raw():
                 take(chunk)
         return response
-
-
-class AsyncZooClient:
-    """As ZooClient, to be awaited; `models` is for `async for`. Files are written between two reads of the network."""
-
-    def __init__(
-        self,
-        url: str,
-        token: str | None = None,
-        *,
-        timeout_s: float = 30.0,
-        retries: int = 3,
-        cache: AnyPath | None = None,
-    ) -> None:
-        proxy = _proxy_to(url)
-        self._http = _opened(httpx.AsyncClient, url, token, timeout_s, proxy)
-        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), _path(cache))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
-    async def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        return await self._run(self._zoo.choose(Budget(**bounds)))
-
-    async def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        return await self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
-
-    async def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        return await self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
-
-    def models(self, **bounds: Unpack[Bounds]) -> AsyncIterator[CheckpointView]:
-        return self._pages(Budget(**bounds))
-
-    async def _pages(self, budget: Budget) -> AsyncIterator[CheckpointView]:
-        page = await self._run(self._zoo.page(budget))
-        for view in page.items:
-            yield view
-        while page.following:
-            page = await self._run(self._zoo.page(budget, page.following))
-            for view in page.items:
-                yield view
-
-    async def datasets(self) -> list[DatasetView]:
-        return await self._run(self._zoo.datasets())
-
-    async def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
-        return await self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
-
-    async def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
-        return await self._run(self._zoo.show(reference, dataset))
-
-    async def download(
-        self,
-        checkpoint: Reference | None = None,
-        to: AnyPath | None = None,
-        *,
-        file_format: FileFormat = "safetensors",
-        progress: Progress | None = None,
-        **bounds: Unpack[Bounds],
-    ) -> Path:
-        return await self._run(self._zoo.download(checkpoint, _path(to), file_format, progress, Budget(**bounds)))
-
-    @overload
-    async def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
-    ) -> OnnxClassifier: ...
-
-    @overload
-    async def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
-    ) -> TorchClassifier: ...
-
-    async def load(
-        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
-    ) -> OnnxClassifier | TorchClassifier:
-        return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
-
-    @overload
-    async def predict(  # type: ignore[overload-overlap]
-        self, images: Image, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction]: ...
-
-    @overload
-    async def predict(
-        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[list[Prediction]]: ...
-
-    async def predict(
-        self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction] | list[list[Prediction]]:
-        files = [encoded(image) for image in listed(images)]
-        answers = await self._run(self._zoo.predict(files, model, options))
-        return answers[0] if is_one(images) else answers
-
-    async def verified(self) -> AsyncIterator[tuple[str, Checkpoint | ZooError]]:
-        from zoo.checkpoint.file import load
-
-        with TemporaryDirectory() as folder:
-            async for view in self.models(dataset=ALL_DATASETS):
-                try:
-                    yield view.id, load(await self.download(view, Path(folder) / "checkpoint"))
-                except ZooError as error:
-                    yield view.id, error
-
-    async def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
-        return await self._run(self._zoo.publish(data, stage=stage))
-
-    async def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return await self._run(self._zoo.alias(alias, checkpoint, dataset))
-
-    async def unalias(self, alias: str, *, dataset: str | None = None) -> None:
-        await self._run(self._zoo.unalias(alias, dataset))
-
-    async def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
-
-    async def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return await self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
-
-    async def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return await self._run(self._zoo.mark(checkpoint, dataset, staged=True))
-
-    async def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return await self._run(self._zoo.mark(checkpoint, dataset, staged=False))
-
-    async def delete(self, checkpoint: Reference) -> None:
-        await self._run(self._zoo.delete(checkpoint))
-
-    async def undelete(self, digest: str) -> CheckpointView:
-        return await self._run(self._zoo.undelete(digest))
-
-    async def _run(self, exchange: Exchange[Result]) -> Result:
-        with closing(exchange):
-            try:
-                step = next(exchange)
-                while True:
-                    try:
-                        outcome = await self._do(step)
-                    except httpx.RequestError as error:
-                        step = exchange.throw(error)
-                    else:
-                        step = exchange.send(outcome)
-            except StopIteration as done:
-                result: Result = done.value
-                return result
-
-    async def _do(self, step: Send | Wait) -> httpx.Response | None:
-        if isinstance(step, Wait):
-            await asyncio.sleep(step.seconds)
-            return None
-        response = await self._http.send(step.request, stream=True)
-        async with aclosing(response):
-            if step.receive is None or not response.is_success:
-                await response.aread()
-                return response
-            take = step.receive(response)
-            async for chunk in response.aiter_raw():
-                take(chunk)
-        return response
-
-
-def _opened(kind: type[Http], url: str, token: str | None, timeout_s: float, proxy: Proxy | None) -> Http:
-    headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
-    return kind(
-        base_url=url,
-        headers=headers,
-        timeout=timeout_s,
-        follow_redirects=True,
-        proxy=None if proxy is None else proxy.url,
-        # Of the environment httpx reads certificates, here, and proxies, which `proxy` is instead.
-        verify=httpx.create_ssl_context(),
-        trust_env=False,
-    )
-
-
-def _proxy_to(url: str) -> Proxy | None:
-    """Raises RemoteError where the URL is none, or cannot be asked."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise RemoteError(f"{url}: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise RemoteError(f"{url} cannot be reached: it is no http:// or https:// URL, like http://127.0.0.1:8000")
-    return proxy_of(parsed, os.environ)
-
-
-def _path(given: AnyPath | None) -> Path | None:
-    return None if given is None else Path(given)
