@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.checkpoint.file import Checkpoint
+from zoo.checkpoint.file import Checkpoint, encode
 from zoo.errors import ImageError
 from zoo.images import decode as images
 from zoo.network.families import secnn
@@ -55,6 +58,25 @@ def test_files_become_the_pixels_that_the_network_takes(predictor: Predictor) ->
     assert pixels.shape == (2, 9, 12, 3)
     assert (pixels[0] == exact).all()
     assert (pixels[1] == images.decode(png(other_size), "rgb", (9, 12))).all()
+
+
+def test_without_the_extra_codecs_files_become_the_same_pixels(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """As after `pip install checkpoint-zoo`, without fast-images."""
+    image = png(random_images(1)[0])
+    (tmp_path / "image.png").write_bytes(image)
+    checkpoint = make_checkpoint(secnn.start(input_shape=(3, 9, 12), num_classes=5, channels=4))
+    (tmp_path / "net.safetensors").write_bytes(encode(checkpoint))
+    code = """if True:
+        import sys
+        sys.modules["pyspng"] = sys.modules["simplejpeg"] = None
+        from pathlib import Path
+        from zoo.checkpoint.file import load
+        from zoo.runtime.predictor import Predictor
+        pixels = Predictor(load(Path("net.safetensors"))).decode([Path("image.png").read_bytes()])
+        sys.stdout.buffer.write(pixels.tobytes())
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout == Predictor(checkpoint).decode([image]).tobytes()
 
 
 def test_each_kind_of_file_becomes_the_same_pixels_as_by_pillow(make_checkpoint: MakeCheckpoint) -> None:
