@@ -93,7 +93,7 @@ class Connections:
 
     def evict_slow_body(self) -> bool:
         for connection in self._uploading if self._may_be_slow else ():
-            if connection.is_slow_upload():
+            if connection.body_pace.is_slow():
                 self._all.discard(connection)
                 self.uploaded(connection)
                 connection.time_out("its body came too slowly while others waited")

@@ -6,7 +6,6 @@ uvicorn itself keeps a head of any size, waits for ever for what does not come, 
 from __future__ import annotations
 
 import asyncio
-import random
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.admission import refusals
 from app.admission.connections import Connections
+from app.admission.pace import BodyPace, ReaderPace, ReturnPace
 from app.admission.refusals import QUEUE_FULL
 from app.http.middleware import PROBES, TURNED_AWAY
 
@@ -30,12 +30,6 @@ _MAX_DRAINED_BODIES = 4
 _MIN_DRAINED_BYTES = 1024 * 1024
 _MAX_IGNORED_BYTES = 4 * 1024 * 1024
 _LINGER_SECONDS = 1.0
-# How long a client that was turned away with 503 or 429 is not listened to, if it asks again on the same connection
-# at once: answering it would take the time from those who are served.
-_DEAF_SECONDS = 1.0
-# Who had sent its next request before it was listened to again waits twice as long the next time.
-_AT_ONCE_SECONDS = 0.3
-_MAX_DEAF_SECONDS = 8.0
 
 
 class GatedProtocol(HttpToolsProtocol):
@@ -59,15 +53,9 @@ class GatedProtocol(HttpToolsProtocol):
         # Bytes of the message that are not its body: its head, and the framing of chunks.
         self._num_framing = 0
         self._num_body = 0
-        # Of the time in which the body's rate is looked at.
-        self._window_seconds = 0.0
-        self._window_bytes = 0
-        self._silent_seconds = 0.0
-        self._seen_body = 0
-        self._unsent_bytes = 0
-        self._heard_at = -1.0
-        self._deaf_seconds = _DEAF_SECONDS
-        self._unread_seconds = 0.0
+        self.body_pace = BodyPace(settings.min_body_rate, settings.body_grace_seconds)
+        self._reader_pace = ReaderPace()
+        self._return_pace = ReturnPace()
 
     # --- what is asked of it by Connections ---
 
@@ -75,31 +63,12 @@ class GatedProtocol(HttpToolsProtocol):
     def has_begun_head(self) -> bool:
         return self._is_in_message or self._num_framing > 0
 
-    def is_slow_upload(self) -> bool:
-        """Nothing came for two seconds, or little for longer: less than ten times the rate that ends it."""
-        slow_bytes = 10 * self._connections.settings.min_body_rate * self._window_seconds
-        return self._silent_seconds >= 2 or (self._window_seconds >= 2 and self._window_bytes < slow_bytes)
-
     def check_upload(self, seconds: float) -> None:
-        """Counts only the time in which it was listened to."""
-        if self.flow.read_paused:
-            return
-        settings = self._connections.settings
-        self._silent_seconds = self._silent_seconds + seconds if self._num_body == self._seen_body else 0.0
-        self._seen_body = self._num_body
-        self._window_seconds += seconds
-        if self._window_seconds < settings.body_grace_seconds:
-            return
-        if self._window_bytes < settings.min_body_rate * self._window_seconds:
-            rate = f"{settings.min_body_rate} bytes a second"
-            self.time_out(f"its body came slower than {rate} for {settings.body_grace_seconds:g} s")
-        self._window_seconds, self._window_bytes = 0.0, 0
+        if not self.flow.read_paused and (reason := self.body_pace.check(seconds)):
+            self.time_out(reason)
 
     def check_reader(self, seconds: float, max_seconds: float) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self._unread_seconds = self._unread_seconds + seconds if unsent and unsent == self._unsent_bytes else 0.0
-        self._unsent_bytes = unsent
-        if self._unread_seconds > max_seconds:
+        if self._reader_pace.still_seconds(self.transport.get_write_buffer_size(), seconds) > max_seconds:
             self._connections.refused("unread")
             self.transport.abort()
 
@@ -160,7 +129,7 @@ class GatedProtocol(HttpToolsProtocol):
             self._refuse_framing()
         if self._is_in_message and self._has_head and not self._is_uploading:
             self._is_uploading = True
-            self._window_seconds, self._window_bytes, self._silent_seconds = 0.0, 0, 0.0
+            self.body_pace.begin()
             self._connections.uploading(self)
         if self._is_draining():  # libuv would read on, up to 8 MiB of each of all who were refused in this turn
             self.flow.pause_reading()
@@ -262,23 +231,14 @@ class GatedProtocol(HttpToolsProtocol):
             await app(*arguments)
         except asyncio.CancelledError:
             if not cycle.disconnected:
-                self._cut_short(cycle)
+                _cut_short(cycle, self.transport)
         finally:
             self._answering = None
-
-    def _cut_short(self, cycle: RequestResponseCycle) -> None:
-        """The server ends, and has waited for this request for as long as it could."""
-        cycle.disconnected = True
-        if cycle.response_started:
-            self.transport.abort()
-        else:
-            self.transport.write(refusals.raw(503, "shutting-down", "the server is shutting down: ask again"))
-            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._num_framing -= len(body)
         self._num_body += len(body)
-        self._window_bytes += len(body)
+        self.body_pace.came(len(body))
         if self._is_ignoring:
             return
         super().on_body(body)
@@ -313,13 +273,20 @@ class GatedProtocol(HttpToolsProtocol):
         """Request and answer are complete."""
         self._connections.idle(self)
         if self.cycle.scope.get(TURNED_AWAY) and self.scope["path"] not in PROBES:
-            asked_at_once = self.loop.time() - self._heard_at < _AT_ONCE_SECONDS
-            self._deaf_seconds = min(2 * self._deaf_seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
             self.flow.pause_reading()
-            # With jitter: who was refused together must not come back together.
-            self.loop.call_later(self._deaf_seconds * random.uniform(1, 1.5), self._listen)  # noqa: S311
+            self.loop.call_later(self._return_pace.deaf_seconds(self.loop.time()), self._listen)
 
     def _listen(self) -> None:
         if not self.transport.is_closing():
-            self._heard_at = self.loop.time()
+            self._return_pace.listens(self.loop.time())
             self.flow.resume_reading()
+
+
+def _cut_short(cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:
+    """The server ends, and has waited for this request for as long as it could."""
+    cycle.disconnected = True
+    if cycle.response_started:
+        transport.abort()
+    else:
+        transport.write(refusals.raw(503, "shutting-down", "the server is shutting down: ask again"))
+        transport.close()
