@@ -70,7 +70,7 @@ class ReturnPace:
         """How long not to listen after a refusal; jitter, so that who was refused together does not come back so."""
         asked_at_once = now - self._heard_at < _AT_ONCE_SECONDS
         self._seconds = min(2 * self._seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
-        return self._seconds * random.uniform(1, 1.5)  # noqa: S311
+        return self._seconds * random.uniform(0.5, 1)  # noqa: S311
 
     def listens(self, now: float) -> None:
         self._heard_at = now
