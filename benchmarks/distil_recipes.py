@@ -3,11 +3,11 @@
     python benchmarks/distil_recipes.py --data cifar10.tar.gz --student FILE --teacher FILE --epochs 8
     python benchmarks/distil_recipes.py … --also FILE --results recipes.json    # resumes
 
-as it is     temperature 4, 0.9 of the loss; answers are the mean over an image and its mirror image; shifts of 4 pixels
+as it is     temperature 2, half of the loss; answers: the mean over an image and its mirror image; shifts of 4 pixels
 plain        the answer to the image alone
-hot, cool    temperature 8 and 2
-half         0.5 of the loss
-cool half, cool 0.7, cooler   temperature 2 with 0.5 and with 0.7 of the loss; temperature 1
+hot, cool    temperature 4 and 1
+most         0.9 of the loss
+hot most     temperature 4 with 0.9 of the loss: as it was until November 2026
 small shift  images shifted as `grow` has it for a network of this size
 blacked out  a quarter of each side, as `grow` has it for larger networks
 fast         twice the learning rate
@@ -61,13 +61,11 @@ Change = Callable[[RunConfig, int], RunConfig]
 VARIANTS: dict[str, Change] = {
     "as it is": lambda config, _: config,
     "plain": lambda config, _: config,
-    "hot": lambda config, _: replace(config, distil_temperature=8.0),
-    "cool": lambda config, _: replace(config, distil_temperature=2.0),
-    "half": lambda config, _: replace(config, distil_weight=0.5),
+    "hot": lambda config, _: replace(config, distil_temperature=4.0),
+    "cool": lambda config, _: replace(config, distil_temperature=1.0),
+    "most": lambda config, _: replace(config, distil_weight=0.9),
+    "hot most": lambda config, _: replace(config, distil_temperature=4.0, distil_weight=0.9),
     "small shift": lambda config, params: replace(config, max_shift=shift_of(config, params)),
-    "cool half": lambda config, _: replace(config, distil_temperature=2.0, distil_weight=0.5),
-    "cool 0.7": lambda config, _: replace(config, distil_temperature=2.0, distil_weight=0.7),
-    "cooler": lambda config, _: replace(config, distil_temperature=1.0),
     "blacked out": lambda config, _: config,
     "fast": lambda config, _: replace(config, learning_rate=2 * config.learning_rate),
     "two": lambda config, _: config,

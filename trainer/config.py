@@ -152,8 +152,8 @@ class RunConfig:
     # Epochs of a last pass in which each smaller checkpoint learns the answers of the best one. 0: none.
     distil_epochs: int = 0
     # Softens both networks' answers, and the share of the loss that is about them (Hinton et al., arXiv 1503.02531).
-    distil_temperature: float = 4.0
-    distil_weight: float = 0.9
+    distil_temperature: float = 2.0
+    distil_weight: float = 0.5
     # bfloat16 for matrix products where the machine has units for it (CUDA, AMX); evaluation is float32 always.
     mixed_precision: bool = False
     # Compile the training step (a CUDA graph on a GPU, C++ on a CPU that has a compiler).

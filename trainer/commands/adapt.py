@@ -88,7 +88,7 @@ def adapt(
         from trainer.recipes.overrides import Overrides
 
         config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
-        config = replace(config, batch_size=batch_size, distil_temperature=2.0, distil_weight=0.5)
+        config = replace(config, batch_size=batch_size)
         images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
         deadline = None if minutes is None else started + 60 * minutes

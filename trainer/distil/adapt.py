@@ -8,7 +8,7 @@ of it goes into another zoo; parents are named.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,6 @@ from zoo.network.cost import num_params
 from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory
-
-# The share of the loss that is about its own answers, for the largest; it is to learn more than it knew.
-_OWN_ANSWERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -133,10 +130,9 @@ def adapt(
     *smaller, largest = found.members
     with logged(run, observe) as tell:
         myself = largest if found.knows_classes else None
-        own = replace(config, distil_weight=_OWN_ANSWERS)
         cutout = cutout_of(config, largest.params)
         teachers = [myself] if myself else []
-        lessons = Lessons(own, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
+        lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
         digest = _adapt(data, directory, largest, myself, lessons, tell)
         yield digest
         lessons.remove()
