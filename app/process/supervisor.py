@@ -25,6 +25,8 @@ _LONGEST_PAUSE = 30.0
 # So many failures of one worker in a row, while no other serves, are the end.
 _MAX_FAILURES = 6
 _TICK_SECONDS = 0.5
+# Within so long after the first, a second signal is the same wish: timeout(1) tells a process, and then its group.
+_SAME_WISH_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SIGNALS = (*_ENDING, signal.SIGCHLD)
@@ -64,6 +66,7 @@ class Supervisor:
     _slots: list[_Slot] = field(default_factory=list)
     _has_served: bool = False
     _stop_by: float | None = None
+    _told_at: float = 0.0
     _exit_code: int = 0
     _last_tick: float = 0.0
 
@@ -135,7 +138,8 @@ class Supervisor:
             if slot.process is None:
                 continue
             if self._stop_by is not None and now > self._stop_by:
-                log.error("worker %d has not ended within %g s: killing it", slot.index, self.stop_seconds)
+                waited = round(self._stop_by - self._told_at, 1)
+                log.error("worker %d has not ended within %g s: killing it", slot.index, waited)
                 slot.process.kill()
             elif slot.served_since is not None and now - slot.last_beat > self.hung_seconds and self._stop_by is None:
                 log.error("worker %d has not answered for %g s: killing it", slot.index, self.hung_seconds)
@@ -143,12 +147,14 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Told again, at once."""
-        is_again = self._stop_by is not None
-        self._stop_by = time.monotonic() + (0 if is_again else self.stop_seconds)
-        if not is_again:
+        now = time.monotonic()
+        if self._stop_by is None:
+            self._told_at, self._stop_by = now, now + self.stop_seconds
             if self.listener.is_ours:
                 self.listener.refuse_new()
             self.listener.close()
+        elif now - self._told_at > _SAME_WISH_SECONDS:
+            self._stop_by = now
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.terminate()

@@ -124,6 +124,19 @@ def test_a_signal_ends_all(supervised: Callable[..., Watched], number: signal.Si
     wait_for_end_of(*pids)
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(supervised: Callable[..., Watched]) -> None:
+    """As from timeout(1), which tells a process and then its group: what is under way is still done."""
+    ends = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.5), os.write(2, b'done'), os._exit(0))); "
+    watched = supervised(ends + r"os.write(2, b'pid %d\n' % os.getpid()); " + SERVES)
+    pids = watched.pids(2)
+    for _ in range(2):
+        watched.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)  # else the two would be one pending signal
+    assert watched.process.wait(timeout=20) == 0
+    wait_for_end_of(*pids)
+    assert "done" in watched.log.read_text()
+
+
 def test_what_does_not_end_in_time_is_killed(supervised: Callable[..., Watched]) -> None:
     ignores = r"signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(2, b'pid %d\n' % os.getpid()); "
     watched = supervised(ignores + SERVES, stop_seconds=0.5)

@@ -181,8 +181,10 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
             assert zoo.chooser.find(digest).digest == digest
             zoo.files.load(digest)
     assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, False)
+    assert not row.claimed, "these are the bytes that were trained here"
     path.unlink()
-    assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, True)
+    row, is_new = publish(zoos[1], tmp_path, upload(tmp_path, data))
+    assert (row.digest, row.claimed, is_new) == (digest, True, True)
     assert files(tmp_path) == {path.name, "annotations.jsonl"}
     for zoo in zoos:
         zoo.close()
@@ -293,6 +295,19 @@ def test_a_claim_is_chosen_only_where_nothing_else_will_do(tmp_path: Path, make_
     with LocalZoo([tmp_path], publishing=PublishSettings(trust_claims=True)) as zoo:
         trusted = zoo.publish(encode(make_checkpoint(seed=6, accuracy=0.95))).id
         assert zoo.best().id == trusted, "who publishes has said so"
+
+
+def test_what_is_brought_back_counts_as_it_did_before(tmp_path: Path, make_checkpoint: Make, put: Put) -> None:
+    """`zoo undelete --url` publishes it again: what a trainer wrote must not become a claim, nor a claim the best."""
+    trained, other = put(tmp_path, accuracy=0.9), put(tmp_path, accuracy=0.7, seed=1)
+    with LocalZoo([tmp_path]) as zoo:
+        zoo.sync()
+        liar = zoo.publish(encode(make_checkpoint(seed=5, accuracy=1.0))).id
+        for digest in (trained, liar):
+            zoo.delete(digest)
+            assert zoo.best().id == (other if digest == trained else trained)
+            publish(zoo, tmp_path, digest)
+            assert zoo.best().id == trained
 
 
 def test_publishing_into_a_directory_has_the_limits_of_the_servers(

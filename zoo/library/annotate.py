@@ -148,8 +148,8 @@ class Annotator:
         self._in_catalog(self._follower.annotate_rows)
         audit.record("measure", digest, accuracy=measured.accuracy, n=measured.n)
 
-    def announce(self, digest: str, *, staged: bool, claimed: bool, measured: Measured | None) -> None:
-        """What is said of a checkpoint that is about to be put in place."""
+    def announce(self, digest: str, *, staged: bool, claimed: bool | None, measured: Measured | None) -> None:
+        """What is said of a checkpoint that is about to be put in place; `claimed` None leaves that as it is."""
 
         def change(said: Said) -> list[Entry]:
             found = said.flagged(digest, deleted=False, staged=staged or None, claimed=claimed)

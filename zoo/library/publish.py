@@ -211,8 +211,10 @@ def _taken_in(
     is_moved = False
     try:
         with _no_space_is_ours("it is not published"):
-            # What is said of it comes first: a server that sees the file a moment before its row must know it.
-            zoo.annotator.announce(digest, staged=staged, claimed=claimed, measured=measured)
+            # What is said of it comes first: a server that sees the file a moment before its row must know it. One that
+            # lay in the zoo before, deleted perhaps, counts as it did: to bring it back is no new claim.
+            is_claim = None if claimed and existing is not None else claimed
+            zoo.annotator.announce(digest, staged=staged, claimed=is_claim, measured=measured)
             if existing is None or not _is_whole(existing, digest):
                 move_into_place(blob, target)
                 is_moved = True
