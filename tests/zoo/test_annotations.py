@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from zoo.library.local import LocalZoo
 from zoo.store.annotations import Annotations
-from zoo.store.entries import AliasEntry, FlagEntry
+from zoo.store.entries import AliasEntry, FlagEntry, together
 
 Put = Callable[..., str]
 Opened = Callable[..., LocalZoo]
@@ -97,3 +101,42 @@ def test_a_clock_that_is_wrong_decides_nothing(tmp_path: Path) -> None:
     both.change(lambda said: said.flagged(A, deprecated=False), "somebody")
     assert both.said.deprecated == set()
     assert Annotations([tmp_path / "other"]).said.deprecated == set(), "which may be served alone"
+
+
+@contextmanager
+def slowly_read(annotations: Annotations) -> Iterator[None]:
+    """Another thread is in the middle of reading, as a server's sync is, while the block is at work (or waits)."""
+    is_reading, goes_on = threading.Event(), threading.Event()
+
+    def pause(frame: FrameType, _event: str, _arg: object) -> None:
+        if frame.f_code is together.__code__:
+            is_reading.set()
+            goes_on.wait(0.3)
+
+    def read() -> None:
+        sys.settrace(pause)
+        annotations.read()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert is_reading.wait(10)
+    yield
+    goes_on.set()
+    thread.join()
+
+
+def test_a_change_during_a_sync_is_seen_at_once(tmp_path: Path) -> None:
+    annotations, elsewhere = Annotations([tmp_path]), Annotations([tmp_path])
+    elsewhere.change(lambda _: [FlagEntry(kind="deprecated", digest=B)], "somebody")
+    with slowly_read(annotations):
+        annotations.change(lambda _: [FlagEntry(kind="deleted", digest=A)], "somebody")
+    assert annotations.said == Annotations([tmp_path]).said
+    assert annotations.said.deleted == {A}
+
+
+def test_a_change_during_a_sync_is_of_what_is_said_by_then(tmp_path: Path) -> None:
+    annotations, elsewhere = Annotations([tmp_path]), Annotations([tmp_path])
+    elsewhere.change(lambda _: [FlagEntry(kind="deprecated", digest=A)], "somebody")
+    with slowly_read(annotations):
+        annotations.change(lambda said: said.flagged(A, deprecated=False), "somebody")
+    assert Annotations([tmp_path]).said.deprecated == set(), "and not left alone as what is so already"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import operator
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,8 @@ class _OfDirectory:
         self.journal = Journal(root / "annotations.jsonl")
         self._earlier = Journal(root / "measurements.jsonl")
         self._marks = MarksFile(root)
+        # Around what is kept of the files; never held while one is written.
+        self._reading = threading.RLock()
         self._made_of: tuple[object, ...] = ()
         self._entries: list[Entry] = []
         # Of old catalogs in a directory that cannot be written to.
@@ -34,19 +37,21 @@ class _OfDirectory:
 
     def entries(self, *, strict: bool = False) -> list[Entry]:
         """By time; the same list until a file changes. Raises AnnotationsError, if `strict`."""
-        parts = self._earlier.entries(strict=strict), self.journal.entries(strict=strict)
-        made_of = (*parts, self._marks.entry(strict=strict), self.carried_over)
-        if len(made_of) != len(self._made_of) or not all(map(operator.is_, made_of, self._made_of)):
-            found = [*self.carried_over, *parts[0], *parts[1], *self.untaken()]
-            self._entries = list(expanded(sorted(found, key=lambda entry: entry.at)))
-            self._made_of = made_of
-        return self._entries
+        with self._reading:
+            parts = self._earlier.entries(strict=strict), self.journal.entries(strict=strict)
+            made_of = (*parts, self._marks.entry(strict=strict), self.carried_over)
+            if len(made_of) != len(self._made_of) or not all(map(operator.is_, made_of, self._made_of)):
+                found = [*self.carried_over, *parts[0], *parts[1], *self.untaken()]
+                self._entries = list(expanded(sorted(found, key=lambda entry: entry.at)))
+                self._made_of = made_of
+            return self._entries
 
     def untaken(self) -> list[MarksEntry]:
         """marks.json, where it says something else than when it was last taken down in the journal."""
-        now = self._marks.entry()
-        taken = [entry for entry in self.journal.entries() if isinstance(entry, MarksEntry)]
-        return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
+        with self._reading:
+            now = self._marks.entry()
+            taken = [entry for entry in self.journal.entries() if isinstance(entry, MarksEntry)]
+            return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
 
     def append(self, entries: Sequence[Entry]) -> None:
         """First what marks.json says by now: what is changed there later is then later than these."""
@@ -62,6 +67,8 @@ class Annotations:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._directories = [_OfDirectory(root) for root in roots]
+        # `said` is what is together in `_read`: both are set by one thread at a time.
+        self._reading = threading.Lock()
         self._read: list[list[Entry]] = []
         self.said = Said()
         for directory in self._directories:
@@ -80,13 +87,18 @@ class Annotations:
 
     def read(self, *, strict: bool = False) -> bool:
         """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
-        # The first directory last: of two entries of one time its own counts.
-        found = [directory.entries(strict=strict) for directory in reversed(self._directories)]
-        if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
-            return False
-        self._read, before = found, self.said
-        self.said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
-        return self.said != before
+        return self._latest(strict=strict)[1]
+
+    def _latest(self, *, strict: bool = False) -> tuple[Said, bool]:
+        """What is said by now, and whether that is new."""
+        with self._reading:
+            # The first directory last: of two entries of one time its own counts.
+            found = [directory.entries(strict=strict) for directory in reversed(self._directories)]
+            if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
+                return self.said, False
+            said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
+            before, self.said, self._read = self.said, said, found
+            return said, said != before
 
     def change(self, change: Change, actor: str) -> None:
         """Records what `change` makes of what is said, of which nobody else changes anything meanwhile.
@@ -95,16 +107,16 @@ class Annotations:
         """
         first, *others = self._directories
         with locked(first.root):
-            self.read(strict=True)
-            found = change(self.said)
+            said, _ = self._latest(strict=True)
+            found = change(said)
             if not found:
                 return
             stamp = {"time": self._now(), "actor": actor}
             entries = [entry.model_copy(update=stamp) for entry in found]
             first.append(entries)
         for other in others:
-            said = together(other.entries())
-            taken_back = [each.model_copy(update=stamp) for entry in entries for each in said.taken_back_by(entry)]
+            there = together(other.entries())
+            taken_back = [each.model_copy(update=stamp) for entry in entries for each in there.taken_back_by(entry)]
             if taken_back and os.access(other.root, os.W_OK):
                 with suppress(OSError), locked(other.root):
                     other.append(taken_back)
