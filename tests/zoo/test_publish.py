@@ -85,6 +85,26 @@ def test_gc_sweeps_what_is_deleted_and_what_was_left(tmp_path: Path, put: Callab
     assert f"checkpoint {deleted} was deleted" in shown.stderr
 
 
+def test_gc_deletes_nothing_where_a_line_is_damaged(tmp_path: Path, put: Callable[..., str]) -> None:
+    """It may be the one that brought the checkpoint back."""
+    digest, other = put(tmp_path, seed=1), put(tmp_path, seed=2)
+    with LocalZoo([tmp_path]) as zoo:
+        zoo.sync()
+        zoo.delete(digest)
+        zoo.undelete(digest)
+        path = tmp_path / "annotations.jsonl"
+        whole = path.read_bytes().splitlines(keepends=True)
+        for damaged in (b"##" + whole[1][2:], whole[1][:-2] + b"##"):
+            path.write_bytes(whole[0] + damaged)
+            with pytest.raises(AnnotationsError, match=rf"{path}: line 2 is no annotation: no file is deleted until"):
+                collect([tmp_path])
+        zoo.deprecate(other)
+        assert Annotations([tmp_path]).said.deprecated == {other}, "other changes go on"
+        path.write_bytes(b"".join(whole))
+        assert collect([tmp_path]) == []
+    assert files(tmp_path) >= {f"{digest}.safetensors", f"{other}.safetensors"}
+
+
 def test_marks_survive_a_reindex_and_are_those_of_the_directory(
     tmp_path: Path, put: Callable[..., str], command: Command
 ) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.errors import AnnotationsError
 from zoo.library import audit
 from zoo.store.annotations import Annotations
 from zoo.store.directory import INCOMING, checkpoints, walk
@@ -37,7 +38,12 @@ def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
     Raises AnnotationsError where it cannot be known what is deleted.
     """
     annotations = Annotations(roots)
-    annotations.read(strict=True)
+    try:
+        annotations.require_whole()
+    except AnnotationsError as error:
+        raise AnnotationsError(
+            f"{error}: no file is deleted until that is repaired or removed: it may be what brought one back"
+        ) from error
     deleted = annotations.said.deleted
     for root in roots:
         listing = walk(root)

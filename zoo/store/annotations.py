@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from zoo.choosing.cascade import Calibration
+from zoo.errors import AnnotationsError
 from zoo.store.earlier import MarksFile, expanded, of_old_catalogs
 from zoo.store.entries import CalibrationEntry, Entry, Latency, LatencyEntry, MarksEntry, Said, together
 from zoo.store.journal import Journal
@@ -88,6 +89,17 @@ class Annotations:
     def read(self, *, strict: bool = False) -> bool:
         """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
         return self._latest(strict=strict)[1]
+
+    def require_whole(self) -> None:
+        """Reads, before something is done that no later entry could mend.
+
+        Raises AnnotationsError where a file cannot be read, or a line of what is said here: unlike `change`, for which
+        a damaged line must not be the end.
+        """
+        self.read(strict=True)
+        for directory in self._directories:
+            if damage := directory.journal.damage:
+                raise AnnotationsError(damage)
 
     def _latest(self, *, strict: bool = False) -> tuple[Said, bool]:
         """What is said by now, and whether that is new."""

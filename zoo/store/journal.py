@@ -30,6 +30,8 @@ class Journal:
         self._read_at: Stamp = None
         self._entries: list[Entry] = []
         self._said: str | None = None
+        # The first line that is none, in words: something may have been said there that counts no longer.
+        self.damage = ""
 
     def entries(self, *, strict: bool = False) -> list[Entry]:
         """In the order of the file; the same list until that changes. As they were where it cannot be read.
@@ -50,14 +52,17 @@ class Journal:
     def _parsed(self, data: bytes) -> list[Entry]:
         """Without a last line that is still being written, or whose writer was killed."""
         entries: list[Entry] = []
+        self.damage = ""
         lines = data.split(b"\n")
         for number, text in enumerate(lines, 1):
             try:
                 if text and _Kind.model_validate_json(text).kind in KINDS:
                     entries.append(KNOWN.validate_json(text))
             except ValidationError:
+                damage = f"{self.path}: line {number} is no annotation"
+                self.damage = self.damage or damage
                 if number < len(lines):
-                    self._say(f"{self.path}: line {number} is no annotation, and left out")
+                    self._say(f"{damage}, and left out")
         return entries
 
     def _say(self, what: str) -> None:
