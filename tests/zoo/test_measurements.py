@@ -11,6 +11,7 @@ import pytest
 
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import NotFoundError
+from zoo.library.garbage import garbage
 from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
 from zoo.store.annotations import Annotations
@@ -132,6 +133,13 @@ def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, o
     with closing(sqlite3.connect(tmp_path / name)) as connection:
         [kept] = connection.execute("SELECT digest, name FROM checkpoint")
     assert kept == ("old", "row"), "an older version of the code may still be at work on it"
+
+
+def test_who_only_asks_what_gc_would_delete_writes_nothing(tmp_path: Path, put: Put) -> None:
+    old_catalog(tmp_path / "catalog.sqlite", put(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert list(garbage([tmp_path])) == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_old_catalog_that_is_damaged_is_told_of(

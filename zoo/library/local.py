@@ -56,7 +56,8 @@ class LocalZoo:
             require_zoo(root)
         self.roots = tuple(roots)
         self._publishing = publishing
-        self.annotations = Annotations(roots)  # before a catalog of version 0.1 that is damaged is set aside
+        self.annotations = Annotations(roots)
+        self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
         self.catalog = Catalog(catalog_path(roots), default_dataset)
         self.files = CheckpointFiles(roots, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)

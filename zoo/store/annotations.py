@@ -60,7 +60,7 @@ class _OfDirectory:
 
 
 class Annotations:
-    """`said` is as of the last `read`. All methods may be called from any thread.
+    """`said` is as of the last `read`, which writes nothing. All methods may be called from any thread.
 
     What is recorded goes to the first directory; what it takes back also to those others that say it, where they can be
     written to, as they may be served alone.
@@ -72,19 +72,20 @@ class Annotations:
         self._reading = threading.Lock()
         self._read: list[list[Entry]] = []
         self.said = Said()
-        for directory in self._directories:
-            self._carry_over(directory)
         self.read()
 
-    def _carry_over(self, directory: _OfDirectory) -> None:
-        found = of_old_catalogs(directory.root, directory.entries())
-        if not found:
-            return
-        try:
-            with locked(directory.root):
-                directory.append(found)
-        except OSError:
-            directory.carried_over = found
+    def carry_over(self) -> None:
+        """Takes down what catalogs of version 0.1 kept; once, and where it cannot be written as long as this lives."""
+        for directory in self._directories:
+            found = of_old_catalogs(directory.root, directory.entries())
+            if not found:
+                continue
+            try:
+                with locked(directory.root):
+                    directory.append(found)
+            except OSError:
+                directory.carried_over = found
+        self.read()
 
     def read(self, *, strict: bool = False) -> bool:
         """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
