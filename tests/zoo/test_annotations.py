@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 
+from zoo.errors import NotFoundError
 from zoo.library.local import LocalZoo
 from zoo.store.annotations import Annotations
 from zoo.store.entries import AliasEntry, FlagEntry, together
@@ -101,6 +102,18 @@ def test_a_clock_that_is_wrong_decides_nothing(tmp_path: Path) -> None:
     both.change(lambda said: said.flagged(A, deprecated=False), "somebody")
     assert both.said.deprecated == set()
     assert Annotations([tmp_path / "other"]).said.deprecated == set(), "which may be served alone"
+
+
+def test_an_alias_that_is_moved_to_another_directory_dangles_in_none(tmp_path: Path, put: Put, opened: Opened) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    first, second = put(one), put(other, seed=1)
+    opened(other).alias("stable", second)
+    opened(one, other).alias("stable", first)
+    assert Annotations([other]).said.aliases == {}
+    for roots in ((one, other), (other, one), (one,)):
+        assert opened(*roots).show("stable").id == first
+    with pytest.raises(NotFoundError, match="stable"):
+        opened(other).show("stable")
 
 
 @contextmanager

@@ -124,24 +124,26 @@ class Annotations:
             found = change(said)
             if not found:
                 return
-            stamp = {"time": self._now(), "actor": actor}
-            entries = [entry.model_copy(update=stamp) for entry in found]
+            # What is taken back elsewhere was said before, in whichever order the directories are served next.
+            taken_back_at, time = self._now()
+            entries = [entry.model_copy(update={"time": time, "actor": actor}) for entry in found]
             first.append(entries)
         for other in others:
             there = together(other.entries())
-            taken_back = [each.model_copy(update=stamp) for entry in entries for each in there.taken_back_by(entry)]
+            ended = [each for entry in entries for each in there.taken_back_by(entry)]
+            taken_back = [entry.model_copy(update={"time": taken_back_at, "actor": actor}) for entry in ended]
             if taken_back and os.access(other.root, os.W_OK):
                 with suppress(OSError), locked(other.root):
                     other.append(taken_back)
         self.read()
 
-    def _now(self) -> str:
-        """Later than all that is said: a clock that was wrong somewhere must not decide which of two counts."""
-        now = datetime.now(UTC)
+    def _now(self) -> tuple[str, str]:
+        """Two times, the first later than all that is said: a clock that was wrong somewhere must decide nothing."""
+        now, step = datetime.now(UTC), timedelta(microseconds=1)
         last = max((entries[-1].at for entries in self._read if entries), default="")
         if last >= now.isoformat(timespec="microseconds"):
-            now = datetime.fromisoformat(last).astimezone(UTC) + timedelta(microseconds=1)
-        return now.isoformat(timespec="microseconds")
+            now = datetime.fromisoformat(last).astimezone(UTC) + step
+        return now.isoformat(timespec="microseconds"), (now + step).isoformat(timespec="microseconds")
 
     # --- measurements ----------------------------------------------------------------------------------
 

@@ -223,7 +223,8 @@ class Said:
         """What ends that which is said here and, after the entry, is said no longer."""
         match entry:
             case AliasEntry() if self.aliases.get(entry.alias, {}).get(entry.dataset, entry.digest) != entry.digest:
-                return [entry]
+                # Whom it names is no business of that directory, which may not hold it.
+                return [AliasEntry(alias=entry.alias, dataset=entry.dataset, digest=None)]
             case FlagEntry(kind="deleted", digest=digest, value=True):
                 names = self.unnamed(digest, self.aliases_of(digest))
                 return names + self.flagged(digest, deprecated=False, staged=False)
