@@ -12,7 +12,7 @@
     ├── NotADigestError        a name where only a digest will do
     ├── NoSpaceError           a checkpoint that there is no room for
     ├── BusyError              something that another process holds, or that is under way: ask again
-    ├── AnnotationsError       annotations (marks.json) that cannot be read, and are therefore not changed
+    ├── AnnotationsError       annotations (annotations.jsonl) that cannot be read, and are therefore not changed
     └── NotFoundError          no checkpoint of that name, digest or alias
         ├── GoneError          there was one, and it was deleted
         └── NoModelMeetsConstraintsError   none within the budget; carries the nearest one

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from app.settings import Settings
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
@@ -103,6 +104,24 @@ def test_what_cannot_be_measured_is_staged_and_not_promoted(measuring: httpx.Cli
     refused = measuring.patch(f"/models/{shown['id']}", json={"staged": False})
     assert refused.status_code == 409
     assert "--eval-data" in refused.json()["detail"]
+
+
+def test_a_damaged_test_image_is_nothing_that_a_publisher_did(
+    client_of: Serve, tmp_path: Path, make_checkpoint: Make
+) -> None:
+    checkpoint = make_checkpoint(dataset="photos")
+    for label in checkpoint.descriptor.classes:
+        folder = tmp_path / "photos" / "test" / label
+        folder.mkdir(parents=True)
+        Image.effect_noise((32, 32), 80).save(folder / "noise.png")
+    damaged = folder / "noise.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    (tmp_path / "zoo").mkdir()
+    client = client_of(tmp_path / "zoo", publish_token=TOKEN, eval_data=(str(tmp_path / "photos"),))
+    client.headers.update(AS_PUBLISHER)
+    answer = publish(client, encode(checkpoint))
+    assert answer.status_code == 503, answer.text
+    assert "the test images of data set photos cannot be read" in answer.json()["detail"]
 
 
 def test_staged_checkpoints_are_tried_before_they_are_chosen(

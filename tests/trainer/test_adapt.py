@@ -211,3 +211,10 @@ def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteIma
         assert read_header(Directory(tmp_path / "mine").path(digest)).descriptor.cost.epochs == before + int(epochs)
     again = CliRunner().invoke(app, [*words, "--device", "cpu"])
     assert again.stdout.split() == digests, "as it was planned the first time"
+    longer = CliRunner().invoke(app, [*words[:-2], "--epochs", str(int(epochs) + 1), "--device", "cpu"])
+    assert set(digests) <= set(longer.stdout.split())
+    assert longer.stderr.count(f"before, in {epochs} epochs, not {int(epochs) + 1}; to train it again, delete") == len(
+        digests
+    )
+    replanned = CliRunner().invoke(app, [*words[:-1], "0.3", "--device", "cpu"])
+    assert "measures how long 2 sizes take" in replanned.stderr

@@ -232,6 +232,19 @@ def test_a_class_that_the_split_leaves_nothing_to_learn_of_is_an_error(
         data.load(str(root))
 
 
+def test_classes_that_are_one_group_of_near_duplicates_each_leave_no_test_image(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label in ("left", "right"):
+        folder = tmp_path / "bursts" / label
+        folder.mkdir(parents=True)
+        pixels = random.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        for number in range(8):
+            pixels[number, 0] ^= 1
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    with pytest.raises(DataError, match=r"bursts leaves no test image, .* each class is a single group of them"):
+        data.load(str(tmp_path / "bursts"))
+
+
 def test_validation_images_of_its_own(tmp_path: Path, write_images: WriteImages) -> None:
     """Beside test/ they validate, in its place they are what is tested on, as in ImageNet's layout."""
     root = write_images(tmp_path / "bars", {"train": 12, "valid": 5, "test": 4})

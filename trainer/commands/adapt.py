@@ -91,8 +91,7 @@ def adapt(
         config = replace(config, batch_size=batch_size)
         images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
-        deadline = None if minutes is None else started + 60 * minutes
-        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, deadline):
+        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, minutes, started):
             typer.echo(digest)
 
 
@@ -105,15 +104,18 @@ def _adapt(
     zoo: Path,
     device: Device,
     teaching: _Teaching | None,
-    deadline: float | None,
+    minutes: float | None,
+    started: float,
 ) -> Iterator[str]:
-    """`deadline`: of `time.monotonic`."""
+    """`started`: of `time.monotonic`."""
     from trainer.distil import plan
     from trainer.distil.adapt import Sources, adapt, sources
     from trainer.journal.display import Display
     from trainer.journal.journal import run_directory
     from trainer.loop.batches import fitted
     from trainer.loop.step import prepare
+    from zoo.checkpoint.file import read_header
+    from zoo.store.directory import Directory
 
     if not from_.is_dir():
         raise RunError(f"{from_}: no such zoo directory")
@@ -124,14 +126,21 @@ def _adapt(
     run = run_directory(zoo, config, images.name)
     outside = teaching.answers(console, images, source, config, chosen, run) if teaching else None
 
-    if deadline is not None:
+    if minutes is not None:
 
         def make() -> plan.Plan:
             say(console, f"measures how long {len(found.members)} sizes take")
-            seconds = deadline - time.monotonic()
+            seconds = started + 60 * minutes - time.monotonic()
             return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, seconds)
 
-        chosen_plan = plan.kept(run / "plan.json", [member.digest for member in found.members], make)
+        what = [
+            f"until {60 * minutes:g} s",
+            str(chosen),
+            f"{config.batch_size} at a time",
+            images.content.model_dump_json(),
+        ]
+        key = [*what, *(member.digest for member in found.members)]
+        chosen_plan = plan.kept(run / "plan.json", key, make)
         say(
             console,
             f"plans {chosen_plan.epochs} epochs of {len(chosen_plan.sizes)} of {len(found.members)} sizes: "
@@ -141,8 +150,15 @@ def _adapt(
         found = Sources(tuple(found.members[index] for index in chosen_plan.sizes), found.knows_classes)
     sizes = ", ".join(f"{member.params:,}" for member in found.members)
     say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
+    before = {member.digest: member.descriptor.cost.epochs for member in found.members}
     with Display(console) as display:
-        yield from adapt(config, images, found, zoo, chosen, display, outside)
+        for digest in adapt(config, images, found, zoo, chosen, display, outside):
+            descriptor = read_header(Directory(zoo).path(digest)).descriptor
+            epochs = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
+            if epochs != config.distil_epochs:
+                wanted = f"in {epochs} epochs, not {config.distil_epochs}; to train it again, delete {digest[:12]}"
+                say(console, f"  kept: {descriptor.name} was fine-tuned on these images before, {wanted}")
+            yield digest
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,12 @@ class Images:
         """The training images so many times as large: read again where files are larger, else interpolated."""
         from torch.nn import functional as F
 
-        from trainer.data.datasets import Split
+        from trainer.data.datasets import NAMED, Split
 
         _, height, width = data.image_shape
         if factor == 1:
             return data.train
-        if Path(self.source).exists() and height == width:
+        if self.source not in NAMED and height == width:
             return self._load(factor * height).train
         images = F.interpolate(data.train.images.float(), scale_factor=factor, mode="bilinear", antialias=True)
         return Split(images.round().byte(), data.train.labels)

@@ -152,6 +152,11 @@ def load(
     if len(train) < 3:
         raise DataError(f"{source} leaves {len(train) + len(indices)} training images; at least 4 are needed")
     _check_trained(train, raw.classes)
+    if not len(raw.test):
+        raise DataError(
+            f"{source} leaves no test image, though a share of each class was to be set aside: near duplicates stay on "
+            "one side, and each class is a single group of them; add other images, or a test/ folder"
+        )
     return Data(
         name or raw.name,
         raw.classes,

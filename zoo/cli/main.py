@@ -32,6 +32,7 @@ zoo predict frog.png --zoo my-zoo --min-acc 0.8 --policy cascade
 zoo verify --zoo my-zoo --data cifar10.tar.gz
 
 zoo calibrate --zoo my-zoo
+
 zoo publish mine.safetensors --url http://127.0.0.1:8000
 """
 

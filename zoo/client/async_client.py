@@ -15,7 +15,7 @@ import httpx
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.client.connection import opened, path_of, proxy_to
-from zoo.client.operations import Questions, Runtime
+from zoo.client.operations import Operations, Runtime
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
@@ -41,7 +41,7 @@ class AsyncZooClient:
     ) -> None:
         proxy = proxy_to(url)
         self._http = opened(httpx.AsyncClient, url, token, timeout_s, proxy)
-        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), path_of(cache))
+        self._zoo = Operations(Server(self._http.build_request, url, retries, proxy), path_of(cache))
 
     async def __aenter__(self) -> Self:
         return self

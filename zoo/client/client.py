@@ -27,7 +27,7 @@ import httpx
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.client.connection import opened, path_of, proxy_to
-from zoo.client.operations import Questions, Runtime
+from zoo.client.operations import Operations, Runtime
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
@@ -55,7 +55,7 @@ class ZooClient:
         """
         proxy = proxy_to(url)
         self._http = opened(httpx.Client, url, token, timeout_s, proxy)
-        self._zoo = Questions(Server(self._http.build_request, url, retries, proxy), path_of(cache))
+        self._zoo = Operations(Server(self._http.build_request, url, retries, proxy), path_of(cache))
 
     def __enter__(self) -> Self:
         return self

@@ -44,7 +44,7 @@ class _Answer(BaseModel):
     predictions: list[list[Prediction]]
 
 
-class Questions:
+class Operations:
     def __init__(self, server: Server, cache: Path | None) -> None:
         self._server = server
         self._cache = cache

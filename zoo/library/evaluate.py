@@ -61,6 +61,13 @@ class TestSplits:
                 f"{len(descriptor.classes)} from {descriptor.classes[0]!r} on, not {len(images.classes)} from "
                 f"{images.classes[0]!r} on"
             )
+        try:
+            return self._measured(checkpoint, images, limits)
+        except DataError as error:  # nothing that a publisher can mend
+            raise BusyError(f"the test images of data set {images.name} cannot be read: {error}") from error
+
+    def _measured(self, checkpoint: Checkpoint, images: HeldOutImages, limits: Limits) -> Measured | None:
+        descriptor = checkpoint.descriptor
         form = form_of(descriptor)
         content, num_bytes = descriptor.dataset.content, len(images) * prod(form.size) * 3
         if content is not None and num_bytes <= _MAX_COMPARED_BYTES:
