@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from zoo.checkpoint.file import Checkpoint
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.choosing.budget import Budget, wilson_interval
 from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.library.local import LocalZoo
 from zoo.network.cost import num_macs, num_params, ram_bytes
+from zoo.network.families.blueprint import BlueprintArchitecture
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
 from zoo.store.entries import Latency
@@ -73,6 +75,34 @@ def test_damaged_files_are_left_out_with_one_warning(
     path.write_bytes(whole)
     assert zoo.sync()
     assert set(digests(zoo)) == {good, bad}
+
+
+def test_what_takes_long_to_refuse_is_refused_once(
+    tmp_path: Path, put: Put, make_checkpoint: Callable[..., Checkpoint], opened: Callable[..., LocalZoo]
+) -> None:
+    """A small file whose descriptor speaks of a large network must not take every look at the directory along."""
+    data = encode(make_checkpoint())
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    descriptor = json.loads(header["__metadata__"]["descriptor"])
+    stages = [{"channels": 2, "num_layers": 1024} for _ in range(8)]
+    descriptor["architecture"] = BlueprintArchitecture(
+        input_channels=1, input_height=8, input_width=8, num_classes=3, stem_pools=0, stages=stages
+    ).model_dump(mode="json")
+    header["__metadata__"]["descriptor"] = json.dumps(descriptor)
+    text = json.dumps(header).encode()
+    bad = len(text).to_bytes(8, "little") + text + data[8 + size :]
+    path = tmp_path / "checkpoints" / f"{digest_of(bad)}.safetensors"
+    put(tmp_path)
+    path.write_bytes(bad)
+    time.sleep(2.1)  # what was written just now is read again
+    zoo, seconds = opened(tmp_path), []
+    for _ in range(2):
+        started = time.perf_counter()
+        zoo.sync()
+        seconds.append(time.perf_counter() - started)
+    assert seconds[1] < seconds[0] / 4
+    assert len(digests(zoo)) == 1
 
 
 def test_a_file_damaged_later_is_found_out_when_it_is_loaded(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Descriptors kept: a few kilobytes each.
 _MAX_DESCRIPTORS = 256
+_SETTLED_SECONDS = 2.0
 
 Read = TypeVar("Read")
 Stamp = tuple[int, int, int]
@@ -122,6 +124,20 @@ class CheckpointFiles:
     def damaged_digests(self) -> set[str]:
         found = list(self._damaged)  # other threads find more meanwhile
         return {path.stem for path in found if self.paths.get(path.stem) == path and self.is_damaged(path)}
+
+    @contextmanager
+    def remembering_refusal(self, path: Path) -> Iterator[None]:
+        """What is no checkpoint counts as damaged until it changes: to find that out again may take seconds.
+
+        Except of a file that changed just now: it may still be written to, and a clock's tick hide that.
+        """
+        before = _stamp(path)
+        try:
+            yield
+        except CheckpointError:
+            if time.time() - before[0] / 1e9 > _SETTLED_SECONDS:
+                self._damaged[path] = before
+            raise
 
     def forget_damage(self, path: Path | None = None) -> None:
         """Of one file, which has been replaced, or of all."""

@@ -59,7 +59,7 @@ class Follower:
 
         Latencies become those measured on this device; cascades those whose checkpoints are all there.
 
-        A file that is no checkpoint is left out, with a warning, and read again the next time: it may be one that is
+        A file that is no checkpoint is left out, with a warning, and read again when it changes: it may be one that is
         still being copied here. Of a directory that cannot be listed, everything stays as it was.
         """
         try:
@@ -140,7 +140,9 @@ class Follower:
             try:
                 if self._files.is_damaged(path):
                     continue
-                yield row_of(digest, read_header(path), self._annotations.said)
+                with self._files.remembering_refusal(path):
+                    header = read_header(path)
+                yield row_of(digest, header, self._annotations.said)
             except (CheckpointError, OSError) as error:
                 if self._refused.get(path) != str(error):
                     self._refused[path] = str(error)
