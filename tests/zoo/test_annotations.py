@@ -104,6 +104,34 @@ def test_a_clock_that_is_wrong_decides_nothing(tmp_path: Path) -> None:
     assert Annotations([tmp_path / "other"]).said.deprecated == set(), "which may be served alone"
 
 
+@pytest.mark.parametrize("time", ["unknown", "2026-11-21T02:00:00", "9999-12-31T23:59:59.999999+00:00"])
+@pytest.mark.parametrize("key", ["time", "measured_at"])
+def test_a_time_that_is_none_costs_its_line_only(
+    tmp_path: Path, key: str, time: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = {"kind": "latency", "digest": A, "device": "cpu", "median_ms": 3, "p95_ms": 9, "num_runs": 3}
+    line |= {"measured_at": "2026-11-21T02:00:00Z", key: time}
+    path = tmp_path / "annotations.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    annotations = Annotations([tmp_path])
+    annotations.change(lambda said: said.flagged(A, deprecated=True), "somebody")
+    assert (annotations.said.deprecated, annotations.said.latencies) == ({A}, {})
+    assert caplog.messages == [f"{path}: line 1 is no annotation, and left out"]
+
+
+@pytest.mark.parametrize("time", ["2999-11-21T02:00:00+14:00", "2999-11-21T02:00:00Z", "29991121T020000+00:00"])
+def test_times_in_whichever_form_decide_nothing_wrongly(tmp_path: Path, time: str) -> None:
+    """What does not sort as its text would come after all that is said later, or before what was said earlier."""
+    flags = [(A, True, time), (A, False, "2999-11-21T02:00:00.5+00:00")]
+    lines = [{"kind": "deprecated", "digest": digest, "value": value, "time": at} for digest, value, at in flags]
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    annotations = Annotations([tmp_path])
+    assert annotations.said.deprecated == set()
+    annotations.change(lambda said: said.flagged(A, deprecated=True), "somebody")
+    annotations.change(lambda said: said.flagged(A, deprecated=False), "somebody")
+    assert annotations.said.deprecated == set()
+
+
 def test_an_alias_that_is_moved_to_another_directory_dangles_in_none(tmp_path: Path, put: Put, opened: Opened) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     first, second = put(one), put(other, seed=1)

@@ -40,9 +40,8 @@ def three(tmp_path: Path, put: Put, tiny: SecnnArchitecture) -> list[str]:
 
 def measured(digest: str, median_ms: float, device: str | None = None) -> Latency:
     name = device or device_name()
-    return Latency(
-        digest=digest, device=name, median_ms=median_ms, p95_ms=2 * median_ms, num_runs=9, measured_at="2026-11-21"
-    )
+    at = "2026-11-21T02:00:00Z"
+    return Latency(digest=digest, device=name, median_ms=median_ms, p95_ms=2 * median_ms, num_runs=9, measured_at=at)
 
 
 def shown(zoo: LocalZoo) -> dict[str, float | None]:

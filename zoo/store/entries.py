@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import MAXYEAR, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
@@ -35,12 +35,18 @@ def _no_digits(alias: str) -> str:
     return alias
 
 
-def _is_time(text: str) -> str:
-    if text and datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time needs its zone, as in 2026-11-21T02:00:00+00:00")
-    return text
+def _as_sorted(text: str) -> str:
+    """A time in the one form in which they sort as text; what comes later than any must still be one."""
+    if not text:
+        return text
+    time = datetime.fromisoformat(text)
+    if time.utcoffset() != timedelta(0) or time.year == MAXYEAR:
+        raise ValueError(f"a time is in UTC and before the year {MAXYEAR}, as 2026-11-21T02:00:00+00:00, not {text}")
+    return time.isoformat(timespec="microseconds")
 
 
+# Empty where an earlier version did not say it.
+Time = Annotated[str, AfterValidator(_as_sorted)]
 Alias = Annotated[Slug, AfterValidator(_no_digits)]
 # Where version 0.1 wrote the alias, which knew one for all data sets.
 DatasetKey = Slug | Literal["*"]
@@ -66,7 +72,7 @@ class Latency(BaseModel):
     median_ms: float
     p95_ms: float
     num_runs: int
-    measured_at: str
+    measured_at: Time
 
 
 class Entry(BaseModel):
@@ -74,7 +80,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    time: Annotated[str, AfterValidator(_is_time)] = ""
+    time: Time = ""
     actor: str = ""
 
     @property
@@ -108,7 +114,7 @@ class LatencyEntry(Entry, Latency):
 
 class CalibrationEntry(Entry):
     kind: Literal["calibration"] = "calibration"
-    measured_at: str = ""
+    measured_at: Time = ""
     calibration: Calibration
 
 
