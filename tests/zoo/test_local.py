@@ -78,16 +78,16 @@ def test_damaged_files_are_left_out_with_one_warning(
 
 
 def test_what_takes_long_to_refuse_is_refused_once(
-    tmp_path: Path, put: Put, make_checkpoint: Callable[..., Checkpoint], opened: Callable[..., LocalZoo]
+    tmp_path: Path, put: Put, make_checkpoint: Callable[..., Checkpoint]
 ) -> None:
     """A small file whose descriptor speaks of a large network must not take every look at the directory along."""
     data = encode(make_checkpoint())
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     descriptor = json.loads(header["__metadata__"]["descriptor"])
-    stages = [{"channels": 2, "num_layers": 1024} for _ in range(8)]
+    stages = [{"channels": 2, "num_layers": 1024} for _ in range(6)]
     descriptor["architecture"] = BlueprintArchitecture(
-        input_channels=1, input_height=8, input_width=8, num_classes=3, stem_pools=0, stages=stages
+        input_channels=1, input_height=64, input_width=64, num_classes=3, stem_pools=0, stages=stages
     ).model_dump(mode="json")
     header["__metadata__"]["descriptor"] = json.dumps(descriptor)
     text = json.dumps(header).encode()
@@ -96,13 +96,14 @@ def test_what_takes_long_to_refuse_is_refused_once(
     put(tmp_path)
     path.write_bytes(bad)
     time.sleep(2.1)  # what was written just now is read again
-    zoo, seconds = opened(tmp_path), []
-    for _ in range(2):
-        started = time.perf_counter()
-        zoo.sync()
-        seconds.append(time.perf_counter() - started)
+    with LocalZoo([tmp_path]) as zoo:
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            zoo.sync()
+            seconds.append(time.perf_counter() - started)
+        assert len(digests(zoo)) == 1
     assert seconds[1] < seconds[0] / 4
-    assert len(digests(zoo)) == 1
 
 
 def test_a_file_damaged_later_is_found_out_when_it_is_loaded(
