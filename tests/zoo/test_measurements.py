@@ -135,6 +135,22 @@ def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, o
     assert kept == ("old", "row"), "an older version of the code may still be at work on it"
 
 
+def test_what_cannot_be_read_in_an_old_catalog_costs_no_more_than_that(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest, path = put(tmp_path), tmp_path / "catalog.sqlite"
+    old_catalog(path, digest)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO calibration VALUES ('others', '{}')")
+        connection.execute("INSERT INTO latency VALUES ('x', 'y', 'slow', 1, 1, 'once')")
+    for _ in range(2):
+        zoo = opened(tmp_path)
+        assert zoo.smallest(max_latency_ms=3).id == digest
+        assert zoo.chooser.cascade(0.5).rows[0].digest == digest
+    [told] = [message for message in caplog.messages if "cannot be read" in message]
+    assert told.startswith(f"{path}: 2 of its 4 latencies and cascades cannot be read, and are left out")
+
+
 def test_who_only_asks_what_gc_would_delete_writes_nothing(tmp_path: Path, put: Put) -> None:
     old_catalog(tmp_path / "catalog.sqlite", put(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # `catalog.sqlite`, or with a hash of the other directories.
 _OLD_CATALOGS = ("catalog.sqlite", f"catalog-{'[0-9a-f]' * 8}.sqlite")
+_OF_TABLE = {"latency": "SELECT * FROM latency", "calibration": "SELECT calibration FROM calibration"}
 
 
 class MarksFile:
@@ -83,9 +84,7 @@ def of_old_catalogs(root: Path, known: Iterable[Entry]) -> list[Entry]:
         if path.name in names:
             continue
         try:
-            if lines := _of_old_catalog(path):
-                log.info("%s: its latencies and cascades, %d in all, are annotations now", path, len(lines))
-                found += [*lines, CarriedOverEntry(catalog=path.name)]
+            found += _of_old_catalog(path)
         except sqlite3.Error as error:
             what = "latencies and cascades that an earlier version kept in it cannot be read"
             log.warning("%s: %s (%s)", path, what, error)
@@ -93,21 +92,39 @@ def of_old_catalogs(root: Path, known: Iterable[Entry]) -> list[Entry]:
 
 
 def _of_old_catalog(path: Path) -> list[Entry]:
-    """Raises sqlite3.Error where it is damaged, or held. The file is empty where SQLite could never lock it."""
+    """With an entry that says so, if it kept anything; of rows that cannot be read the log tells.
+
+    Raises sqlite3.Error where it is damaged, or held. The file is empty where SQLite could never lock it.
+    """
     if not path.is_file() or not path.stat().st_size:
         return []
     is_writable = os.access(path.parent, os.W_OK)
     # Immutable: in a read-only directory SQLite could not make the files that it reads with.
     uri = f"{path.resolve().as_uri()}?{'mode=rw' if is_writable else 'immutable=1'}"
     measured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    found: list[Entry] = []
     with closing(sqlite3.connect(uri, uri=True, timeout=1)) as connection:
         connection.row_factory = sqlite3.Row
         tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master")}
-        if "latency" in tables:
-            found += (LatencyEntry(**dict(row)) for row in connection.execute("SELECT * FROM latency"))
-        if "calibration" in tables:
-            for row in connection.execute("SELECT calibration FROM calibration"):
+        rows = [dict(row) for table in _OF_TABLE if table in tables for row in connection.execute(_OF_TABLE[table])]
+    found: list[Entry] = []
+    damage: list[str] = []
+    for row in rows:
+        try:
+            if "calibration" in row:
                 calibration = Calibration.model_validate_json(row["calibration"])
                 found.append(CalibrationEntry(measured_at=measured_at, calibration=calibration))
-    return found
+            else:
+                found.append(LatencyEntry(**row))
+        except ValidationError as error:
+            damage.append(f"{error.title}, {error.errors(include_url=False)[0]['msg']}")
+    if found:
+        log.info("%s: its latencies and cascades, %d in all, are annotations now", path, len(found))
+    if damage:
+        log.warning(
+            "%s: %d of its %d latencies and cascades cannot be read, and are left out (%s)",
+            path,
+            len(damage),
+            len(rows),
+            damage[0],
+        )
+    return [*found, CarriedOverEntry(catalog=path.name)] if rows else []
