@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BIN, ENVIRONMENT
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,6 +43,18 @@ def test_plain_and_narrow_terminals(environment: dict[str, str], command: Comman
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "139,450" in done.stdout
+
+
+def test_class_names_do_not_speak_to_the_terminal(
+    tmp_path: Path, make_checkpoint: Callable[..., Checkpoint], command: Command
+) -> None:
+    plain, classes = make_checkpoint(), ("\x1b[31mred", "a\nb", "\u202eevil")
+    data = encode(Checkpoint(plain.descriptor.model_copy(update={"classes": classes}), plain.tensors))
+    (tmp_path / f"{digest_of(data)}.safetensors").write_bytes(data)
+    done = command("zoo", "show", "best", "--zoo", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert r"\x1b[31mred, a\nb, \u202eevil" in done.stdout
+    assert all(line.isprintable() for line in done.stdout.splitlines())
 
 
 def test_names_that_are_no_text_are_printed_as_they_are(tmp_path: Path) -> None:

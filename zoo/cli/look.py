@@ -12,7 +12,7 @@ from zoo.catalog.views import CheckpointDetail, CheckpointView
 from zoo.checkpoint.descriptor import Descriptor, ExpansionStep
 from zoo.choosing.budget import Budget, FileFormat
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget_and_format, with_zoo
-from zoo.cli.output import print_json, print_table, say_why
+from zoo.cli.output import plain, print_json, print_table, say_why
 from zoo.protocol import Zoo
 
 app = typer.Typer()
@@ -81,7 +81,7 @@ def show(zoo: Zoo, budget: Budget, reference: Reference = None, as_json: JsonOpt
         print_json(detail.model_dump(mode="json"))
         return
     for name, value in _facts(detail):
-        typer.echo(f"{name:13}  {value}")
+        typer.echo(f"{name:13}  {plain(value)}")
 
 
 @app.command(epilog="Example: zoo card best --zoo my-zoo > README.md")

@@ -28,6 +28,11 @@ def as_text(value: object, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
 
 
+def plain(text: str) -> str:
+    """What a file says, for a terminal: escapes in place of what would move its cursor or recolour what follows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say_why(budget: Budget) -> None:
     """Why the chosen one, or the first of a list, is what it is; in every command and server the same words."""
     typer.echo(f"chosen: {budget.because()}", err=True)

@@ -18,7 +18,7 @@ from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
-from zoo.cli.output import as_text, described, fail, print_json, say_why
+from zoo.cli.output import as_text, described, fail, plain, print_json, say_why
 from zoo.protocol import Zoo
 from zoo.store.directory import is_special
 
@@ -150,7 +150,9 @@ def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
             if not answered:
                 typer.echo(who, err=True)
             answered += 1
-            typer.echo(f"{answer.name}  " + "  ".join(f"{item.label} {item.score:.3f}" for item in answer.predictions))
+            typer.echo(
+                f"{answer.name}  " + "  ".join(f"{plain(item.label)} {item.score:.3f}" for item in answer.predictions)
+            )
     return not failed
 
 
