@@ -138,3 +138,19 @@ def test_the_command_line_asks_a_server(
     undeleted = command("zoo", "undelete", digest, "--zoo", tmp_path)
     assert undeleted.stdout.split() == [digest, "shapes-test-s0-164"]
     assert f"zoo.audit undelete checkpoint={digest} who=user " in undeleted.stderr
+
+
+@pytest.mark.parametrize("name", ["Bad Name", "deadbeef", "x" * 65])
+def test_what_is_no_name_for_an_alias_is_said_in_one_line(
+    tmp_path: Path,
+    put: Callable[..., str],
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    name: str,
+) -> None:
+    put(tmp_path)
+    done = command("zoo", "alias", name, "best", "--zoo", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    [told] = done.stderr.splitlines()
+    assert told.startswith("zoo: alias: ")
+    assert told.endswith(f"(got {name!r})")
+    assert not (tmp_path / "annotations.jsonl").exists()

@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DatabaseError
 
 from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
 from zoo.checkpoint.file import load, read_header
-from zoo.errors import ConflictError, NotADigestError, NotFoundError, StaleError
+from zoo.errors import ConflictError, NotADigestError, NotFoundError, StaleError, ZooError
 from zoo.library import audit
 from zoo.library.choose import Chooser
 from zoo.library.files import CheckpointFiles
@@ -20,8 +21,10 @@ from zoo.library.follow import Follower
 from zoo.library.rows import row_of
 from zoo.store.annotations import Annotations, tag
 from zoo.store.directory import INCOMING
-from zoo.store.entries import RESERVED, AliasEntry, Entry, Measured, MeasuredEntry, Said
+from zoo.store.entries import RESERVED, Alias, AliasEntry, Entry, Measured, MeasuredEntry, Said
 from zoo.store.locks import locked
+
+_ALIAS: TypeAdapter[str] = TypeAdapter(Alias)
 
 
 class Annotator:
@@ -194,6 +197,11 @@ class Annotator:
         return [*others, AliasEntry(alias=alias, dataset=row.dataset, digest=row.digest)]
 
     def _check_alias(self, alias: str) -> None:
+        try:
+            _ALIAS.validate_python(alias)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ZooError(f"alias: {message} (got {alias!r})") from error
         if alias in RESERVED:
             raise ConflictError(f"alias {alias} has a meaning of its own: choose another name")
         if named := self._catalog.named(alias):
