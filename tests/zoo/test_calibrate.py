@@ -237,6 +237,35 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
     assert zoo.chooser.cascade(0.51).cascade.macs == 180
 
 
+@pytest.mark.parametrize(
+    ("withhold", "bring_back"), [("stage", "promote"), ("deprecate", "undeprecate"), ("delete", "undelete")]
+)
+def test_a_cascade_is_of_checkpoints_that_budgets_choose_from(
+    tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo], withhold: str, bring_back: str
+) -> None:
+    zoo, elsewhere = opened(tmp_path), opened(tmp_path)
+    zoo.annotations.record_calibration(calibration_of(three))
+    zoo.sync()
+    for verb, macs in ((withhold, 180), (bring_back, 150)):
+        getattr(elsewhere, verb)(three[1])
+        zoo.sync()
+        assert zoo.chooser.cascade(0.51).cascade.macs == macs
+    getattr(zoo, withhold)(three[1])
+    assert zoo.chooser.cascade(0.51).cascade.macs == 180, "at once, by its own doing"
+
+
+def test_a_claimed_accuracy_is_a_stage_where_no_other_cascade_will_do(
+    tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo]
+) -> None:
+    zoo = opened(tmp_path)
+    zoo.annotations.record_calibration(calibration_of(three))
+    zoo.annotator.announce(three[1], staged=False, claimed=True, measured=None)
+    zoo.sync()
+    assert zoo.chooser.cascade(0.51).cascade.macs == 180
+    zoo.delete(three[2])
+    assert zoo.chooser.cascade(0.51).cascade.macs == 150
+
+
 @pytest.mark.parametrize("place", ["cascades.json", "shapes/cascades.json"])
 def test_cascades_that_a_directory_brings_along(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo], place: str, caplog: pytest.LogCaptureFixture

@@ -64,6 +64,8 @@ class Chooser:
     def cascade(self, min_acc: float, dataset: str | None = None) -> ReadyCascade:
         """The one with the fewest mean MACs that reaches the accuracy; without `dataset`, of the default one.
 
+        As `choose` does, one with a stage whose accuracy is only claimed where no other will do.
+
         Raises NoModelMeetsConstraintsError, and NotFoundError for a data set without cascades.
         """
         name = self._catalog.dataset_of(Budget(dataset=dataset))
@@ -81,7 +83,8 @@ class Chooser:
                 f"{best.cascade.accuracy:.4f}: ask for less, or calibrate again if there are new checkpoints",
                 self.view(self.find(best.rows[-1].digest)).model_dump(mode="json"),
             )
-        return found[index]
+        measured = (ready for ready in found[index:] if not any(row.claimed for row in ready.rows))
+        return next(measured, found[index])
 
     # --- by name ---------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class Follower:
         return self._catalog.follow_latencies(self._annotations.latencies(device_name()))
 
     def _follow_cascades(self) -> bool:
-        return self._cascades.follow(self._catalog, self._synced_digests, self._annotations.said.deprecated)
+        return self._cascades.follow(self._catalog, self._synced_digests)
 
     def annotate_rows(self) -> bool:
         return self._catalog.annotate(self._annotations.said)

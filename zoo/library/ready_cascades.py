@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.cascade import Calibration, Cascade, Stage, margins
 from zoo.runtime.predictor import Prediction, Predictor
 from zoo.store.annotations import Annotations
+from zoo.store.entries import Said
 
 log = logging.getLogger(__name__)
 
@@ -32,24 +33,34 @@ class ReadyCascade:
 
 
 class ReadyCascades:
-    """Cascades by data set, ascending in accuracy and in cost; as of the last `follow`."""
+    """Cascades by data set, ascending in accuracy and in cost; as of the last `follow`.
+
+    Of checkpoints that budgets choose from alone: nobody asked for its stages by name.
+    """
 
     def __init__(self, roots: Sequence[Path], annotations: Annotations) -> None:
         self._roots = roots
         self._annotations = annotations
-        self._ready: dict[str, list[ReadyCascade]] = {}
-        self._made_of: tuple[list[Calibration], Collection[str], Collection[str]] | None = None
+        # Of each data set one list for each calibration, those that count first.
+        self._ready: dict[str, list[list[ReadyCascade]]] = {}
+        self._made_of: tuple[list[Calibration], Collection[str], Said] | None = None
         # What a shipped file held, as it was then; and why one was left out, each reason worth one warning.
         self._shipped: dict[Path, tuple[tuple[int, int], Calibration]] = {}
         self._refused: dict[Path, str] = {}
 
     def of(self, dataset: str) -> Sequence[ReadyCascade]:
-        return self._ready.get(dataset, ())
+        """By what is said now: what has just been staged or deleted is used no longer."""
+        said = self._annotations.said
+        withheld = said.deprecated | said.staged | said.deleted
+        for calibrated in self._ready.get(dataset, ()):
+            if found := [each for each in calibrated if withheld.isdisjoint(row.digest for row in each.rows)]:
+                return found
+        return ()
 
-    def follow(self, catalog: Catalog, digests: Collection[str], deprecated: Collection[str]) -> bool:
-        """`digests` are the catalog's. True if that changed the cascades."""
+    def follow(self, catalog: Catalog, digests: Collection[str]) -> bool:
+        """`digests` are the catalog's. True if that changed the cascades, or what their rows say."""
         # Measured ones come last: they count where there are some.
-        found = [*self._found_shipped(), *self._annotations.calibrations()], digests, deprecated
+        found = [*self._found_shipped(), *self._annotations.calibrations()], digests, self._annotations.said
         if found == self._made_of:
             return False
         before, self._ready = self._ready, _ready(found[0], catalog)
@@ -74,22 +85,18 @@ class ReadyCascades:
                 yield self._shipped[path][1]
 
 
-def _ready(calibrations: Iterable[Calibration], catalog: Catalog) -> dict[str, list[ReadyCascade]]:
-    ready: dict[str, list[ReadyCascade]] = {}
+def _ready(calibrations: Iterable[Calibration], catalog: Catalog) -> dict[str, list[list[ReadyCascade]]]:
+    ready: dict[str, list[list[ReadyCascade]]] = {}
     for calibration in calibrations:
         rows = catalog.rows({stage.digest for cascade in calibration.cascades for stage in cascade.stages})
         found = [
             ReadyCascade(cascade, tuple(rows[stage.digest] for stage in cascade.stages))
             for cascade in calibration.cascades
-            if _is_usable(cascade, rows)
+            if all(stage.digest in rows for stage in cascade.stages)
         ]
         if found:
-            ready[calibration.dataset] = found
+            ready.setdefault(calibration.dataset, []).insert(0, found)
     return ready
-
-
-def _is_usable(cascade: Cascade, rows: Mapping[str, CheckpointRow]) -> bool:
-    return all(stage.digest in rows and not rows[stage.digest].deprecated for stage in cascade.stages)
 
 
 def by_cascade(stages: Sequence[tuple[Stage, Predictor]], files: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
