@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,37 @@ def test_an_alias_that_is_moved_to_another_directory_dangles_in_none(tmp_path: P
         assert opened(*roots).show("stable").id == first
     with pytest.raises(NotFoundError, match="stable"):
         opened(other).show("stable")
+
+
+def test_a_line_that_is_repaired_counts_again(tmp_path: Path) -> None:
+    """In place, in a file that has grown meanwhile: who had read it before reads it again."""
+    reader = Annotations([tmp_path])
+    for digest in (A, B):
+        Annotations([tmp_path]).change(lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody")
+    path = tmp_path / "annotations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"#" + whole[1:])
+    reader.read()
+    assert reader.said.deprecated == {B}
+    with path.open("r+b") as file:
+        file.write(whole + whole.splitlines()[0].replace(A.encode(), b"c" * 64))
+    reader.read()
+    assert reader.said.deprecated == {A, B, "c" * 64}, "the last line is whole too, without its end"
+    reader.require_whole()
+
+
+def test_a_change_costs_less_than_reading_all_that_was_said(tmp_path: Path) -> None:
+    flags = [FlagEntry(kind="deprecated", digest=f"{number:064x}") for number in range(5000)]
+    Annotations([tmp_path]).change(lambda _: flags, "somebody")
+    Annotations([tmp_path])
+    started = time.thread_time()
+    annotations = Annotations([tmp_path])
+    opened = time.thread_time()
+    for digest in (A, B):
+        annotations.change(lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody")
+    changed = (time.thread_time() - opened) / 2
+    assert changed < 0.6 * (opened - started)
+    assert annotations.said.deprecated == {A, B, *(flag.digest for flag in flags)}
 
 
 @contextmanager

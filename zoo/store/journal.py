@@ -30,7 +30,11 @@ class Journal:
         self._read_at: Stamp = None
         self._entries: list[Entry] = []
         self._said: str | None = None
-        # The first line that is none, in words: something may have been said there that counts no longer.
+        # The lines that have been read, what they say, and which of them is the first that says nothing.
+        self._lines = b""
+        self._of_lines: list[Entry] = []
+        self._damage_of_lines = ""
+        # Likewise, or the last one that was torn: something may have been said there that counts no longer.
         self.damage = ""
 
     def entries(self, *, strict: bool = False) -> list[Entry]:
@@ -41,7 +45,7 @@ class Journal:
         try:
             stamp = stamp_of(self.path)
             if stamp != self._read_at and (stamp or self.path.parent.is_dir()):
-                self._entries = self._parsed(self.path.read_bytes()) if stamp else []
+                self._entries = self._read_on(self.path.read_bytes() if stamp else b"")
                 self._read_at = stamp
         except OSError as error:
             if strict:
@@ -49,21 +53,28 @@ class Journal:
             self._say(f"{self.path} cannot be read ({error.strerror}): as it was when it could")
         return self._entries
 
-    def _parsed(self, data: bytes) -> list[Entry]:
-        """Without a last line that is still being written, or whose writer was killed."""
-        entries: list[Entry] = []
-        self.damage = ""
-        lines = data.split(b"\n")
-        for number, text in enumerate(lines, 1):
+    def _read_on(self, data: bytes) -> list[Entry]:
+        """Parses what has been appended; all of it where lines are others than before: somebody has repaired one.
+
+        A last line that is still being written, or whose writer was killed, is left out.
+        """
+        if not data.startswith(self._lines):
+            self._lines, self._of_lines, self._damage_of_lines = b"", [], ""
+        *lines, torn = data[len(self._lines) :].split(b"\n")
+        before = self._lines.count(b"\n")
+        for number, line in enumerate(lines, before + 1):
             try:
-                if text and _Kind.model_validate_json(text).kind in KINDS:
-                    entries.append(KNOWN.validate_json(text))
+                self._of_lines += _parsed(line)
             except ValidationError:
                 damage = f"{self.path}: line {number} is no annotation"
-                self.damage = self.damage or damage
-                if number < len(lines):
-                    self._say(f"{damage}, and left out")
-        return entries
+                self._damage_of_lines = self._damage_of_lines or damage
+                self._say(f"{damage}, and left out")
+        self._lines, self.damage = data[: len(data) - len(torn)], self._damage_of_lines
+        try:
+            return [*self._of_lines, *_parsed(torn)]
+        except ValidationError:
+            self.damage = self.damage or f"{self.path}: line {before + len(lines) + 1} is no annotation"
+            return [*self._of_lines]
 
     def _say(self, what: str) -> None:
         if what != self._said:
@@ -89,6 +100,11 @@ class Journal:
                 os.ftruncate(file.fileno(), size)
                 raise
         sync_directory(self.path.parent)
+
+
+def _parsed(line: bytes) -> list[Entry]:
+    """None of an empty line, or one of a kind that a later version knows. Raises ValidationError."""
+    return [KNOWN.validate_json(line)] if line and _Kind.model_validate_json(line).kind in KINDS else []
 
 
 def stamp_of(path: Path) -> Stamp:
