@@ -21,7 +21,7 @@ from trainer.journal.journal import Journal, Observer, content_of, opened, run_d
 from trainer.journal.origin import Origin, check
 from trainer.loop import optim
 from trainer.loop.batches import fitted
-from trainer.loop.epoch import tested
+from trainer.loop.epoch import metrics_of
 from trainer.loop.parallel import ALONE, Group
 from trainer.loop.seeds import seed_of
 from trainer.loop.state import RunState, plateau
@@ -114,7 +114,7 @@ def _checkpoint(trainer: Trainer, journal: Journal, state: RunState) -> None:
         anneal_epochs = trainer.branch_epochs(state, state.epoch)
         module, validation = trainer.anneal(state, journal.epoch)
         data = trainer.data
-        metrics = tested(module, data.test.to(trainer.device), data.preprocessing, len(data.classes), validation)
+        metrics = metrics_of(module, data.test.to(trainer.device), data.preprocessing, len(data.classes), validation)
         content = trainer.group.shared(content_of(state, module, metrics, anneal_epochs, trainer.config, data))
     journal.checkpoint(state, content)
 

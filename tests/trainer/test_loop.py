@@ -15,7 +15,7 @@ from trainer.config import Mixup, PaddingMode, RunConfig
 from trainer.data.datasets import Split
 from trainer.loop import optim
 from trainer.loop.augment import draw
-from trainer.loop.epoch import WeightAverage, evaluate, predict, tested, train_epoch
+from trainer.loop.epoch import WeightAverage, evaluate, metrics_of, predict, train_epoch
 from trainer.loop.step import TrainingStep
 from trainer.recipes.runs import digits, paper
 from zoo.checkpoint.descriptor import Preprocessing
@@ -195,7 +195,7 @@ def test_l1_draws_weights_to_zero(architecture: SecnnArchitecture, random_module
 def test_the_confusion_matrix_counts_every_pair(architecture: SecnnArchitecture, random_module: RandomModule) -> None:
     module, split = random_module(architecture, 0), drawn_split(120, classes=3)
     validation = evaluate(module, split, GRAY, 4)
-    metrics = tested(module, split, GRAY, 4, validation)
+    metrics = metrics_of(module, split, GRAY, 4, validation)
     assert (metrics.validation, metrics.test) == (validation, validation)
     pairs = list(zip(split.labels.tolist(), predict(module, split.images, GRAY).tolist(), strict=True))
     counted = [[pairs.count((row, column)) for column in range(4)] for row in range(4)]
@@ -204,4 +204,4 @@ def test_the_confusion_matrix_counts_every_pair(architecture: SecnnArchitecture,
     assert row != column
     assert count == max(counted[r][c] for r in range(4) for c in range(4) if r != c)
     many = random_module(architecture.model_copy(update={"num_classes": 51}), 0)
-    assert tested(many, split, GRAY, 51, validation).confusion is None
+    assert metrics_of(many, split, GRAY, 51, validation).confusion is None

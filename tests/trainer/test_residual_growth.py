@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from trainer.growth.expand import Initialization, expand, new_entries
+from trainer.growth.expand import Exact, expand, new_entries
 from zoo.network.channel_groups import channel_groups
 from zoo.network.cost import num_macs, num_params
 from zoo.network.families.family import Architecture, Change, Frozen, LayerKind, deeper_or_wider
@@ -93,7 +93,7 @@ def test_growth_leaves_the_logits_alone_and_reaches_the_new_weights(
     module.eval()
     change = Change(kind, block, channels_added=3 * (kind == "widen"), layer_kind="residual")
     graph = architecture.grown(change, exact=True).graph()
-    new = expand(module, graph, Initialization(exact=True, noise_std=None), images, torch.Generator().manual_seed(0))
+    new = expand(module, graph, Exact(), images, torch.Generator().manual_seed(0))
     torch.testing.assert_close(new(images), module(images), rtol=1e-4, atol=1e-5)
 
     new.train()(images).square().sum().backward()

@@ -199,11 +199,11 @@ def test_l1_pulls_every_weight_but_is_no_part_of_the_loss(module: GraphModule) -
 
 
 def test_after_an_expansion_each_weight_moves_by_its_own_moments(
-    random_module: Callable[[Architecture, int], GraphModule], config: RunConfig
+    random_module: Callable[[Architecture, int], GraphModule],
 ) -> None:
     """As torch's plain optimisers would move it; fused ones read weights and moments in the order of their memory."""
     architecture = blueprint.start(input_shape=(3, 8, 10), num_classes=4, channels=(6, 8), num_layers=(1, 2))
-    step = step_of(random_module(architecture, 0).train(), config)
+    step = step_of(random_module(architecture, 0).train(), ADAMW)
     data = batches(6)
     for batch in data[:5]:
         step(*batch)
@@ -212,7 +212,7 @@ def test_after_an_expansion_each_weight_moves_by_its_own_moments(
     exact = Exact()
     new = expand(step.module, graph, exact, images, torch.Generator().manual_seed(2))
     moments = gradient_moments(new, images, data[0][1])
-    carried = optim.carried(step.optimizer, step.module, new, moments, config)
+    carried = optim.carried(step.optimizer, step.module, new, moments, ADAMW)
 
     expected = GraphModule(graph)
     expected.load_state_dict(new.state_dict())
@@ -225,6 +225,6 @@ def test_after_an_expansion_each_weight_moves_by_its_own_moments(
     images, labels = data[5]
     F.cross_entropy(expected.train()(normalize(images, RGB)), labels).backward()
     plain.step()
-    TrainingStep(new.train(), carried, config, RGB)(images, labels)
+    TrainingStep(new.train(), carried, ADAMW, RGB)(images, labels)
     for name, parameter in new.named_parameters():
         torch.testing.assert_close(parameter, expected.get_parameter(name), rtol=1e-4, atol=1e-5, msg=name)

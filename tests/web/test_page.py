@@ -155,6 +155,7 @@ def test_the_documented_api_opens_with_the_token_given_to_the_page(
 def test_the_first_answer_needs_few_bytes_and_few_round_trips(open_page: OpenPage, site: str) -> None:
     """At 50 kB/s these bytes are a second; what asks for no more than what is known already goes out side by side."""
     page = open_page(f"{site}/docs", ready=False)
+    page.wait_for_load_state("networkidle")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(f"{site}/").split("?")[0]))
     counted = page.context.new_cdp_session(page)

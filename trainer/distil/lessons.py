@@ -18,7 +18,7 @@ from trainer.distil.answers import Answers, Teacher
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
-from trainer.loop.epoch import WeightAverage, tested, train_epoch
+from trainer.loop.epoch import WeightAverage, metrics_of, train_epoch
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint
 from trainer.loop.step import TrainingStep, device_name, pays_to_compile
@@ -252,6 +252,6 @@ def save(
 
     The test split is read here, once for each file that is kept.
     """
-    metrics = tested(module, data.test.to(device), data.preprocessing, len(data.classes), validation)
+    metrics = metrics_of(module, data.test.to(device), data.preprocessing, len(data.classes), validation)
     descriptor = _descriptor(student, teacher, data, metrics, epochs, device_name(device), pretrained)
     return directory.put(encode(Checkpoint(descriptor, module.tensors())))

@@ -181,7 +181,7 @@ def evaluate(module: GraphModule, split: Split, preprocessing: Preprocessing, nu
     return _accuracy(split, predict(module, split.images, preprocessing), num_classes)
 
 
-def tested(
+def metrics_of(
     module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int, validation: Accuracy
 ) -> Metrics:
     """As `evaluate`, with which class is taken for which, where these are few enough to be kept."""
