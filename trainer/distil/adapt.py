@@ -135,7 +135,7 @@ def adapt(
         lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
         digest = _adapt(data, directory, largest, myself, lessons, tell)
         yield digest
-        lessons.remove()
+        lessons.remove_answers()
         teacher = Member(digest, decode(directory.path(digest).read_bytes(), digest))
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside)
         for member in smaller:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +91,9 @@ class Answers:
         return Lesson(epochs[is_second], logits, num_answered)
 
     def remove(self) -> None:
-        """Deletes what is kept."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Deletes these answers; those of other teachers, or to other images, stay."""
+        for path in self._folder.glob(f"{self._key}-*.npy"):
+            path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._key}-{number:03}.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -82,17 +83,21 @@ class Lessons:
         self._cutout = cutout
         self._data = data
         self._teachers = teachers
-        self._kept = run / "distil.pt"
+        self._kept, self._folder = run / "distil.pt", run / "answers"
         self.device = device
         self._train = data.train.to(device)
         answering = [Teacher(one.digest, one.module(device), one.descriptor.preprocessing) for one in teachers]
         given = pretrained.logits.to(device) if pretrained else None
-        self._answers = answers(run / "answers", answering, self._train, self._config, cutout, given)
+        self._answers = answers(self._folder, answering, self._train, self._config, cutout, given)
+
+    def remove_answers(self) -> None:
+        """Deletes the teachers' answers. A student that is half done, and answers of other teachers, stay."""
+        self._answers.remove()
 
     def remove(self) -> None:
-        """Deletes what was kept of students and answers."""
+        """Deletes all that was kept, of whatever settings: the pass is over."""
         self._kept.unlink(missing_ok=True)
-        self._answers.remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def teach(self, student: Member, tell: Callable[[Record], None]) -> tuple[GraphModule, list[LessonRecord]]:
         """The network that comes of it, and every epoch, those before an interruption too."""
