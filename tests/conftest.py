@@ -32,12 +32,14 @@ from zoo.checkpoint.descriptor import (
     Metrics,
     Preprocessing,
 )
+from zoo.checkpoint.elastic import pack
 from zoo.checkpoint.file import Checkpoint, Tensors, encode
 from zoo.network.families import secnn
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.network.graph import tensor_shapes
+from zoo.network.placement import placements
 from zoo.runtime import onnx_runtime
 from zoo.store.directory import Directory
 
@@ -143,6 +145,53 @@ def make_checkpoint(tiny: SecnnArchitecture) -> MakeCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def nested(make_checkpoint: MakeCheckpoint) -> Callable[..., list[bytes]]:
+    """`nested(architectures, seed=…, …)`, smallest first: the files of networks that lie within each other.
+
+    Each has batch norms of its own. Accuracies rise, unless `accuracies` says otherwise; other options are those of
+    `make_checkpoint`.
+    """
+
+    def make(
+        architectures: Sequence[Architecture], *, accuracies: Sequence[float] | None = None, **options: Any
+    ) -> list[bytes]:
+        accuracies = accuracies or [0.6 + 0.05 * level for level in range(len(architectures))]
+        found: list[Checkpoint] = []
+        for architecture, accuracy in list(zip(architectures, accuracies, strict=True))[::-1]:
+            checkpoint = make_checkpoint(architecture, accuracy=accuracy, **options)
+            tensors = dict(checkpoint.tensors)
+            if found:
+                larger = found[0].descriptor.architecture.graph()
+                for name, place in placements(architecture.graph(), larger).items():
+                    if "norm" not in name:
+                        tensors[name] = found[0].tensors[name][np.ix_(*place)]
+            found.insert(0, Checkpoint(checkpoint.descriptor, tensors))
+            options["seed"] = options.get("seed", 0) + 1
+        return [encode(checkpoint) for checkpoint in found]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def levels(nested: Callable[..., list[bytes]]) -> list[bytes]:
+    """The files of four levels of one small network on 3×8×8 images, smallest first; wider, deeper, both."""
+    shapes = [[(2, 1), (3, 1)], [(4, 1), (4, 2)], [(4, 2), (8, 3)], [(6, 3), (12, 4)]]
+    return nested(
+        [
+            BlueprintArchitecture(
+                input_channels=3,
+                input_height=8,
+                input_width=8,
+                num_classes=4,
+                stem_pools=0,
+                stages=tuple(Stage(channels=channels, num_layers=num_layers) for channels, num_layers in stages),
+            )
+            for stages in shapes
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
 def example(make_checkpoint: MakeCheckpoint, tiny: SecnnArchitecture) -> Checkpoint:
     """The worked example of docs/descriptor-format.md: block 0 was widened from 1 to 2 channels; weights count up."""
     step = ExpansionStep(
@@ -165,6 +214,21 @@ def example(make_checkpoint: MakeCheckpoint, tiny: SecnnArchitecture) -> Checkpo
     shapes = tensor_shapes(tiny.graph())
     tensors = {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 64 for name, shape in shapes.items()}
     return Checkpoint(descriptor.model_copy(update={"lineage": lineage, "metrics": metrics}), tensors)
+
+
+@pytest.fixture(scope="session")
+def elastic_example(example: Checkpoint) -> bytes:
+    """The elastic file of docs/elastic.md: `example`, and the network that it was before it was widened."""
+    architecture = example.descriptor.architecture
+    assert isinstance(architecture, SecnnArchitecture)
+    narrow = architecture.model_copy(
+        update={"blocks": (architecture.blocks[0].model_copy(update={"channels": 1}), architecture.blocks[1])}
+    )
+    lineage = example.descriptor.lineage.model_copy(update={"num_expansions": 0, "expansions": ()})
+    descriptor = example.descriptor.model_copy(update={"architecture": narrow, "lineage": lineage})
+    places = placements(narrow.graph(), architecture.graph())
+    tensors = {name: example.tensors[name][np.ix_(*place)] for name, place in places.items()}
+    return pack([encode(Checkpoint(descriptor, tensors)), encode(example)])
 
 
 @pytest.fixture(scope="session")

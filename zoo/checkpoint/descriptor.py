@@ -250,7 +250,8 @@ def parse(text: str | bytes) -> Descriptor:
     try:
         version = _VERSION.validate_json(text).get("format_version")
         if version != FORMAT_VERSION:
-            raise DescriptorError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}")
+            elastic = ": it has several levels, extract one of them (`zoo extract`)" if version == 2 else ""
+            raise DescriptorError(f"format_version is {version!r}, this version reads {FORMAT_VERSION}{elastic}")
         descriptor = Descriptor.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -32,7 +32,7 @@ Tensors = Mapping[str, npt.NDArray[np.float32]]
 # A checkpoint of 1,000 layers has a header near 540 kB. The safetensors library itself accepts 100 MB and
 # takes 15 s over a 60 MB header of empty tensors.
 MAX_HEADER_BYTES = 4 * 1024 * 1024
-_METADATA_KEY = "descriptor"
+METADATA_KEY = "descriptor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     """The file's bytes; equal checkpoints give equal bytes. Raises CheckpointError where weights do not fit."""
     check_tensors(checkpoint, "checkpoint")
     # One metadata key only: safetensors writes several in random order, and the bytes name the file.
-    metadata = {_METADATA_KEY: checkpoint.descriptor.to_json()}
+    metadata = {METADATA_KEY: checkpoint.descriptor.to_json()}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in checkpoint.tensors.items()}
     return safetensors.numpy.save(tensors, metadata=metadata)
 
@@ -148,7 +148,7 @@ def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None
 
 def _descriptor(header: dict[str, Any], name: str) -> Descriptor:
     metadata = header.get("__metadata__")
-    text = metadata.get(_METADATA_KEY) if isinstance(metadata, dict) else None
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise CheckpointError(f"{name}: a safetensors file without a descriptor in its metadata: no checkpoint of ours")
     try:
