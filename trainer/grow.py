@@ -56,7 +56,7 @@ def grow(
     is_begun = (run_directory(zoo, config, data.name) / "state.pt").exists()
     if origin is not None and not is_begun:
         check(origin, config, data)
-    with prepared(device, config), opened(config, data, zoo, device, group, observe) as journal:
+    with prepared(device, config), opened(Journal, config, data, zoo, device, group, observe) as journal:
         if is_begun and not resume:
             raise RunError(f"{journal.directory} holds this run already: --resume goes on with it")
         state = journal.load() if is_begun else _start(journal, origin)
@@ -65,7 +65,7 @@ def grow(
                 f"{journal.directory} did not begin with {origin.name}: --resume goes on with it, without --from"
             )
         trainer = trainer_of(_fitted(config, state, len(data.train)), data, device, group)
-        journal.rewind(state)
+        journal.rewind(state.log_bytes)
         if not is_begun:
             journal.begun(trainer.config)
             if origin is not None:

@@ -37,7 +37,7 @@ def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tup
     these images, and the teacher is larger and no worse.
     """
     found = descriptors_of(Directory(zoo))
-    taught = _find(zoo, found, student)
+    taught = find(zoo, found, student)
     check_images(taught[:12], found[taught], data)
     accuracy, params = _rank(found[taught])
 
@@ -45,7 +45,7 @@ def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tup
         theirs, size = _rank(descriptor)
         return size > params and theirs >= accuracy and not any(differences(descriptor, data))
 
-    candidates = found if teacher is None else [_find(zoo, found, teacher)]
+    candidates = found if teacher is None else [find(zoo, found, teacher)]
     able = [digest for digest in candidates if can_teach(found[digest])]
     if not able:
         who = f"none in {zoo} is" if teacher is None else f"{teacher} is not"
@@ -56,7 +56,8 @@ def pair(zoo: Path, data: Data, student: str, teacher: str | None = None) -> tup
     return found[taught], (taught, max(able, key=lambda digest: _rank(found[digest])))
 
 
-def _find(zoo: Path, digests: Iterable[str], prefix: str) -> str:
+def find(zoo: Path, digests: Iterable[str], prefix: str) -> str:
+    """The digest that begins so. Raises RunError unless there is one and no other."""
     matching = [digest for digest in digests if digest.startswith(prefix)]
     if not matching:
         raise RunError(f"{zoo} holds no checkpoint whose digest begins with {prefix}")

@@ -116,7 +116,8 @@ class Display:
             return Text("reading images …")
         # At the present size's speed: later epochs, of a larger network, take longer.
         bar = _bar(epoch.num_epochs, epoch.epochs * (1 + self._anneal_share), epoch.seconds, "at least")
-        return Group(bar, Text(_figures(epoch)), Text(f"last expansion: {self._growth}"))
+        growth = [] if epoch.levels else [Text(f"last expansion: {self._growth}")]
+        return Group(bar, Text(_figures(epoch)), *growth)
 
     def _is_due(self, is_last: bool) -> bool:
         due = is_last or time.monotonic() - self._last_plain > _PLAIN_SECONDS
@@ -142,6 +143,12 @@ def _bar(done: int, total: int | float, seconds: float, before: str) -> Renderab
 
 
 def _figures(epoch: EpochRecord) -> str:
+    if epoch.levels:
+        levels = "  ".join(f"{level.params:,}: {level.val_accuracy:.3f}" for level in epoch.levels)
+        return (
+            f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.3f}  train {epoch.accuracy:.3f}  "
+            f"validation of parameters {levels}"
+        )
     branch = f"  annealing {epoch.branch_epoch}/{epoch.branch_epochs}" if epoch.branch_epoch else ""
     return (
         f"epoch {epoch.epoch}/{epoch.epochs}  {epoch.params:,} parameters  loss {epoch.loss:.3f}  "

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import torch
 
@@ -62,21 +62,11 @@ def lock(log: BinaryIO, directory: Path) -> None:
         raise RunError(f"{directory}: another process is at work on this run") from None
 
 
-@contextmanager
-def opened(
-    config: RunConfig, data: Data, zoo: Path, device: torch.device, group: Group, observe: Observer
-) -> Iterator[Journal]:
-    """The journal of a run, which no other process has. Processes that do not write have a log that nobody reads."""
-    directory = run_directory(zoo, config, data.name)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
-        if group.writes:
-            lock(log, directory)
-        yield Journal(config, data, zoo, device, group, observe, log)
+class RunLog:
+    """A run's directory and what is logged there; of a group's processes the first one writes.
 
-
-class Journal:
-    """A run's state, log and files. `config` is what was asked for, before batches were fitted to the data."""
+    `config` is what was asked for, before batches were fitted to the data.
+    """
 
     def __init__(
         self,
@@ -97,26 +87,77 @@ class Journal:
         self.state_path = self.directory / "state.pt"
         self._observe = observe
         self._log = log
-        self._data_record = {
+        self.data_record = {
             **data.record().model_dump(exclude={"content"}),  # the checksum below says as much
             "image shape": data.image_shape,
             "classes": data.classes,
             "checksum of the images": data.checksum(),
         }
 
+    def record(self, record: Record) -> None:
+        if self.group.writes:
+            write(record, self._log)
+            self._observe(record)
+
+    def synced(self) -> int:
+        """Bytes of the log, which outlive a power cut: a state counts on this much of it."""
+        os.fsync(self._log.fileno())
+        return self._log.tell()
+
+    def rewind(self, log_bytes: int) -> None:
+        """What was logged after the state was saved happens again now."""
+        if self.group.writes:
+            for leftover in self.directory.glob(".*.tmp"):
+                leftover.unlink()
+            self._log.truncate(min(log_bytes, self._log.tell()))
+            self._log.seek(0, os.SEEK_END)
+
+    def begun(self, fitted: RunConfig) -> None:
+        """A run that begins: what is odd about its images, and batches that fit them."""
+        if self.data.findings and self.group.writes:
+            write(DataRecord(self.data.findings), self._log)
+        asked = self.config
+        if fitted != asked:
+            sizes = fitted.batch_size, asked.batch_size, fitted.warmup_steps, asked.warmup_steps
+            self.record(BatchesRecord(*sizes, len(self.data.train)))
+
+
+AnyLog = TypeVar("AnyLog", bound=RunLog)
+
+
+@contextmanager
+def opened(
+    kind: type[AnyLog],
+    config: RunConfig,
+    data: Data,
+    zoo: Path,
+    device: torch.device,
+    group: Group,
+    observe: Observer,
+) -> Iterator[AnyLog]:
+    """The log of a run, which no other process has. Processes that do not write have one that nobody reads."""
+    directory = run_directory(zoo, config, data.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "log.jsonl").open("ab") if group.writes else io.BytesIO() as log:
+        if group.writes:
+            lock(log, directory)
+        yield kind(config, data, zoo, device, group, observe, log)
+
+
+class Journal(RunLog):
+    """A run's state, log and files."""
+
     # --- state ------------------------------------------------------------------------------------------------
 
     def load(self) -> RunState:
         """Raises RunError where it is of other settings or images."""
-        return load(self.state_path, self.config, self._data_record, self.device)
+        return load(self.state_path, self.config, self.data_record, self.device)
 
     def save(self, state: RunState) -> None:
         state.saved_at, state.device = datetime.now(UTC), device_name(self.device)
         if self.group.writes:
-            # The state counts on this much of the log, after a power cut too.
-            os.fsync(self._log.fileno())
-            state.log_bytes = self._log.tell()
-            save(self.state_path, state, self.config, self._data_record)
+            state.log_bytes = self.synced()
+            save(self.state_path, state, self.config, self.data_record)
 
     def forgotten(self, origin: Origin | None) -> int:
         """Bytes of the log up to the checkpoint that a run without a state begins with.
@@ -131,29 +172,7 @@ class Journal:
             )
         return 0 if origin is None else log_bytes
 
-    def rewind(self, state: RunState) -> None:
-        """What was logged after the state was saved happens again now."""
-        if self.group.writes:
-            for leftover in self.directory.glob(".*.tmp"):
-                leftover.unlink()
-            self._log.truncate(min(state.log_bytes, self._log.tell()))
-            self._log.seek(0, os.SEEK_END)
-
     # --- log --------------------------------------------------------------------------------------------------
-
-    def record(self, record: Record) -> None:
-        if self.group.writes:
-            write(record, self._log)
-            self._observe(record)
-
-    def begun(self, fitted: RunConfig) -> None:
-        """A run that begins: what is odd about its images, and batches that fit them."""
-        if self.data.findings and self.group.writes:
-            write(DataRecord(self.data.findings), self._log)
-        asked = self.config
-        if fitted != asked:
-            sizes = fitted.batch_size, asked.batch_size, fitted.warmup_steps, asked.warmup_steps
-            self.record(BatchesRecord(*sizes, len(self.data.train)))
 
     def epoch(self, state: RunState, epoch: Epoch) -> None:
         """An epoch of the trunk or of a branch."""
@@ -218,7 +237,7 @@ class Journal:
         if self.group.writes:
             self.zoo.put(origin.content, scratch=self.directory)
             if state.log_bytes == 0:
-                write(_checkpoint_record(origin.digest, origin.descriptor), self._log)
+                write(checkpoint_record(origin.digest, origin.descriptor), self._log)
 
     def checkpoint(self, state: RunState, content: bytes) -> None:
         """Writes a checkpoint of this epoch.
@@ -233,7 +252,7 @@ class Journal:
             self.zoo.put(content, scratch=self.directory)
         state.checkpoints = (*state.checkpoints, digest_of(content))
         state.checkpoint_epoch = state.epoch
-        self.record(_checkpoint_record(state.checkpoints[-1], decode(content).descriptor))
+        self.record(checkpoint_record(state.checkpoints[-1], decode(content).descriptor))
 
 
 def content_of(
@@ -254,7 +273,7 @@ def content_of(
             expansions=state.expansions,
             epoch=state.epoch,
             anneal_epochs=anneal_epochs,
-            code_version=_code_version(),
+            code_version=code_version(),
         ),
         metrics=metrics,
         cost=Cost(
@@ -268,7 +287,7 @@ def content_of(
     return encode(Checkpoint(descriptor, module.tensors()))
 
 
-def _checkpoint_record(digest: str, descriptor: Descriptor) -> CheckpointRecord:
+def checkpoint_record(digest: str, descriptor: Descriptor) -> CheckpointRecord:
     graph = descriptor.architecture.graph()
     assert descriptor.metrics.test is not None
     return CheckpointRecord(
@@ -282,7 +301,7 @@ def _checkpoint_record(digest: str, descriptor: Descriptor) -> CheckpointRecord:
     )
 
 
-def _code_version() -> str:
+def code_version() -> str:
     try:
         return version("checkpoint-zoo")
     except PackageNotFoundError:  # a checkout on a machine where nothing is installed

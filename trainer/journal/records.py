@@ -16,10 +16,19 @@ class DataRecord:
 
 
 @dataclass(frozen=True)
+class LevelRecord:
+    """One of the networks of an elastic run."""
+
+    params: int
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """`branch_epoch` of `branch_epochs` is where a checkpoint's annealing is; on the trunk both are 0.
 
-    `epoch` of `epochs` is where the trunk is, and `num_epochs` counts all so far, those of branches too.
+    `epoch` of `epochs` is where the trunk is, and `num_epochs` counts all so far, those of branches too. `levels` are
+    those that an elastic run trains, smallest first; `val_accuracy`, `accuracy` and `params` are the largest's.
     """
 
     event: ClassVar[str] = "epoch"
@@ -34,6 +43,7 @@ class EpochRecord:
     params: int
     learning_rate: float
     seconds: float
+    levels: tuple[LevelRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,12 @@ class TrainingStep:
         (loss * share).backward()
         if self.config.l1:
             self._add_l1_gradient()
-        self.optimizer.step()
+        self.update()
         return loss.detach(), correct
+
+    def update(self) -> None:
+        """Moves the weights by their gradients."""
+        self.optimizer.step()
 
     @torch.no_grad()
     def _add_l1_gradient(self) -> None:
@@ -164,14 +168,19 @@ class TrainingStep:
         dtype = self._dtype or torch.bfloat16
         with torch.autocast(self.device.type, dtype, enabled=self._dtype is not None, cache_enabled=False):
             logits = self._network(inputs)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, targets)
-        if answers is not None:
-            loss = self._distilled(loss, logits, answers)
+        return self.objective(logits.float(), targets, answers)
+
+    def objective(self, logits: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss of what the network answers, and how many of its answers are right."""
+        loss = self.loss_of(logits, targets, answers)
         labels = targets.argmax(1) if targets.is_floating_point() else targets
         return loss, (logits.detach().argmax(1) == labels).sum()
 
-    def _distilled(self, loss: Tensor, logits: Tensor, wanted: Tensor) -> Tensor:
+    def loss_of(self, logits: Tensor, targets: Tensor, wanted: Tensor | None) -> Tensor:
+        """Cross-entropy, and of a teacher's answers the divergence from them."""
+        loss = F.cross_entropy(logits, targets)
+        if wanted is None:
+            return loss
         # The square keeps the gradient's size as the temperature softens it (arXiv 1503.02531, section 2).
         temperature, weight = self.config.distil_temperature, self.config.distil_weight
         divergence = F.kl_div(
@@ -230,7 +239,8 @@ class _CapturedStep:
 
 def _drop_channels(module: GraphModule, share: float) -> None:
     """Makes the dropout of each block's first layer one of whole channels, in training."""
-    for name, layer in module.named_modules():
+    networks = [part for part in module.modules() if isinstance(part, GraphModule)]
+    for name, layer in (found for network in networks for found in network.named_modules()):
         if isinstance(layer, nn.Dropout) and secnn.is_first_dropout(name):
             layer.__class__ = nn.Dropout2d  # type: ignore[assignment]
             layer.p = share
