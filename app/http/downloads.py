@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from fastapi import Request, Response
 from starlette.types import Scope
@@ -16,7 +15,7 @@ from app.http.response_cache import ResponseCache
 from zoo.checkpoint.file import digest_of
 from zoo.library.local import LocalZoo
 
-# A file may take this part of the memory for files; a larger one is streamed from disk.
+# A file may take this part of the memory for files; a larger one is streamed from the store.
 _LARGEST_PART = 8
 
 
@@ -46,7 +45,7 @@ class Downloads:
         file = self._kept(key)
         if file is None:
             file = self._read(key)
-            if not isinstance(file.content, Path):
+            if isinstance(file.content, bytes):
                 self._keep(key, file)
         return file
 
@@ -71,9 +70,10 @@ class Downloads:
     def _read(self, key: tuple[str, str]) -> File:
         digest, file_format = key
         if file_format == "safetensors":
-            size_bytes = self._zoo.files.path(digest).stat().st_size
+            size_bytes = self._zoo.files.size_bytes(digest)
             if size_bytes > self._max_bytes // _LARGEST_PART:
-                return File(digest, size_bytes, self._zoo.files.verified_path(digest))
+                self._zoo.files.verify(digest)
+                return File(digest, size_bytes, partial(self._zoo.files.open, digest))
         data = self._zoo.files.file(digest, file_format)
         return File(digest if file_format == "safetensors" else digest_of(data), len(data), data)
 

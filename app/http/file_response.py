@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import anyio
+import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -20,11 +21,11 @@ _CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Its bytes, or where they lie if they are too many to be kept."""
+    """Its bytes, or what opens it if they are too many to be kept."""
 
     sha256: str
     size_bytes: int
-    content: bytes | Path
+    content: bytes | Callable[[], BinaryIO]
 
     @property
     def etag(self) -> str:
@@ -53,19 +54,19 @@ def file_response(request: Request, file: File, headers: Mapping[str, str]) -> R
     all_headers["Content-Length"] = str(part.stop - part.start)
     if request.method == "HEAD":
         return Response(None, status, all_headers)
-    if isinstance(file.content, Path):
-        return StreamingResponse(_chunks(file.content, part), status, all_headers)
-    return Response(file.content[part], status, all_headers)
+    if isinstance(file.content, bytes):
+        return Response(file.content[part], status, all_headers)
+    return StreamingResponse(_chunks(file.content, part), status, all_headers)
 
 
-async def _chunks(path: Path, part: slice) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(path, "rb") as opened:
+async def _chunks(content: Callable[[], BinaryIO], part: slice) -> AsyncIterator[bytes]:
+    async with anyio.wrap_file(await anyio.to_thread.run_sync(content)) as opened:
         await opened.seek(part.start)
         left = part.stop - part.start
         while left:
             chunk = await opened.read(min(left, _CHUNK_BYTES))
             if not chunk:
-                raise OSError(f"{path.name} became shorter while it was sent")
+                raise OSError("the file became shorter while it was sent")
             left -= len(chunk)
             yield chunk
 

@@ -35,7 +35,7 @@ _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"
 @router.put("/blobs/sha256:{digest}", status_code=201, responses=declared(507), openapi_extra={"requestBody": _BODY})
 async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
     """The bytes of a checkpoint file, as the body. `POST /models` then makes a checkpoint of them."""
-    with _refusals(), Upload(service.zoo.roots[0]) as upload:
+    with _refusals(), Upload(service.zoo.uploads) as upload:
         try:
             async for chunk in request.stream():
                 await run_in_threadpool(upload.write, chunk)
@@ -54,9 +54,7 @@ def post_model(
     The digest alone, of a deleted checkpoint whose file is still there, brings it back.
     """
     with _refusals():
-        row, is_new = publish(
-            service.zoo, service.zoo.roots[0], body.digest, stage=body.stage, terms=service.publishing.terms
-        )
+        row, is_new = publish(service.zoo, body.digest, stage=body.stage, terms=service.publishing.terms)
     service.forget()
     view = placed(service.zoo.chooser.view(row), request.scope)
     response.status_code = 201 if is_new else 200

@@ -59,7 +59,7 @@ def test_every_range_is_the_slice_that_it_names(size: int, first: int | None, la
 def test_the_files_in_memory_are_the_last_ones_asked_for(tmp_path: Path, put: Put, zoo: LocalZoo) -> None:
     digests = [put(tmp_path, seed=seed) for seed in range(10)]
     zoo.sync()
-    size = zoo.files.path(digests[0]).stat().st_size
+    size = zoo.store.path(digests[0]).stat().st_size
     cache = ResponseCache()
     downloads = Downloads(zoo, 8 * size + 7, cache)
     for digest in digests:
@@ -75,7 +75,7 @@ def test_a_large_file_is_never_in_memory_whole(
 ) -> None:
     digest = put(tmp_path, tiny.widened(0, 400).widened(1, 400))
     zoo.sync()
-    size = zoo.files.path(digest).stat().st_size
+    size = zoo.store.path(digest).stat().st_size
     assert size > 4_000_000
     downloads = Downloads(zoo, size, ResponseCache())
     tracemalloc.start()
@@ -92,9 +92,10 @@ def test_a_large_file_is_read_again_only_if_it_changed(
 ) -> None:
     digest = put(tmp_path)
     zoo.sync()
-    path = zoo.files.verified_path(digest)
+    zoo.files.verify(digest)
+    path = zoo.store.path(digest)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="the file was changed or damaged"):
-        zoo.files.verified_path(digest)
+        zoo.files.verify(digest)

@@ -16,6 +16,7 @@ import pytest
 from zoo.errors import NotFoundError
 from zoo.library.local import LocalZoo
 from zoo.store.annotations import Annotations
+from zoo.store.directories import Directories
 from zoo.store.entries import AliasEntry, FlagEntry, together
 
 Put = Callable[..., str]
@@ -80,13 +81,13 @@ def test_measurements_of_an_earlier_version_count(tmp_path: Path, put: Put, open
 
 @pytest.mark.parametrize("damage", ["no json", '{"kind": "alias", "alias": "Not One", "dataset": "*", "digest": null}'])
 def test_a_damaged_line_costs_that_line_only(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    annotations = Annotations([tmp_path])
+    annotations = Annotations(Directories([tmp_path]))
     annotations.change(lambda _: [AliasEntry(alias="stable", dataset="shapes", digest=A)], "somebody")
     path = tmp_path / "annotations.jsonl"
     with path.open("a") as file:
         file.write(f"{damage}\n")
     annotations.change(lambda _: [FlagEntry(kind="deprecated", digest=B)], "somebody")
-    for found in (annotations.said, Annotations([tmp_path]).said):
+    for found in (annotations.said, Annotations(Directories([tmp_path])).said):
         assert (found.aliases, found.deprecated) == ({"stable": {"shapes": A}}, {B})
     assert caplog.messages[0] == f"{path}: line 2 is no annotation, and left out"
     assert damage in path.read_text()
@@ -98,11 +99,11 @@ def test_a_clock_that_is_wrong_decides_nothing(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     ahead = FlagEntry(kind="deprecated", digest=A, time="2099-01-01T00:00:00+00:00")
     (tmp_path / "other" / "annotations.jsonl").write_text(ahead.model_dump_json() + "\n")
-    both = Annotations([tmp_path / "one", tmp_path / "other"])
+    both = Annotations(Directories([tmp_path / "one", tmp_path / "other"]))
     assert both.said.deprecated == {A}
     both.change(lambda said: said.flagged(A, deprecated=False), "somebody")
     assert both.said.deprecated == set()
-    assert Annotations([tmp_path / "other"]).said.deprecated == set(), "which may be served alone"
+    assert Annotations(Directories([tmp_path / "other"])).said.deprecated == set(), "which may be served alone"
 
 
 @pytest.mark.parametrize("time", ["unknown", "2026-11-21T02:00:00", "9999-12-31T23:59:59.999999+00:00"])
@@ -114,7 +115,7 @@ def test_a_time_that_is_none_costs_its_line_only(
     line |= {"measured_at": "2026-11-21T02:00:00Z", key: time}
     path = tmp_path / "annotations.jsonl"
     path.write_text(json.dumps(line) + "\n")
-    annotations = Annotations([tmp_path])
+    annotations = Annotations(Directories([tmp_path]))
     annotations.change(lambda said: said.flagged(A, deprecated=True), "somebody")
     assert (annotations.said.deprecated, annotations.said.latencies) == ({A}, {})
     assert caplog.messages == [f"{path}: line 1 is no annotation, and left out"]
@@ -126,7 +127,7 @@ def test_times_in_whichever_form_decide_nothing_wrongly(tmp_path: Path, time: st
     flags = [(A, True, time), (A, False, "2999-11-21T02:00:00.5+00:00")]
     lines = [{"kind": "deprecated", "digest": digest, "value": value, "time": at} for digest, value, at in flags]
     (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    annotations = Annotations([tmp_path])
+    annotations = Annotations(Directories([tmp_path]))
     assert annotations.said.deprecated == set()
     annotations.change(lambda said: said.flagged(A, deprecated=True), "somebody")
     annotations.change(lambda said: said.flagged(A, deprecated=False), "somebody")
@@ -138,7 +139,7 @@ def test_an_alias_that_is_moved_to_another_directory_dangles_in_none(tmp_path: P
     first, second = put(one), put(other, seed=1)
     opened(other).alias("stable", second)
     opened(one, other).alias("stable", first)
-    assert Annotations([other]).said.aliases == {}
+    assert Annotations(Directories([other])).said.aliases == {}
     for roots in ((one, other), (other, one), (one,)):
         assert opened(*roots).show("stable").id == first
     with pytest.raises(NotFoundError, match="stable"):
@@ -147,9 +148,11 @@ def test_an_alias_that_is_moved_to_another_directory_dangles_in_none(tmp_path: P
 
 def test_a_line_that_is_repaired_counts_again(tmp_path: Path) -> None:
     """In place, in a file that has grown meanwhile: who had read it before reads it again."""
-    reader = Annotations([tmp_path])
+    reader = Annotations(Directories([tmp_path]))
     for digest in (A, B):
-        Annotations([tmp_path]).change(lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody")
+        Annotations(Directories([tmp_path])).change(
+            lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody"
+        )
     path = tmp_path / "annotations.jsonl"
     whole = path.read_bytes()
     path.write_bytes(b"#" + whole[1:])
@@ -164,10 +167,10 @@ def test_a_line_that_is_repaired_counts_again(tmp_path: Path) -> None:
 
 def test_a_change_costs_less_than_reading_all_that_was_said(tmp_path: Path) -> None:
     flags = [FlagEntry(kind="deprecated", digest=f"{number:064x}") for number in range(5000)]
-    Annotations([tmp_path]).change(lambda _: flags, "somebody")
-    Annotations([tmp_path])
+    Annotations(Directories([tmp_path])).change(lambda _: flags, "somebody")
+    Annotations(Directories([tmp_path]))
     started = time.thread_time()
-    annotations = Annotations([tmp_path])
+    annotations = Annotations(Directories([tmp_path]))
     opened = time.thread_time()
     for digest in (A, B):
         annotations.change(lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody")
@@ -199,17 +202,17 @@ def slowly_read(annotations: Annotations) -> Iterator[None]:
 
 
 def test_a_change_during_a_sync_is_seen_at_once(tmp_path: Path) -> None:
-    annotations, elsewhere = Annotations([tmp_path]), Annotations([tmp_path])
+    annotations, elsewhere = Annotations(Directories([tmp_path])), Annotations(Directories([tmp_path]))
     elsewhere.change(lambda _: [FlagEntry(kind="deprecated", digest=B)], "somebody")
     with slowly_read(annotations):
         annotations.change(lambda _: [FlagEntry(kind="deleted", digest=A)], "somebody")
-    assert annotations.said == Annotations([tmp_path]).said
+    assert annotations.said == Annotations(Directories([tmp_path])).said
     assert annotations.said.deleted == {A}
 
 
 def test_a_change_during_a_sync_is_of_what_is_said_by_then(tmp_path: Path) -> None:
-    annotations, elsewhere = Annotations([tmp_path]), Annotations([tmp_path])
+    annotations, elsewhere = Annotations(Directories([tmp_path])), Annotations(Directories([tmp_path]))
     elsewhere.change(lambda _: [FlagEntry(kind="deprecated", digest=A)], "somebody")
     with slowly_read(annotations):
         annotations.change(lambda said: said.flagged(A, deprecated=False), "somebody")
-    assert Annotations([tmp_path]).said.deprecated == set(), "and not left alone as what is so already"
+    assert Annotations(Directories([tmp_path])).said.deprecated == set(), "and not left alone as what is so already"

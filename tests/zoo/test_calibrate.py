@@ -88,7 +88,7 @@ def test_latencies_outlive_a_reindex_and_the_catalog(
     zoo.annotations.record_latencies([measured(three[0], 3.0)])
     assert zoo.reindex() == 3
     assert shown(zoo)[three[0]] == 3.0
-    path = zoo.files.path(three[0])
+    path = zoo.store.path(three[0])
     data = path.read_bytes()
     path.unlink()
     zoo.sync()
@@ -232,7 +232,7 @@ def test_a_cascade_whose_checkpoint_is_gone_is_not_used(
 ) -> None:
     zoo = opened(tmp_path)
     zoo.annotations.record_calibration(calibration_of(three))
-    zoo.files.path(three[1]).unlink()
+    zoo.store.path(three[1]).unlink()
     zoo.sync()
     assert zoo.chooser.cascade(0.51).cascade.macs == 180
 

@@ -131,7 +131,7 @@ def test_a_directory_on_another_disk_is_followed(tmp_path: Path, put: Put, opene
     assert Directory(tmp_path / "zoo").path(digest).is_relative_to(tmp_path / "zoo" / linked)
     other = put(tmp_path / "zoo", seed=1)
     assert zoo.sync()
-    assert zoo.files.path(other).exists()
+    assert zoo.store.path(other).exists()
 
 
 def test_links_in_circles_come_to_an_end(tmp_path: Path, put: Put) -> None:
@@ -155,7 +155,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
 ) -> None:
     replaced, kept = put(tmp_path), put(tmp_path, seed=1)
     zoo = opened(tmp_path)
-    path = zoo.files.path(replaced)
+    path = zoo.store.path(replaced)
     path.unlink()
     pipes = [path, tmp_path / f"{'0' * 64}.safetensors"]
     for pipe in pipes:
@@ -176,14 +176,15 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
 def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(tmp_path: Path, put: Put, opened: Opened) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    path = zoo.files.verified_path(digest)
+    zoo.files.verify(digest)
+    path = zoo.store.path(digest)
     status, data = path.stat(), bytearray(path.read_bytes())
     data[-5] ^= 1
     with path.open("r+b") as file:
         file.write(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(CheckpointError):
-        zoo.files.verified_path(digest)
+        zoo.files.verify(digest)
 
 
 # --- what is a zoo -----------------------------------------------------------------------------------------

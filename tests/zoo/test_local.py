@@ -41,7 +41,7 @@ def test_sync_finds_what_is_new_and_drops_what_is_gone(
     second = put(tmp_path, seed=2)
     assert zoo.sync()
     assert set(digests(zoo)) == {first, second}
-    zoo.files.path(first).unlink()
+    zoo.store.path(first).unlink()
     assert zoo.sync()
     assert digests(zoo) == [second]
     with pytest.raises(NotFoundError, match=f"the file of checkpoint {first} is gone"):
@@ -111,9 +111,9 @@ def test_a_file_damaged_later_is_found_out_when_it_is_loaded(
 ) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    damaged = bytearray(zoo.files.path(digest).read_bytes())
+    damaged = bytearray(zoo.store.path(digest).read_bytes())
     damaged[-1] ^= 1
-    zoo.files.path(digest).write_bytes(damaged)
+    zoo.store.path(digest).write_bytes(damaged)
     with pytest.raises(CheckpointError, match="the file was changed or damaged"):
         zoo.files.load(digest)
 
@@ -124,7 +124,7 @@ def test_what_one_process_finds_damaged_all_leave_out(
 ) -> None:
     digest = put(tmp_path)
     zoos = [opened(tmp_path), opened(tmp_path)]
-    path = zoos[0].files.path(digest)
+    path = zoos[0].store.path(digest)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CheckpointError):
@@ -154,7 +154,7 @@ def test_a_header_damaged_later_is_found_out_when_it_is_shown(
 ) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    zoo.files.path(digest).write_bytes(zoo.files.path(digest).read_bytes()[:-1])
+    zoo.store.path(digest).write_bytes(zoo.store.path(digest).read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="the header promises"):
         zoo.show(digest)
     with pytest.raises(NotFoundError):
@@ -193,7 +193,7 @@ def test_rows_say_what_the_file_says(
         "family": "secnn",
         "params": num_params(graph),
         "macs": num_macs(graph),
-        "bytes": zoo.files.path(digest).stat().st_size,
+        "bytes": zoo.store.path(digest).stat().st_size,
         "onnx_bytes": len(zoo.files.file(digest, "onnx")),
         "ram_bytes": ram_bytes(graph),
         "latency_ms": None,
@@ -320,7 +320,7 @@ def test_a_moved_zoo_works_where_it_is_now(tmp_path: Path, put: Put, opened: Cal
     shutil.move(tmp_path / "old", tmp_path / "new")
     zoo = opened(tmp_path / "new")
     assert digests(zoo) == [digest]
-    assert zoo.files.path(digest).is_relative_to(tmp_path / "new")
+    assert zoo.store.path(digest).is_relative_to(tmp_path / "new")
     assert zoo.files.load(digest).descriptor.name == "shapes-test-s0-164"
 
 
@@ -331,8 +331,8 @@ def test_two_directories_are_one_zoo(
     small, large = put(shipped), put(mine, tiny.widened(0, 2))
     both = opened(mine, shipped)
     assert digests(both) == [small, large]
-    assert both.files.path(small).is_relative_to(shipped)
-    assert both.files.path(large).is_relative_to(mine)
+    assert both.store.path(small).is_relative_to(shipped)
+    assert both.store.path(large).is_relative_to(mine)
     alone = opened(mine)
     assert digests(alone) == [large]
     assert digests(both) == [small, large], "the zoo of one directory leaves the other's rows alone"
@@ -358,7 +358,7 @@ def test_show_is_the_checkpoint_with_its_descriptor(
 def test_files_come_as_safetensors_or_onnx(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
     digest = put(tmp_path)
     zoo = opened(tmp_path)
-    assert zoo.files.file(digest, "safetensors") == zoo.files.path(digest).read_bytes()
+    assert zoo.files.file(digest, "safetensors") == zoo.store.path(digest).read_bytes()
     assert onnx.load_from_string(zoo.files.file(digest, "onnx")).graph.name == "shapes-test-s0-164"
 
 

@@ -15,6 +15,7 @@ from zoo.library.garbage import garbage
 from zoo.library.local import LocalZoo
 from zoo.runtime.device import device_name
 from zoo.store.annotations import Annotations
+from zoo.store.directories import Directories
 from zoo.store.entries import Latency
 
 Put = Callable[..., str]
@@ -58,7 +59,7 @@ def test_of_two_directories_the_later_measurement_counts(tmp_path: Path, put: Pu
     put(tmp_path / "b")
     times = {"a": (5.0, "2026-11-21T02:00:00+00:00"), "b": (4.0, "2026-11-22T02:00:00+00:00")}
     for name, (median_ms, measured_at) in times.items():
-        Annotations([tmp_path / name]).record_latencies([latency(digest, median_ms, measured_at)])
+        Annotations(Directories([tmp_path / name])).record_latencies([latency(digest, median_ms, measured_at)])
     for names in (("a", "b"), ("b", "a")):
         zoo = opened(*(tmp_path / name for name in names))
         assert zoo.chooser.view(zoo.chooser.find(digest)).latency_ms == 4.0
@@ -69,7 +70,7 @@ def test_a_torn_last_line_costs_that_line_only(
 ) -> None:
     """As a power cut or a full disk leaves it."""
     digest = put(tmp_path)
-    Annotations([tmp_path]).record_latencies([latency(digest, 3.0)])
+    Annotations(Directories([tmp_path])).record_latencies([latency(digest, 3.0)])
     path = tmp_path / "annotations.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole[: len(whole) // 2])
@@ -154,7 +155,7 @@ def test_what_cannot_be_read_in_an_old_catalog_costs_no_more_than_that(
 def test_who_only_asks_what_gc_would_delete_writes_nothing(tmp_path: Path, put: Put) -> None:
     old_catalog(tmp_path / "catalog.sqlite", put(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert list(garbage([tmp_path])) == []
+    assert list(garbage(Directories([tmp_path]), [tmp_path])) == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -20,7 +20,8 @@ from zoo.library.local import LocalZoo
 from zoo.library.publish import PublishSettings, Upload, publish
 from zoo.network.families import secnn
 from zoo.store.annotations import Annotations
-from zoo.store.directory import Directory
+from zoo.store.directories import Directories
+from zoo.store.directory import INCOMING, Directory
 from zoo.store.entries import Measured
 from zoo.store.locks import locked
 
@@ -31,7 +32,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def upload(root: Path, data: bytes) -> str:
     digest = digest_of(data)
-    with Upload(root) as upload:
+    with Upload(root / INCOMING) as upload:
         upload.write(data)
         upload.keep(digest)
     return digest
@@ -97,11 +98,11 @@ def test_gc_deletes_nothing_where_a_line_is_damaged(tmp_path: Path, put: Callabl
         for damaged in (b"##" + whole[1][2:], whole[1][:-2] + b"##"):
             path.write_bytes(whole[0] + damaged)
             with pytest.raises(AnnotationsError, match=rf"{path}: line 2 is no annotation: no file is deleted until"):
-                collect([tmp_path])
+                collect(Directories([tmp_path]), [tmp_path])
         zoo.deprecate(other)
-        assert Annotations([tmp_path]).said.deprecated == {other}, "other changes go on"
+        assert Annotations(Directories([tmp_path])).said.deprecated == {other}, "other changes go on"
         path.write_bytes(b"".join(whole))
-        assert collect([tmp_path]) == []
+        assert collect(Directories([tmp_path]), [tmp_path]) == []
     assert files(tmp_path) >= {f"{digest}.safetensors", f"{other}.safetensors"}
 
 
@@ -135,13 +136,14 @@ def test_gc_and_publishing_wait_for_each_other(tmp_path: Path, put: Callable[...
     for digest in (kept, deleted):
         zoo.delete(digest)
     (tmp_path / ".incoming").mkdir()
+    roots = [tmp_path, path.parent, tmp_path]
     with ThreadPoolExecutor() as threads:
         with locked(tmp_path / ".incoming"):
-            collected = threads.submit(collect, [tmp_path, path.parent, tmp_path])
+            collected = threads.submit(collect, Directories(roots), roots)
             time.sleep(0.2)
             assert not collected.done()
-            zoo.annotator.admit(kept, path)
-        assert {item.path.stem for item in collected.result()} == {deleted}
+            zoo.annotator.admit(kept)
+        assert {item.digest for item in collected.result()} == {deleted}
     assert files(tmp_path) == {path.name, "annotations.jsonl"}
     zoo.close()
 
@@ -160,15 +162,15 @@ def test_what_any_directory_says_can_be_taken_back(tmp_path: Path, put: Callable
     both.annotator.mark(first, aliases=["stable"])
     assert both.chooser.find("stable").digest == first
     assert not both.chooser.find("v1").deprecated
-    said = Annotations([other]).said
+    said = Annotations(Directories([other])).said
     assert said.aliases == {"v1": {"shapes": second}}
     assert not said.deprecated
     both.delete(second)
-    assert "v1" not in Annotations([other]).said.aliases
+    assert "v1" not in Annotations(Directories([other])).said.aliases
     both.annotator.mark(first, aliases=["v1"])
     alone.sync()
     alone.delete(second)
-    _, is_new = publish(both, one, upload(one, (other / "checkpoints" / f"{second}.safetensors").read_bytes()))
+    _, is_new = publish(both, upload(one, (other / "checkpoints" / f"{second}.safetensors").read_bytes()))
     assert is_new
     assert both.sync()
     assert both.chooser.find(second).digest == second
@@ -191,19 +193,19 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
             with pytest.raises(CheckpointError):
                 zoos[0].files.load(digest)
             with pytest.raises(CheckpointError, match="was changed or damaged"):
-                publish(zoos[1], tmp_path, digest)
+                publish(zoos[1], digest)
             path.write_bytes(data[:-1] + bytes([data[-1] ^ 2]))
-        row, is_new = publish(zoos[1], tmp_path, upload(tmp_path, data))
+        row, is_new = publish(zoos[1], upload(tmp_path, data))
         assert (row.digest, is_new) == (digest, True)
         assert path.read_bytes() == data
         for zoo in zoos:
             zoo.sync()
             assert zoo.chooser.find(digest).digest == digest
             zoo.files.load(digest)
-    assert publish(zoos[1], tmp_path, upload(tmp_path, data)) == (row, False)
+    assert publish(zoos[1], upload(tmp_path, data)) == (row, False)
     assert not row.claimed, "these are the bytes that were trained here"
     path.unlink()
-    row, is_new = publish(zoos[1], tmp_path, upload(tmp_path, data))
+    row, is_new = publish(zoos[1], upload(tmp_path, data))
     assert (row.digest, row.claimed, is_new) == (digest, True, True)
     assert files(tmp_path) == {path.name, "annotations.jsonl"}
     for zoo in zoos:
@@ -235,7 +237,7 @@ def test_damaged_marks_are_served_with_and_never_written_over(
         lambda: zoo.alias("v1", digest),
         lambda: zoo.deprecate(digest),
         lambda: zoo.delete(digest),
-        lambda: collect([tmp_path]),
+        lambda: collect(Directories([tmp_path]), [tmp_path]),
     ]
     for change in changes:
         with pytest.raises(AnnotationsError, match="String should match pattern"):
@@ -251,9 +253,10 @@ MARKER = """
 import sys
 from pathlib import Path
 from zoo.store.annotations import Annotations
+from zoo.store.directories import Directories
 from zoo.store.entries import FlagEntry
 
-annotations, first = Annotations([Path(sys.argv[1])]), int(sys.argv[2])
+annotations, first = Annotations(Directories([Path(sys.argv[1])])), int(sys.argv[2])
 for number in range(first, first + 50):
     annotations.change(lambda said: [FlagEntry(kind="deprecated", digest=f"{number:064x}")], "somebody")
 """
@@ -262,7 +265,7 @@ for number in range(first, first + 50):
 def test_two_processes_do_not_undo_each_others_marks(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", MARKER, tmp_path, str(first)]) for first in (0, 50)]
     assert [process.wait() for process in processes] == [0, 0]
-    assert Annotations([tmp_path]).said.deprecated == {f"{number:064x}" for number in range(100)}
+    assert Annotations(Directories([tmp_path])).said.deprecated == {f"{number:064x}" for number in range(100)}
 
 
 def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
@@ -270,14 +273,14 @@ def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: 
     data = encode(make_checkpoint(architecture))
     assert len(data) < 20_000
     zoo = LocalZoo([tmp_path])
-    with Upload(tmp_path) as upload:
+    with Upload(tmp_path / INCOMING) as upload:
         upload.write(data)
         upload.keep(digest_of(data))
     with pytest.raises(
         CheckpointError,
         match=r"layers' outputs for an image, at most 536,870,912 are taken \(ZOO_MAX_MODEL_ACTIVATION_BYTES\)",
     ):
-        publish(zoo, tmp_path, digest_of(data))
+        publish(zoo, digest_of(data))
     assert files(tmp_path) == set()
     zoo.close()
 
@@ -285,11 +288,11 @@ def test_a_network_too_large_to_run_is_refused(tmp_path: Path, make_checkpoint: 
 def test_a_file_is_never_replaced_by_what_is_refused(tmp_path: Path, make_checkpoint: Make) -> None:
     zoo = LocalZoo([tmp_path])
     data = encode(make_checkpoint())[:-4]
-    with Upload(tmp_path) as upload:
+    with Upload(tmp_path / INCOMING) as upload:
         upload.write(data)
         upload.keep(digest_of(data))
     with pytest.raises(CheckpointError, match="the header promises"):
-        publish(zoo, tmp_path, digest_of(data))
+        publish(zoo, digest_of(data))
     assert files(tmp_path) == set()
     assert dict(Directory(tmp_path).paths()) == {}
     zoo.close()
@@ -326,7 +329,7 @@ def test_what_is_brought_back_counts_as_it_did_before(tmp_path: Path, make_check
         for digest in (trained, liar):
             zoo.delete(digest)
             assert zoo.best().id == (other if digest == trained else trained)
-            publish(zoo, tmp_path, digest)
+            publish(zoo, digest)
             assert zoo.best().id == trained
 
 

@@ -16,7 +16,7 @@ from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, CheckpointError
 from zoo.library.local import LocalZoo
 from zoo.library.publish import Upload, publish
-from zoo.store.directory import Directory
+from zoo.store.directory import INCOMING, Directory
 
 Make = Callable[..., Checkpoint]
 
@@ -31,7 +31,7 @@ def zoo(tmp_path: Path) -> Iterator[LocalZoo]:
 
 def upload(root: Path, data: bytes) -> str:
     digest = digest_of(data)
-    with Upload(root) as upload:
+    with Upload(root / INCOMING) as upload:
         upload.write(data)
         upload.keep(digest)
     return digest
@@ -54,7 +54,7 @@ def test_a_file_of_an_unknown_format_stays(zoo: LocalZoo, tmp_path: Path, make_c
         if uploaded:
             upload(tmp_path, Directory(tmp_path).path(digest).read_bytes())
         with pytest.raises(CheckpointError, match="format_version is 99"):
-            publish(zoo, tmp_path, digest)
+            publish(zoo, digest)
         assert Directory(tmp_path).path(digest).exists()
     assert list((tmp_path / ".incoming").iterdir()) == []
 
@@ -69,11 +69,11 @@ def test_what_cannot_be_brought_back_stays_to_be_brought_back(
     marks.write_text("{")
     zoo.sync()
     with pytest.raises(AnnotationsError):
-        publish(zoo, tmp_path, digest)
+        publish(zoo, digest)
     assert Directory(tmp_path).path(digest).exists()
     assert marks.read_text() == "{"
     marks.write_text("{}")
-    row, is_new = publish(zoo, tmp_path, digest)
+    row, is_new = publish(zoo, digest)
     assert (row.digest, is_new) == (digest, True)
     assert zoo.chooser.find(digest).digest == digest
 
@@ -83,11 +83,11 @@ def test_what_a_trainer_wrote_a_moment_ago_stays(zoo: LocalZoo, tmp_path: Path, 
     (tmp_path / "marks.json").write_text("{")
     digest = Directory(tmp_path).put(data)
     with pytest.raises(AnnotationsError):
-        publish(zoo, tmp_path, upload(tmp_path, data))
+        publish(zoo, upload(tmp_path, data))
     assert Directory(tmp_path).path(digest).read_bytes() == data
     assert (tmp_path / ".incoming" / digest).exists(), "for the next try"
     (tmp_path / "marks.json").unlink()
-    assert publish(zoo, tmp_path, digest)[0].digest == digest
+    assert publish(zoo, digest)[0].digest == digest
     assert not (tmp_path / ".incoming" / digest).exists()
 
 
@@ -104,11 +104,11 @@ zoo.sync()
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
 try:
-    publish(zoo, root, digest)
+    publish(zoo, digest)
 except NoSpaceError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-print(publish(zoo, root, digest)[1])
+print(publish(zoo, digest)[1])
 """
 
 
@@ -129,7 +129,7 @@ def test_a_locked_catalog_is_in_nobodys_way(zoo: LocalZoo, tmp_path: Path, make_
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     digest = upload(tmp_path, encode(make_checkpoint()))
-    assert publish(zoo, tmp_path, digest)[0].digest == digest
+    assert publish(zoo, digest)[0].digest == digest
     zoo.delete(digest)
     assert zoo.undelete(digest).id == digest
     other.execute("ROLLBACK")
@@ -147,6 +147,6 @@ def test_a_data_set_does_not_lose_its_name_to_what_is_published(
     served = put(tmp_path)
     zoo.sync()
     old = datetime(2001, 1, 1, tzinfo=UTC)
-    row, _ = publish(zoo, tmp_path, upload(tmp_path, encode(make_checkpoint(n=77, created_at=old))))
+    row, _ = publish(zoo, upload(tmp_path, encode(make_checkpoint(n=77, created_at=old))))
     assert row.dataset.startswith("shapes-"), "kept apart"
     assert zoo.smallest(dataset="shapes").id == served

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,30 +86,42 @@ def load(path: Path) -> Checkpoint:
 def read(path: Path) -> bytes:
     """The file's bytes, of which only the digest was checked, if the file is named by one."""
     data = path.read_bytes()
-    found = digest_of(data)
-    if len(path.stem) == len(found) and path.stem != found:
-        raise CheckpointError(f"{path.name}: the bytes have SHA-256 {found}: the file was changed or damaged")
+    if len(path.stem) == len(digest_of(b"")):
+        require_digest(data, path.stem, path.name)
     return data
 
 
+def require_digest(data: bytes, digest: str, name: str) -> None:
+    """Raises CheckpointError, with `name`."""
+    if (found := digest_of(data)) != digest:
+        raise CheckpointError(f"{name}: the bytes have SHA-256 {found}: the file was changed or damaged")
+
+
 def read_header(path: Path) -> Header:
-    """The descriptor and the cost, without reading the weights.
+    """As `header_of` the file."""
+    with path.open("rb") as file:
+        return header_of(file, path.name)
+
+
+def header_of(file: BinaryIO, name: str) -> Header:
+    """The descriptor and the cost, without reading the weights. Raises CheckpointError, with `name`.
 
     Checks that the file is as long as it says and that its tensors are those of the descriptor's graph.
     """
-    with path.open("rb") as file:
-        header = _header_json(file.read(8), path.stat().st_size, path.name, rest=file)
-    descriptor = _descriptor(header, path.name)
+    size_bytes = file.seek(0, SEEK_END)
+    file.seek(0)
+    header = _header_json(file.read(8), size_bytes, name, rest=file)
+    descriptor = _descriptor(header, name)
     graph = descriptor.architecture.graph()
     wanted = {key: ("F32", list(shape)) for key, shape in tensor_shapes(graph).items()}
     found = {key: (entry["dtype"], entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
     if wanted != found:
         differing = sorted(key for key in wanted | found if wanted.get(key) != found.get(key))
-        raise CheckpointError(f"{path.name}: the tensors are not those of the architecture: {differing[:3]}")
+        raise CheckpointError(f"{name}: the tensors are not those of the architecture: {differing[:3]}")
     macs = num_macs(graph)
     if macs > MAX_COUNT:
-        raise CheckpointError(f"{path.name}: an image would take {macs} multiply-accumulates: no network that runs")
-    return Header(descriptor, num_params(graph), macs, path.stat().st_size)
+        raise CheckpointError(f"{name}: an image would take {macs} multiply-accumulates: no network that runs")
+    return Header(descriptor, num_params(graph), macs, size_bytes)
 
 
 def check_tensors(checkpoint: Checkpoint, name: str) -> None:

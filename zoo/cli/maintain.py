@@ -36,13 +36,15 @@ def collect_garbage(
     if not zoo:
         fail("give --zoo DIR")
     from zoo.library.garbage import collect, garbage
+    from zoo.store.directories import Directories
 
     for root in zoo:  # without a catalog, for which a full disk may have no room
         if not root.is_dir():
             fail(f"{root}: no such zoo directory")
-    found = list(garbage(zoo)) if dry_run else collect(zoo)
+    store = Directories(zoo)
+    found = list(garbage(store, zoo)) if dry_run else collect(store, zoo)
     if as_json:
-        print_json([{"path": str(item.path), "bytes": item.size_bytes, "reason": item.reason} for item in found])
+        print_json([{"path": item.place, "bytes": item.size_bytes, "reason": item.reason} for item in found])
     else:
         for item in found:
-            typer.echo(f"{item.size_bytes:>12,}  {item.path}  {item.reason}")
+            typer.echo(f"{item.size_bytes:>12,}  {item.place}  {item.reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from sqlalchemy.exc import DatabaseError
 from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
-from zoo.checkpoint.file import load, read_header
 from zoo.errors import ConflictError, NotADigestError, NotFoundError, StaleError, ZooError
 from zoo.library import audit
 from zoo.library.choose import Chooser
@@ -20,7 +19,6 @@ from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
 from zoo.library.rows import row_of
 from zoo.store.annotations import Annotations, tag
-from zoo.store.directory import INCOMING
 from zoo.store.entries import RESERVED, Alias, AliasEntry, Entry, Measured, MeasuredEntry, Said
 from zoo.store.locks import locked
 
@@ -35,14 +33,14 @@ class Annotator:
 
     def __init__(
         self,
-        roots: Sequence[Path],
+        uploads: Path,
         catalog: Catalog,
         files: CheckpointFiles,
         annotations: Annotations,
         chooser: Chooser,
         follower: Follower,
     ) -> None:
-        self._roots = roots
+        self._uploads = uploads
         self._catalog = catalog
         self._files = files
         self._annotations = annotations
@@ -125,7 +123,7 @@ class Annotator:
                 f"only a whole digest deletes a checkpoint, so that doing it twice deletes one: {reference} is {digest}"
             )
         self._change(lambda said: said.flagged(digest, deleted=True))
-        self._files.paths = {other: path for other, path in self._files.paths.items() if other != digest}
+        self._files.digests = self._files.digests - {digest}
         self._in_catalog(lambda: self._catalog.remove([digest]))
         audit.record("delete", digest)
 
@@ -136,12 +134,11 @@ class Annotator:
         """
         with suppress(NotFoundError):
             return self._chooser.view(self._chooser.find(digest))
-        path = self._files.path(digest)
-        root = next(root for root in self._roots if path.is_relative_to(root))
-        (root / INCOMING).mkdir(exist_ok=True)
-        with locked(root / INCOMING):
-            load(path)
-            row = self.admit(digest, path)
+        self._files.size_bytes(digest)
+        self._uploads.mkdir(exist_ok=True)
+        with locked(self._uploads):
+            self._files.decoded(digest)
+            row = self.admit(digest)
         audit.record("undelete", digest)
         return self._chooser.view(row)
 
@@ -160,12 +157,12 @@ class Annotator:
 
         self._change(change)
 
-    def admit(self, digest: str, path: Path) -> CheckpointRow:
+    def admit(self, digest: str) -> CheckpointRow:
         """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
         self._change(lambda said: said.flagged(digest, deleted=False))
-        self._files.forget_damage(path)
-        [row] = self._follower.labelled([row_of(digest, read_header(path), self._annotations.said)])
-        self._files.paths = {**self._files.paths, digest: path}
+        self._files.forget_damage(digest)
+        [row] = self._follower.labelled([row_of(digest, self._files.header(digest), self._annotations.said)])
+        self._files.digests = self._files.digests | {digest}
         self._in_catalog(lambda: self._catalog.add([row]))
         return row
 

@@ -1,23 +1,23 @@
-"""The files of a zoo's checkpoints, read and checked; one that is found damaged leaves the catalog."""
+"""The files of a zoo's checkpoints, read from its store and checked; one that is found damaged leaves the catalog."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
+from io import BufferedReader
 from typing import TypeVar
 
 from zoo.catalog.index import Catalog
 from zoo.catalog.model_card import model_card
 from zoo.checkpoint.descriptor import Descriptor
-from zoo.checkpoint.file import Checkpoint, digest_of, load, read_header
-from zoo.errors import BusyError, CheckpointError, NotFoundError
+from zoo.checkpoint.file import Checkpoint, Header, decode, header_of, require_digest
+from zoo.errors import CheckpointError, ZooError
 from zoo.runtime import onnx_model
-from zoo.store.directory import Directory
+from zoo.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -26,37 +26,49 @@ _MAX_DESCRIPTORS = 256
 _SETTLED_SECONDS = 2.0
 
 Read = TypeVar("Read")
-Stamp = tuple[int, int, int]
+Stamp = tuple[object, ...]
 
 
 class CheckpointFiles:
-    """All methods may be called from any thread."""
+    """All methods may be called from any thread.
 
-    def __init__(self, roots: Sequence[Path], catalog: Catalog) -> None:
-        self._directories = [Directory(root) for root in roots]
+    What reads a file raises NotFoundError where it is gone, BusyError where the store cannot be reached at the moment.
+    """
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self._store = store
         self._catalog = catalog
-        # By digest, as of the last look through the directories; those left out of the catalog too.
-        self.paths: dict[str, Path] = {}
+        # As of the last look at the store; those left out of the catalog too.
+        self.digests: Set[str] = frozenset()
         # Files found damaged after they had got into the catalog, as they were then.
-        self._damaged: dict[Path, Stamp] = {}
+        self._damaged: dict[str, Stamp] = {}
         # Files read whole and found good, as they were then.
-        self._verified: dict[Path, Stamp] = {}
+        self._verified: dict[str, Stamp] = {}
         self._descriptors = lru_cache(maxsize=_MAX_DESCRIPTORS)(
-            lambda digest: self._read(digest, read_header).descriptor
+            lambda digest: self._checked(digest, self.header).descriptor
         )
 
-    def path(self, digest: str) -> Path:
-        """Raises NotFoundError where the file is gone, BusyError where its directory is away for the moment."""
-        path = self.paths.get(digest)
-        if path is not None and path.is_file():
-            return path
-        if path is not None and not path.parent.is_dir():
-            raise BusyError(f"the file of checkpoint {digest} cannot be read, as its directory is away: try again")
-        # Another process has added or moved it since this one looked.
-        for directory in self._directories:
-            with suppress(NotFoundError):
-                return directory.path(digest)
-        raise NotFoundError(f"the file of checkpoint {digest} is gone")
+    def open(self, digest: str) -> BufferedReader:
+        return self._store.open(digest)
+
+    def size_bytes(self, digest: str) -> int:
+        return self._store.stat(digest).size_bytes
+
+    def header(self, digest: str) -> Header:
+        """What is before the weights. Raises CheckpointError."""
+        with self._store.open(digest) as file:
+            return header_of(file, _name(digest))
+
+    def read(self, digest: str) -> bytes:
+        """Raises CheckpointError where the bytes are not the digest's; that has no consequences here."""
+        with self._store.open(digest) as file:
+            data = file.read()
+        require_digest(data, digest, _name(digest))
+        return data
+
+    def decoded(self, digest: str) -> Checkpoint:
+        """Likewise, or where they are no checkpoint."""
+        return decode(self.read(digest), _name(digest))
 
     def descriptor(self, digest: str) -> Descriptor:
         """Raises CheckpointError as `load` does."""
@@ -67,23 +79,22 @@ class CheckpointFiles:
 
         Raises CheckpointError, and takes a damaged checkpoint out of the catalog: the next choice is another one.
         """
-        return self._read(digest, load)
+        return self._checked(digest, self.decoded)
 
-    def _read(self, digest: str, read: Callable[[Path], Read]) -> Read:
-        path = self.path(digest)
+    def _checked(self, digest: str, read: Callable[[str], Read]) -> Read:
         try:
-            return read(path)
+            return read(digest)
         except CheckpointError as error:
             log.error("taken out of the catalog: %s", error)
-            with suppress(FileNotFoundError):
-                self._damaged[path] = _stamp(path)
+            with suppress(ZooError, OSError):
+                self._damaged[digest] = self._store.stat(digest).stamp
             self._catalog.remove([digest])
             raise
 
     def file(self, digest: str, file_format: str) -> bytes:
         """The checkpoint as "safetensors" or "onnx", its descriptor as "json", or its model card as "card".
 
-        Raises CheckpointError where the bytes are not the digest's.
+        Raises CheckpointError as `load` does.
         """
         if file_format == "onnx":
             return onnx_model.build(self.load(digest))
@@ -91,63 +102,56 @@ class CheckpointFiles:
             return self.descriptor(digest).to_json().encode()
         if file_format == "card":
             return model_card(self.descriptor(digest), digest).encode()
-        data = self.path(digest).read_bytes()
-        if digest_of(data) != digest:
-            self.load(digest)
-        return data
+        return self._checked(digest, self.read)
 
-    def verified_path(self, digest: str) -> Path:
+    def verify(self, digest: str) -> None:
         """For a file too large to be held in memory; it is read through once, and again if it changes.
 
         Raises CheckpointError where the bytes are not the digest's.
         """
-        path = self.path(digest)
-        stamp = _stamp(path)
-        if self._verified.get(path) != stamp:
-            with path.open("rb") as file:
+        stamp = self._store.stat(digest).stamp
+        if self._verified.get(digest) != stamp:
+            with self._store.open(digest) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 self.load(digest)
-            self._verified[path] = stamp
-        return path
+            self._verified[digest] = stamp
 
     # --- damage ----------------------------------------------------------------------------------------
 
-    def is_damaged(self, path: Path) -> bool:
+    def is_damaged(self, digest: str) -> bool:
         """Whether it is still what was found damaged."""
-        if path not in self._damaged:
+        if digest not in self._damaged:
             return False
-        with suppress(OSError):
-            return self._damaged[path] == _stamp(path)
+        with suppress(ZooError, OSError):
+            return self._damaged[digest] == self._store.stat(digest).stamp
         return False
 
     def damaged_digests(self) -> set[str]:
         found = list(self._damaged)  # other threads find more meanwhile
-        return {path.stem for path in found if self.paths.get(path.stem) == path and self.is_damaged(path)}
+        return {digest for digest in found if digest in self.digests and self.is_damaged(digest)}
 
     @contextmanager
-    def remembering_refusal(self, path: Path) -> Iterator[None]:
+    def remembering_refusal(self, digest: str) -> Iterator[None]:
         """What is no checkpoint counts as damaged until it changes: to find that out again may take seconds.
 
         Except of a file that changed just now: it may still be written to, and a clock's tick hide that.
         """
-        before = _stamp(path)
+        before = self._store.stat(digest)
         try:
             yield
         except CheckpointError:
-            if time.time() - before[0] / 1e9 > _SETTLED_SECONDS:
-                self._damaged[path] = before
+            if time.time() - before.changed_at > _SETTLED_SECONDS:
+                self._damaged[digest] = before.stamp
             raise
 
-    def forget_damage(self, path: Path | None = None) -> None:
+    def forget_damage(self, digest: str | None = None) -> None:
         """Of one file, which has been replaced, or of all."""
-        if path is None:
+        if digest is None:
             self._damaged.clear()
         else:
-            self._damaged.pop(path, None)
+            self._damaged.pop(digest, None)
 
 
-def _stamp(path: Path) -> Stamp:
-    """Another one after each change: the time of the last change, unlike that of the content, cannot be put back."""
-    status = path.stat()
-    return status.st_ctime_ns, status.st_ino, status.st_size
+def _name(digest: str) -> str:
+    return f"{digest}.safetensors"

@@ -1,11 +1,10 @@
-"""Follows what the directories hold: checkpoint files, annotations, latencies, cascades become the catalog's."""
+"""Follows what the store holds: checkpoint files, annotations, latencies, cascades become the catalog's."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Set
 from contextlib import suppress
-from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
@@ -13,8 +12,7 @@ from zoo.catalog.changes import images_key
 from zoo.catalog.dataset_labels import name_of
 from zoo.catalog.index import Catalog
 from zoo.catalog.rows import CheckpointRow
-from zoo.checkpoint.file import read_header
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import BusyError, ZooError
 from zoo.library import audit
 from zoo.library.files import CheckpointFiles
 from zoo.library.ready_cascades import ReadyCascades
@@ -22,45 +20,47 @@ from zoo.library.rows import row_of
 from zoo.runtime.device import device_name
 from zoo.store.annotations import Annotations
 from zoo.store.entries import DatasetEntry, Entry, Said
-from zoo.store.files import Files
+from zoo.store.store import Listing, Store
 
 log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Belongs to a LocalZoo, whose parts it keeps up with the disk."""
+    """Belongs to a LocalZoo, whose parts it keeps up with its store."""
 
     def __init__(
         self,
-        roots: Sequence[Path],
+        store: Store,
         catalog: Catalog,
         files: CheckpointFiles,
         annotations: Annotations,
         cascades: ReadyCascades,
     ) -> None:
+        self._store = store
         self._catalog = catalog
         self._files = files
         self._annotations = annotations
         self._cascades = cascades
-        self._listing = Files(roots)
+        # Where files were as of the last listing.
+        self._places: Set[str] = frozenset()
         # What was said of checkpoints as of the last sync.
         self._synced_marks = _of_checkpoints(Said())
-        # By file, why it was left out: each reason is worth one warning.
-        self._refused: dict[Path, str] = {}
+        # By digest, why a file was left out: each reason is worth one warning.
+        self._refused: dict[str, str] = {}
         # The catalog's as of the last sync: what is then missing, another process has taken out.
         self._synced_digests: set[str] = set()
         # Data sets of which it was said that they are kept apart from another one of their name.
         self._labels_told: set[str] = set()
 
     def sync(self) -> bool:
-        """Adds what is new on disk to the catalog and takes out what is gone.
+        """Adds what is new in the store to the catalog and takes out what is gone.
 
         True if anything changed since this process last looked: files, marks, cascades, or rows by its own doing.
 
         Latencies become those measured on this device; cascades those whose checkpoints are all there.
 
         A file that is no checkpoint is left out, with a warning, and read again when it changes: it may be one that is
-        still being copied here. Of a directory that cannot be listed, everything stays as it was.
+        still being copied here. What cannot be reached stays as it was.
         """
         try:
             return self._sync()
@@ -71,30 +71,30 @@ class Follower:
             return self._sync()
 
     def _sync(self) -> bool:
-        # The index before the disk: writers put the file first and the row second, and take the row out after they
+        # The index before the store: writers put the file first and the row second, and take the row out after they
         # have marked it as deleted, so the reverse order could drop a fresh row.
         is_anew = self._catalog.follow_file()
-        known, folders = self._catalog.digests(), self._listing.folders() if is_anew else self._catalog.folders()
-        before = self._synced_marks, self._files.paths
+        known, places = self._catalog.digests(), self._places if is_anew else self._catalog.folders()
+        before = self._synced_marks, self._files.digests
         self._annotations.read()
         self._synced_marks = _of_checkpoints(self._annotations.said)
-        self._files.paths = self._found(folders)
+        listing = self._look(places)
         # A file that this process has never seen may lie where it cannot look now.
-        lookable = known if self._listing.is_complete else known & (before[1].keys() | self._annotations.said.deleted)
-        gone = lookable - self._files.paths.keys() | known & self._files.damaged_digests()
+        lookable = known if listing.is_complete else known & (before[1] | self._annotations.said.deleted)
+        gone = lookable - self._files.digests | known & self._files.damaged_digests()
         if gone:
             self._catalog.remove(gone)
-        taken_out = (self._synced_digests - known) & self._files.paths.keys()
+        taken_out = (self._synced_digests - known) & self._files.digests
         self._look_for_damage(() if is_anew else taken_out)
-        new = self.labelled(self._read_rows(self._files.paths.keys() - known))
+        new = self.labelled(self._read_rows(self._files.digests - known))
         if new:
             self._catalog.add(new)
-        self._catalog.follow_folders(self._listing.folders())
+        self._catalog.follow_folders(set(self._places))
         measured = self._follow_latencies()
         annotated = self.annotate_rows()
         self._synced_digests = known - gone | {row.digest for row in new}
         calibrated = self._follow_cascades()
-        changed = before[0] != self._synced_marks or before[1].keys() != self._files.paths.keys()
+        changed = before[0] != self._synced_marks or before[1] != self._files.digests
         return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or measured)
 
     def reindex(self) -> int:
@@ -102,12 +102,11 @@ class Follower:
         self._refused.clear()
         self._files.forget_damage()
         self._annotations.read()
-        self._listing.forget()
-        self._files.paths = self._found(())
-        rows = self.labelled(self._read_rows(self._files.paths))
+        self._look(())
+        rows = self.labelled(self._read_rows(self._files.digests))
         self._catalog.replace(row.model_dump() for row in rows)
         self.annotate_rows()
-        self._catalog.follow_folders(self._listing.folders())
+        self._catalog.follow_folders(set(self._places))
         self._follow_latencies()
         self._synced_digests = {row.digest for row in rows}
         self._follow_cascades()
@@ -122,30 +121,33 @@ class Follower:
     def annotate_rows(self) -> bool:
         return self._catalog.annotate(self._annotations.said)
 
-    def _found(self, folders: Iterable[str]) -> dict[str, Path]:
-        """Without those that are marked as deleted."""
-        found = self._listing.look(folders)
-        return {digest: path for digest, path in found.items() if digest not in self._annotations.said.deleted}
+    def _look(self, places: Collection[str]) -> Listing:
+        """What is annotated as deleted is no longer among the files."""
+        listing = self._store.listing(places)
+        self._places = listing.places
+        self._files.digests = listing.digests - self._annotations.said.deleted
+        return listing
 
     def _look_for_damage(self, digests: Iterable[str]) -> None:
         """Where no header shows it: another process may have taken them out for it, and this one not know."""
         for digest in digests:
-            if not self._files.is_damaged(self._files.paths[digest]):
+            if not self._files.is_damaged(digest):
                 with suppress(ZooError, OSError):
                     self._files.load(digest)
 
     def _read_rows(self, digests: Iterable[str]) -> Iterable[CheckpointRow]:
         for digest in sorted(digests):
-            path = self._files.paths[digest]
             try:
-                if self._files.is_damaged(path):
+                if self._files.is_damaged(digest):
                     continue
-                with self._files.remembering_refusal(path):
-                    header = read_header(path)
+                with self._files.remembering_refusal(digest):
+                    header = self._files.header(digest)
                 yield row_of(digest, header, self._annotations.said)
-            except (CheckpointError, OSError) as error:
-                if self._refused.get(path) != str(error):
-                    self._refused[path] = str(error)
+            except BusyError:
+                continue  # the store has logged that it cannot be reached
+            except (ZooError, OSError) as error:
+                if self._refused.get(digest) != str(error):
+                    self._refused[digest] = str(error)
                     log.warning("left out of the catalog: %s", error)
 
     def labelled(self, rows: Iterable[CheckpointRow]) -> list[CheckpointRow]:

@@ -13,11 +13,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import AnnotationsError
+from zoo.errors import AnnotationsError, NotFoundError
 from zoo.library import audit
 from zoo.store.annotations import Annotations
-from zoo.store.directory import INCOMING, checkpoints, walk
+from zoo.store.directory import INCOMING, walk
 from zoo.store.locks import locked
+from zoo.store.store import Store
 
 # What `write_atomically` leaves of a checkpoint, of annotations, of a download, when it is killed.
 _TEMPORARY = re.compile(r"\.(?:[0-9a-f]{64}\.safetensors|marks\.json)\.[0-9a-f]{16}\.tmp")
@@ -27,33 +28,33 @@ _KEPT_SECONDS = 24 * 60 * 60
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    path: Path
+    digest: str | None  # of a deleted checkpoint
+    place: str
     size_bytes: int
     reason: str
 
 
-def garbage(roots: Sequence[Path]) -> Iterator[Garbage]:
-    """Files of deleted checkpoints, and what unfinished writes and uploads have left for a day.
+def garbage(store: Store, roots: Sequence[Path]) -> Iterator[Garbage]:
+    """Files of deleted checkpoints, and what unfinished writes and uploads have left in the directories for a day.
 
     Raises AnnotationsError where it cannot be known what is deleted.
     """
-    annotations = Annotations(roots)
+    annotations = Annotations(store)
     try:
         annotations.require_whole()
     except AnnotationsError as error:
         raise AnnotationsError(
             f"{error}: no file is deleted until that is repaired or removed: it may be what brought one back"
         ) from error
-    deleted = annotations.said.deleted
+    for digest in sorted(store.listing(()).digests & annotations.said.deleted):
+        with suppress(NotFoundError):
+            stat = store.stat(digest)
+            yield Garbage(digest, stat.place, stat.size_bytes, "deleted")
     for root in roots:
-        listing = walk(root)
-        for digest, path in checkpoints(listing):
-            if digest in deleted and (status := _status(path)):
-                yield Garbage(path, status.st_size, "deleted")
-        for path in sorted(listing.files):
+        for path in sorted(walk(root).files):
             is_ours = path.parent.name == INCOMING or _TEMPORARY.fullmatch(path.name)
             if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
-                yield Garbage(path, status.st_size, "left behind")
+                yield Garbage(None, str(path), status.st_size, "left behind")
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -63,7 +64,7 @@ def _status(path: Path) -> os.stat_result | None:
     return None
 
 
-def collect(roots: Sequence[Path]) -> list[Garbage]:
+def collect(store: Store, roots: Sequence[Path]) -> list[Garbage]:
     """Deletes the garbage and returns what it was; nothing is published meanwhile, which brings deleted files back."""
     with ExitStack() as locks:
         # In one order, whatever that of the roots: two that lock each other's next would wait for ever.
@@ -74,9 +75,11 @@ def collect(roots: Sequence[Path]) -> list[Garbage]:
                     folder.mkdir(exist_ok=True)
             if folder.is_dir():  # else nobody can publish there
                 locks.enter_context(locked(folder))
-        found = list(garbage(roots))
+        found = list(garbage(store, roots))
         for item in found:
-            item.path.unlink(missing_ok=True)
-            checkpoint = item.path.stem if item.reason == "deleted" else None
-            audit.record("gc", checkpoint, path=str(item.path), bytes=item.size_bytes, reason=item.reason)
+            if item.digest is None:
+                Path(item.place).unlink(missing_ok=True)
+            else:
+                store.delete(item.digest)
+            audit.record("gc", item.digest, path=item.place, bytes=item.size_bytes, reason=item.reason)
     return found

@@ -28,7 +28,9 @@ from zoo.library.ready_cascades import ReadyCascades, by_cascade
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference, reference_of
 from zoo.runtime.predictor import Predictor
 from zoo.store.annotations import Annotations
-from zoo.store.directory import require_zoo, write_atomically
+from zoo.store.directories import Directories
+from zoo.store.directory import INCOMING, require_zoo, write_atomically
+from zoo.store.store import Store
 
 # Networks kept ready: as many as a cascade has stages.
 _MAX_LOADED = 8
@@ -41,12 +43,15 @@ class LocalZoo:
             zoo.sync()
             print(zoo.choose(min_acc=0.8).name, zoo.predict("frog.png", max_params=20_000))
 
-    The methods are those of `zoo.protocol.Zoo`. Its parts, for who needs rows, bytes and paths: `catalog`, `files`,
-    `chooser`, `annotator`, `annotations`. All may be used from any thread.
+    The methods are those of `zoo.protocol.Zoo`. Its parts, for who needs rows and bytes: `store`, `catalog`,
+    `files`, `chooser`, `annotator`, `annotations`. All may be used from any thread.
     """
 
     def __init__(
-        self, roots: Sequence[Path], default_dataset: str | None = None, publishing: PublishSettings | None = None
+        self,
+        roots: Sequence[Path],
+        default_dataset: str | None = None,
+        publishing: PublishSettings | None = None,
     ) -> None:
         """Raises ZooError where a root is no zoo's directory. Call `sync` to index the files.
 
@@ -55,15 +60,19 @@ class LocalZoo:
         for root in roots:
             require_zoo(root)
         self.roots = tuple(roots)
+        self.uploads = roots[0] / INCOMING
         self._publishing = publishing
-        self.annotations = Annotations(roots)
+        self.store: Store = Directories(roots)
+        self.annotations = Annotations(self.store)
         self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
         self.catalog = Catalog(catalog_path(roots), default_dataset)
-        self.files = CheckpointFiles(roots, self.catalog)
+        self.files = CheckpointFiles(self.store, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)
         self.chooser = Chooser(self.catalog, self.annotations, cascades)
-        self._follower = Follower(roots, self.catalog, self.files, self.annotations, cascades)
-        self.annotator = Annotator(roots, self.catalog, self.files, self.annotations, self.chooser, self._follower)
+        self._follower = Follower(self.store, self.catalog, self.files, self.annotations, cascades)
+        self.annotator = Annotator(
+            self.uploads, self.catalog, self.files, self.annotations, self.chooser, self._follower
+        )
         self._predictor = lru_cache(maxsize=_MAX_LOADED)(lambda digest: Predictor(self.files.load(digest)))
 
     def __enter__(self) -> Self:
@@ -162,9 +171,9 @@ class LocalZoo:
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each file by digest, also those that the catalog leaves out: read whole and checked, or what is wrong."""
-        for digest, path in sorted(self.files.paths.items()):
+        for digest in sorted(self.files.digests):
             try:
-                yield digest, checkpoint_file.load(path)
+                yield digest, self.files.decoded(digest)
             except (ZooError, OSError) as error:
                 yield digest, error if isinstance(error, ZooError) else CheckpointError(str(error))
 
@@ -172,11 +181,11 @@ class LocalZoo:
 
     def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
         """Adds a checkpoint, given as the bytes of its file, to the first directory; see `zoo.library.publish`."""
-        root, digest = self.roots[0], checkpoint_file.digest_of(data)
-        with Upload(root) as upload:
+        digest = checkpoint_file.digest_of(data)
+        with Upload(self.uploads) as upload:
             upload.write(data)
             upload.keep(digest)
-        row, _ = publish(self, root, digest, stage=stage, terms=self._terms)
+        row, _ = publish(self, digest, stage=stage, terms=self._terms)
         return self.chooser.view(row)
 
     def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:

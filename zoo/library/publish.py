@@ -22,12 +22,12 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from zoo.catalog.rows import CheckpointRow
-from zoo.checkpoint.file import Checkpoint, digest_of, load
+from zoo.checkpoint.file import Checkpoint, decode, read
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.library import audit, trial
 from zoo.library.evaluate import TestSplits
 from zoo.library.trial import Limits
-from zoo.store.directory import INCOMING, NO_SPACE, Directory, move_into_place
+from zoo.store.directory import NO_SPACE, move_into_place
 from zoo.store.entries import Measured
 from zoo.store.locks import locked
 
@@ -44,8 +44,8 @@ Examine = Callable[[Checkpoint, Limits], Measured | None]
 class Upload:
     """Bytes on their way in, as a context; after it nothing is left of them but what was kept."""
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / INCOMING
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._path = self._folder / f"{secrets.token_hex(16)}.tmp"
         self._sha256 = hashlib.sha256()
 
@@ -122,35 +122,35 @@ class PublishSettings(Limits, BaseSettings):
 
 
 def publish(
-    zoo: LocalZoo, root: Path, digest: str, *, stage: bool = False, terms: Terms | None = None
+    zoo: LocalZoo, digest: str, *, stage: bool = False, terms: Terms | None = None
 ) -> tuple[CheckpointRow, bool]:
-    """The row of the checkpoint that was uploaded to `root` (or lies in the zoo deleted), and whether it is new.
+    """The row of the checkpoint that was uploaded (or lies in the zoo deleted), and whether it is new.
 
     With `stage` a new one is found by its digest alone, until it is promoted. Raises CheckpointError where the bytes
     are not a whole and valid one within the limits, NotFoundError where none were uploaded, and for a passing reason
     NoSpaceError, BusyError, AnnotationsError or OSError.
     """
-    blob = root / INCOMING / digest
+    blob = zoo.uploads / digest
     if (row := _already_there(zoo, blob, digest)) is not None:
         return row, False
     with _one_at_a_time():
-        return _publish(zoo, root, blob, digest, stage=stage, terms=terms or Terms())
+        return _publish(zoo, blob, digest, stage=stage, terms=terms or Terms())
 
 
-def _publish(
-    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, stage: bool, terms: Terms
-) -> tuple[CheckpointRow, bool]:
+def _publish(zoo: LocalZoo, blob: Path, digest: str, *, stage: bool, terms: Terms) -> tuple[CheckpointRow, bool]:
     if (row := _already_there(zoo, blob, digest)) is not None:  # by now
         return row, False
-    source = blob if blob.exists() else _existing(zoo, digest)
-    if source is None:
-        raise NotFoundError(f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first")
+    is_uploaded = blob.exists()
     try:
-        measured = _examined(source, terms)
+        measured = _examined(read(blob) if is_uploaded else zoo.files.read(digest), digest, terms)
     except FileNotFoundError as error:
         raise BusyError(f"another process is publishing {digest}: try again") from error
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"no bytes with SHA-256 {digest} were uploaded: PUT them to /blobs/sha256:{digest} first"
+        ) from error
     except CheckpointError:
-        if source == blob:
+        if is_uploaded:
             blob.unlink(missing_ok=True)
         raise
     blob.parent.mkdir(exist_ok=True)
@@ -159,7 +159,7 @@ def _publish(
             return row, False
         is_staged = stage or (terms.stage_claimed and measured is None)
         claimed = measured is None and not terms.trust_claims
-        row = _taken_in(zoo, root, blob, digest, staged=is_staged, claimed=claimed, measured=measured)
+        row = _taken_in(zoo, blob, digest, staged=is_staged, claimed=claimed, measured=measured)
     claim = row.accuracy if measured is None else measured.accuracy
     source_of_claim = "claimed" if measured is None else "measured"
     audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
@@ -187,52 +187,47 @@ def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | No
     return None
 
 
-def _existing(zoo: LocalZoo, digest: str) -> Path | None:
-    """Where its file is in the zoo, of a deleted checkpoint too; damaged perhaps."""
+def _is_there(zoo: LocalZoo, digest: str) -> bool:
+    """Whether the zoo has the file, of a deleted checkpoint too; damaged perhaps."""
     with suppress(NotFoundError):
-        return zoo.files.path(digest)
-    return None
+        return zoo.files.size_bytes(digest) >= 0
+    return False
 
 
-def _examined(source: Path, terms: Terms) -> Measured | None:
-    checkpoint = load(source)
-    with source.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-    trial.check_bounds(checkpoint, header_bytes, terms.limits)
+def _examined(data: bytes, digest: str, terms: Terms) -> Measured | None:
+    checkpoint = decode(data, digest)
+    trial.check_bounds(checkpoint, int.from_bytes(data[:8], "little"), terms.limits)
     return terms.examine(checkpoint, terms.limits)
 
 
 def _taken_in(
-    zoo: LocalZoo, root: Path, blob: Path, digest: str, *, staged: bool, claimed: bool, measured: Measured | None
+    zoo: LocalZoo, blob: Path, digest: str, *, staged: bool, claimed: bool, measured: Measured | None
 ) -> CheckpointRow:
     """With the lock held. What fails leaves every file where it was, but for the upload where there is no space."""
-    existing = _existing(zoo, digest)
-    target = existing if existing is not None and existing.is_relative_to(root) else Directory(root).usual_path(digest)
-    is_moved = False
+    was_there, is_new = _is_there(zoo, digest), False
     try:
         with _no_space_is_ours("it is not published"):
             # What is said of it comes first: a server that sees the file a moment before its row must know it. One that
             # lay in the zoo before, deleted perhaps, counts as it did: to bring it back is no new claim.
-            is_claim = None if claimed and existing is not None else claimed
+            is_claim = None if claimed and was_there else claimed
             zoo.annotator.announce(digest, staged=staged, claimed=is_claim, measured=measured)
-            if existing is None or not _is_whole(existing, digest):
-                move_into_place(blob, target)
-                is_moved = True
-            else:
-                target = existing
-            row = zoo.annotator.admit(digest, target)
+            if not was_there or not _is_whole(zoo, digest):
+                zoo.store.put(digest, blob)
+                is_new = not was_there
+            row = zoo.annotator.admit(digest)
     except NoSpaceError:
         blob.unlink(missing_ok=True)
-        if is_moved:
-            target.unlink(missing_ok=True)
+        if is_new:
+            zoo.store.delete(digest)
         raise
     blob.unlink(missing_ok=True)
     return row
 
 
-def _is_whole(path: Path, digest: str) -> bool:
-    with suppress(FileNotFoundError):
-        return digest_of(path.read_bytes()) == digest
+def _is_whole(zoo: LocalZoo, digest: str) -> bool:
+    with suppress(CheckpointError, NotFoundError):
+        zoo.files.read(digest)
+        return True
     return False
 
 

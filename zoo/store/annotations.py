@@ -1,73 +1,33 @@
-"""The annotations of a zoo's directories: read together, appended to in one step."""
+"""The annotations of a zoo: all logs of its store read together, changes appended in one step."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import operator
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from zoo.choosing.cascade import Calibration
 from zoo.errors import AnnotationsError
-from zoo.store.earlier import MarksFile, expanded, of_old_catalogs
-from zoo.store.entries import CalibrationEntry, Entry, Latency, LatencyEntry, MarksEntry, Said, together
-from zoo.store.journal import Journal
-from zoo.store.locks import locked
+from zoo.store.entries import CalibrationEntry, Entry, Latency, LatencyEntry, Said, together
+from zoo.store.store import AppendedMeanwhile, Store
 
 # Given what is said, what to add.
 Change = Callable[[Said], Sequence[Entry]]
 
 
-class _OfDirectory:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.journal = Journal(root / "annotations.jsonl")
-        self._earlier = Journal(root / "measurements.jsonl")
-        self._marks = MarksFile(root)
-        # Around what is kept of the files; never held while one is written.
-        self._reading = threading.RLock()
-        self._made_of: tuple[object, ...] = ()
-        self._entries: list[Entry] = []
-        # Of old catalogs in a directory that cannot be written to.
-        self.carried_over: list[Entry] = []
-
-    def entries(self, *, strict: bool = False) -> list[Entry]:
-        """By time; the same list until a file changes. Raises AnnotationsError, if `strict`."""
-        with self._reading:
-            parts = self._earlier.entries(strict=strict), self.journal.entries(strict=strict)
-            made_of = (*parts, self._marks.entry(strict=strict), self.carried_over)
-            if len(made_of) != len(self._made_of) or not all(map(operator.is_, made_of, self._made_of)):
-                found = [*self.carried_over, *parts[0], *parts[1], *self.untaken()]
-                self._entries = list(expanded(sorted(found, key=lambda entry: entry.at)))
-                self._made_of = made_of
-            return self._entries
-
-    def untaken(self) -> list[MarksEntry]:
-        """marks.json, where it says something else than when it was last taken down in the journal."""
-        with self._reading:
-            now = self._marks.entry()
-            taken = [entry for entry in self.journal.entries() if isinstance(entry, MarksEntry)]
-            return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
-
-    def append(self, entries: Sequence[Entry]) -> None:
-        """First what marks.json says by now: what is changed there later is then later than these."""
-        self.journal.append([*self.untaken(), *entries])
-
-
 class Annotations:
     """`said` is as of the last `read`, which writes nothing. All methods may be called from any thread.
 
-    What is recorded goes to the first directory; what it takes back also to those others that say it, where they can be
-    written to, as they may be served alone.
+    What is recorded goes to the store's first log; what it takes back also to those others that say it, where they can
+    be written to, as they may be served alone.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
-        self._directories = [_OfDirectory(root) for root in roots]
+    def __init__(self, store: Store) -> None:
+        self._logs = store.logs()
         # `said` is what is together in `_read`: both are set by one thread at a time.
         self._reading = threading.Lock()
         self._read: list[list[Entry]] = []
@@ -75,16 +35,9 @@ class Annotations:
         self.read()
 
     def carry_over(self) -> None:
-        """Takes down what catalogs of version 0.1 kept; once, and where it cannot be written as long as this lives."""
-        for directory in self._directories:
-            found = of_old_catalogs(directory.root, directory.entries())
-            if not found:
-                continue
-            try:
-                with locked(directory.root):
-                    directory.append(found)
-            except OSError:
-                directory.carried_over = found
+        """Takes down what earlier versions kept elsewhere; once."""
+        for each in self._logs:
+            each.carry_over()
         self.read()
 
     def read(self, *, strict: bool = False) -> bool:
@@ -98,15 +51,15 @@ class Annotations:
         a damaged line must not be the end.
         """
         self.read(strict=True)
-        for directory in self._directories:
-            if damage := directory.journal.damage:
-                raise AnnotationsError(damage)
+        for each in self._logs:
+            if each.damage:
+                raise AnnotationsError(each.damage)
 
     def _latest(self, *, strict: bool = False) -> tuple[Said, bool]:
         """What is said by now, and whether that is new."""
         with self._reading:
-            # The first directory last: of two entries of one time its own counts.
-            found = [directory.entries(strict=strict) for directory in reversed(self._directories)]
+            # The first log last: of two entries of one time its own counts.
+            found = [each.entries(strict=strict) for each in reversed(self._logs)]
             if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
                 return self.said, False
             said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
@@ -118,24 +71,30 @@ class Annotations:
 
         Raises what it raises, AnnotationsError where a file cannot be read, OSError where one cannot be written.
         """
-        first, *others = self._directories
-        with locked(first.root):
-            said, _ = self._latest(strict=True)
-            found = change(said)
-            if not found:
-                return
-            # What is taken back elsewhere was said before, in whichever order the directories are served next.
-            taken_back_at, time = self._now()
-            entries = [entry.model_copy(update={"time": time, "actor": actor}) for entry in found]
-            first.append(entries)
-        for other in others:
+        entries, taken_back_at = self._append(change, actor)
+        for other in self._logs[1:] if entries else ():
             there = together(other.entries())
             ended = [each for entry in entries for each in there.taken_back_by(entry)]
-            taken_back = [entry.model_copy(update={"time": taken_back_at, "actor": actor}) for entry in ended]
-            if taken_back and os.access(other.root, os.W_OK):
-                with suppress(OSError), locked(other.root):
-                    other.append(taken_back)
+            if ended:
+                with suppress(OSError), other.changing():
+                    other.append([entry.model_copy(update={"time": taken_back_at, "actor": actor}) for entry in ended])
         self.read()
+
+    def _append(self, change: Change, actor: str) -> tuple[list[Entry], str]:
+        """What was appended to the first log, and the time that entries which it takes back elsewhere have."""
+        while True:
+            try:
+                with self._logs[0].changing():
+                    said, _ = self._latest(strict=True)
+                    found = change(said)
+                    # What is taken back elsewhere was said before, in whichever order the logs are read next.
+                    taken_back_at, time = self._now()
+                    entries = [entry.model_copy(update={"time": time, "actor": actor}) for entry in found]
+                    if entries:
+                        self._logs[0].append(entries)
+                    return entries, taken_back_at
+            except AppendedMeanwhile:  # then `change` is to see what was appended
+                continue
 
     def _now(self) -> tuple[str, str]:
         """Two times, the first later than all that is said: a clock that was wrong somewhere must decide nothing."""

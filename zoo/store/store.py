@@ -1,0 +1,97 @@
+"""Store: where checkpoint files and annotations are kept. A directory of this machine is one, object storage another.
+
+Files are immutable and named by the SHA-256 of their bytes, so a store needs no transactions: writing a file twice
+changes nothing. Annotations are an append-only log.
+
+    store: Store = Directories([Path("my-zoo")])
+    with store.open(digest) as file:
+        header = file.read(1000)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence, Set
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Protocol
+
+from zoo.store.entries import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    place: str  # a path or a URL, for people
+    size_bytes: int
+    stamp: tuple[object, ...]  # changes with the content
+    changed_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a store holds. A file that is missing from a complete listing is gone."""
+
+    digests: Set[str]
+    is_complete: bool
+    # For the next listing, also that of another process.
+    places: Set[str]
+
+
+class AnnotationLog(Protocol):
+    """Entries that were appended, by any process. Methods may be called from any thread."""
+
+    @property
+    def damage(self) -> str:
+        """The first line that cannot be read, or ""."""
+
+    def entries(self, *, strict: bool = False) -> list[Entry]:
+        """By time; the same list object until something is appended. Unreadable: as before, if not `strict`.
+
+        Raises AnnotationsError for that, if `strict`.
+        """
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Between reading and appending. Raises OSError where the log cannot be written to."""
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """All or, after a crash, the first of them. Raises OSError, and AppendedMeanwhile where another was faster."""
+
+    def carry_over(self) -> None:
+        """Takes down what an earlier version kept elsewhere; once."""
+
+
+class AppendedMeanwhile(Exception):  # noqa: N818 - not an error: read again, and try again
+    """Another process has appended since the entries were read."""
+
+
+class Store(Protocol):
+    """Methods may be called from any thread.
+
+    All but `listing` raise NotFoundError for a file that is not there, BusyError where the store cannot be reached, and
+    OSError where it refuses.
+    """
+
+    def put(self, digest: str, source: Path) -> None:
+        """Moves the file `source` in, in place of a damaged one; it appears whole or not at all.
+
+        `source` is on the first directory's file system; the caller has checked that its bytes have the digest.
+        """
+
+    def open(self, digest: str) -> BufferedReader:
+        """The file for reading, from any position."""
+
+    def stat(self, digest: str) -> Stat: ...
+
+    def listing(self, since: Collection[str]) -> Listing:
+        """All digests. `since`: the `places` of the last listing; () forgets what cannot be reached.
+
+        A store that cannot be reached is logged once, and holds what it held: an outage of a second must not empty an
+        index. Raises nothing.
+        """
+
+    def delete(self, digest: str) -> None:
+        """Every copy of it. Nothing where it is gone."""
+
+    def logs(self) -> Sequence[AnnotationLog]:
+        """The first is appended to, the others are read."""
