@@ -10,18 +10,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from app.http.file_response import File, file_response
 from app.http.openapi import declared, reading
 from app.http.problems import ProblemError
 from app.http.schemas import NoQuery
-from app.routes import run_logs
+from app.routes import run_data, run_logs
+from app.routes.run_data import RunData
 from app.routes.run_logs import Part, RunSummary
 from app.service import ServiceDep
-from zoo.errors import ZooError
+from zoo.checkpoint.file import digest_of
+from zoo.errors import NotFoundError, ZooError
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
@@ -31,6 +34,13 @@ router = APIRouter(tags=["runs"])
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 _STREAM = {"content": {"text/event-stream": {}}, "description": "One event a record."}
+_WEBP = {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}}
+_SHEET: dict[int | str, dict[str, Any]] = {
+    200: {**_WEBP, "description": "The sheet."},
+    206: {**_WEBP, "description": "The range asked for."},
+    304: {"description": "The client has this sheet."},
+    **declared(404, 416),
+}
 
 
 class Runs(BaseModel):
@@ -41,6 +51,7 @@ class Runs(BaseModel):
 class RunDetail(RunSummary):
     records: list[dict[str, Any]] = Field(description="As the run logged them: epoch, decision, checkpoint, …")
     end: int = Field(description="Bytes of the log that these are: `after` of the events that follow.")
+    data: RunData | None = Field(description="What it was trained on; null where it has left no record of that.")
 
 
 class EventsQuery(NoQuery):
@@ -62,13 +73,28 @@ def list_runs(_: Annotated[NoQuery, Query()], service: ServiceDep) -> Runs:
 
 @reading(router, "/runs/{name}", responses=declared(404))
 def show_run(name: str, _: Annotated[NoQuery, Query()], service: ServiceDep) -> RunDetail:
-    """One run with every record of its log so far."""
+    """One run with every record of its log so far, and what it was trained on."""
     path = run_logs.path_of(service.settings.zoo, name)
     try:
         summary, part = run_logs.summary(path), run_logs.read(path)
     except (ZooError, OSError) as error:
         raise _damaged(error) from error
-    return RunDetail(**summary.model_dump(), records=[entry.record for entry in part.entries], end=part.end)
+    records = [entry.record for entry in part.entries]
+    return RunDetail(**summary.model_dump(), records=records, end=part.end, data=run_data.read(path))
+
+
+@reading(router, "/runs/{name}/images", responses=_SHEET, response_class=Response)
+def show_images(name: str, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
+    """Some training images of each class as one WebP; `data.sheet` of the run says what is where."""
+    sheet = run_data.images(run_logs.path_of(service.settings.zoo, name))
+    if sheet is None:
+        raise NotFoundError(f"run {name} has left no images: runs of earlier versions left none")
+    headers = {
+        "Content-Type": "image/webp",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": service.cache_control(immutable=False),
+    }
+    return file_response(request, File(digest_of(sheet), len(sheet), sheet), headers)
 
 
 @router.get(

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
+from trainer.data.datasets import Data
 from zoo.store.locks import lock
 
 Event = tuple[str, str, dict[str, object]]
@@ -206,3 +210,54 @@ def test_looking_at_runs_never_keeps_one_from_starting(
     finally:
         over.set()
         thread.join()
+
+
+def test_what_a_run_was_trained_on_is_told(client: httpx.Client, digits: Data) -> None:
+    told = client.get(f"/runs/{RUN}").json()["data"]
+    assert [one["name"] for one in told["classes"]] == list(digits.classes)
+    for split in ("train", "validation", "test"):
+        counts = np.bincount(getattr(digits, split).labels, minlength=10).tolist()
+        assert [one[split] for one in told["classes"]] == counts
+    assert told["image"] == {"channels": 1, "height": 8, "width": 8}
+    assert told["num_classes"] == 10
+    assert told["findings"] == list(digits.findings)
+
+
+def test_the_images_of_a_run_are_training_images_and_kept_by_the_client(client: httpx.Client, digits: Data) -> None:
+    sheet = client.get(f"/runs/{RUN}").json()["data"]["sheet"]
+    answer = client.get(f"/runs/{RUN}/images")
+    assert answer.headers["content-type"] == "image/webp"
+    pixels = np.asarray(Image.open(io.BytesIO(answer.content)).convert("L"))
+    assert pixels.shape == (sheet["rows"] * sheet["height"], sheet["columns"] * sheet["width"])
+    for row in range(10):
+        own = digits.train.images[digits.train.labels == row, 0].numpy()
+        for column in range(sheet["columns"]):
+            tile = pixels[row * 8 :, column * 8 :][:8, :8]
+            assert (own == tile).all(axis=(1, 2)).any()
+    again = client.get(f"/runs/{RUN}/images", headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head(f"/runs/{RUN}/images").headers["etag"] == answer.headers["etag"]
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"no json", b'{"classes": "' + b"a" * 2**20 + b'"}'])
+def test_a_run_without_a_record_of_its_images_is_told_all_the_same(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes], content: bytes | None
+) -> None:
+    log.write_bytes(lines[0])
+    if content is not None:
+        log.with_name("data.json").write_bytes(content)
+    client = client_of(tmp_path)
+    run = client.get("/runs/again-s0").json()
+    assert (run["data"], run["records"]) == (None, [json.loads(lines[0])])
+    assert client.get("/runs/again-s0/images").status_code == 404
+
+
+def test_images_that_were_written_again_are_read_again(
+    client_of: Callable[..., httpx.Client], tmp_path: Path, log: Path, lines: list[bytes], zoo_root: Path
+) -> None:
+    log.write_bytes(lines[0])
+    record = json.loads((zoo_root / "runs" / RUN / "data.json").read_text())
+    client = client_of(tmp_path)
+    for finding in ("left out: 3 .heic", "none"):
+        log.with_name("data.json").write_text(json.dumps({**record, "findings": [finding]}))
+        assert client.get("/runs/again-s0").json()["data"]["findings"] == [finding]

@@ -155,7 +155,7 @@ def test_an_interrupted_one_goes_on_exactly_and_computes_nothing_twice(
     theirs = [replace(each, **unlike) for each in after]
     assert theirs == [replace(each, **unlike) for each in lessons(wanted)[12:]], "no answer was computed again"
     run = zoo / "runs" / "wide-tiny-s0"
-    assert {path.name for path in run.iterdir()} == {"log.jsonl"}
+    assert {path.name for path in run.iterdir()} == {"data.json", "log.jsonl"}
 
 
 def test_what_cannot_be_a_source(tmp_path: Path, grown: Path, write_images: WriteImages, other_images: Data) -> None:

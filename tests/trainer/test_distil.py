@@ -194,7 +194,7 @@ def test_an_interrupted_pass_goes_on_exactly(tmp_path: Path, data: Data, digests
             decode(Directory(zoo).path(digest).read_bytes()).tensors for zoo, digest in ((other, one), (whole, two))
         )
         assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
-    assert {path.name for path in log.parent.iterdir()} == {"log.jsonl", "state.pt", "distilled.jsonl"}
+    assert {path.name for path in log.parent.iterdir()} == {"data.json", "log.jsonl", "state.pt", "distilled.jsonl"}
 
 
 def test_a_pass_of_other_length_begins_anew(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:

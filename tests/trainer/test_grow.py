@@ -398,7 +398,7 @@ def check_after_kills(zoo: Path, expected: tuple[Any, ...]) -> None:
     assert files(zoo) == set(digests)
     assert [entry["epoch"] for entry in log_of(zoo) if entry["event"] == "epoch"] == list(range(1, 23))
     [directory] = (zoo / "runs").iterdir()
-    assert {path.name for path in directory.iterdir()} == {"log.jsonl", "state.pt"}
+    assert {path.name for path in directory.iterdir()} == {"data.json", "log.jsonl", "state.pt"}
 
 
 def test_the_command_killed_at_random_moments_goes_on_exactly(tmp_path: Path, paper_story: Growing) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
+import numpy as np
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage
@@ -118,6 +122,46 @@ def test_the_story_of_a_run_is_told(open_page: OpenPage, site: str, grown: Path)
         assert len(set(ticks)) == len(ticks)
     page.get_by_role("link", name=checkpoints[0]["name"]).click()
     expect(page.locator(".readout code")).to_have_text(checkpoints[0]["digest"][:12])
+
+
+def test_the_images_that_a_run_was_trained_on_are_shown(open_page: OpenPage, site: str) -> None:
+    page = open_page(f"{site}/#/grow?dataset=digits", viewport={"width": 320, "height": 800})
+    told = httpx.get(f"{site}/runs/digits-digits-s0").json()["data"]
+    rows = page.get_by_role("region", name="Images of each class").locator("tbody tr")
+    expect(rows).to_have_count(10)
+    counts = [told["classes"][7][split] for split in ("train", "validation", "test")]
+    assert rows.nth(7).inner_text().split() == ["7", *map(str, counts)]
+    strip = rows.nth(7).get_by_role("img", name="8 training images of 7")
+    expect(strip.locator("image")).to_have_attribute("href", re.compile("^blob:"))
+    strip.scroll_into_view_if_needed()
+    shown = np.asarray(Image.open(io.BytesIO(strip.screenshot())).convert("L"))
+    assert shown.min() < 60 < 200 < shown.max()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.goto(f"{site}/#/grow?run=cifar10-grow-s0")
+    expect(page.get_by_text("This run has left no record of its images")).to_be_visible()
+
+
+def test_what_was_left_out_of_the_images_is_told(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path, grown: Path
+) -> None:
+    """Names of classes in any script, in their own direction."""
+    log = log_of(tmp_path, "photos-grow-s0")
+    log.write_text(lines_of(epoch(1, 100)))
+    record = json.loads(next(grown.glob("runs/*/data.json")).read_text())
+    about, findings = ["810 training and 90 test images of 2 classes"], ["left out: 3 .heic (cat/1.heic)"]
+    record |= {"about": about, "findings": findings, "num_classes": 1003}
+    names = ("חתול", "長い名前の" * 20, "<b>bold</b>")
+    record["classes"] = [{**one, "name": name} for one, name in zip(record["classes"], names, strict=False)]
+    record["sheet"]["rows"] = 2
+    log.with_name("data.json").write_text(json.dumps(record))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/grow", viewport={"width": 360, "height": 800})
+    expect(page.get_by_text("810 training and 90 test images of 2 classes.")).to_be_visible()
+    expect(page.get_by_role("list", name="What was left out")).to_have_text("left out: 3 .heic (cat/1.heic)")
+    expect(page.get_by_text("the first 3 classes of 1,003")).to_be_visible()
+    region = page.get_by_role("region", name="Images of each class")
+    assert region.locator("tbody th").all_inner_texts() == list(names)
+    expect(region.locator("svg")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_runs_are_switched(open_page: OpenPage, site: str) -> None:

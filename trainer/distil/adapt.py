@@ -19,6 +19,7 @@ from trainer.data.datasets import Data
 from trainer.distil.distil import descriptors_of, logged
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
+from trainer.journal import data_file
 from trainer.journal.journal import run_directory
 from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
@@ -129,6 +130,7 @@ def adapt(
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     *smaller, largest = found.members
     with logged(run, observe) as tell:
+        data_file.write(run, data)
         myself = largest if found.knows_classes else None
         cutout = cutout_of(config, largest.params)
         teachers = [myself] if myself else []

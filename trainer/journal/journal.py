@@ -1,7 +1,7 @@
 """What a run keeps of itself, and what it writes. Saving saves; it trains nothing.
 
 <zoo>/checkpoints/<sha256>.safetensors     one at each expansion, one at the end
-<zoo>/runs/<data set>-<run>-s<seed>/       state.pt, and log.jsonl with every epoch, score and decision
+<zoo>/runs/<data set>-<run>-s<seed>/       state.pt; log.jsonl with every epoch, score and decision; data.json
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.growth.recipe import Growth
+from trainer.journal import data_file
 from trainer.journal.origin import Origin, last_saved
 from trainer.journal.records import (
     BatchesRecord,
@@ -114,6 +115,8 @@ class RunLog:
 
     def begun(self, fitted: RunConfig) -> None:
         """A run that begins: what is odd about its images, and batches that fit them."""
+        if self.group.writes:
+            data_file.write(self.directory, self.data)
         if self.data.findings and self.group.writes:
             write(DataRecord(self.data.findings), self._log)
         asked = self.config

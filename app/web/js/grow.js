@@ -5,6 +5,7 @@ import { paramsOf } from "./choice.js";
 import { ruleOf } from "./detail.js";
 import { h, scroller } from "./dom.js";
 import { compact, count, duration, percent, plural, score } from "./format.js";
+import { drawImages } from "./images.js";
 import { follow, get, poll } from "./service.js";
 
 export const TITLE = "Grow";
@@ -63,6 +64,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     h("div", { class: "toolbar" }, h("label", {}, "Run ", select)),
     head,
     picture,
+    h("section", {}, h("h2", {}, "The images"), drawImages(run, signal)),
     h("section", {}, h("h2", {}, "Every step, last first"), rule, story),
   );
 
