@@ -114,7 +114,7 @@ class RunLog:
             self._log.seek(0, os.SEEK_END)
 
     def begun(self, fitted: RunConfig) -> None:
-        """A run that begins: what is odd about its images, and batches that fit them."""
+        """A run that begins: its images, what is odd about them, and batches that fit them."""
         if self.group.writes:
             data_file.write(self.directory, self.data)
         if self.data.findings and self.group.writes:
