@@ -10,6 +10,7 @@ import typer
 from trainer.commands.adapt import adapt
 from trainer.commands.check import check_folder
 from trainer.commands.distil import distil
+from trainer.commands.elastic import digits_elastic, elastic
 from trainer.commands.options import RUN_NAMES
 from trainer.commands.report import report
 from trainer.commands.sweep import sweep
@@ -30,6 +31,8 @@ zoo-train paper --data photos/ --zoo my-zoo --seed 1 --resume
 zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2
 
 zoo-train distil 5d41402a 7d793037 --data cifar10 --zoo my-zoo --epochs 30
+
+zoo-train elastic --from grow --data cifar10 --zoo my-zoo --epochs 150
 
 zoo-train report my-zoo
 
@@ -59,6 +62,8 @@ app = typer.Typer(
 _EXAMPLES: dict[Callable[..., None], str] = {
     distil: "zoo-train distil 5d41402a 7d793037 --data cifar10.tar.gz --zoo my-zoo --epochs 30",
     adapt: "zoo-train adapt --from zoo/pretrained/cifar10 --data photos/ --zoo my-zoo --epochs 40",
+    elastic: "zoo-train elastic --from 5d41402a --levels 7k,16k,34k --data cifar10.tar.gz --zoo my-zoo --epochs 20",
+    digits_elastic: "zoo-train digits-elastic --data digits --zoo my-zoo",
     report: "zoo-train report my-zoo --out my-report",
     sweep: "zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2",
 }

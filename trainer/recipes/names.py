@@ -1,4 +1,5 @@
-"""Runs by name: those of `trainer.recipes.runs`, and those that a sweep made of them, such as paper-tau1.5."""
+"""Runs by name: those of `trainer.recipes.runs`, those that a sweep made of them, such as paper-tau1.5, and
+elastic ones, such as elastic-grow."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from zoo.checkpoint.descriptor import Slug
 from zoo.errors import RunError
 
 _SLUG = TypeAdapter(Slug)
+_ELASTIC = re.compile(r"elastic-(?:freeze-)?(?P<run>.+)")
 _SWEPT = re.compile(r"(?P<run>.+?)(?:-tau(?P<tau>\d[\d.e-]*?))?(?:-threshold(?P<threshold>\d[\d.e-]*))?")
 
 
@@ -29,11 +31,19 @@ def swept(run: str, tau: float | None, threshold: float | None) -> str:
         raise RunError(f"a run cannot be named {run!r}: names have up to 64 of a-z, 0-9, '.', '_' and '-'") from None
 
 
+def elastic_name(run: str, *, freeze: bool = False) -> str:
+    """Of the elastic run that trains as the named one does: "elastic-grow"."""
+    before = _ELASTIC.fullmatch(run)
+    return f"{'elastic-freeze' if freeze else 'elastic'}-{before['run'] if before else run}"
+
+
 def run_named(name: str, overrides: Overrides) -> RunConfig:
     """The run with these wishes; a name of `swept` is one, too. Raises RunError where none has that name, and for a
     wish that contradicts the name or that the run does not know."""
     if name in RUNS:
         return overrides.of(RUNS[name]())
+    if elastic := _ELASTIC.fullmatch(name):
+        return replace(run_named(elastic["run"], overrides), name=name)
     found = _SWEPT.fullmatch(name)
     base, wishes = (found["run"], _numbers(found)) if found else (name, None)
     if base not in RUNS or not wishes:

@@ -38,7 +38,7 @@ def added(larger: Network, smaller: Network | None) -> Values:
     Raises CheckpointError, with the tensor's name, where the smaller one does not lie within the larger, bit for bit.
     """
     graph, tensors = larger
-    places = _places(graph, smaller[0]) if smaller else {}
+    places = shared_places(graph, smaller[0]) if smaller else {}
     shared, own = _shapes(graph)
     parts = []
     for name, shape in shared.items():
@@ -52,7 +52,7 @@ def restored(graph: Graph, values: Values, smaller: Network | None) -> Tensors:
     """The tensors of the larger network. Raises CheckpointError where these are not the values of such a one."""
     if len(values) != (expected := num_added(graph, smaller[0] if smaller else None)):
         raise CheckpointError(f"it adds {expected} values to the level before, {len(values)} came")
-    places = _places(graph, smaller[0]) if smaller else {}
+    places = shared_places(graph, smaller[0]) if smaller else {}
     shared, own = _shapes(graph)
     tensors, taken = {}, 0
     for name, shape in shared.items():
@@ -79,8 +79,11 @@ def _shapes(graph: Graph) -> tuple[dict[str, Shape], dict[str, Shape]]:
     return shared, own
 
 
-def _places(larger: Graph, smaller: Graph) -> dict[str, Placement]:
-    """Of every shared tensor of `smaller`."""
+def shared_places(larger: Graph, smaller: Graph) -> dict[str, Placement]:
+    """By name, where the tensors that both share, all but those of batch norms, lie in the larger one's.
+
+    Raises CheckpointError, with the tensor's name, where the smaller one does not lie within the larger.
+    """
     (old, _), (new, _) = _shapes(smaller), _shapes(larger)
     try:
         places = placements(smaller, larger)

@@ -1,0 +1,305 @@
+"""Elastic runs: levels that lie one within the next, trained together or one around the other, in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from trainer.commands.main import app
+from trainer.config import BlueprintStart, RunConfig
+from trainer.data.datasets import Data, load
+from trainer.distil.lessons import Member
+from trainer.elastic.elastic import Elastic, train_elastic
+from trainer.elastic.levels import Levels, budgets_of
+from trainer.elastic.module import ElasticModule
+from trainer.elastic.start import named
+from trainer.elastic.step import Block, ElasticStep
+from trainer.journal.origin import read
+from trainer.journal.records import CheckpointRecord, EpochRecord, Record
+from trainer.loop import optim
+from trainer.loop.epoch import WeightAverage, train_epoch
+from trainer.recipes.names import run_named
+from trainer.recipes.overrides import Overrides
+from trainer.recipes.runs import grow
+from zoo.checkpoint.elastic import extract
+from zoo.checkpoint.file import Checkpoint, decode, digest_of
+from zoo.checkpoint.nesting import shared_places
+from zoo.errors import RunError
+from zoo.network.families import blueprint, secnn
+from zoo.network.families.family import Architecture
+from zoo.runtime.module import GraphModule, module_of
+from zoo.runtime.predictor import Predictor
+from zoo.store.directory import Directory
+
+CPU = torch.device("cpu")
+RandomModule = Callable[[Architecture, int], GraphModule]
+
+
+def blueprints(*stages: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[Architecture, ...]:
+    return tuple(
+        blueprint.start(input_shape=(1, 8, 8), num_classes=3, channels=channels, num_layers=layers)
+        for channels, layers in stages
+    )
+
+
+# The second is deeper than the first, the third wider and deeper than the second.
+LEVELS = blueprints(((3, 4), (1, 1)), ((5, 4), (1, 2)), ((5, 8), (2, 2)))
+
+
+def secnns() -> tuple[Architecture, ...]:
+    """Of which a concatenation and a flattening move the shared columns."""
+    small = secnn.start(input_shape=(1, 8, 8), num_classes=3, channels=3, num_blocks=2, bottleneck_channels=2)
+    return small, small.widened(0, 2), small.widened(0, 2).widened(1, 1).deepened(0, "residual", split_slope=True)
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    """With all that could move a weight that should stay: momentum, weight decay, a penalty."""
+    tiny = replace(grow(), start=BlueprintStart(), epochs=2, batch_size=16, batch_share=None, learning_rate=1e-2)
+    tiny = replace(tiny, weight_decay=0.1, l1=1e-4, max_shift=1, compile=False, mixed_precision=False, cpu_threads=1)
+    return named(tiny, freeze=False)
+
+
+class Run:
+    """An elastic run and what it told."""
+
+    def __init__(self, config: RunConfig, data: Data, zoo: Path, **options: Any) -> None:
+        self.records: list[Record] = []
+        levels = options.pop("levels", Levels(LEVELS))
+        options = {"resume": False, "observe": self.records.append, **options}
+        self.made: Elastic = train_elastic(config, levels, data, zoo, CPU, **options)
+        self.file = Directory(zoo).path(self.made.file).read_bytes()
+        self.levels: list[Checkpoint] = [decode(extract(self.file, level)) for level in range(len(self.made.levels))]
+
+
+def assert_equal(run: Run, other: Run) -> None:
+    """Their levels' tensors are, bit for bit, and what they say of themselves but for times."""
+    for mine, theirs in zip(run.levels, other.levels, strict=True):
+        assert mine.descriptor.metrics == theirs.descriptor.metrics
+        assert mine.descriptor.lineage.epoch == theirs.descriptor.lineage.epoch
+        assert mine.descriptor.cost.training_flops == theirs.descriptor.cost.training_flops
+        for name, tensor in mine.tensors.items():
+            assert np.array_equal(tensor, theirs.tensors[name]), name
+
+
+# --- the module -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architectures", [LEVELS, secnns()], ids=["blueprint", "secnn"])
+def test_a_level_is_the_network_that_is_extracted(
+    architectures: tuple[Architecture, ...], random_module: RandomModule
+) -> None:
+    module = ElasticModule([one.graph() for one in architectures])
+    module.load_levels(random_module(architectures[-1], 0).state_dict())
+    images = torch.randn((8, 1, 8, 8))
+    logits = module.eval()(images)
+    for level in range(3):
+        torch.testing.assert_close(module.extracted(level)(images), logits[level], rtol=1e-5, atol=1e-5)
+    for small, large in pairwise(logits):
+        assert (small - large).abs().max() > 0.01
+
+
+def test_levels_share_all_but_their_batch_norms() -> None:
+    module = ElasticModule([one.graph() for one in LEVELS])
+    own = [name for name, _ in module.levels.named_parameters()]
+    assert own
+    assert all("norm" in name for name in own)
+    module(torch.randn((8, 1, 8, 8)))[0].sum().backward()
+    gradient = module.get_parameter("head.output.weight").grad
+    assert gradient is not None
+    assert gradient[:, :4].abs().min() > 0, "the smallest level uses these"
+    assert gradient[:, 4:].abs().max() == 0, "and no others"
+
+
+def test_averages_are_of_every_levels_batch_norms(config: RunConfig, data: Data) -> None:
+    module = ElasticModule([one.graph() for one in LEVELS])
+    step = ElasticStep(module, optim.make(module, config), config, data.preprocessing)
+    average = WeightAverage(step, 0.5)
+    before = deepcopy(average.module.state_dict())
+    train_epoch(step, data.train, torch.Generator(), average=average)
+    after = average.module.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var", "norm.weight"))]
+    assert sum(name.startswith("levels.0.") for name in statistics) > 5
+    assert moved.issuperset(statistics)
+
+
+# --- together -------------------------------------------------------------------------------------------
+
+
+def test_levels_learn_and_differ_and_are_ordinary_checkpoints(tmp_path: Path) -> None:
+    """On digits, a few epochs of what `zoo-train digits-elastic` does in thirty."""
+    data = load("digits")
+    run = named(run_named("digits", Overrides(epochs=5)), freeze=False)
+    architectures = tuple(
+        blueprint.start(input_shape=(1, 8, 8), num_classes=10, channels=channels, num_layers=layers)
+        for channels, layers in (((8, 16), (1, 1)), ((16, 24), (1, 2)))
+    )
+    done = Run(run, data, tmp_path, levels=Levels(architectures))
+
+    tests = [one.descriptor.metrics.test for one in done.levels]
+    assert all(test is not None and test.n == 359 for test in tests)
+    assert [test.accuracy > 0.5 for test in tests if test] == [True, True]
+    assert [digest_of(extract(done.file, level)) for level in range(2)] == list(done.made.levels)
+    images = data.test.images[:16]
+    answers = []
+    for checkpoint in done.levels:
+        mean, std = checkpoint.descriptor.preprocessing.mean[0], checkpoint.descriptor.preprocessing.std[0]
+        with torch.no_grad():
+            answers.append(module_of(checkpoint)((images.float() / 255 - mean) / std).softmax(1).numpy())
+        pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        scores = Predictor(checkpoint).probabilities(pixels)
+        assert np.abs(scores - answers[-1]).max() < 1e-4
+    assert np.abs(answers[0] - answers[1]).max() > 0.01, "a switch that does something"
+    lineages = [one.descriptor.lineage for one in done.levels]
+    assert [lineage.run for lineage in lineages] == ["elastic-digits"] * 2
+    assert [lineage.distilled_from for lineage in lineages] == [done.made.levels[1], None]
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["joint", "freeze"])
+def test_a_run_that_was_killed_comes_to_the_same_levels(
+    freeze: bool, config: RunConfig, data: Data, tmp_path: Path, interrupted_at: Callable[[int], Any]
+) -> None:
+    """After each record: epochs, checkpoints, the end."""
+    whole = Run(config, data, tmp_path / "whole", freeze=freeze)
+    zoo = tmp_path / "cut"
+    for _ in whole.records:
+        # Always at the second record that it gets to: each call brings the run forward by at least one epoch.
+        try:
+            done = Run(config, data, zoo, freeze=freeze, resume=True, observe=interrupted_at(2))
+        except KeyboardInterrupt:
+            continue
+    done = Run(config, data, zoo, freeze=freeze, resume=True)
+    assert_equal(done, whole)
+    (log,) = zoo.glob("runs/*/log.jsonl")
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events == [record.event for record in whole.records]
+    assert len(list(Directory(zoo).paths())) == 1
+
+
+def test_the_epochs_tell_of_every_level(config: RunConfig, data: Data, tmp_path: Path) -> None:
+    run = Run(config, data, tmp_path)
+    epochs = [record for record in run.records if isinstance(record, EpochRecord)]
+    saved = [record for record in run.records if isinstance(record, CheckpointRecord)]
+    assert [record.epoch for record in epochs] == [1, 2]
+    sizes = [record.params for record in saved]
+    assert [level.params for level in epochs[0].levels] == sizes == sorted(sizes)
+    assert epochs[0].val_accuracy == epochs[0].levels[-1].val_accuracy
+    assert [record.digest for record in saved] == list(run.made.levels)
+
+
+def test_a_checkpoint_is_where_levels_begin_and_another_teaches_them(
+    config: RunConfig, data: Data, tmp_path: Path
+) -> None:
+    first = Run(config, data, tmp_path / "first")
+    path = tmp_path / "largest.safetensors"
+    path.write_bytes(extract(first.file, 2))
+    origin = read(path)
+    teacher = Member(origin.digest, origin.checkpoint)
+    # With a learning rate of almost nothing the levels are what they began with.
+    still = replace(config, learning_rate=1e-9)
+    run = Run(still, data, tmp_path / "second", levels=Levels(LEVELS, origin), teacher=teacher)
+    lineage = run.levels[-1].descriptor.lineage
+    assert lineage.parent == lineage.distilled_from == first.made.levels[-1]
+    before, after = (one[-1].descriptor.metrics.validation for one in (first.levels, run.levels))
+    assert abs(before.accuracy - after.accuracy) <= 1 / before.n
+    assert run.levels[-1].descriptor.cost.epochs == 4
+    name = "stages.1.layers.0.pointwise.weight"
+    norms = [np.square(one.levels[-1].tensors[name]).sum(axis=(1, 2, 3)) for one in (first, run)]
+    np.testing.assert_allclose(np.sort(norms[0]), np.sort(norms[1]), rtol=1e-4)
+    unranked = Run(replace(still, seed=1), data, tmp_path / "second", levels=Levels(LEVELS, origin), rank=False)
+    np.testing.assert_allclose(unranked.levels[-1].tensors[name], first.levels[-1].tensors[name], atol=1e-5)
+
+
+def test_other_settings_do_not_resume(config: RunConfig, data: Data, tmp_path: Path) -> None:
+    Run(config, data, tmp_path)
+    with pytest.raises(RunError, match="holds this run already: --resume goes on with it"):
+        Run(config, data, tmp_path)
+    with pytest.raises(RunError, match="was started with freeze = False, not True"):
+        Run(config, data, tmp_path, resume=True, freeze=True)
+    with pytest.raises(RunError, match="was started with levels = "):
+        Run(config, data, tmp_path, resume=True, levels=Levels(LEVELS[1:]))
+
+
+# --- one around the other -------------------------------------------------------------------------------
+
+
+def test_frozen_levels_stay_bit_for_bit(config: RunConfig, data: Data, tmp_path: Path) -> None:
+    """Under Muon with momentum, weight decay and a penalty; new entries and each level's batch norms are trained."""
+    run = Run(config, data, tmp_path, freeze=True)
+    epochs = [record for record in run.records if isinstance(record, EpochRecord)]
+    assert [len(record.levels) for record in epochs] == [1] * 6
+    for small, large in pairwise(run.levels):
+        graphs = (large.descriptor.architecture.graph(), small.descriptor.architecture.graph())
+        for name, place in shared_places(*graphs).items():
+            assert large.tensors[name][np.ix_(*place)].tobytes() == small.tensors[name].tobytes(), name
+    other = Run(replace(config, epochs=3), data, tmp_path / "longer", freeze=True)
+    new = (run.levels[1].tensors["stages.1.layers.1.pointwise.weight"], run.levels[2].tensors["head.norm.weight"])
+    longer = (
+        other.levels[1].tensors["stages.1.layers.1.pointwise.weight"],
+        other.levels[2].tensors["head.norm.weight"],
+    )
+    assert all((one != another).all() for one, another in zip(new, longer, strict=True))
+
+
+def test_without_the_block_the_same_step_moves_it(config: RunConfig, data: Data) -> None:
+    graphs = [one.graph() for one in LEVELS[:2]]
+    small = GraphModule(graphs[0]).state_dict()
+    moved = []
+    for holds in (True, False):
+        module = ElasticModule(graphs[1:])
+        step = ElasticStep(module, optim.make(module, config), config, data.preprocessing)
+        block = Block(module, graphs[0], small)
+        block.restore()
+        step.frozen = block if holds else None
+        train_epoch(step, data.train, torch.Generator())
+        head = module.get_parameter("head.output.weight")
+        moved.append(not torch.equal(head, small["head.output.weight"]))
+    assert moved == [False, True]
+
+
+# --- levels ---------------------------------------------------------------------------------------------
+
+
+def test_budgets_are_what_rounds_to_them() -> None:
+    assert budgets_of("7k,16.4k,34098,1M") == (7_499, 16_449, 34_098, 1_499_999)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ("7k", "2 to 5 numbers, smallest first, not 7k"),
+        ("1k,2k,3k,4k,5k,6k", "2 to 5 numbers, smallest first, not 1k,2k,3k,4k,5k,6k"),
+        ("16k,7k", "should rise, smallest first, and 16k,7k do not"),
+        ("7k,7k", "should rise, smallest first, and 7k,7k do not"),
+        ("7k,much", "should be numbers like 7k,16k,34k or 34098, and 'much' is none"),
+        ("7k,1.5", "should be whole numbers or have a k or M, and 1.5 has neither"),
+        ("2k,900k,901k", "the largest network has"),
+    ],
+)
+def test_levels_that_are_none_are_named(levels: str, message: str, tmp_path: Path) -> None:
+    words = ["elastic", "--from", "digits", "--levels", levels, "--data", "digits", "--zoo", str(tmp_path / "zoo")]
+    result = CliRunner().invoke(app, [*words, "--epochs", "1", "--device", "cpu"])
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_levels_that_do_not_lie_within_each_other() -> None:
+    wide, deep = blueprints(((6, 4), (1, 1)), ((5, 9), (2, 2)))
+    with pytest.raises(RunError, match=r"one does not lie within the next: .* is smaller than in the level before"):
+        Levels((wide, deep))
+    with pytest.raises(RunError, match="each level should have more parameters than the one before it"):
+        Levels((LEVELS[1], LEVELS[0]))
+    with pytest.raises(RunError, match="an elastic run has 2 to 5 levels, not 1"):
+        Levels(LEVELS[:1])

@@ -1,0 +1,190 @@
+"""zoo-train elastic, zoo-train digits-elastic: several sizes of a network, one within the next, in one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.commands.options import (
+    BatchSizeOption,
+    DataOption,
+    Device,
+    DeviceOption,
+    FitChoice,
+    FitOption,
+    Images,
+    ImageSizeOption,
+    LearningRateOption,
+    LimitTrainOption,
+    NameOption,
+    SeedOption,
+    SkipBadOption,
+    TestShareOption,
+    ZooOption,
+    reported,
+    say,
+    torch_device,
+)
+
+if TYPE_CHECKING:
+    from trainer.elastic.levels import Measure
+    from trainer.recipes.overrides import Overrides
+
+# 17 s of one core.
+_DIGITS_EPOCHS = 30
+_GOES_ON = "with --resume goes on from the last whole epoch"
+
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
+
+
+class MeasureChoice(StrEnum):
+    params = "params"
+    macs = "macs"
+    memory = "memory"
+
+
+def elastic(
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Begin with this checkpoint: a file, or the first digits of a digest in the zoo. Or with random "
+            "weights: the name of a run, which also says how to train.",
+            metavar="ID|FILE|RUN",
+        ),
+    ],
+    data: DataOption,
+    zoo: ZooOption,
+    epochs: Annotated[int, typer.Option(help="Of all levels together; with --freeze of each.", min=1)],
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Sizes of 2 to 5 levels, smallest first, like 7k,16k,34k; 7k is what rounds to it. Without it the "
+            "run's own, or a quarter, half and three quarters of all widths and all of them.",
+            show_default=False,
+        ),
+    ] = None,
+    levels_by: Annotated[
+        MeasureChoice, typer.Option(help="What --levels counts: of one image multiply-accumulates, bytes of memory.")
+    ] = MeasureChoice.params,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint in the zoo that teaches the largest level.", metavar="ID", show_default=False),
+    ] = None,
+    freeze: Annotated[
+        bool,
+        typer.Option("--freeze", help="Smallest first; each larger level trains only what it adds (arXiv 2505.11569)."),
+    ] = False,
+    ranking: Annotated[
+        bool, typer.Option(help="Let smaller levels have the most important channels of the checkpoint.")
+    ] = True,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    limit_train: LimitTrainOption = None,
+    image_size: ImageSizeOption = None,
+    name: NameOption = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
+    skip_bad: SkipBadOption = False,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Train several sizes of one network together, each within the next, and save them in one file.
+
+    Every step runs every level. The largest learns the labels, the others also what the next larger one answers. Prints
+    the SHA-256 digests of the levels' own files, smallest first; the file that holds them is in the zoo.
+    """
+    console = Console(stderr=True)
+    images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
+    with reported(console, _GOES_ON):
+        from trainer.elastic.levels import budgets_of
+        from trainer.recipes.overrides import Overrides
+
+        wish = _Wish(
+            from_,
+            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            None if levels is None else budgets_of(levels),
+            levels_by.value,
+            teacher,
+            freeze,
+            ranking,
+        )
+        _train(console, wish, images, zoo, device, resume)
+
+
+def digits_elastic(
+    data: DataOption,
+    zoo: ZooOption,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+    resume: ResumeOption = False,
+) -> None:
+    """Three sizes of one network in one file, in well under a minute on two cores."""
+    from trainer.recipes.overrides import Overrides
+
+    console = Console(stderr=True)
+    images = Images(data, None, None, FitChoice.crop, None, None, False)
+    with reported(console, _GOES_ON):
+        _train(console, _Wish("digits", Overrides(epochs=_DIGITS_EPOCHS, seed=seed)), images, zoo, device, resume)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked for, but for the images."""
+
+    start: str
+    overrides: Overrides
+    budgets: tuple[int, ...] | None = None
+    measure: Measure = "params"
+    teacher: str | None = None
+    freeze: bool = False
+    ranking: bool = True
+
+
+def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Device, resume: bool) -> None:
+    from trainer.distil.lessons import Member
+    from trainer.elastic.elastic import train_elastic
+    from trainer.elastic.levels import levels_of
+    from trainer.elastic.start import checkpoint_of, named, start_of
+    from trainer.journal.display import Display
+    from trainer.loop.parallel import group_of, local_device
+    from zoo.network.cost import num_params
+
+    run, start = start_of(wish.start, zoo, wish.overrides)
+    config = named(run, freeze=wish.freeze)
+    teacher = None
+    if wish.teacher is not None:
+        origin = checkpoint_of(wish.teacher, zoo)
+        teacher = Member(origin.digest, origin.checkpoint)
+    chosen = local_device(torch_device(device))
+    with group_of(chosen) as group, Display(console) as display:
+        console.quiet = not group.writes
+        with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
+            images = source.load(console)
+        levels = levels_of(start, images.image_shape, len(images.classes), wish.budgets, wish.measure)
+        sizes = ", ".join(f"{num_params(one.graph()):,}" for one in levels.architectures)
+        say(console, f"{config.name} on {images.name}: levels of {sizes} parameters; {chosen}")
+        made = train_elastic(
+            config,
+            levels,
+            images,
+            zoo,
+            chosen,
+            resume=resume,
+            observe=display,
+            group=group,
+            freeze=wish.freeze,
+            rank=wish.ranking,
+            teacher=teacher,
+        )
+        if not group.writes:
+            return
+        say(console, f"  in one file: {made.file}")
+    for digest in made.levels:
+        typer.echo(digest)

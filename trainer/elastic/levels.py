@@ -1,0 +1,168 @@
+"""Which levels an elastic run has: networks that lie one within the next, smallest first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, cast
+
+from trainer.config import RunConfig
+from trainer.journal.origin import Origin
+from zoo.checkpoint.nesting import shared_places
+from zoo.errors import CheckpointError, DescriptorError, RunError
+from zoo.network.cost import num_macs, num_params, ram_bytes
+from zoo.network.families import blueprint
+from zoo.network.families.family import Architecture
+from zoo.network.graph import Graph
+
+MIN_LEVELS, MAX_LEVELS = 2, 5
+Measure = Literal["params", "macs", "memory"]
+MEASURES: dict[Measure, Callable[[Graph], int]] = {"params": num_params, "macs": num_macs, "memory": ram_bytes}
+_UNITS = {"params": "parameters", "macs": "multiply-accumulates an image", "memory": "bytes of memory"}
+
+# Channels and layers of each stage. Of runs that grow: what they begin with is smaller than any level.
+# grow: at most about 20 times in parameters, since a wider range costs the lower middle (docs/log.md).
+_LADDERS = {
+    "grow": (
+        ((16, 2), (24, 2), (24, 3)),
+        ((16, 3), (32, 3), (40, 4)),
+        ((24, 3), (40, 4), (56, 5)),
+        ((24, 4), (48, 5), (88, 6)),
+        ((24, 5), (56, 6), (128, 6)),
+    ),
+    "digits": (
+        ((8, 1), (12, 1)),
+        ((12, 1), (20, 2)),
+        ((16, 2), (32, 3)),
+    ),
+}
+# Of a run that does not grow, unless it is told: parts of its widths.
+_WIDTHS = (0.25, 0.5, 0.75, 1.0)
+
+_NUMBER = re.compile(r"(\d+(?:\.(\d+))?)([kM]?)")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The networks, smallest first, and the checkpoint whose weights the largest begins with, if there is one."""
+
+    architectures: tuple[Architecture, ...]
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        """Raises RunError where they are no levels of one elastic file."""
+        found = " ".join(f"{num_params(one.graph()):,}" for one in self.architectures)
+        if not MIN_LEVELS <= len(self.architectures) <= MAX_LEVELS:
+            raise RunError(f"an elastic run has {MIN_LEVELS} to {MAX_LEVELS} levels, not {len(self.architectures)}")
+        for small, large in pairwise(self.architectures):
+            if num_params(small.graph()) >= num_params(large.graph()):
+                raise RunError(f"each level should have more parameters than the one before it, they have {found}")
+            try:
+                shared_places(large.graph(), small.graph())
+            except CheckpointError as error:
+                raise RunError(
+                    f"of levels with {found} parameters, one does not lie within the next: {error}"
+                ) from None
+
+
+def budgets_of(text: str) -> tuple[int, ...]:
+    """Of "7k,16.4k,1M,34098": the most that rounds to each, 7,499 for 7k; a number without a letter is as it is.
+
+    Raises RunError unless there are 2 to 5 of them, rising.
+    """
+    budgets = []
+    for word in text.split(","):
+        found = _NUMBER.fullmatch(word.strip())
+        if found is None:
+            raise RunError(f"--levels should be numbers like 7k,16k,34k or 34098, and {word.strip()!r} is none")
+        unit = {"": 1, "k": 1_000, "M": 1_000_000}[found[3]]
+        if unit == 1 and found[2]:
+            raise RunError(f"--levels should be whole numbers or have a k or M, and {word.strip()} has neither")
+        half = 0 if unit == 1 else unit / 10 ** len(found[2] or "") / 2 - 1
+        budgets.append(round(float(found[1]) * unit + half))
+    if not MIN_LEVELS <= len(budgets) <= MAX_LEVELS:
+        raise RunError(f"--levels should be {MIN_LEVELS} to {MAX_LEVELS} numbers, smallest first, not {text}")
+    if any(small >= large for small, large in pairwise(budgets)):
+        raise RunError(f"--levels should rise, smallest first, and {text} do not")
+    return tuple(budgets)
+
+
+def levels_of(
+    start: Origin | RunConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    budgets: Sequence[int] | None = None,
+    measure: Measure = "params",
+) -> Levels:
+    """The levels of a checkpoint, which is the largest or is cut to it, or of a named run from random weights.
+
+    Without budgets those that the run has, or a quarter, half and three quarters of all widths. Raises RunError where
+    a budget cannot be met.
+    """
+    origin = start if isinstance(start, Origin) else None
+    if isinstance(start, RunConfig) and budgets is None and start.name in _LADDERS:
+        return Levels(tuple(_blueprint(stages, image_shape, num_classes) for stages in _LADDERS[start.name]))
+    if isinstance(start, RunConfig):
+        largest = _largest(start, image_shape, num_classes)
+    else:
+        largest = start.descriptor.architecture
+    try:
+        if budgets is None:
+            return Levels(tuple(_narrowed(largest, part) for part in _WIDTHS), origin)
+        return Levels(_within(largest, budgets, measure), origin)
+    except DescriptorError as error:
+        raise RunError(f"networks of family {largest.family} cannot be cut to these levels: {error}") from None
+
+
+def _largest(run: RunConfig, image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    if run.name in _LADDERS:
+        return _blueprint(_LADDERS[run.name][-1], image_shape, num_classes)
+    return run.start.network(image_shape, num_classes)
+
+
+def _blueprint(
+    stages: tuple[tuple[int, int], ...], image_shape: tuple[int, int, int], num_classes: int
+) -> Architecture:
+    channels, num_layers = zip(*stages, strict=True)
+    return blueprint.start(input_shape=image_shape, num_classes=num_classes, channels=channels, num_layers=num_layers)
+
+
+def _within(largest: Architecture, budgets: Sequence[int], measure: Measure) -> tuple[Architecture, ...]:
+    """For each budget the widest network that meets it, all widths cut alike."""
+    count, unit = MEASURES[measure], _UNITS[measure]
+    most = count(largest.graph())
+    for budget in budgets[:-1]:
+        if budget >= most:
+            raise RunError(
+                f"the largest network has {most:,} {unit}, so there is none above a level of {budget:,}: --levels "
+                "should be smaller than that, but for the last one"
+            )
+    found = []
+    for budget in budgets:
+        narrow = _narrowed(largest, 0.0)
+        if count(narrow.graph()) > budget:
+            raise RunError(
+                f"a level of {budget:,} {unit} cannot be reached: cut to one channel throughout, the network has "
+                f"{count(narrow.graph()):,}"
+            )
+        too_little, too_much = 0.0, 1.0 + 1e-9
+        for _ in range(30):
+            part = (too_little + too_much) / 2
+            if count(_narrowed(largest, part).graph()) <= budget:
+                too_little = part
+            else:
+                too_much = part
+        found.append(_narrowed(largest, too_little))
+    return tuple(found)
+
+
+class _Narrow(Protocol):
+    def widths(self) -> tuple[int, ...]: ...
+    def narrowed(self, widths: Sequence[int]) -> Architecture: ...
+
+
+def _narrowed(largest: Architecture, part: float) -> Architecture:
+    family = cast(_Narrow, largest)
+    return family.narrowed([max(1, int(part * width + 1e-9)) for width in family.widths()])

@@ -1,0 +1,87 @@
+"""An elastic run between two epochs: enough to go on exactly, in one file that is replaced whole."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.elastic.levels import Levels
+from trainer.journal.journal import RunLog
+from zoo.checkpoint.file import digest_of
+from zoo.errors import RunError
+from zoo.store.directory import write_atomically
+
+_VERSION = 1
+
+
+@dataclass
+class ElasticState:
+    """`stage` is what is trained together: all levels, or one of those that are frozen one after the other."""
+
+    stage: int = 0
+    # Of the stage.
+    epoch: int = 0
+    # Of the stage under way, see `trainer.elastic.stage`; None between two stages.
+    training: dict[str, Any] | None = None
+    # Files of the levels that are done, smallest first.
+    files: list[bytes] = field(default_factory=list)
+    num_epochs: int = 0
+    device_seconds: float = 0.0
+    training_flops: int = 0
+    log_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what comes of an elastic run, but for its images."""
+
+    run: RunConfig
+    levels: Levels
+    freeze: bool = False
+    ranked: bool = True
+    teacher: str | None = None
+
+    def flat(self) -> dict[str, str]:
+        """Each by name, as text to be compared."""
+        origin = self.levels.origin
+        shown = {name: repr(value) for name, value in asdict(self.run).items()}
+        architectures = [one.model_dump_json() for one in self.levels.architectures]
+        own = {"freeze": self.freeze, "ranking": self.ranked, "teacher": self.teacher}
+        return shown | {
+            "levels": "; ".join(architectures),
+            "start": "random weights" if origin is None else digest_of(origin.content),
+            **{name: repr(value) for name, value in own.items()},
+        }
+
+
+def save(log: RunLog, settings: Settings, state: ElasticState) -> None:
+    """Of a group's processes the first one writes."""
+    if not log.group.writes:
+        return
+    state.log_bytes = log.synced()
+    buffer = io.BytesIO()
+    torch.save({"version": _VERSION, "settings": _of(log, settings), "state": vars(state)}, buffer)
+    write_atomically(log.state_path, buffer.getvalue())
+
+
+def load(log: RunLog, settings: Settings) -> ElasticState:
+    """Raises RunError where the run was started with other settings or images."""
+    saved = torch.load(log.state_path, map_location=log.device, weights_only=True)
+    if saved.get("version") != _VERSION or "settings" not in saved:
+        raise RunError(f"{log.directory} was written by another version of the trainer: use another --zoo or --seed")
+    before, now = saved["settings"], _of(log, settings)
+    differing = [key for key in before | now if before.get(key) != now.get(key)]
+    if differing:
+        differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
+        raise RunError(
+            f"{log.directory} was started with {differences}: resume with the same, or use another --zoo or --seed"
+        )
+    return ElasticState(**saved["state"])
+
+
+def _of(log: RunLog, settings: Settings) -> dict[str, str]:
+    return settings.flat() | {name: repr(value) for name, value in log.data_record.items()}
