@@ -9,14 +9,18 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import BIN, ENVIRONMENT
 from tests.web.conftest import OpenPage, wait_until
-from zoo.checkpoint.file import digest_of
+from zoo.checkpoint.descriptor import Accuracy, Metrics
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.library.local import LocalZoo
+from zoo.network.families import secnn
 from zoo.runtime.device import device_name
+from zoo.store.directory import Directory
 from zoo.store.entries import Latency
 
 
@@ -174,6 +178,37 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
     page.get_by_role("link", name=parent).last.click()
     expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])
+
+
+def test_which_class_is_taken_for_which_is_told(
+    open_page: OpenPage, serve_zoo: Callable[..., str], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    """In words, the worst first, and as a matrix; 50 classes do not make a phone's page wider."""
+    architecture = secnn.start(
+        input_shape=(1, 8, 8), num_classes=50, channels=2, num_blocks=2, bottleneck_channels=3, hidden_features=4
+    )
+    checkpoint = make_checkpoint(architecture)
+    confusion = np.eye(50, dtype=int) * 88
+    confusion[0, 1], confusion[0, 49], confusion[49, 0] = 12, 3, 7
+    total = int(confusion.sum())
+    test = Accuracy(accuracy=50 * 88 / total, n=total, per_class=(None,) * 50)
+    metrics = Metrics(validation=test, test=test, confusion=tuple(map(tuple, confusion.tolist())))
+    classes = ("cat", "חתול", *(f"class number {index} {'長い' * 30}" for index in range(48)))
+    told = checkpoint.descriptor.model_copy(update={"metrics": metrics, "classes": classes})
+    Directory(tmp_path).put(encode(Checkpoint(told, checkpoint.tensors)))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/explore", viewport={"width": 320, "height": 800})
+    worst = page.get_by_role("list", name="Most often confused").get_by_role("listitem")
+    assert worst.all_inner_texts() == [
+        "cat taken for חתול: 12 of 103",
+        f"{classes[49]} taken for cat: 7 of 95",
+        f"cat taken for {classes[49]}: 3 of 103",
+    ]
+    rows = page.get_by_role("region", name="Confusion matrix").get_by_role("row")
+    expect(rows).to_have_count(51)
+    assert rows.nth(1).get_by_role("cell").all_inner_texts()[:3] == ["88", "12", ""]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.get_by_text("Data, accuracy with intervals").click()
+    expect(page.get_by_label("Model card")).to_contain_text("cat taken for חתול: 12 of 103")
 
 
 @pytest.mark.parametrize("choice", ["min_acc=0.1", "max_bytes=20000", "min_acc=0.1&confidence=0.95"])

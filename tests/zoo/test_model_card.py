@@ -42,6 +42,20 @@ def test_it_says_all_that_the_descriptor_knows(example: Checkpoint) -> None:
     assert [text for text in wanted if text not in card] == []
 
 
+def test_what_was_taken_for_what_is_told_worst_first(example: Checkpoint) -> None:
+    descriptor = example.descriptor
+    measured = Accuracy(accuracy=0.75, n=100, per_class=(1.0, 0.6, 0.65))
+    metrics = Metrics(validation=measured, test=measured, confusion=((30, 0, 0), (12, 23, 1), (10, 2, 22)))
+    card = model_card(descriptor.model_copy(update={"metrics": metrics, "classes": ("fox", "cat", "a|b")}), DIGEST)
+    pairs = [line for line in card.splitlines() if " taken for " in line]
+    wanted = ["cat taken for fox: 12 of 36", "a\\|b taken for fox: 10 of 34", "a\\|b taken for cat: 2 of 34"]
+    assert pairs == [f"- {pair}" for pair in [*wanted, "cat taken for a\\|b: 1 of 36"]]
+    perfect = Metrics(validation=measured, test=measured.model_copy(update={"accuracy": 1.0}), confusion=((100,),))
+    assert "Most often confused, test images:\n\n- none" in model_card(
+        descriptor.model_copy(update={"metrics": perfect}), DIGEST
+    )
+
+
 def test_what_is_not_known_is_said_to_be_so(example: Checkpoint) -> None:
     descriptor = example.descriptor
     metrics = Metrics(validation=descriptor.metrics.validation, test=None)

@@ -12,6 +12,8 @@ from zoo.checkpoint.descriptor import Accuracy, Content, Descriptor
 from zoo.choosing.budget import wilson_interval
 from zoo.network.cost import num_macs, num_params, ram_bytes
 
+_NUM_CONFUSED = 5
+
 
 def model_card(descriptor: Descriptor, digest: str) -> str:
     """The card of the checkpoint with this digest.
@@ -102,7 +104,15 @@ def _accuracy(descriptor: Descriptor) -> list[str]:
         f"| class | accuracy ({split}) |",
         "|---|---|",
         *each,
+        *_confusions(descriptor),
     ]
+
+
+def _confusions(descriptor: Descriptor) -> list[str]:
+    if descriptor.metrics.confusion is None:
+        return []
+    pairs = descriptor.confused(_NUM_CONFUSED) or ["none"]
+    return ["", "Most often confused, test images:", "", *(f"- {_plain(pair)}" for pair in pairs)]
 
 
 def _row(split: str, measured: Accuracy) -> str:

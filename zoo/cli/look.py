@@ -145,15 +145,7 @@ def _accuracy(detail: CheckpointDetail) -> str:
 def _confused(descriptor: Descriptor) -> str:
     if descriptor.metrics.confusion is None:
         return "unknown: an older file, or many classes"
-    classes = descriptor.classes
-    totals = [sum(counts) for counts in descriptor.metrics.confusion]
-    return (
-        "; ".join(
-            f"{count:,} of {totals[row]:,} {classes[row]} taken for {classes[column]}"
-            for row, column, count in descriptor.metrics.confused(3)
-        )
-        or "never"
-    )
+    return "; ".join(descriptor.confused(3)) or "never"
 
 
 def _some(classes: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import { h, s } from "./dom.js";
 import { percent } from "./format.js";
 
 // Fixed, so that what lies above a chart knows where its axes are.
-export const MARGIN = { left: 64, right: 18, top: 18, bottom: 52 };
+export const MARGIN = { left: 72, right: 18, top: 18, bottom: 52 };
 // Pixels: how near the pointer must come to a point, and what the text of a tick needs, across and up.
 const NEAR = 24;
 const TICK_ROOM = { x: 56, y: 34 };

@@ -43,13 +43,14 @@ export function drawClasses({ classes, metrics }) {
   const measured = metrics.test ?? metrics.validation;
   const rows = classes.map((name, index) => ({ name, accuracy: measured.per_class[index] }));
   rows.sort((a, b) => (b.accuracy ?? -1) - (a.accuracy ?? -1));
-  return h(
+  const list = h(
     "ol",
     { class: "classes" },
     rows.map(({ name, accuracy }) =>
-      h("li", { "--share": accuracy ?? 0 }, h("span", {}, name), h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(accuracy))),
+      h("li", { "--share": accuracy ?? 0 }, h("bdi", {}, name), h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(accuracy))),
     ),
   );
+  return scroller("Accuracy of each class", list);
 }
 
 function change({ kind, block, channels_added: channels }) {

@@ -3,6 +3,7 @@
 import { drawArchitecture } from "./architecture.js";
 import { budgetControl, rangeOf, usual } from "./budget.js";
 import { ask, inWords, latest, paramsOf } from "./choice.js";
+import { drawConfusion } from "./confusion.js";
 import { drawCard, drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
 import { h, notice, scroller } from "./dom.js";
 import { COMPLEXITIES, count, percent } from "./format.js";
@@ -115,6 +116,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         section("Accuracy by class", drawClasses(found.descriptor)),
         h("div", {}, section("Lineage", ...drawLineage(found.descriptor, origin)), section("Cost", drawCost(found.descriptor))),
       ),
+      section("Which class is taken for which", ...drawConfusion(found.descriptor)),
       section("Model card", drawCard(found, signal)),
       section("Commands for this choice", h("div", { class: "lines" })),
     );
