@@ -33,6 +33,8 @@ from app.settings import Settings
 from zoo.errors import BusyError, NoSpaceError, ZooError
 from zoo.library import trial
 from zoo.library.local import LocalZoo
+from zoo.store.directories import store_of
+from zoo.store.store import Store
 
 if TYPE_CHECKING:  # of an extra
     from app.monitoring.tracing import Tracing
@@ -40,8 +42,11 @@ if TYPE_CHECKING:  # of an extra
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere."""
+def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
+    """The zoo is opened when the app starts. No interactive docs: their scripts would come from elsewhere.
+
+    `store`: where the checkpoints are, else as the settings say.
+    """
     metrics = Metrics()
     tokens, publishing = Tokens(settings.token, settings.publish_token), Publishing(settings)
     gate = Gate(settings, metrics)
@@ -49,7 +54,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        zoo = LocalZoo(settings.zoo, settings.default_dataset)
+        where = store or store_of(settings.zoo, settings.store)
+        zoo = LocalZoo(settings.zoo, settings.default_dataset, store=where)
         try:
             zoo.sync()
         except (BusyError, NoSpaceError) as error:  # what is known of it is served; it is looked through again soon

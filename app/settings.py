@@ -19,6 +19,10 @@ class Settings(PublishSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_", extra="forbid")
 
     zoo: Annotated[tuple[Path, ...], NoDecode, Field(min_length=1, description="The first holds the catalog.")]
+    store: Annotated[
+        str | None,
+        Field(description="Object storage with the checkpoints, as s3://bucket/folder; --zoo is then for the catalog."),
+    ] = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     default_dataset: Annotated[

@@ -30,6 +30,7 @@ from trainer.recipes import runs
 from trainer.recipes.rules import GainRule
 from zoo.checkpoint.file import Checkpoint, load
 from zoo.store.directory import Directory
+from zoo.store.store import Store
 
 ZOO_SERVE = Path(sys.executable).parent / "zoo-serve"
 
@@ -58,11 +59,11 @@ def checkpoints(zoo_root: Path) -> dict[str, Checkpoint]:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[httpx.Client]:
+def serving(settings: Settings, store: Store | None = None) -> Iterator[httpx.Client]:
     """A real server on a free port, and a client of it."""
     listener = bind("127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    server = Server(config(create_app(settings)), listener)
+    server = Server(config(create_app(settings, store)), listener)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -86,7 +87,9 @@ def served() -> Callable[[Settings], AbstractContextManager[httpx.Client]]:
 def client_of() -> Iterator[Callable[..., httpx.Client]]:
     """Starts servers with the given settings; all are shut down at the end."""
     with ExitStack() as stack:
-        yield lambda *roots, **settings: stack.enter_context(serving(Settings(zoo=roots, **settings)))
+        yield lambda *roots, store=None, **settings: stack.enter_context(
+            serving(Settings(zoo=roots, **settings), store)
+        )
 
 
 @pytest.fixture(scope="session")

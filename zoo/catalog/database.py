@@ -38,12 +38,13 @@ _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _Identity = tuple[int, int] | None
 
 
-def catalog_path(roots: Sequence[Path]) -> Path | None:
+def catalog_path(roots: Sequence[Path], store_url: str = "") -> Path | None:
     """In the first root, or None where that is read-only.
 
-    Named by the other roots: two zoos that share a first directory would else throw out each other's rows in turn.
+    Named by the other roots and the store: two zoos that share a first directory would else throw out each other's
+    rows in turn.
     """
-    others = "\n".join(str(root.resolve()) for root in roots[1:])
+    others = "\n".join([*(str(root.resolve()) for root in roots[1:]), *([store_url] if store_url else [])])
     path = roots[0] / (f"catalog-{sha256(others.encode()).hexdigest()[:8]}.sqlite" if others else "catalog.sqlite")
     writable = os.access(roots[0], os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
     return path if writable else None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli.options import JsonOption, UrlOption, ZooOption
+from zoo.cli.options import JsonOption, UrlOption, ZooOption, library, store
 from zoo.cli.output import fail, print_json
 
 app = typer.Typer()
@@ -17,9 +17,7 @@ def reindex(zoo: ZooOption = None, url: UrlOption = None, as_json: JsonOption = 
     """Rebuild the catalog from the files alone."""
     if url is not None or not zoo:
         fail("reindex works on directories: give --zoo DIR (a server follows its own directories)")
-    from zoo.library.local import LocalZoo
-
-    count = LocalZoo(zoo).reindex()
+    count = library(zoo).reindex()
     if as_json:
         print_json({"count": count})
     else:
@@ -36,13 +34,12 @@ def collect_garbage(
     if not zoo:
         fail("give --zoo DIR")
     from zoo.library.garbage import collect, garbage
-    from zoo.store.directories import Directories
 
     for root in zoo:  # without a catalog, for which a full disk may have no room
         if not root.is_dir():
             fail(f"{root}: no such zoo directory")
-    store = Directories(zoo)
-    found = list(garbage(store, zoo)) if dry_run else collect(store, zoo)
+    where = store(zoo)
+    found = list(garbage(where, zoo)) if dry_run else collect(where, zoo)
     if as_json:
         print_json([{"path": item.place, "bytes": item.size_bytes, "reason": item.reason} for item in found])
     else:

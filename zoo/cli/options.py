@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
@@ -20,11 +21,18 @@ from zoo.protocol import Zoo
 
 if TYPE_CHECKING:  # of an extra
     from zoo.library.local import LocalZoo
+    from zoo.store.store import Store
 
 PreferredBy = StrEnum("PreferredBy", {name: name for name in get_args(Preference)})  # type: ignore[misc]
 Format = StrEnum("Format", {name: name for name in get_args(FileFormat)})  # type: ignore[misc]
 
-ZooOption = Annotated[list[Path] | None, typer.Option(help="Zoo directory; give it again for several.", metavar="DIR")]
+# Object storage with the checkpoints, instead of the directory: as a server is told.
+STORE_VARIABLE = "ZOO_STORE"
+
+ZooOption = Annotated[
+    list[Path] | None,
+    typer.Option(help=f"Zoo directory; give it again for several. See {STORE_VARIABLE} for buckets.", metavar="DIR"),
+]
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
 PublishTokenOption = Annotated[
@@ -112,12 +120,23 @@ def opened(zoo: list[Path] | None, url: str | None, token: str | None, eval_data
 
 def followed(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
     """A library over these directories, looked through."""
+    local = library(zoo, eval_data)
+    local.sync()
+    return local
+
+
+def library(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
     from zoo.library.local import LocalZoo
     from zoo.library.publish import PublishSettings
 
-    local = LocalZoo(zoo, publishing=PublishSettings(eval_data=eval_data) if eval_data else None)
-    local.sync()
-    return local
+    publishing = PublishSettings(eval_data=eval_data) if eval_data else None
+    return LocalZoo(zoo, publishing=publishing, store=store(zoo))
+
+
+def store(zoo: list[Path]) -> Store:
+    from zoo.store.directories import store_of
+
+    return store_of(zoo, os.environ.get(STORE_VARIABLE) or None)
 
 
 def _budget(**options: Any) -> Budget:

@@ -68,6 +68,7 @@ def _show_version(context: typer.Context, wanted: bool) -> bool:
 _EXTRAS = {
     "train": {"jaxtyping", "matplotlib", "sklearn", "torch", "torchvision"},
     "local": {"PIL", "numpy", "onnxruntime", "safetensors", "sqlalchemy", "sqlmodel"},
+    "objects": {"obstore"},
     "serve": {"fastapi", "orjson", "prometheus_client", "pydantic_settings", "starlette", "uvicorn"},
 }
 

@@ -52,8 +52,12 @@ class LocalZoo:
         roots: Sequence[Path],
         default_dataset: str | None = None,
         publishing: PublishSettings | None = None,
+        store: Store | None = None,
     ) -> None:
         """Raises ZooError where a root is no zoo's directory. Call `sync` to index the files.
+
+        `store`: where checkpoints and annotations are instead of in the directories; then the first directory only has
+        the catalog, and what is being uploaded.
 
         `publishing`: on which terms `publish` takes checkpoints in; else the environment says (ZOO_*).
         """
@@ -62,10 +66,10 @@ class LocalZoo:
         self.roots = tuple(roots)
         self.uploads = roots[0] / INCOMING
         self._publishing = publishing
-        self.store: Store = Directories(roots)
+        self.store = Directories(roots) if store is None else store
         self.annotations = Annotations(self.store)
         self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
-        self.catalog = Catalog(catalog_path(roots), default_dataset)
+        self.catalog = Catalog(catalog_path(roots, self.store.url), default_dataset)
         self.files = CheckpointFiles(self.store, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)
         self.chooser = Chooser(self.catalog, self.annotations, cascades)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from zoo.choosing.cascade import Calibration
-from zoo.errors import AnnotationsError
+from zoo.errors import AnnotationsError, ZooError
 from zoo.store.entries import CalibrationEntry, Entry, Latency, LatencyEntry, Said, together
 from zoo.store.store import AppendedMeanwhile, Store
 
@@ -42,7 +42,7 @@ class Annotations:
 
     def read(self, *, strict: bool = False) -> bool:
         """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
-        return self._latest(strict=strict)[1]
+        return self._latest(strict=strict)[-1]
 
     def require_whole(self) -> None:
         """Reads, before something is done that no later entry could mend.
@@ -55,29 +55,31 @@ class Annotations:
             if each.damage:
                 raise AnnotationsError(each.damage)
 
-    def _latest(self, *, strict: bool = False) -> tuple[Said, bool]:
-        """What is said by now, and whether that is new."""
+    def _latest(self, *, strict: bool = False) -> tuple[Said, list[Entry], bool]:
+        """What is said by now, the first log's entries that say it, and whether anything is new."""
         with self._reading:
             # The first log last: of two entries of one time its own counts.
             found = [each.entries(strict=strict) for each in reversed(self._logs)]
             if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
-                return self.said, False
+                return self.said, found[-1], False
             said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
             before, self.said, self._read = self.said, said, found
-            return said, said != before
+            return said, found[-1], said != before
 
     def change(self, change: Change, actor: str) -> None:
         """Records what `change` makes of what is said, of which nobody else changes anything meanwhile.
 
-        Raises what it raises, AnnotationsError where a file cannot be read, OSError where one cannot be written.
+        Raises what it raises, AnnotationsError where a log cannot be read, OSError or BusyError where the first cannot
+        be written.
         """
         entries, taken_back_at = self._append(change, actor)
         for other in self._logs[1:] if entries else ():
             there = together(other.entries())
             ended = [each for entry in entries for each in there.taken_back_by(entry)]
             if ended:
-                with suppress(OSError), other.changing():
-                    other.append([entry.model_copy(update={"time": taken_back_at, "actor": actor}) for entry in ended])
+                with suppress(OSError, ZooError, AppendedMeanwhile), other.changing():
+                    taken_back = [each.model_copy(update={"time": taken_back_at, "actor": actor}) for each in ended]
+                    other.append(taken_back, other.entries())
         self.read()
 
     def _append(self, change: Change, actor: str) -> tuple[list[Entry], str]:
@@ -85,13 +87,13 @@ class Annotations:
         while True:
             try:
                 with self._logs[0].changing():
-                    said, _ = self._latest(strict=True)
+                    said, seen, _ = self._latest(strict=True)
                     found = change(said)
                     # What is taken back elsewhere was said before, in whichever order the logs are read next.
                     taken_back_at, time = self._now()
                     entries = [entry.model_copy(update={"time": time, "actor": actor}) for entry in found]
                     if entries:
-                        self._logs[0].append(entries)
+                        self._logs[0].append(entries, seen)
                     return entries, taken_back_at
             except AppendedMeanwhile:  # then `change` is to see what was appended
                 continue

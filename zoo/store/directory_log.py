@@ -51,7 +51,7 @@ class DirectoryLog:
             taken = [entry for entry in self._journal.entries() if isinstance(entry, MarksEntry)]
             return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
 
-    def append(self, entries: Sequence[Entry]) -> None:
+    def append(self, entries: Sequence[Entry], seen: list[Entry]) -> None:  # noqa: ARG002 - the lock is held since
         """First what marks.json says by now: what is changed there later is then later than these."""
         self._journal.append([*self._untaken(), *entries])
 
@@ -67,6 +67,6 @@ class DirectoryLog:
             return
         try:
             with locked(self._root):
-                self.append(found)
+                self.append(found, [])
         except OSError:
             self._carried_over = found

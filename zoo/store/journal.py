@@ -64,14 +64,14 @@ class Journal:
         before = self._lines.count(b"\n")
         for number, line in enumerate(lines, before + 1):
             try:
-                self._of_lines += _parsed(line)
+                self._of_lines += parsed(line)
             except ValidationError:
                 damage = f"{self.path}: line {number} is no annotation"
                 self._damage_of_lines = self._damage_of_lines or damage
                 self._say(f"{damage}, and left out")
         self._lines, self.damage = data[: len(data) - len(torn)], self._damage_of_lines
         try:
-            return [*self._of_lines, *_parsed(torn)]
+            return [*self._of_lines, *parsed(torn)]
         except ValidationError:
             self.damage = self.damage or f"{self.path}: line {before + len(lines) + 1} is no annotation"
             return [*self._of_lines]
@@ -102,7 +102,7 @@ class Journal:
         sync_directory(self.path.parent)
 
 
-def _parsed(line: bytes) -> list[Entry]:
+def parsed(line: bytes) -> list[Entry]:
     """None of an empty line, or one of a kind that a later version knows. Raises ValidationError."""
     return [KNOWN.validate_json(line)] if line and _Kind.model_validate_json(line).kind in KINDS else []
 

@@ -46,16 +46,20 @@ class AnnotationLog(Protocol):
         """The first line that cannot be read, or ""."""
 
     def entries(self, *, strict: bool = False) -> list[Entry]:
-        """By time; the same list object until something is appended. Unreadable: as before, if not `strict`.
+        """By time; the same list object until something is appended. Where they cannot be read, as they were before.
 
-        Raises AnnotationsError for that, if `strict`.
+        Raises AnnotationsError for that, if `strict`: before what depends on all of them is done.
         """
 
     def changing(self) -> AbstractContextManager[None]:
         """Between reading and appending. Raises OSError where the log cannot be written to."""
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """All or, after a crash, the first of them. Raises OSError, and AppendedMeanwhile where another was faster."""
+    def append(self, entries: Sequence[Entry], seen: list[Entry]) -> None:
+        """All or, after a crash, the first of them. `seen` is what `entries` returned when they were decided on.
+
+        Raises OSError, BusyError where the store cannot be reached, and AppendedMeanwhile where something was appended
+        since.
+        """
 
     def carry_over(self) -> None:
         """Takes down what an earlier version kept elsewhere; once."""
@@ -72,10 +76,14 @@ class Store(Protocol):
     OSError where it refuses.
     """
 
+    @property
+    def url(self) -> str:
+        """Where it is, or "" of directories: each store has a catalog of its own."""
+
     def put(self, digest: str, source: Path) -> None:
         """Moves the file `source` in, in place of a damaged one; it appears whole or not at all.
 
-        `source` is on the first directory's file system; the caller has checked that its bytes have the digest.
+        The caller has checked that its bytes have the digest.
         """
 
     def open(self, digest: str) -> BufferedReader:
