@@ -24,6 +24,7 @@ from app.http.middleware import PROBES, ObserveRequests, is_open
 from app.http.origins import BelowPrefix, CheckHost, cors
 from app.http.response_cache import AnswerFromCache, ResponseCache
 from app.monitoring.metrics import Metrics
+from app.predict.adaptive import Adaptive
 from app.predict.inference import Inference
 from app.predict.model_choice import ModelChoices
 from app.publishing import Publishing
@@ -64,7 +65,16 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         cache = ResponseCache()
         downloads = Downloads(zoo, settings.max_file_cache_bytes, cache)
         app.state.service = Service(
-            settings, zoo, ModelChoices(zoo), inference, downloads, cache, metrics, tokens, publishing
+            settings,
+            zoo,
+            ModelChoices(zoo),
+            inference,
+            Adaptive(inference, metrics),
+            downloads,
+            cache,
+            metrics,
+            tokens,
+            publishing,
         )
         follower = asyncio.create_task(follow(app.state.service))
         stopping = threading.Event()

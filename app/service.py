@@ -16,6 +16,7 @@ from app.http.downloads import Downloads
 from app.http.problems import invalid_query, repeated
 from app.http.response_cache import ResponseCache
 from app.monitoring.metrics import Metrics
+from app.predict.adaptive import Adaptive
 from app.predict.inference import Inference
 from app.predict.model_choice import ModelChoices
 from app.publishing import Publishing
@@ -35,6 +36,7 @@ class Service:
     zoo: LocalZoo
     model_choices: ModelChoices
     inference: Inference
+    adaptive: Adaptive
     downloads: Downloads
     response_cache: ResponseCache
     metrics: Metrics

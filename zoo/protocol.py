@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 # A digest, a digest prefix, a name, an alias; or what another method has returned.
 Reference: TypeAlias = str | CheckpointView
 AnyPath: TypeAlias = str | os.PathLike[str]
-Policy = Literal["single", "cascade"]
+Policy = Literal["single", "cascade", "adaptive"]
 # Bytes that are there, and of how many if that is known.
 Progress = Callable[[int, int | None], None]
 
 
 class PredictOptions(Bounds, total=False):
-    """`top_k`: how many classes to name for each image, 5 by default. `policy` "cascade": a small network first."""
+    """`top_k`: how many classes to name for each image, 5 by default. `policy` "cascade": a small network first;
+    "adaptive": the most accurate network that answers within `deadline_ms` under the present load."""
 
     top_k: int
     policy: Policy
+    deadline_ms: float
 
 
 class Zoo(Protocol):

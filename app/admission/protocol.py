@@ -6,6 +6,7 @@ uvicorn itself keeps a head of any size, waits for ever for what does not come, 
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from app.admission import refusals
 from app.admission.connections import Connections
 from app.admission.pace import BodyPace, ReaderPace, ReturnPace
 from app.admission.refusals import QUEUE_FULL
-from app.http.middleware import PROBES, TURNED_AWAY
+from app.http.middleware import COMPLETE_AT, PROBES, TURNED_AWAY
 
 # Longer than any URL that this service makes, and what nginx and Apache allow.
 MAX_URL_BYTES = 8192
@@ -252,6 +253,7 @@ class GatedProtocol(HttpToolsProtocol):
             self._is_uploading = False
             self._connections.uploaded(self)
         if not self._is_ignoring:
+            self.cycle.scope[COMPLETE_AT] = time.perf_counter()  # type: ignore[literal-required]
             super().on_message_complete()
             if not self.pipeline:
                 self.flow.resume_reading()  # or it would not be seen that the client leaves

@@ -31,6 +31,8 @@ PAGES, PAGE_FILES = ("/", "/docs"), "/web/"
 CLIENT_GONE = 499
 # What the scope of a request says that was answered with 503 or 429: its connection is not listened to for a while.
 TURNED_AWAY = "zoo.turned_away"
+# When the last byte of a request had come, by time.perf_counter.
+COMPLETE_AT = "zoo.complete_at"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 

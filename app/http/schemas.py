@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
+from zoo.choosing import adaptive
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
 from zoo.runtime.predictor import Prediction
 from zoo.store.entries import Alias
@@ -60,19 +62,41 @@ class PredictQuery(Budget):
     )
     top_k: TopK = 5
     policy: Annotated[
-        Literal["single", "cascade", "smallest"],
+        Literal["single", "cascade", "adaptive", "smallest"],
         Field(
-            description="Who answers: the one checkpoint that the budget chooses, or a cascade, which asks a small one "
-            "first and a larger one where it is unsure, and reaches min_acc with fewer MACs on average. "
+            description="Who answers: the one checkpoint that the budget chooses; or a cascade, which asks a small one "
+            "first and a larger one where it is unsure, and reaches min_acc with fewer MACs on average; or adaptive, "
+            "the most accurate one that meets deadline_ms under the present load. "
             "smallest is what single was called before."
         ),
     ] = "single"
+    deadline_ms: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=adaptive.MAX_DEADLINE_MS,
+            description="With policy=adaptive: in how many milliseconds, from when the server has the whole request, "
+            "the answer should be ready.",
+            examples=[20],
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _deadline_if_adaptive(self) -> Self:
+        adaptive.check(self.policy, self.deadline_ms, self, is_named=self.model is not None)
+        return self
 
 
-class PredictParameters(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class PredictParameters(PredictQuery):
+    """What the query does not say. Whether they go together is asked of both, joined."""
 
-    top_k: TopK | None = None
+    @model_validator(mode="after")
+    def _confidence_in_something(self) -> Self:
+        return self
+
+    @model_validator(mode="after")
+    def _deadline_if_adaptive(self) -> Self:
+        return self
 
 
 class PredictBody(BaseModel):
@@ -81,7 +105,9 @@ class PredictBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several.")
-    parameters: PredictParameters = PredictParameters()
+    parameters: PredictParameters = Field(
+        default=PredictParameters(), description="As in the query, which may have some of them too."
+    )
 
     @field_validator("inputs", mode="before")
     @classmethod
@@ -139,6 +165,10 @@ class PredictedBy(BaseModel):
     name: str
     params: int
     accuracy: float | None
+
+    @classmethod
+    def of(cls, row: CheckpointRow) -> PredictedBy:
+        return PredictedBy(id=row.digest, name=row.name, params=row.params, accuracy=row.accuracy)
 
 
 class TimingMs(BaseModel):
@@ -221,6 +251,38 @@ class CascadeAnswer(PredictAnswer):
                         ],
                         "answered_by": [{"id": _PREDICTED_BY["id"], "params": 11360, "margin": 0.89}],
                     },
+                }
+            ]
+        }
+    )
+
+
+class AdaptiveChoice(BaseModel):
+    """Times are from when the server had the whole request to when its scores were there."""
+
+    reason: adaptive.Reason = Field(
+        description="best: no eligible checkpoint is more accurate. Else why none of those that are: deadline: they "
+        "take longer, whatever the load; pressure: they would wait too long; held: they would have within the last "
+        "second; loading: they are not in memory yet. late: none meets the deadline, so the smallest answers."
+    )
+    expected_ms: float = Field(description="What was expected of this checkpoint, with a margin.")
+    took_ms: float
+    deadline_ms: float
+
+
+class AdaptiveAnswer(PredictAnswer):
+    adaptive: AdaptiveChoice
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": _PREDICTED_BY,
+                    "because": "most accurate with accuracy of at least 0.8, for a deadline of 20 ms: more accurate "
+                    "ones would wait too long now",
+                    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
+                    "timing_ms": {"decode": 0.1, "queue": 9.2, "forward": 1.8},
+                    "adaptive": {"reason": "pressure", "expected_ms": 13.1, "took_ms": 11.4, "deadline_ms": 20.0},
                 }
             ]
         }

@@ -16,6 +16,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+# Sizes that are counted by themselves; any more are counted together.
+_MAX_SIZES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,15 @@ class Metrics:
         self.batch_images = Histogram(
             "zoo_batch_images", "Images that went through a network together.", buckets=_IMAGES, registry=registry
         )
+        self._adapted = Counter(
+            "zoo_adaptive_answers",
+            "Answers of policy=adaptive, by the size that gave them and why no larger one did.",
+            ["params", "reason"],
+            registry=registry,
+        )
+        self._late = Counter(
+            "zoo_adaptive_late", "Answers of policy=adaptive that were ready after their deadline.", registry=registry
+        )
         # Sums over the workers that live; each of them sees all the checkpoints.
         self.under_way = Gauge(
             "zoo_predictions_under_way",
@@ -81,6 +92,8 @@ class Metrics:
         self._seconds_child = cache(self._request_seconds.labels)
         self._chosen_child = cache(self._chosen.labels)
         self._images_child = cache(self._images.labels)
+        self._adapted_child = cache(self._adapted.labels)
+        self._sizes: set[int] = set()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         self._request_child(method, route, status).inc()
@@ -96,6 +109,13 @@ class Metrics:
         self._images_child(checkpoint).inc(num_images)
         for stage, duration_ms in zip(self._stages, stage_ms, strict=True):
             stage.observe(duration_ms / 1000)
+
+    def adapted(self, params: int, reason: str, *, is_late: bool) -> None:
+        if params not in self._sizes and len(self._sizes) < _MAX_SIZES:
+            self._sizes.add(params)
+        self._adapted_child(str(params) if params in self._sizes else "other", reason).inc()
+        if is_late:
+            self._late.inc()
 
     def exposition(self) -> bytes:
         """The Prometheus text format, of all workers together."""

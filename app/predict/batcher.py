@@ -18,13 +18,12 @@ import numpy.typing as npt
 
 from app.admission.work import ClosingError, Work
 from app.monitoring.metrics import Metrics
+from app.predict.estimates import MAX_BATCH_IMAGES, ForwardTimes, Slowness
 from zoo.network.cost import activation_bytes
 from zoo.runtime.predictor import Predictor, Scores
 
 Pixels = npt.NDArray[np.uint8]
 
-# Larger batches are no faster for each image (benchmarks of ONNX Runtime on one core) and take memory.
-MAX_BATCH_IMAGES = 32
 # The event loop does nothing else meanwhile; a hop to a thread and back costs a tenth of a millisecond, on a busy
 # core several.
 _MAX_SECONDS_ON_LOOP = 0.003
@@ -57,19 +56,21 @@ class _Forward:
 class Batcher:
     """Belongs to one event loop."""
 
-    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics) -> None:
+    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics, slowness: Slowness) -> None:
         """Runs the network twice, to know what an image costs: the first time is not like the others."""
         self.predictor = predictor
         self._work = work
         self._metrics = metrics
+        self._slowness = slowness
         self._image_bytes = activation_bytes(predictor.descriptor.architecture.graph())
         self._waiting: deque[_Job] = deque()
         self._is_scheduled = False
         self._on_thread: asyncio.Task[_Forward] | None = None
+        self._on_thread_since = 0.0
         blank = np.zeros((1, *predictor.image_shape), np.uint8)
-        self._seconds_per_image = 0.0
+        self._times = ForwardTimes(0.0)
         self._forward(blank, ())
-        self._seconds_per_image = self._forward(blank, ()).seconds
+        self._times = ForwardTimes(self._forward(blank, ()).seconds)
 
     @property
     def waits(self) -> bool:
@@ -79,9 +80,18 @@ class Batcher:
     @property
     def max_images(self) -> int:
         """Of one batch: as many as fit into its memory and its time, which counts where batches win nothing."""
-        seconds = max(self._seconds_per_image, 1e-6)
+        seconds = max(self._times.seconds_per_image, 1e-6)
         fitting = min(_MAX_BATCH_BYTES // max(1, self._image_bytes), int(_MAX_BATCH_SECONDS / seconds))
         return max(1, min(MAX_BATCH_IMAGES, fitting))
+
+    def forward_seconds(self, num_images: int) -> float:
+        """What a forward pass takes at the moment, by those before."""
+        return self._times.seconds(num_images) * self._slowness.factor
+
+    def remaining_seconds(self, num_images: int) -> float:
+        """Until so many images have run, those first that run already on a thread."""
+        since = time.perf_counter() - self._on_thread_since if self._on_thread is not None else 0.0
+        return max(0.0, self.forward_seconds(num_images) - since) if num_images else 0.0
 
     async def probabilities(self, pixels: Pixels) -> Batched:
         """uint8 (batch, height, width, channels). Cancelling this takes the images out of their batch."""
@@ -101,10 +111,10 @@ class Batcher:
             return
         pixels = jobs[0].pixels if len(jobs) == 1 else np.concatenate([job.pixels for job in jobs])
         loop = asyncio.get_running_loop()
-        if len(pixels) * self._seconds_per_image > _MAX_SECONDS_ON_LOOP:
+        if self._times.seconds(len(pixels)) > _MAX_SECONDS_ON_LOOP:
             num_bytes = self._image_bytes * min(len(pixels), self.max_images)
             running = loop.create_task(self._work.run_network(num_bytes, self._forward, pixels, jobs))
-            self._on_thread = running
+            self._on_thread, self._on_thread_since = running, time.perf_counter()
             running.add_done_callback(partial(self._finish, jobs))
             return
         future: asyncio.Future[_Forward] = loop.create_future()
@@ -158,9 +168,8 @@ class Batcher:
     def _hand_out(self, jobs: Sequence[_Job], forward: _Forward) -> None:
         num_images = len(forward.scores)
         self._metrics.batch_images.observe(num_images)
-        measured = forward.seconds / num_images
-        # Down at once, up slowly: a busy machine makes a batch look longer than it is, nothing makes it look shorter.
-        self._seconds_per_image = min(measured, self._seconds_per_image + (measured - self._seconds_per_image) / 32)
+        self._slowness.observe(self._times.seconds(num_images), forward.seconds)
+        self._times.observe(num_images, forward.seconds)
         start = 0
         for job in jobs:
             stop = start + len(job.pixels)

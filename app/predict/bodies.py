@@ -74,9 +74,9 @@ class Sent:
     fields: list[tuple[str, str]] = field(default_factory=list)
 
 
-def is_form(scope: Scope) -> bool:
+def may_choose(scope: Scope) -> bool:
     """Whether the body may say which checkpoint is asked."""
-    return _media_type(_content_type(scope)) == "multipart/form-data"
+    return _media_type(_content_type(scope)) in ("multipart/form-data", "application/json")
 
 
 def _content_type(scope: Scope) -> bytes:
@@ -187,5 +187,5 @@ def _parse_json(data: bytes, max_images: int) -> Sent:
         except ValueError as error:
             detail = f"inputs[{index}] is not base64 of an image file: {error}"
             raise ProblemError(422, "invalid-parameter", detail) from error
-    top_k = body.parameters.top_k
-    return Sent(images, [] if top_k is None else [("top_k", str(top_k))])
+    given = body.parameters.model_dump(exclude_unset=True, exclude_none=True)
+    return Sent(images, [(name, str(value)) for name, value in given.items()])

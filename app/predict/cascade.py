@@ -56,7 +56,7 @@ async def classify(
                 answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=float(margin))
     timing = Timing(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))
     answer = CascadeAnswer(
-        model=PredictedBy(id=asked.digest, name=asked.name, params=asked.params, accuracy=asked.accuracy),
+        model=PredictedBy.of(asked),
         predictions=predictions,
         timing_ms=TimingMs(**asdict(timing)),
         cascade=UsedCascade(

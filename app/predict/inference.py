@@ -20,6 +20,7 @@ import numpy as np
 from app.admission.work import QueueFullError, Work
 from app.monitoring.metrics import Metrics, Timing
 from app.predict.batcher import Batcher, Pixels
+from app.predict.estimates import Slowness
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import ImageError
 from zoo.images.header import Header
@@ -54,12 +55,12 @@ class Answer:
         return self.predictor.ranked(self.scores, self.top_k)
 
 
-class _Network:
+class Network:
     """A loaded network and its batches."""
 
-    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics) -> None:
+    def __init__(self, predictor: Predictor, work: Work, metrics: Metrics, slowness: Slowness) -> None:
         self.predictor = predictor
-        self.batcher = Batcher(predictor, work, metrics)
+        self.batcher = Batcher(predictor, work, metrics, slowness)
         self._work = work
 
     async def decode(self, images: Sequence[bytes]) -> Pixels:
@@ -105,13 +106,18 @@ class Inference:
         self._max_loaded_bytes = max_loaded_bytes
         self._max_queue = max_queue
         self._metrics = metrics
+        self._slowness = Slowness()
         # The least recently used first; those that are being loaded too, so that each is loaded once.
-        self._networks: OrderedDict[str, asyncio.Task[_Network]] = OrderedDict()
+        self._networks: OrderedDict[str, asyncio.Task[Network]] = OrderedDict()
         self._under_way: Counter[str] = Counter()
+        # Of those under way.
+        self._num_images: Counter[str] = Counter()
+        # How long the last one took.
+        self.load_seconds = 0.05
 
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
         """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
-        with self._admitted(digest):
+        with self._admitted(digest, len(images)):
             network = await self._network(digest)
             started = time.perf_counter()
             pixels = await network.decode(images)
@@ -121,7 +127,7 @@ class Inference:
 
     async def probabilities(self, digest: str, pixels: Pixels) -> tuple[Scores, Timing]:
         """uint8 (n, height, width, channels) -> (n, classes). Raises ImageError where the pixels do not fit."""
-        with self._admitted(digest):
+        with self._admitted(digest, len(pixels)):
             network = await self._network(digest)
             wanted = network.predictor.image_shape
             if pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[1:] != wanted or not len(pixels):
@@ -131,9 +137,7 @@ class Inference:
                 )
             return await self._run(digest, network, pixels, 0.0)
 
-    async def _run(
-        self, digest: str, network: _Network, pixels: Pixels, decode_seconds: float
-    ) -> tuple[Scores, Timing]:
+    async def _run(self, digest: str, network: Network, pixels: Pixels, decode_seconds: float) -> tuple[Scores, Timing]:
         batched = await network.batcher.probabilities(pixels)
         timing = Timing(
             decode=round(decode_seconds * 1000, 3),
@@ -143,9 +147,26 @@ class Inference:
         self._metrics.predicted(digest, len(pixels), timing.decode, timing.queue, timing.forward)
         return batched.scores, timing
 
-    async def warm(self, digest: str) -> None:
+    async def warm(self, digest: str) -> Network:
         """Loads the network, which runs it too."""
-        await self._network(digest)
+        return await self._network(digest)
+
+    def loaded(self, digest: str) -> Network | None:
+        """The network, if it is in memory."""
+        task = self._networks.get(digest)
+        return task.result() if task is not None and task.done() else None
+
+    def remaining_seconds(self) -> dict[str, float]:
+        """Of each network under way: until it has run all images that are."""
+        networks = ((digest, count, self.loaded(digest)) for digest, count in self._num_images.items())
+        return {
+            digest: self.load_seconds if network is None else network.batcher.remaining_seconds(count)
+            for digest, count, network in networks
+        }
+
+    def has_room(self, digest: str) -> bool:
+        """Whether a prediction that comes now may wait."""
+        return self._under_way[digest] <= self._max_queue
 
     def may_wait(self, digest: str) -> bool:
         """Whether a prediction that comes now has to wait for the network, or for a batch that runs on a thread."""
@@ -158,26 +179,25 @@ class Inference:
         self.work.check_room()
 
     def _check_queue(self, digest: str) -> None:
-        def is_full() -> bool:
-            return self._under_way[digest] > self._max_queue
-
-        if is_full():
-            raise QueueFullError(f"{self._max_queue} predictions wait already", is_full)
+        if not self.has_room(digest):
+            raise QueueFullError(f"{self._max_queue} predictions wait already", lambda: not self.has_room(digest))
 
     @contextmanager
-    def _admitted(self, digest: str) -> Iterator[None]:
+    def _admitted(self, digest: str, num_images: int) -> Iterator[None]:
         self._check_queue(digest)
         self._under_way[digest] += 1
+        self._num_images[digest] += num_images
         self._metrics.under_way.inc()
         try:
             yield
         finally:
             self._metrics.under_way.dec()
             self._under_way[digest] -= 1
+            self._num_images[digest] -= num_images
             if not self._under_way[digest]:
-                del self._under_way[digest]
+                del self._under_way[digest], self._num_images[digest]
 
-    async def _network(self, digest: str) -> _Network:
+    async def _network(self, digest: str) -> Network:
         """Raises what loading raises, and forgets the failure."""
         task = self._networks.get(digest)
         if task is None:
@@ -188,7 +208,8 @@ class Inference:
         with self._metrics.waiting.track_inprogress():
             return await asyncio.shield(task)  # whoever gives up does so for itself
 
-    async def _loaded(self, digest: str) -> _Network:
+    async def _loaded(self, digest: str) -> Network:
+        started = time.perf_counter()
         try:
             checkpoint = await self.work.run_network(0, self._load, digest)
             num_bytes = activation_bytes(checkpoint.descriptor.architecture.graph())
@@ -196,11 +217,12 @@ class Inference:
         except BaseException:
             del self._networks[digest]
             raise
+        self.load_seconds = time.perf_counter() - started
         asyncio.get_running_loop().call_soon(self._evict)
         return network
 
-    def _build(self, checkpoint: Checkpoint) -> _Network:
-        return _Network(Predictor(checkpoint), self.work, self._metrics)
+    def _build(self, checkpoint: Checkpoint) -> Network:
+        return Network(Predictor(checkpoint), self.work, self._metrics, self._slowness)
 
     def _evict(self) -> None:
         """Until the loaded networks fit; the last one stays, however large. Who still uses one keeps it to the end."""

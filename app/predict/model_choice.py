@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
 from app.http.problems import ProblemError, invalid_query, repeated
-from app.http.schemas import PredictQuery
+from app.http.schemas import PredictedBy, PredictQuery
 from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow
 from zoo.library.local import LocalZoo
@@ -62,13 +62,14 @@ def _are_equal(one: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`digest` is of the checkpoint that is asked first; with a cascade `model` is for its answer to say."""
+    """`digest` is of the checkpoint that is asked first; with a cascade or levels `model` is for the answer to say."""
 
     query: PredictQuery
     digest: str
     model: dict[str, Any]  # as the answer shows it
     because: str | None
     cascade: ReadyCascade | None = None
+    levels: Sequence[CheckpointRow] = ()
 
 
 class ModelChoices:
@@ -104,8 +105,11 @@ class ModelChoices:
         if query.policy == "cascade":
             chosen = cascade.choose(query, self._zoo)
             return Choice(query, chosen.rows[0].digest, {}, cascade.because(query), chosen)
+        if query.policy == "adaptive":
+            levels = self._zoo.chooser.levels(query)
+            return Choice(query, levels[-1].digest, {}, None, levels=levels)
         row = self._row(query)
-        model = {"id": row.digest, "name": row.name, "params": row.params, "accuracy": row.accuracy}
+        model = PredictedBy.of(row).model_dump()
         return Choice(query, row.digest, model, query.because() if query.model is None else None)
 
     def _row(self, query: PredictQuery) -> CheckpointRow:

@@ -15,9 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from app.http.middleware import COMPLETE_AT
 from app.http.openapi import declared
 from app.http.problems import NoModelProblem, ProblemError
-from app.http.schemas import CascadeAnswer, PredictAnswer, PredictQuery
+from app.http.schemas import AdaptiveAnswer, CascadeAnswer, PredictAnswer, PredictQuery
 from app.monitoring.metrics import Timing
 from app.predict import bodies, cascade
 from app.predict.model_choice import Choice, with_fields
@@ -25,10 +26,10 @@ from app.service import Service
 from zoo.errors import NotFoundError
 
 
-async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | CascadeAnswer:
+async def predict(query: Annotated[PredictQuery, Query()]) -> PredictAnswer | CascadeAnswer | AdaptiveAnswer:
     """Send one image as the body, several as multipart fields `file`, or base64 in JSON.
 
-    Parameters may also be fields of the form.
+    Parameters may also be fields of the form, or stand in the JSON as `parameters`.
 
     Images are converted and resized as the checkpoint's descriptor says.
     """
@@ -42,7 +43,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         choice = await _choose(service, query_string)  # before the body is read
     except (RequestValidationError, ProblemError, NotFoundError) as error:
-        if not bodies.is_form(scope):  # whose fields may complete the query
+        if not bodies.may_choose(scope):  # and complete the query
             raise
         refusal = error
     sent = await bodies.read(scope, receive, service.inference.work, service.settings.max_images)
@@ -52,7 +53,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         assert refusal is not None
         raise refusal
     _check_number(sent.images, service.settings.max_images)
-    timing, content = await _work(service, choice, sent.images)
+    complete_at = scope.get(COMPLETE_AT) or time.perf_counter()
+    timing, content = await _work(service, choice, sent.images, complete_at)
     scope["predicted"] = timing, time.time_ns()
     body = orjson.dumps(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -61,15 +63,22 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _choose(service: Service, query_string: bytes) -> Choice:
-    """Raises QueueFullError where those who wait for that checkpoint are too many."""
+    """Raises QueueFullError where those who wait for that checkpoint, or for each that would do, are too many."""
     choice = await service.model_choices.choose(query_string)
-    service.inference.check_room(choice.digest)
+    if choice.levels:
+        service.adaptive.check_room(choice.levels)
+    else:
+        service.inference.check_room(choice.digest)
     return choice
 
 
-async def _work(service: Service, choice: Choice, images: list[bytes]) -> tuple[Timing, dict[str, Any]]:
+async def _work(
+    service: Service, choice: Choice, images: list[bytes], complete_at: float
+) -> tuple[Timing, dict[str, Any]]:
     """How long it took, and the answer's content."""
     top_k = choice.query.top_k
+    if choice.levels:
+        return await service.adaptive.classify(choice.query, choice.levels, images, complete_at)
     if choice.cascade is not None:
         timing, answered = await cascade.classify(choice.cascade, service.inference, images, top_k)
         return timing, answered | {"because": choice.because}

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from zoo.catalog.views import CheckpointView
+from zoo.choosing.adaptive import check
 from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
 from zoo.cli.output import as_text, described, fail, plain, print_json, say_why
-from zoo.protocol import Zoo
+from zoo.protocol import PredictOptions, Zoo
 from zoo.store.directory import is_special
 
 app = typer.Typer()
@@ -28,6 +29,7 @@ app = typer.Typer()
 class Policy(StrEnum):
     single = "single"
     cascade = "cascade"
+    adaptive = "adaptive"
 
 
 @app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
@@ -108,8 +110,15 @@ def predict(
     model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
     policy: Annotated[
-        Policy, typer.Option(help="cascade: a small checkpoint first, a larger one where it is unsure.")
+        Policy,
+        typer.Option(
+            help="cascade: a small checkpoint first, a larger one where it is unsure. adaptive: the most accurate one "
+            "that meets --deadline-ms."
+        ),
     ] = Policy.single,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="With --policy adaptive: in how many ms a request should be answered.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images with the checkpoint that a budget chooses, or with the one named.
@@ -118,18 +127,28 @@ def predict(
     accurate one within the bounds; --prefer says otherwise.
     With --policy cascade, which takes --min-acc alone: small checkpoints first,
     for fewer MACs at that accuracy. `zoo calibrate --data` finds the cascades.
+    With --policy adaptive --deadline-ms 20: the most accurate one within the
+    bounds that answers in time, under the server's load or as measured here.
     A file that is no image is named, the others are answered; exits with 1.
     """
     if policy is Policy.cascade:
         _refuse_more_than_accuracy(model, budget)
-    view = None if policy is Policy.cascade else chosen(zoo, model, budget)
+    options: PredictOptions = {"top_k": top_k, "policy": policy.value, **budget.given()}
+    if deadline_ms is not None:
+        options["deadline_ms"] = deadline_ms
+    try:
+        check(policy.value, deadline_ms, budget, is_named=model is not None)
+    except ValueError as error:
+        fail(str(error))
+    view = None if policy is not Policy.single else chosen(zoo, model, budget)
     names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
         facts: dict[str, Any] = {"policy": policy.value}
         who = f"a cascade with accuracy {budget.min_acc} or more"
-        answers = image_arguments.answers(
-            names, lambda files: zoo.predict(files, top_k=top_k, policy="cascade", **budget.given())
-        )
+        if policy is Policy.adaptive:
+            facts["deadline_ms"] = deadline_ms
+            who = f"{budget.preferring('accuracy').because()}, for a deadline of {deadline_ms:g} ms"
+        answers = image_arguments.answers(names, lambda files: zoo.predict(files, **options))
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
         facts |= {"because": budget.because() if model is None else None}

@@ -163,7 +163,8 @@ class ZooClient:
         """What the server sees on one image, its likeliest classes first; or on each of a list.
 
         An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. With the policy
-        "cascade" a small network is asked first, a larger one where it is unsure. Raises ImageError.
+        "cascade" a small network is asked first, a larger one where it is unsure; with "adaptive" and `deadline_ms`
+        the most accurate one that answers in time under the server's present load. Raises ImageError.
         """
         files = [encoded(image) for image in listed(images)]
         answers = self._run(self._zoo.predict(files, model, options))

@@ -160,7 +160,9 @@ class Operations:
     def predict(
         self, images: Sequence[bytes], model: Reference | None, options: PredictOptions
     ) -> Exchange[list[list[Prediction]]]:
-        how = {"top_k": options.pop("top_k", 5), "policy": options.pop("policy", "single")}
+        how: dict[str, Any] = {"top_k": options.pop("top_k", 5), "policy": options.pop("policy", "single")}
+        if "deadline_ms" in options:
+            how["deadline_ms"] = options.pop("deadline_ms")
         named = {} if model is None else {"model": reference_of(model)}
         params = {**Budget.model_validate(options).given(), **named, **how}
         predictions: list[list[Prediction]] = []

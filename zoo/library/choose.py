@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from zoo.catalog.index import COMPUTED_ALIASES, MIN_PREFIX, Catalog
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView, Selection
+from zoo.choosing.adaptive import spread
 from zoo.choosing.budget import ALL_DATASETS, Budget, Filters
 from zoo.errors import GoneError, NoModelMeetsConstraintsError, NotFoundError
 from zoo.library.ready_cascades import ReadyCascade, ReadyCascades
@@ -60,6 +61,12 @@ class Chooser:
             page = self._catalog.page(budget, _PAGE, page.next_cursor)
             rows += page.rows
         return rows
+
+    def levels(self, budget: Budget) -> list[CheckpointRow]:
+        """Of the eligible ones those that no other beats in both MACs and accuracy, ascending in both; at most
+        `MAX_LEVELS`, spread evenly. Where no accuracy is known, the one that `choose` has. Raises as it does.
+        """
+        return spread(self._catalog.pareto(budget, "macs")) or [self.choose(budget)]
 
     def cascade(self, min_acc: float, dataset: str | None = None) -> ReadyCascade:
         """The one with the fewest mean MACs that reaches the accuracy; without `dataset`, of the default one.

@@ -15,9 +15,11 @@ from zoo.catalog.index import Catalog
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.checkpoint import file as checkpoint_file
 from zoo.checkpoint.file import Checkpoint
+from zoo.choosing.adaptive import check
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.errors import CheckpointError, ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
+from zoo.library import adaptive
 from zoo.library.annotate import Annotator
 from zoo.library.choose import Chooser
 from zoo.library.evaluate import TestSplits
@@ -163,10 +165,18 @@ class LocalZoo:
     ) -> list[Prediction] | list[list[Prediction]]:
         """The likeliest classes of one image, or of each of a list, as ZooClient.predict. Raises ImageError."""
         top_k, policy = options.pop("top_k", 5), options.pop("policy", "single")
+        deadline_ms = options.pop("deadline_ms", None)
         budget, files = Budget.model_validate(options), [encoded(image) for image in listed(images)]
+        try:
+            check(policy, deadline_ms, budget, is_named=model is not None)
+        except ValueError as error:
+            raise ZooError(str(error)) from error
         if policy == "cascade":
             stages = self.chooser.cascade(budget.min_acc or 0.0, budget.dataset).cascade.stages
             answers = by_cascade([(stage, self._predictor(stage.digest)) for stage in stages], files, top_k)
+        elif deadline_ms is not None:
+            predictor, scores = adaptive.answered(self.chooser.levels(budget), self._predictor, files, deadline_ms)
+            answers = predictor.top_k(scores, top_k)
         else:
             digest = self.chooser.choose(budget).digest if model is None else self._digest(model, budget.dataset)
             predictor = self._predictor(digest)

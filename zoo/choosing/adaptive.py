@@ -1,0 +1,154 @@
+"""Adaptive answers: of several checkpoints the most accurate that meets a deadline under the present load.
+
+Pure arithmetic: times come in as numbers, the clock too. The rule has two parts:
+
+- `decide`: the most accurate option whose expected wait plus forward pass meets the deadline, else the cheapest one.
+- `Hysteresis`: where waiting made the difference, dearer options are left alone for a second. They are taken up again
+  after a second in which they would have fitted all the time, as far as the present rate of images allows.
+
+Without the second part a choice would flip with each gap between two requests (SuperServe, arXiv 2312.16733, calls
+the signal slack; it has no memory and switches for free).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, log2
+from typing import Literal, TypeVar
+
+from zoo.choosing.budget import ALL_DATASETS, Budget
+
+# best: the most accurate of all; deadline: the others take too long even where nothing waits; pressure: they would wait
+# too long; held: there was pressure within the last second; loading: they are not in memory yet; late: none meets the
+# deadline.
+Reason = Literal["best", "deadline", "pressure", "held", "loading", "late"]
+
+MAX_DEADLINE_MS = 60_000.0
+HOLD_SECONDS = 1.0
+# Of one core's time. At more than this the queue of a gap's end grows past most deadlines.
+SUSTAINABLE_LOAD = 0.85
+# Twenty sizes more would differ by tenths of a point, and each takes memory.
+MAX_LEVELS = 16
+
+Level = TypeVar("Level")
+
+
+def check(policy: str, deadline_ms: float | None, budget: Budget, *, is_named: bool) -> None:
+    """Raises ValueError for what cannot be asked together. `is_named`: a checkpoint is named, too."""
+    if policy != "adaptive":
+        if deadline_ms is not None:
+            raise ValueError(f"deadline_ms is for policy=adaptive, the policy is {policy}: give both or neither")
+        return
+    if deadline_ms is None:
+        raise ValueError("policy=adaptive takes deadline_ms, in how many milliseconds to answer: give it too")
+    if not 0 < deadline_ms <= MAX_DEADLINE_MS:
+        raise ValueError(f"deadline_ms is over 0 and up to {MAX_DEADLINE_MS:g}, not {deadline_ms:g}")
+    if is_named:
+        raise ValueError("policy=adaptive chooses, and model names one checkpoint: give one of them")
+    if budget.prefer is not None:
+        raise ValueError("policy=adaptive prefers accuracy within the deadline: leave prefer out")
+    if budget.dataset == ALL_DATASETS:
+        raise ValueError("policy=adaptive answers with the classes of one data set: name it, or leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What answering with one checkpoint would take now.
+
+    `wait_ms`: all but the forward pass, with what has passed since the request came; infinite where its queue is full.
+    `load`: the share of a core's time that it would take to answer images at their present rate.
+    """
+
+    macs: int
+    forward_ms: float
+    wait_ms: float = 0.0
+    load: float = 0.0
+    is_loaded: bool = True
+
+    @property
+    def expected_ms(self) -> float:
+        return self.wait_ms + self.forward_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`is_pressed`: a more accurate option does not meet the deadline, and would if nothing waited."""
+
+    index: int
+    reason: Reason
+    expected_ms: float
+    is_pressed: bool = False
+
+
+def decide(options: Sequence[Option], deadline_ms: float, most_macs: float = inf) -> Decision:
+    """The most accurate of the options that meets the deadline; where none does, the first.
+
+    Options ascend in accuracy and in cost. Those above `most_macs` are passed over, but for the first.
+
+    >>> decide([Option(macs=1, forward_ms=2.0), Option(macs=9, forward_ms=18.0, wait_ms=5.0)], deadline_ms=20)
+    Decision(index=0, reason='pressure', expected_ms=2.0, is_pressed=True)
+    """
+    fitting = [index for index, option in enumerate(options) if option.expected_ms <= deadline_ms]
+    allowed = [index for index in fitting if index == 0 or options[index].macs <= most_macs]
+    chosen = allowed[-1] if allowed else 0
+    better = [option for option in options[chosen + bool(allowed) :] if option.forward_ms <= deadline_ms]
+    waiting = [option for option in better if option.expected_ms > deadline_ms]
+    reason: Reason
+    if not allowed:
+        reason = "late"
+    elif chosen == len(options) - 1:
+        reason = "best"
+    elif len(fitting) > len(allowed):
+        reason = "held"
+    elif not better:
+        reason = "deadline"
+    elif all(not option.is_loaded for option in waiting):
+        reason = "loading"
+    else:
+        reason = "pressure"
+    is_pressed = any(option.is_loaded for option in waiting)
+    return Decision(chosen, reason, options[chosen].expected_ms, is_pressed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    most_macs: float
+    since: float
+
+
+class Hysteresis:
+    """Down at once, up after a second without pressure: the memory of one worker.
+
+    Pressure at a deadline says nothing about longer ones, and all about shorter ones: holds are kept by the power of
+    two that a deadline is above.
+    """
+
+    def __init__(self) -> None:
+        self._holds: dict[int, _Hold] = {}
+
+    def choose(self, options: Sequence[Option], deadline_ms: float, now: float) -> Decision:
+        """`decide`, below what is held; `now` in seconds of any clock that runs evenly."""
+        place = int(log2(max(deadline_ms, 1.0)))
+        for other in [other for other in self._holds if other >= place]:
+            self._holds[other] = _lifted(self._holds[other], options, now)
+        ceiling = min((hold.most_macs for other, hold in self._holds.items() if other >= place), default=inf)
+        decision = decide(options, deadline_ms, ceiling)
+        if decision.is_pressed:
+            self._holds[place] = _Hold(min(ceiling, options[decision.index].macs), now)
+        return decision
+
+
+def _lifted(hold: _Hold, options: Sequence[Option], now: float) -> _Hold:
+    """After a second without pressure: to the most accurate option that the present rate of images allows."""
+    if now - hold.since <= HOLD_SECONDS or options[-1].macs <= hold.most_macs:
+        return hold
+    sustainable = [option.macs for option in options if option.load <= SUSTAINABLE_LOAD]
+    return replace(hold, most_macs=max([hold.most_macs, *sustainable]), since=now)
+
+
+def spread(levels: Sequence[Level]) -> list[Level]:
+    """At most `MAX_LEVELS` of them: the first, the last, and those between at even distances."""
+    if len(levels) <= MAX_LEVELS:
+        return list(levels)
+    return [levels[round(step * (len(levels) - 1) / (MAX_LEVELS - 1))] for step in range(MAX_LEVELS)]
