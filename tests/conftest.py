@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from zoo.checkpoint.descriptor import (
 )
 from zoo.checkpoint.elastic import pack
 from zoo.checkpoint.file import Checkpoint, Tensors, encode
-from zoo.network.families import secnn
+from zoo.network.families import registry, secnn
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.family import Architecture
 from zoo.network.families.secnn import SecnnArchitecture
@@ -282,10 +283,46 @@ def _blueprint_architectures(draw: st.DrawFn) -> BlueprintArchitecture:
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads on networks this small stall each other where a core is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@st.composite
+def _fixed_architectures(draw: st.DrawFn) -> Architecture:
+    """Of families that do not grow; on images of one pixel too."""
+    size, family = st.integers(1, 9), draw(st.sampled_from(["alexnet", "resnet20", "resnet56", "vgg16"]))
+    numbers = {
+        "input_channels": draw(st.sampled_from([1, 3])),
+        "input_height": draw(size),
+        "input_width": draw(size),
+        "num_classes": draw(st.integers(2, 5)),
+    }
+
+    def widths(count: int) -> tuple[int, ...]:
+        return tuple(draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)))
+
+    if family in ("alexnet", "vgg16"):
+        return registry.FAMILIES[family].model_validate(
+            {**numbers, "channels": widths(5 if family == "alexnet" else 13)}
+        )
+    stages = [
+        {"channels": channels, "hidden_channels": widths(3 if family == "resnet20" else 9)}
+        for channels in accumulate(widths(3))
+    ]
+    return registry.FAMILIES[family].model_validate({**numbers, "stages": stages})
+
+
 @pytest.fixture(scope="session")
 def architectures() -> SearchStrategy[Architecture]:
     """Small networks of every family."""
-    return st.one_of(_secnn_architectures(), _blueprint_architectures())
+    return st.one_of(_secnn_architectures(), _blueprint_architectures(), _fixed_architectures())
 
 
 @pytest.fixture(scope="session", autouse=True)

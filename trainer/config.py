@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Literal, Protocol, runtime_checkable
 
 from trainer.growth.recipe import Recipe
 from zoo.errors import RunError
-from zoo.network.families import blueprint, secnn
+from zoo.network.families import alexnet, blueprint, resnet, secnn, vgg16
 from zoo.network.families.family import Architecture
 
 PaddingMode = Literal["constant", "reflect"]
@@ -56,6 +58,25 @@ class BlueprintStart:
 
     def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
         return blueprint.start(input_shape=input_shape, num_classes=num_classes, **vars(self))
+
+
+_FIXED: dict[str, Callable[..., Architecture]] = {
+    "alexnet": alexnet.start,
+    "resnet20": resnet.start,
+    "resnet56": partial(resnet.start, resnet.Resnet56Architecture),
+    "vgg16": vgg16.start,
+}
+
+
+@dataclass(frozen=True)
+class FixedStart:
+    """A network of a family that does not grow: `channels` of each stage, of alexnet of each convolution."""
+
+    family: Literal["alexnet", "resnet20", "resnet56", "vgg16"]
+    channels: tuple[int, ...]
+
+    def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+        return _FIXED[self.family](input_shape=input_shape, num_classes=num_classes, channels=self.channels)
 
 
 @dataclass(frozen=True)

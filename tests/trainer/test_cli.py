@@ -90,6 +90,25 @@ def test_options_reach_the_run(tmp_path: Path, images: Path) -> None:
     assert (descriptor.architecture.input_height, descriptor.architecture.input_width) == (10, 10)
 
 
+def test_a_network_that_does_not_grow_is_trained_and_goes_on(tmp_path: Path, images: Path) -> None:
+    words = ("resnet20", "--widths", "2,4,6", "--data", images, "--zoo", tmp_path, "--device", "cpu")
+    result = zoo_train(*words, "--epochs", 1)
+    assert result.exit_code == 0, result.stderr
+    [digest] = digests_in(result.stdout)
+    descriptor = load(Directory(tmp_path).path(digest)).descriptor
+    assert descriptor.name.startswith("bars-resnet20-2-4-6-s0-")
+    assert descriptor.architecture.widths()[:3] == (2, 2, 2)
+    assert (descriptor.lineage.epoch, descriptor.lineage.anneal_epochs) == (1, 1)
+    result = zoo_train(*words, "--epochs", 2, "--resume")
+    assert result.exit_code == 0, result.stderr
+    first, second = digests_in(result.stdout)
+    assert first == digest
+    assert load(Directory(tmp_path).path(second)).descriptor.lineage.parent == digest
+    assert_refused(
+        zoo_train(*words[:1], "--widths", "2,x", *words[3:]), "--widths should be whole numbers like 16,32,64"
+    )
+
+
 def test_a_run_begins_with_a_checkpoint(tmp_path: Path, images: Path) -> None:
     words = ("digits", "--data", images, "--device", "cpu", "--threshold", 0)
     [origin] = digests_in(zoo_train(*words, "--zoo", tmp_path / "first", "--epochs", 2).stdout)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.config import Limits
 from trainer.recipes.names import run_named, swept
 from trainer.recipes.overrides import Overrides
 from zoo.errors import RunError
@@ -34,5 +35,27 @@ def test_other_names_are_none(name: str) -> None:
     ],
 )
 def test_a_name_and_wishes_that_contradict_each_other(name: str, overrides: Overrides, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        run_named(name, overrides)
+
+
+def test_a_network_of_other_widths_is_found_by_its_name() -> None:
+    config = run_named("resnet20", Overrides(widths=(4, 8, 16), epochs=3))
+    assert config.name == "resnet20-4-8-16"
+    assert run_named(config.name, Overrides(epochs=3)) == config
+    assert run_named("resnet20", Overrides(widths=(16, 32, 64))).name == "resnet20", "as it is anyway"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("resnet20-4-8", Overrides(), r"run resnet20 has 3 widths of 1 or more, not \(4, 8\)"),
+        ("vgg16", Overrides(widths=(4, 0, 4, 4, 4)), "run vgg16 has 5 widths of 1 or more"),
+        ("grow", Overrides(widths=(4, 8, 16)), "run grow grows, so no --widths"),
+        ("resnet20", Overrides(tau=2.0), "run resnet20 does not grow, so no --tau"),
+        ("resnet20", Overrides(limits=Limits(max_params=9)), "run resnet20 does not grow, so no .*--max-params"),
+    ],
+)
+def test_widths_are_of_networks_that_do_not_grow(name: str, overrides: Overrides, message: str) -> None:
     with pytest.raises(RunError, match=message):
         run_named(name, overrides)

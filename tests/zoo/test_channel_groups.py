@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,22 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from zoo.checkpoint.file import Checkpoint, Tensors
-from zoo.errors import DescriptorError
 from zoo.network.channel_groups import ChannelGroup, channel_groups
-from zoo.network.families import blueprint, secnn
+from zoo.network.families import blueprint, resnet, secnn
 from zoo.network.families.family import Architecture
 from zoo.network.graph import INPUT, GraphBuilder
 from zoo.network.ops import Add, Concat, Conv2d, GlobalAveragePool, Linear
 from zoo.runtime.module import GraphModule, module_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on networks this small stall each other where a core is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def permuted(tensors: Tensors, group: ChannelGroup, order: list[int]) -> Tensors:
@@ -89,12 +81,35 @@ def test_a_residual_stage_is_one_group() -> None:
     assert ("stages.1.enter.conv.weight", 1) in first.places
 
 
-def test_channels_that_are_shared_in_part_are_refused() -> None:
+def test_channels_that_are_shared_in_part_are_groups_of_their_own() -> None:
     builder = GraphBuilder((1, 4, 4))
-    wide = builder.add("wide", Conv2d(1, 4, 1, bias=False), INPUT)
+    wide = builder.add("wide", Conv2d(1, 5, 1, bias=False), INPUT)
     narrow = builder.add("narrow", Conv2d(1, 2, 1, bias=False), INPUT)
-    other = builder.add("other", Conv2d(1, 2, 1, bias=False), INPUT)
+    other = builder.add("other", Conv2d(1, 3, 1, bias=False), INPUT)
     value = builder.add("sum", Add(), wide, builder.add("both", Concat(), narrow, other))
-    builder.add("output", Linear(4, 2), builder.add("average", GlobalAveragePool(), value))
-    with pytest.raises(DescriptorError, match="narrow and wide share some of their channels, and not all"):
-        channel_groups(builder.build())
+    builder.add("output", Linear(5, 2), builder.add("average", GlobalAveragePool(), value))
+    first, last = channel_groups(builder.build())
+    assert first.places == {
+        ("wide.weight", 0): ((0,), (1,)),
+        ("narrow.weight", 0): ((0,), (1,)),
+        ("output.weight", 1): ((0,), (1,)),
+    }
+    assert last.places == {
+        ("wide.weight", 0): ((2,), (3,), (4,)),
+        ("other.weight", 0): ((0,), (1,), (2,)),
+        ("output.weight", 1): ((2,), (3,), (4,)),
+    }
+
+
+def test_a_stage_behind_padding_is_two_groups() -> None:
+    """Its first channels are those of the stage before it."""
+    graph = resnet.start(input_shape=(3, 8, 8), num_classes=5, channels=(2, 5, 9)).graph()
+    sizes = {}
+    for group in channel_groups(graph):
+        for name, axis in group.places:
+            sizes.setdefault((name, axis), []).append(group.num_channels)
+    assert sizes["stages.0.layers.0.conv2.weight", 0] == [2]
+    assert sizes["stages.1.layers.0.conv2.weight", 0] == [2, 3]
+    assert sizes["stages.2.layers.2.conv1.weight", 1] == [2, 3, 4]
+    assert sizes["head.output.weight", 1] == [2, 3, 4]
+    assert sizes["stages.1.layers.0.conv1.weight", 0] == [5]

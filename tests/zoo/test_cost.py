@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from zoo.network.families.family import Architecture
 from zoo.network.graph import INPUT, GraphBuilder
 from zoo.network.ops import Add, AveragePool2d, Conv2d, GlobalAveragePool, Linear
 from zoo.runtime.module import GraphModule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def counted_macs(module: GraphModule, image: Tensor) -> int:

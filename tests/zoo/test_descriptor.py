@@ -152,7 +152,7 @@ def test_parts_that_disagree_are_refused(description: Json, place: str, value: o
         ("lineage.parent", "ABC", "lineage.parent: String should match pattern"),
         ("lineage.seed", "3", "lineage.seed: Input should be a valid integer"),
         ("dataset.name", "", "dataset.name: String should match pattern"),
-        ("architecture.family", "resnet", "architecture: no family is named 'resnet', known are: blueprint, secnn"),
+        ("architecture.family", "resnet", "architecture: no family is named 'resnet', known are: alexnet, blueprint, "),
         ("architecture.blocks.0.channels", 0, "architecture.blocks.0.channels: Input should be greater than"),
         ("architecture.input_height", 3, "blocks.1.pool expects at least 2×2 pixels"),
         ("created_at", "2026-11-21T02:00:00+01:00", "created_at must be in UTC, like 2026-11-21T02:00:00Z"),

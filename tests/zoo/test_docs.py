@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from trainer.recipes.runs import RUNS
 from zoo.checkpoint.descriptor import FORMAT_VERSION, Descriptor
 from zoo.checkpoint.file import MAX_HEADER_BYTES, Checkpoint, digest_of, encode
 from zoo.network.cost import num_params
-from zoo.network.families import secnn
+from zoo.network.families import registry, resnet, secnn
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.graph import buffer_shapes, tensor_shapes
 
@@ -133,6 +134,52 @@ def test_every_tensor_of_blueprint_is_in_the_table_with_its_shape() -> None:
     assert named == table.keys()
 
 
+def numbered(name: str) -> tuple[str, list[int]]:
+    """The name with letters in place of its numbers, and these."""
+    pattern = re.sub(r"^features\.\d+", "features.I", of_any_stage(name))
+    return pattern, [int(number) for number in re.findall(r"\.(\d+)", name)]
+
+
+@pytest.mark.parametrize("family", ["alexnet", "vgg16"])
+def test_every_tensor_of_rows_of_convolutions_is_in_the_table_with_its_shape(family: str) -> None:
+    count = 5 if family == "alexnet" else 13
+    channels = [3, *range(11, 11 + count)]
+    shape = {"input_channels": 3, "input_height": 32, "input_width": 32, "num_classes": 7}
+    architecture = registry.FAMILIES[family].model_validate({**shape, "channels": tuple(channels[1:])})
+    table = tensor_table("The vgg16 and alexnet families")
+    named = set()
+    for name, shape_of_it in tensor_shapes(architecture.graph()).items():
+        pattern, numbers = numbered(name)
+        index = numbers[0] if numbers else 0
+        kernel = 5 if family == "alexnet" and index < 2 else 3
+        letters = {"C": channels[index + 1], "D": channels[index], "K": kernel, "E": channels[-1], "N": 7}
+        assert tuple(letters[letter] for letter in table[pattern].split(", ")) == shape_of_it, name
+        named.add(pattern)
+    assert named == table.keys()
+
+
+def test_every_tensor_of_resnet_is_in_the_table_with_its_shape() -> None:
+    hidden = ((11, 12, 13), (14, 15, 16), (17, 18, 19))
+    stages = tuple(
+        resnet.ResidualStage(channels=channels, hidden_channels=own)
+        for channels, own in zip((21, 23, 25), hidden, strict=True)
+    )
+    architecture = resnet.Resnet20Architecture(
+        input_channels=4, input_height=9, input_width=9, num_classes=7, stages=stages
+    )
+    table = tensor_table("The resnet20 and resnet56 families")
+    named = set()
+    for name, shape in tensor_shapes(architecture.graph()).items():
+        pattern, numbers = numbered(name)
+        stage, layer = numbers or (0, 0)
+        own, before = stages[stage].channels, stages[max(0, stage - 1)].channels
+        letters = {"A": 21, "E": 25, "I": 4, "N": 7, "3": 3, "C": own, "H": hidden[stage][layer]}
+        letters["D"] = own if layer else before
+        assert tuple(letters[letter] for letter in table[pattern].split(", ")) == shape, name
+        named.add(pattern)
+    assert named == table.keys()
+
+
 def test_tensors_that_are_not_trained_are_marked(tiny: secnn.SecnnArchitecture) -> None:
     def marked(title: str) -> set[str]:
         return set(re.findall(r"^\| `([^`]+)` \| [^|]+ \| not trained \|", section(title), re.MULTILINE))
@@ -142,6 +189,9 @@ def test_tensors_that_are_not_trained_are_marked(tiny: secnn.SecnnArchitecture) 
     }
     assert marked("The secnn family") == of_any_block
     assert marked("The blueprint family") == {of_any_stage(name) for name in buffer_shapes(BLUEPRINT.graph())}
+    for title, run in (("The vgg16 and alexnet families", "vgg16"), ("The resnet20 and resnet56 families", "resnet56")):
+        buffers = buffer_shapes(RUNS[run]().start.network((3, 32, 32), 10).graph())
+        assert marked(title) == {numbered(name)[0] for name in buffers}
 
 
 def test_numbers_of_the_format() -> None:

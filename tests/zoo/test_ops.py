@@ -29,6 +29,7 @@ from zoo.network.ops import (
     Linear,
     MaxPool2d,
     Op,
+    PadChannels,
     ReLU,
     SiLU,
 )
@@ -55,6 +56,7 @@ CASES: list[tuple[Op, tuple[int, ...]]] = [
     (AveragePool2d(2), (3, 5, 4)),
     (AveragePool2d(3, stride=2), (3, 5, 3)),
     (GlobalAveragePool(), (3,)),
+    (PadChannels(2), (5, 11, 8)),
     (Flatten(), (3 * 11 * 8,)),
     (Linear(7, 4), (4,)),
     (Concat(), (6, 11, 8)),
@@ -126,6 +128,7 @@ def test_logits_are_equal_in_torch_and_onnx(make_checkpoint: Callable[..., Check
         (Conv2d(3, 4, 5, bias=True, padding=0), (3, 8, 4), r"expects at least 5×5 pixels, gets \(3, 8, 4\)"),
         (AveragePool2d(3, stride=1), (3, 2, 9), r"expects at least 3×3 pixels, gets \(3, 2, 9\)"),
         (MaxPool2d(2), (5,), r"expects at least 2×2 pixels, gets \(5,\)"),
+        (PadChannels(2), (5,), r"expects \(C, H, W\), gets \(5,\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(op: Op, shape: tuple[int, ...], message: str) -> None:

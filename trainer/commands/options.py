@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trainer.data.datasets import Data, Split
 
 # `trainer.recipes.runs` has them; to import it takes as long as torch does.
-RUN_NAMES = "digits, grow, paper, paper-code"
+RUN_NAMES = "alexnet, digits, grow, paper, paper-code, resnet20, resnet56, vgg16"
 
 # What comes with the extra `train`.
 _TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
@@ -127,6 +127,14 @@ class Images:
             name=self.name,
             skip_bad=self.skip_bad,
         )
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Of "16,32,64". Raises RunError."""
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise RunError(f"{option} should be whole numbers like 16,32,64, is {text}") from None
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:

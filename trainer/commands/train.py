@@ -31,6 +31,7 @@ from trainer.commands.options import (
     reported,
     say,
     torch_device,
+    whole_numbers,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ def train(
     ] = None,
     grow_for: Annotated[
         GrowForChoice | None, typer.Option(help="What a gain is divided by to rank it.", show_default=False)
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels of each stage of a network that does not grow (alexnet: convolution), like 16,32,64.",
+            show_default=False,
+        ),
     ] = None,
     max_params: MaxParamsOption = None,
     max_macs: Annotated[
@@ -109,6 +117,7 @@ def train(
             grow_for=grow_for.value if grow_for else None,
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
+            widths=None if widths is None else whole_numbers(widths, "--widths"),
         )
         for digest in _grow(console, run, overrides, images, zoo, from_, device, resume):
             typer.echo(digest)

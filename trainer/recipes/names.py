@@ -1,5 +1,5 @@
-"""Runs by name: those of `trainer.recipes.runs`, those that a sweep made of them, such as paper-tau1.5, and
-elastic ones, such as elastic-grow."""
+"""Runs by name: those of `trainer.recipes.runs`, those that a sweep made of them, such as paper-tau1.5, elastic ones, such
+as elastic-grow, and networks of other widths that do not grow, such as resnet20-8-16-32."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from zoo.errors import RunError
 
 _SLUG = TypeAdapter(Slug)
 _ELASTIC = re.compile(r"elastic-(?:freeze-)?(?P<run>.+)")
+_OF_WIDTHS = re.compile(r"(?P<run>[a-z]+\d*)(?P<widths>(-\d{1,4})+)")
 _SWEPT = re.compile(r"(?P<run>.+?)(?:-tau(?P<tau>\d[\d.e-]*?))?(?:-threshold(?P<threshold>\d[\d.e-]*))?")
 
 
@@ -44,6 +45,8 @@ def run_named(name: str, overrides: Overrides) -> RunConfig:
         return overrides.of(RUNS[name]())
     if elastic := _ELASTIC.fullmatch(name):
         return replace(run_named(elastic["run"], overrides), name=name)
+    if (other := _OF_WIDTHS.fullmatch(name)) and other["run"] in RUNS:
+        return run_named(other["run"], replace(overrides, widths=tuple(map(int, other["widths"][1:].split("-")))))
     found = _SWEPT.fullmatch(name)
     base, wishes = (found["run"], _numbers(found)) if found else (name, None)
     if base not in RUNS or not wishes:

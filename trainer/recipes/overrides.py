@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from trainer.config import NO_LIMITS, Limits, RunConfig
+from trainer.config import NO_LIMITS, FixedStart, Limits, RunConfig, Start
 from trainer.growth.recipe import Recipe
+from trainer.recipes.fixed import Fixed
 from trainer.recipes.ladder import GrowFor, Ladder
 from trainer.recipes.one_by_one import OneByOne
 from trainer.recipes.rules import RatioRule, Rule
@@ -26,11 +27,16 @@ class Overrides:
     grow_for: GrowFor | None = None
     limits: Limits = NO_LIMITS
     distil_epochs: int | None = None
+    # Of a network that does not grow: channels of each stage, of alexnet of each convolution.
+    widths: tuple[int, ...] | None = None
 
     def of(self, config: RunConfig) -> RunConfig:
         """The run with these wishes. Raises RunError for one that its rule does not have."""
+        start = self._start(config)
         return replace(
             config,
+            name=config.name if start == config.start else "-".join(map(str, [config.name, *(self.widths or [])])),
+            start=start,
             epochs=config.epochs if self.epochs is None else self.epochs,
             batch_size=config.batch_size if self.batch_size is None else self.batch_size,
             batch_share=config.batch_share if self.batch_size is None else None,
@@ -41,7 +47,23 @@ class Overrides:
             recipe=self._recipe(config.name, config.recipe),
         )
 
+    def _start(self, config: RunConfig) -> Start:
+        if self.widths is None:
+            return config.start
+        if not isinstance(config.start, FixedStart):
+            raise RunError(f"run {config.name} grows, so no --widths")
+        expected = len(config.start.channels)
+        if len(self.widths) != expected or min(self.widths) < 1:
+            raise RunError(f"run {config.name} has {expected} widths of 1 or more, not {self.widths}")
+        return replace(config.start, channels=self.widths)
+
     def _recipe(self, name: str, recipe: Recipe) -> Recipe:
+        if isinstance(recipe, Fixed):
+            asked = (self.tau, self.threshold, self.grow_for, self.limits.max_params, self.limits.max_macs)
+            if any(wish is not None for wish in asked):
+                options = "--tau, --threshold, --grow-for, --max-params or --max-macs"
+                raise RunError(f"run {name} does not grow, so no {options}")
+            return recipe
         if isinstance(recipe, Ladder):
             self._refuse_tau(name)
             return self._ladder(recipe)

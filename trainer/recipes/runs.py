@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig, StartNet
+from trainer.config import BlueprintStart, Cutout, FixedStart, Mixup, RunConfig, StartNet
 from trainer.growth.expand import Exact, Noise
+from trainer.recipes.fixed import Fixed
 from trainer.recipes.ladder import Ladder
 from trainer.recipes.one_by_one import OneByOne
 from trainer.recipes.rules import BatchRatioRule, GainRule, RatioRule
@@ -121,4 +123,34 @@ def grow() -> RunConfig:
     )
 
 
+def fixed(start: FixedStart) -> RunConfig:
+    """A well-known network that does not grow: half of the time at a constant rate, half while it falls to 0."""
+    return RunConfig(
+        name=start.family,
+        start=start,
+        recipe=Fixed(),
+        epochs=80,
+        batch_size=128,
+        learning_rate=2e-3,
+        optimizer="adamw",
+        weight_decay=0.05,
+        beta2=0.99,
+        warmup_steps=200,
+        plateau=False,
+        l1=0.0,
+        max_shift=4,
+        padding_mode="reflect",
+        anneal_share=1.0,
+        mixed_precision=True,
+        compile=True,
+    )
+
+
+_FIXED = (
+    FixedStart("alexnet", (64, 192, 384, 256, 256)),
+    FixedStart("resnet20", (16, 32, 64)),
+    FixedStart("resnet56", (16, 32, 64)),
+    FixedStart("vgg16", (64, 128, 256, 512, 512)),
+)
 RUNS: dict[str, Callable[[], RunConfig]] = {run().name: run for run in (digits, grow, paper, paper_code)}
+RUNS |= {start.family: partial(fixed, start) for start in _FIXED}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoo.errors import DescriptorError
 from zoo.network.graph import INPUT, Graph, output_shapes
 
 Axis = tuple[str, int]
@@ -27,34 +26,44 @@ class ChannelGroup:
 
 
 def channel_groups(graph: Graph) -> list[ChannelGroup]:
-    """Those of all nodes that mix channels, but for the logits, in node order; the input's channels are in none.
+    """All but those that hold a channel of the input or a logit, in node order.
 
-    A group's channels permuted alike in all its places leave the logits as they are, to rounding. Raises
-    DescriptorError where two nodes share some of their channels and not all.
+    A group's channels permuted alike in all its places leave the logits as they are, to rounding.
     """
-    shapes = output_shapes(graph)
-    channels = _Channels()
-    of_value = {INPUT: channels.made(INPUT, graph.input_shape[0])}
-    axes: dict[Axis, tuple[int, ...]] = {}
-    for node in graph.nodes:
-        inputs = [of_value[name] for name in node.inputs]
-        if node.op.mixes_channels:
-            outputs = channels.made(node.name, shapes[node.name][0])
-        else:
-            outputs = node.op.channels(inputs, [shapes[name] for name in node.inputs])
-            for other in inputs[1:] if node.op.couples_inputs else ():
-                channels.join(outputs, other)
-        of_value[node.name] = outputs
-        for name, tensor in node.op.tensors().items():
-            axes[f"{node.name}.{name}", 0] = outputs
-            if tensor.mixes:
-                axes[f"{node.name}.{name}", 1] = inputs[0]
+    channels, of_value, axes = _followed(graph)
     fixed = {channels.root(channel) for channel in (*of_value[INPUT], *of_value[graph.output])}
     return [
         ChannelGroup(len(members), _places(axes, members, channels))
         for members in channels.groups()
         if not fixed & set(members)
     ]
+
+
+def own_groups(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """For each node with channels of its own (`Op.num_own_channels`), the number of each one's group, any numbers."""
+    channels, _, _ = _followed(graph)
+    number = {root: index for index, members in enumerate(channels.groups()) for root in members}
+    return {name: tuple(number[channels.root(one)] for one in own) for name, own in channels.own.items()}
+
+
+def _followed(graph: Graph) -> tuple[_Channels, dict[str, tuple[int, ...]], dict[Axis, tuple[int, ...]]]:
+    """All channels, joined where they are coupled; those of each value, and along each axis of each tensor."""
+    shapes = output_shapes(graph)
+    channels = _Channels()
+    of_value = {INPUT: channels.made(INPUT, graph.input_shape[0])}
+    axes: dict[Axis, tuple[int, ...]] = {}
+    for node in graph.nodes:
+        op, inputs = node.op, [of_value[name] for name in node.inputs]
+        kept = () if op.mixes_channels else op.channels(inputs, [shapes[name] for name in node.inputs])
+        outputs = kept + channels.made(node.name, op.num_own_channels(shapes[node.name]))
+        for other in inputs[1:] if op.couples_inputs else ():
+            channels.join(outputs, other)
+        of_value[node.name] = outputs
+        for name, tensor in op.tensors().items():
+            axes[f"{node.name}.{name}", 0] = outputs
+            if tensor.mixes:
+                axes[f"{node.name}.{name}", 1] = inputs[0]
+    return channels, of_value, axes
 
 
 def _places(
@@ -77,13 +86,16 @@ class _Channels:
 
     def __init__(self) -> None:
         self._parents: list[int] = []
-        self._made: dict[str, tuple[int, ...]] = {}
+        self.own: dict[str, tuple[int, ...]] = {}
+        """By node, those that it does not hand on from its inputs."""
 
     def made(self, node: str, number: int) -> tuple[int, ...]:
-        """New ones, the outputs of a node."""
-        self._made[node] = tuple(range(len(self._parents), len(self._parents) + number))
-        self._parents += self._made[node]
-        return self._made[node]
+        """New ones of a node."""
+        found = tuple(range(len(self._parents), len(self._parents) + number))
+        self._parents += found
+        if found:
+            self.own[node] = found
+        return found
 
     def root(self, channel: int) -> int:
         while self._parents[channel] != channel:
@@ -95,14 +107,15 @@ class _Channels:
             self._parents[self.root(other)] = self.root(one)
 
     def groups(self) -> list[tuple[int, ...]]:
-        """The roots of each node's channels, once for those that share them."""
-        found: dict[frozenset[int], tuple[int, ...]] = {}
-        owners: dict[int, str] = {}
-        for node, channels in self._made.items():
-            roots = tuple(self.root(channel) for channel in channels)
-            found.setdefault(frozenset(roots), roots)
-            for root in roots:
-                first = owners.setdefault(root, node)
-                if frozenset(roots) != frozenset(self.root(channel) for channel in self._made[first]):
-                    raise DescriptorError(f"{node} and {first} share some of their channels, and not all")
-        return list(found.values())
+        """Roots that are channels of the same nodes, together.
+
+        Behind a shortcut that pads zeros, a stage's are two groups: those of the stage before it, and what it adds.
+        """
+        nodes: dict[int, tuple[str, ...]] = {}
+        for node, channels in self.own.items():
+            for root in dict.fromkeys(map(self.root, channels)):
+                nodes[root] = (*nodes.get(root, ()), node)
+        found: dict[tuple[str, ...], list[int]] = {}
+        for root, owners in nodes.items():
+            found.setdefault(owners, []).append(root)
+        return [tuple(members) for members in found.values()]

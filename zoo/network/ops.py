@@ -35,12 +35,13 @@ class TensorSpec(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class OnnxNode:
     """One node of an operation in ONNX. It reads the operation's inputs, and then `reads`: tensors of the operation, or
-    the `output` of a node before it. An `output` of "" is the operation's own."""
+    the `output` of a node before it. An `output` of "" is the operation's own. A constant does not read the inputs."""
 
     kind: str
     reads: tuple[str, ...]
     attributes: Attributes
     output: str = ""
+    reads_inputs: bool = True
 
 
 def onnx_node(kind: str, *reads: str, output: str = "", **attributes: int | float | list[int]) -> OnnxNode:
@@ -75,12 +76,16 @@ class Op(ABC):
         return 0
 
     def channels(self, inputs: Sequence[tuple[Channel, ...]], shapes: Sequence[Shape]) -> tuple[Channel, ...]:
-        """The output's channels (or features), each as the input channel that it is made of.
+        """The output's channels (or features) but its own, each as the input channel that it is made of.
 
         `inputs` has the channels of each input, `shapes` their shapes. Not asked of an operation that mixes them.
         """
         del shapes
         return inputs[0]
+
+    def num_own_channels(self, output: Shape) -> int:
+        """How many of the output's channels, its last ones, are no input's: all where channels are mixed."""
+        return output[0] if self.mixes_channels else 0
 
     @property
     def mixes_channels(self) -> bool:
@@ -328,3 +333,25 @@ class Add(Op):
 
     def onnx(self) -> Sequence[OnnxNode]:
         return [onnx_node("Add")]
+
+
+@dataclass(frozen=True, slots=True)
+class PadChannels(Op):
+    """Appends channels of zeros: with strides in front of it the shortcut "A" of He et al. (arXiv 1512.03385)."""
+
+    num_channels: int
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        if len(inputs[0]) != 3:
+            raise _misfit("(C, H, W)", *inputs)
+        channels, height, width = inputs[0]
+        return (channels + self.num_channels, height, width)
+
+    def num_own_channels(self, output: Shape) -> int:
+        del output
+        return self.num_channels
+
+    def onnx(self) -> Sequence[OnnxNode]:
+        # In front of each dimension, then behind it: only behind the channels.
+        pads: Attributes = {"value_ints": [0, 0, 0, 0, 0, self.num_channels, 0, 0]}
+        return [OnnxNode("Constant", (), pads, "pads", reads_inputs=False), onnx_node("Pad", "pads")]

@@ -85,7 +85,7 @@ def _body(graph: Graph) -> list[Message]:
         if not onnx_nodes:
             renamed[node.name] = inputs[0]
         for one in onnx_nodes:
-            reads = [*inputs, *(f"{node.name}.{name}" for name in one.reads)]
+            reads = [*(inputs if one.reads_inputs else ()), *(f"{node.name}.{name}" for name in one.reads)]
             name = f"{node.name}.{one.output}" if one.output else node.name
             written.append(onnx_format.node(one.kind, reads, renamed.get(name, name), name, **one.attributes))
     return written

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zoo.network import ops
 from zoo.runtime import compiled_layers
@@ -20,6 +21,15 @@ class Concat(nn.Module):
 class Add(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return first + second
+
+
+class PadChannels(nn.Module):
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self._padding = (0, 0, 0, 0, 0, num_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.pad(images, self._padding)
 
 
 class GlobalAveragePool(nn.Module):
@@ -59,4 +69,5 @@ LAYERS: dict[type[ops.Op], Callable[[Any, int], nn.Module]] = {
     ops.Flatten: lambda _, __: nn.Flatten(),
     ops.Concat: lambda _, __: Concat(),
     ops.Add: lambda _, __: Add(),
+    ops.PadChannels: lambda op, _: PadChannels(op.num_channels),
 }

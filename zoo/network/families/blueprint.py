@@ -109,6 +109,14 @@ class BlueprintArchitecture(Architecture):
         old = self.stages[stage]
         return self._with_stage(stage, Stage(channels=old.channels + num_channels, num_layers=old.num_layers))
 
+    def widths(self) -> tuple[int, ...]:
+        return tuple(stage.channels for stage in self.stages)
+
+    def _of_widths(self, widths: tuple[int, ...]) -> BlueprintArchitecture:
+        stages = zip(self.stages, widths, strict=True)
+        narrow = tuple(Stage(channels=width, num_layers=stage.num_layers) for stage, width in stages)
+        return self.model_copy(update={"stages": narrow})
+
     def _with_stage(self, index: int, new: Stage) -> BlueprintArchitecture:
         stages = (*self.stages[:index], new, *self.stages[index + 1 :])
         return self.model_copy(update={"stages": stages})

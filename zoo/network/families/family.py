@@ -92,6 +92,32 @@ class Architecture(Frozen, ABC):
         del exact
         raise DescriptorError(f"networks of family {self.family} do not grow, so no {change}")
 
+    def widths(self) -> tuple[int, ...]:
+        """The number of channels of each group (`channel_groups`), or of several that the family sets together.
+
+        None, unless the family can be `narrowed`.
+        """
+        return ()
+
+    def narrowed(self, widths: Sequence[int]) -> Self:
+        """The network of the family with so many of the first channels of each of its `widths`.
+
+        `placement.placements` says where its tensors lie in those of this one. Raises DescriptorError for another
+        number of widths, and for one that is not from 1 to what it is here.
+
+        Example: `blueprint.narrowed([width // 2 for width in blueprint.widths()])`.
+        """
+        own = self.widths()
+        if len(widths) != len(own) or not all(1 <= new <= old for new, old in zip(widths, own, strict=True)):
+            found = ", ".join(map(str, widths))
+            raise DescriptorError(f"a narrower network has from 1 to {own} channels in its groups, not {found}")
+        return self._of_widths(tuple(widths))
+
+    def _of_widths(self, widths: tuple[int, ...]) -> Self:
+        """Of checked widths; whoever has `widths` has this too."""
+        assert not widths
+        return self
+
 
 def deeper_or_wider(
     num_layers: Sequence[int], *, max_layers: int, layer_kind: LayerKind, channels_added: int

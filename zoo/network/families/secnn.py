@@ -169,6 +169,16 @@ class SecnnArchitecture(Architecture):
         old = self.blocks[block]
         return self._with_block(block, Block(channels=old.channels + num_channels, layers=old.layers))
 
+    def widths(self) -> tuple[int, ...]:
+        """Of the blocks, of the bottleneck and of the hidden layer."""
+        return (*(block.channels for block in self.blocks), self.bottleneck_channels, self.hidden_features)
+
+    def _of_widths(self, widths: tuple[int, ...]) -> SecnnArchitecture:
+        *channels, bottleneck, hidden = widths
+        narrow = zip(self.blocks, channels, strict=True)
+        blocks = tuple(Block(channels=width, layers=block.layers) for block, width in narrow)
+        return self.model_copy(update={"blocks": blocks, "bottleneck_channels": bottleneck, "hidden_features": hidden})
+
     def _with_block(self, block: int, new: Block) -> SecnnArchitecture:
         blocks = (*self.blocks[:block], new, *self.blocks[block + 1 :])
         return self.model_copy(update={"blocks": blocks})
