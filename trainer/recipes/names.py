@@ -1,5 +1,5 @@
-"""Runs by name: those of `trainer.recipes.runs`, those that a sweep made of them, such as paper-tau1.5, elastic ones, such
-as elastic-grow, and networks of other widths that do not grow, such as resnet20-8-16-32."""
+"""Runs by name: those of `trainer.recipes.runs`, those that a sweep made of them, such as paper-tau1.5, elastic ones,
+such as elastic-grow, and networks of other widths that do not grow, such as resnet20-8-16-32."""
 
 from __future__ import annotations
 
