@@ -1,8 +1,10 @@
 // One image, every size: who says what, how sure, and how fast.
 
 import { ask } from "./choice.js";
+import { drawFile, drawSize } from "./answers.js";
 import { h, notice } from "./dom.js";
-import { count, milliseconds, percent } from "./format.js";
+import { filesOf } from "./elastic.js";
+import { count } from "./format.js";
 import { drawingPad, fromDrawing, fromFile, fromVideo } from "./picture.js";
 import { request } from "./service.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
@@ -17,11 +19,18 @@ const EXAMPLES = {
   digits: ["zero", "one", "four", "seven"],
 };
 
+/** With those of which another level is asked anyway. */
+function withLevels(front, all) {
+  const files = new Set(front.flatMap(({ elastic }) => elastic?.file ?? []));
+  const ids = new Set(front.map(({ id }) => id));
+  return all.filter(({ id, elastic }) => ids.has(id) || files.has(elastic?.file));
+}
+
 export async function show(page, { zoo, choice, signal }) {
   const { dataset } = choice;
   const all = zoo.items.filter((item) => item.dataset === dataset);
   if (all.length === 0) return page.append(emptyZoo());
-  const items = all.length > MAX_SIZES ? await loadFront(dataset, "params", signal) : all;
+  const items = all.length > MAX_SIZES ? withLevels(await loadFront(dataset, "params", signal), all) : all;
   const { descriptor } = await loadDetail(items[0].id, signal);
   const chosen = choice.model || choice.value !== null ? await ask(choice, signal).catch(() => null) : null;
 
@@ -99,6 +108,7 @@ export async function show(page, { zoo, choice, signal }) {
   // --- what the sizes say ------------------------------------------------------------------------------------
 
   let sending = new AbortController();
+  const levels = new Map(); // Of each elastic file, the level that is looked at.
 
   async function send(picture) {
     closeCamera();
@@ -109,11 +119,15 @@ export async function show(page, { zoo, choice, signal }) {
     preview.src = URL.createObjectURL(picture);
     verdict.textContent = "Asking …";
     times.hidden = true;
-    const rows = list("…");
+    const fills = list("…");
     const labels = [];
     try {
       // One after the other: side by side they would take each other's time.
-      for (const { item, fill } of rows) labels.push(fill(await predict(item, picture, current)));
+      for (const item of items) {
+        const answer = await predict(item, picture, current);
+        fills.get(item.id)(answer);
+        labels.push(answer.predictions[0][0].label);
+      }
       verdict.textContent = agreement(labels);
       times.hidden = false;
     } catch (error) {
@@ -123,11 +137,16 @@ export async function show(page, { zoo, choice, signal }) {
     }
   }
 
-  /** A row for each size, with `text` in the place of its answer. */
+  /**
+   * A row for each size, and one for all levels of a file, with `text` in the place of the answer. Returns what takes
+   * the answer of each checkpoint, by its id.
+   */
   function list(text) {
-    const rows = items.map((item) => row(item, text));
+    const files = filesOf(items);
+    const isLevel = new Set(files.flatMap((file) => file.items));
+    const rows = [...files.map((file) => drawFile(file, text, levels, chosen)), ...items.filter((item) => !isLevel.has(item)).map((item) => drawSize(item, text, chosen))];
     answers.replaceChildren(...rows.map(({ element }) => element));
-    return rows;
+    return new Map(rows.flatMap(({ fills }) => fills));
   }
 
   async function predict(item, picture, current) {
@@ -135,30 +154,6 @@ export async function show(page, { zoo, choice, signal }) {
     const options = { method: "POST", body: picture, headers: { "Content-Type": picture.type || "image/png" }, signal: current };
     const answer = await (await request(`predict?${new URLSearchParams({ model: item.id, top_k: 3 })}`, options)).json();
     return { ...answer, took: performance.now() - began };
-  }
-
-  function row(item, text) {
-    const answer = h("div", { class: "answer-labels" }, h("span", { class: "quiet" }, text));
-    const time = h("div", { class: "answer-time number" });
-    const isChosen = chosen?.id === item.id;
-    const element = h(
-      "li",
-      { class: isChosen ? "chosen" : "" },
-      h("div", { class: "answer-size" }, h("strong", {}, count(item.params)), h("span", { class: "quiet" }, ` parameters · ${percent(item.accuracy)}`), isChosen && h("div", {}, h("span", { class: "tag" }, "your choice"))),
-      answer,
-      time,
-    );
-    const fill = ({ predictions: [guesses], timing_ms: timing, took }) => {
-      answer.replaceChildren(...guesses.map(guess));
-      time.replaceChildren(h("span", { title: "in the network" }, milliseconds(timing.forward)), h("span", { class: "quiet" }, ` of ${milliseconds(took)}`));
-      return guesses[0].label;
-    };
-    return { item, element, fill };
-  }
-
-  function guess({ label, score }, rank) {
-    const text = rank === 0 ? h("strong", {}, label) : label;
-    return h("span", { class: "guess", "--share": score }, text, h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(score, 0)));
   }
 
   function agreement(labels) {

@@ -16,6 +16,7 @@ export function drawReadout(words, item) {
       fact("Multiply-accumulates", count(item.macs), "for one image"),
       fact("File", bytes(item.bytes), "safetensors"),
       fact("Latency", milliseconds(item.latency_ms)),
+      item.elastic && fact("Elastic file", `level ${item.elastic.level} of 0 to ${item.elastic.levels - 1}`, `the first ${bytes(item.elastic.prefix_bytes)} of ${item.elastic.file.slice(0, 8)}`),
       fact("Checkpoint", h("code", {}, item.id.slice(0, 12)), item.name),
     ),
   ];

@@ -5,11 +5,13 @@ import { budgetControl, rangeOf, usual } from "./budget.js";
 import { ask, inWords, latest, paramsOf } from "./choice.js";
 import { drawConfusion } from "./confusion.js";
 import { drawCard, drawClasses, drawCost, drawLineage, drawReadout } from "./detail.js";
-import { h, notice, scroller } from "./dom.js";
-import { COMPLEXITIES, count, percent } from "./format.js";
+import { h, notice } from "./dom.js";
+import { filesOf } from "./elastic.js";
+import { COMPLEXITIES, count } from "./format.js";
 import { frontier } from "./frontier.js";
 import { paperOf } from "./paper.js";
 import { drawSnippets, snippetsOf } from "./snippets.js";
+import { drawTable } from "./table.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
 
 export const TITLE = "Explore";
@@ -36,6 +38,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
   const sure = checkbox("With 95 % confidence", choice.sure, () => change({ ...choice, sure: sure.input.checked, model: null }));
   const paper = h("span", {}, h("i", { class: "key diamond" }), "SECNN paper, five trials");
   const distilled = h("span", {}, h("i", { class: "key ring" }), "distilled from a larger one");
+  const elastic = h("span", {}, h("i", { class: "key levels" }), "levels of one file");
   const table = drawTable();
   const partial = h("p", { class: "quiet" });
   let front = [];
@@ -53,6 +56,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
     }
     table.update(items);
     distilled.hidden = items.every((item) => item.distilled_from === null);
+    elastic.hidden = filesOf(items).length === 0;
     partial.hidden = zoo.total <= zoo.items.length;
     partial.textContent = `The first ${count(zoo.items.length)} of ${count(zoo.total)} checkpoints are shown; the choice is made among all.`;
   }
@@ -150,7 +154,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         { "aria-label": "Budget" },
         h("div", { class: "toolbar" }, h("label", {}, h("span", { class: "away" }, "Size measured in"), axes), intervals.element, sure.element),
         chart.element,
-        legend(distilled, paper),
+        legend(distilled, elastic, paper),
         control.element,
         table.element,
       ),
@@ -174,76 +178,17 @@ function checkbox(text, checked, onchange) {
   return { input, element: h("label", { class: "check" }, input, text) };
 }
 
-function legend(distilled, paper) {
+function legend(distilled, elastic, paper) {
   return h(
     "p",
     { class: "legend" },
     h("span", {}, h("i", { class: "key dot" }), "checkpoint"),
     distilled,
+    elastic,
     h("span", {}, h("i", { class: "key front" }), "Pareto front"),
     paper,
     h("span", {}, h("i", { class: "key chosen" }), "chosen"),
   );
-}
-
-/** The chart in words, and a way to its points without a mouse: { element, update }. */
-function drawTable() {
-  const columns = {
-    Checkpoint: (item) => item.name,
-    Parameters: (item) => item.params,
-    "Multiply-accumulates": (item) => item.macs,
-    Bytes: (item) => item.bytes,
-    Accuracy: (item) => item.accuracy ?? -1,
-    Distilled: (item) => (item.distilled_from ? 1 : 0),
-  };
-  let shown = [];
-  let order = { by: "Parameters", descending: false };
-  const heads = Object.keys(columns).map((name) => h("th", { scope: "col" }, h("button", { type: "button", class: "plain", onclick: () => sort(name) }, name)));
-  const summary = h("summary");
-  const body = h("tbody");
-  const rows = new Map();
-
-  const row = (item) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("a", { "data-model": item.id }, item.name)),
-      [count(item.params), count(item.macs), count(item.bytes), percent(item.accuracy, 2)].map((text) => h("td", { class: "number" }, text)),
-      h("td", {}, item.distilled_from && `by ${item.distilled_from.slice(0, 8)}`),
-    );
-
-  function sort(name) {
-    order = { by: name, descending: order.by === name && !order.descending };
-    update(shown);
-  }
-
-  function update(given) {
-    shown = given;
-    const key = columns[order.by];
-    const items = given.toSorted((one, other) => {
-      const [a, b] = order.descending ? [key(other), key(one)] : [key(one), key(other)];
-      return typeof a === "string" ? a.localeCompare(b) : a - b;
-    });
-    for (const head of heads) {
-      if (head.textContent === order.by) head.setAttribute("aria-sort", order.descending ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-    }
-    summary.textContent = `All ${items.length} as a table`;
-    const ids = new Set(items.map((item) => item.id));
-    for (const [id, old] of rows) {
-      if (ids.has(id)) continue;
-      old.remove();
-      rows.delete(id);
-    }
-    items.forEach((item, index) => {
-      if (!rows.has(item.id)) rows.set(item.id, row(item));
-      // A row that is moved would lose the focus.
-      if (body.children[index] !== rows.get(item.id)) body.insertBefore(rows.get(item.id), body.children[index] ?? null);
-    });
-  }
-
-  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
-  return { element: h("details", { class: "all" }, summary, scroller("All checkpoints", table)), update };
 }
 
 function section(title, ...children) {

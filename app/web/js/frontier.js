@@ -3,6 +3,7 @@
 import { rangeOf, rounded } from "./budget.js";
 import { chartIn, MARGIN, percentTick, scale } from "./chart.js";
 import { h } from "./dom.js";
+import { filesOf } from "./elastic.js";
 import { amount, compact, COMPLEXITIES, count, percent } from "./format.js";
 import { paperOf } from "./paper.js";
 
@@ -31,7 +32,7 @@ export function frontier({ pick, drag, signal }) {
     const size = scale([Math.min(...xs) * 0.8, Math.max(...xs) * 1.25], true);
     const accuracy = scale([Math.min(...ys) - 0.02, Math.min(1.005, Math.max(...ys) + 0.01)]);
     const points = xs.map((value, index) => [size.at(value), accuracy.at(ys[index])]);
-    const layers = [frontLayer(front, x), paperLayer(paper), checkpointLayer(measured, x, withIntervals)];
+    const layers = [frontLayer(front, x), elasticLayer(measured, x), paperLayer(paper), checkpointLayer(measured, x, withIntervals)];
     drawn = { items, x, size, accuracy, points, layers };
     mark(chosen);
     if (choice) place(choice);
@@ -127,6 +128,12 @@ function frontLayer(front, x) {
   return { name: "front", kind: "steps", points: front.map((item) => ({ x: item[x], y: item.accuracy })) };
 }
 
+/** A line through the levels of each elastic file. */
+function elasticLayer(items, x) {
+  const lineOf = (file) => [...file.items.map((item) => ({ x: item[x], y: item.accuracy })), { y: null }];
+  return { name: "elastic", kind: "line", points: filesOf(items).flatMap(lineOf) };
+}
+
 function paperLayer(paper) {
   return {
     name: "paper",
@@ -146,6 +153,6 @@ function checkpointLayer(items, x, withIntervals) {
     name: "checkpoints",
     kind: "points",
     points: items.map(pointOf),
-    tell: ({ item }) => `${item.name}${item.distilled_from ? ", distilled" : ""}\n${amount(x, item[x])}, ${percent(item.accuracy, 2)}`,
+    tell: ({ item }) => `${item.name}${item.distilled_from ? ", distilled" : ""}${item.elastic ? `, level ${item.elastic.level}` : ""}\n${amount(x, item[x])}, ${percent(item.accuracy, 2)}`,
   };
 }
