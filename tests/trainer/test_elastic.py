@@ -19,9 +19,10 @@ from trainer.commands.main import app
 from trainer.config import BlueprintStart, RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.lessons import Member
-from trainer.elastic.elastic import Elastic, train_elastic
+from trainer.elastic.elastic import train_elastic
 from trainer.elastic.levels import Levels, budgets_of
 from trainer.elastic.module import ElasticModule
+from trainer.elastic.run import Elastic
 from trainer.elastic.start import named
 from trainer.elastic.step import Block, ElasticStep
 from trainer.journal.origin import read
