@@ -14,6 +14,8 @@ from torch import Tensor
 
 from trainer.config import Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, Split
+from trainer.elastic.module import ElasticModule
+from trainer.elastic.step import Block, ElasticStep
 from trainer.grow import grow
 from trainer.growth.scores.kfac import kfac_gains
 from trainer.journal.records import EpochRecord, Record
@@ -68,6 +70,29 @@ def test_a_captured_step_trains_as_an_eager_one(module: GraphModule, split: Spli
     found, loss = trained(module, split, replace(eager, compile=True))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert loss == pytest.approx(wanted_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("holds", [False, True], ids=["all levels", "around a block"])
+def test_levels_are_captured_too(holds: bool, split: Split) -> None:
+    small = blueprint.start(input_shape=(3, 8, 10), num_classes=4, channels=(4, 6), num_layers=(1, 1)).graph()
+    large = blueprint.start(input_shape=(3, 8, 10), num_classes=4, channels=(6, 8), num_layers=(1, 2)).graph()
+    eager = replace(EAGER, optimizer="muon", weight_decay=0.02)
+    found = []
+    for config in (eager, replace(eager, compile=True)):
+        torch.manual_seed(0)
+        block = GraphModule(small).state_dict()
+        module = ElasticModule([large] if holds else [small, large]).to(CUDA)
+        step = ElasticStep(module, optim.make(module, config), config, RGB, compiled=config.compile)
+        if holds:
+            step.frozen = Block(module, small, block)
+            step.frozen.restore()
+        result = train_epoch(step, split, torch.Generator().manual_seed(2))
+        weights = {name: tensor.float().cpu() for name, tensor in module.state_dict().items()}
+        if holds:
+            assert torch.equal(weights["head.output.bias"], block["head.output.bias"])
+        found.append((weights, result.loss))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-3)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-4)
 
 
 def test_mixed_images_are_captured_too(module: GraphModule, split: Split) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -32,7 +35,7 @@ from trainer.loop.epoch import WeightAverage, train_epoch
 from trainer.recipes.names import run_named
 from trainer.recipes.overrides import Overrides
 from trainer.recipes.runs import grow
-from zoo.checkpoint.elastic import extract
+from zoo.checkpoint.elastic import ElasticFile, extract
 from zoo.checkpoint.file import Checkpoint, decode, digest_of
 from zoo.checkpoint.nesting import shared_places
 from zoo.errors import RunError
@@ -230,6 +233,26 @@ def test_other_settings_do_not_resume(config: RunConfig, data: Data, tmp_path: P
         Run(config, data, tmp_path, resume=True, freeze=True)
     with pytest.raises(RunError, match="was started with levels = "):
         Run(config, data, tmp_path, resume=True, levels=Levels(LEVELS[1:]))
+
+
+def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
+    """Losses equal up to rounding, one file and one log, and the levels are told once."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["elastic", "--from", "digits", "--data", str(images), "--epochs", "2", "--device", "cpu", "--zoo"]
+    assert CliRunner().invoke(app, [*words, str(one)]).exit_code == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *words, two], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    [file] = Directory(two).paths()
+    with file[1].open("rb") as packed:
+        assert done.stdout.split() == [level.digest for level in ElasticFile(packed).levels]
+    logs = [
+        [json.loads(line) for line in next(zoo.glob("runs/*/log.jsonl")).read_text().splitlines()] for zoo in (one, two)
+    ]
+    assert [record["event"] for record in logs[1]] == [record["event"] for record in logs[0]]
+    losses = [[record["loss"] for record in log if record["event"] == "epoch"] for log in logs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 # --- one around the other -------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from trainer.elastic.module import ElasticModule
 from trainer.growth.expand import grid
@@ -48,22 +48,26 @@ class Block:
 
     def __init__(self, module: ElasticModule, small: Graph, tensors: Mapping[str, Tensor]) -> None:
         """`tensors` are the smaller level's."""
-        device = next(module.parameters()).device
         parameters = dict(module.named_parameters())
-        self._entries = [
-            (parameters[name], tuple(axis.to(device) for axis in grid(place)), tensors[name].to(device))
-            for name, place in shared_places(module.graph, small).items()
-        ]
+        # Of each parameter: which entries are held, and a tensor that has their values there. Masks, because a CUDA
+        # graph cannot take an index along that is not on the device.
+        self._held: list[tuple[nn.Parameter, Bool[Tensor, "..."], Tensor]] = []
+        for name, place in shared_places(module.graph, small).items():
+            parameter = parameters[name]
+            mask, values = torch.zeros(parameter.shape, dtype=torch.bool), torch.zeros(parameter.shape)
+            mask[grid(place)] = True
+            values[grid(place)] = tensors[name].cpu()
+            self._held.append((parameter, mask.to(parameter.device), values.to(parameter.device)))
 
     @torch.no_grad()
     def hold_gradients(self) -> None:
         """So that they move no other weight: Muon's steps depend on a whole matrix."""
-        for parameter, place, _ in self._entries:
+        for parameter, mask, _ in self._held:
             if parameter.grad is not None:
-                parameter.grad[place] = 0
+                parameter.grad.masked_fill_(mask, 0.0)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Undoes what weight decay and momentum did, bit for bit."""
-        for parameter, place, values in self._entries:
-            parameter[place] = values
+        for parameter, mask, values in self._held:
+            parameter.copy_(torch.where(mask, values, parameter))
