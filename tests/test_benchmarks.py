@@ -237,5 +237,5 @@ def test_ways_of_training_elastic_networks_are_compared_side_by_side(tmp_path: P
     assert float(rows["distilled"][2]) == pytest.approx(sum(gaps) / 2, abs=0.02)
     assert "distilled: epoch 1 of 1" in done.stderr
     again = run("elastic.py", *words, *variants)
-    assert again.stdout == done.stdout
     assert not again.stderr, "what is kept is not trained again"
+    assert again.stdout == done.stdout

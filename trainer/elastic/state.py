@@ -13,6 +13,7 @@ from trainer.elastic.levels import Levels
 from trainer.journal.journal import RunLog
 from zoo.checkpoint.file import digest_of
 from zoo.errors import RunError
+from zoo.network.cost import num_params
 from zoo.store.directory import write_atomically
 
 _VERSION = 1
@@ -49,10 +50,13 @@ class Settings:
         """Each by name, as text to be compared."""
         origin = self.levels.origin
         shown = {name: repr(value) for name, value in asdict(self.run).items()}
-        architectures = [one.model_dump_json() for one in self.levels.architectures]
+        sizes = [
+            f"{num_params(one.graph()):,} parameters ({digest_of(one.model_dump_json().encode())[:8]})"
+            for one in self.levels.architectures
+        ]
         own = {"freeze": self.freeze, "ranking": self.ranked, "teacher": self.teacher}
         return shown | {
-            "levels": "; ".join(architectures),
+            "levels": ", ".join(sizes),
             "start": "random weights" if origin is None else digest_of(origin.content),
             **{name: repr(value) for name, value in own.items()},
         }
