@@ -11,6 +11,7 @@
     ├── StaleError             what was to be changed has been changed since it was looked at
     ├── NotADigestError        a name where only a digest will do
     ├── NoSpaceError           a checkpoint that there is no room for
+    ├── CatalogError           a catalog that cannot be read or written
     ├── BusyError              something that another process holds, or that is under way: ask again
     ├── AnnotationsError       annotations (annotations.jsonl) that cannot be read, and are therefore not changed
     └── NotFoundError          no checkpoint of that name, digest or alias
@@ -72,6 +73,15 @@ class NotADigestError(ZooError):
 
 class NoSpaceError(ZooError):
     pass
+
+
+class CatalogError(ZooError):
+    """`is_passing`: of its file or file system, and so mended or gone around with the next look."""
+
+    def __init__(self, reason: str, *, is_passing: bool) -> None:
+        super().__init__(f"the catalog cannot be read or written at the moment ({reason})")
+        self.reason = reason
+        self.is_passing = is_passing
 
 
 class BusyError(ZooError):

@@ -10,18 +10,17 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
 from app.http.links import placed
 from app.http.problems import MAX_NAMED, ProblemError, explained, joined, problem, short
-from zoo.catalog.database import is_passing
 from zoo.catalog.views import CheckpointView
 from zoo.errors import (
     AnnotationsError,
     BusyError,
+    CatalogError,
     CheckpointError,
     ConflictError,
     GoneError,
@@ -59,7 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
     app.add_exception_handler(AnnotationsError, _annotations)
     app.add_exception_handler(CheckpointError, _damaged)
-    app.add_exception_handler(DatabaseError, _catalog)
+    app.add_exception_handler(CatalogError, _catalog)
     app.add_exception_handler(OSError, _storage)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -86,11 +85,10 @@ def _no_model(request: Request, error: Exception) -> JSONResponse:
 
 
 def _catalog(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DatabaseError)
-    if not is_passing(error):
+    assert isinstance(error, CatalogError)
+    if not error.is_passing:
         raise error
-    detail = f"the catalog cannot be read or written at the moment ({error.orig}): try again"
-    return problem(503, "catalog", detail, {"Retry-After": "2"})
+    return problem(503, "catalog", f"{error}: try again", {"Retry-After": "2"})
 
 
 def _annotations(_: Request, error: Exception) -> JSONResponse:

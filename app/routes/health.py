@@ -7,13 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.http.openapi import reading
 from app.http.problems import ProblemError
 from app.service import ServiceDep
 from zoo.choosing.budget import ALL_DATASETS, Budget
-from zoo.errors import NoModelMeetsConstraintsError
+from zoo.errors import CatalogError, NoModelMeetsConstraintsError
 
 router = APIRouter(tags=["health"])
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
@@ -38,8 +37,8 @@ def ready(service: ServiceDep) -> Status:
         if not service.ready:
             service.zoo.chooser.choose(Budget())
             raise _not_ready("the default checkpoint is being loaded")
-    except SQLAlchemyError as error:
-        raise _not_ready(f"the catalog cannot be read: {error}") from error
+    except CatalogError as error:
+        raise _not_ready(str(error)) from error
     except NoModelMeetsConstraintsError as error:  # of the default data set
         raise _not_ready(str(error)) from error
     return Status(status="ready")

@@ -25,9 +25,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event, select
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 from sqlmodel import create_engine
 
+from zoo.errors import CatalogError
 from zoo.store.locks import locked
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """For reading. Raises DatabaseError; a file that is found to be damaged is set aside."""
+        """For reading. Raises CatalogError; a file that is found to be damaged is set aside."""
         with self._noticing_damage(), self._connection(immediate=False) as connection:
             yield connection
 
@@ -94,7 +96,7 @@ class Database:
         directory = _identity(self._path.parent)
         return directory is not None and (self._identity is None or directory[0] == self._identity[0])
 
-    def leave_file(self, error: DatabaseError, failed: Engine | None = None) -> bool:
+    def leave_file(self, error: DatabaseError | CatalogError, failed: Engine | None = None) -> bool:
         """Goes on in memory with what can be read of the file. False where that would not help.
 
         `failed` is what the error came of, as another thread may have left that by now.
@@ -102,7 +104,7 @@ class Database:
         with self._lock:
             if self._path is None:
                 return failed not in (None, self._engine)
-            log.warning("the catalog %s cannot be used (%s): kept in memory from now on", self._path, error.orig)
+            log.warning("the catalog %s cannot be used (%s): kept in memory from now on", self._path, _reason(error))
             before, self._path, self._identity = self._engine, None, None
             memory = self._prepared(_engine(None))
             with suppress(DatabaseError):
@@ -169,7 +171,9 @@ class Database:
         except DatabaseError as error:
             if _is_damaged(error) and self._path is not None:
                 self._set_aside(error)
-            raise
+            raise CatalogError(_reason(error), is_passing=_is_passing(error)) from error
+        except PoolTimeout as error:  # all connections are in use
+            raise CatalogError(str(error), is_passing=True) from error
 
     def _set_aside(self, error: DatabaseError) -> None:
         """So that every process that has it open begins anew; whoever is told of an error now finds it mended."""
@@ -207,7 +211,11 @@ def _identity(path: Path) -> _Identity:
     return status.st_dev, status.st_ino
 
 
-def is_passing(error: DatabaseError) -> bool:
+def _reason(error: DatabaseError | CatalogError) -> str:
+    return error.reason if isinstance(error, CatalogError) else str(error.orig)
+
+
+def _is_passing(error: DatabaseError) -> bool:
     """Of the file or its file system, and so mended or gone around with the next look; not of what was asked."""
     return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func
-from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel, or_, select
 from sqlmodel import desc as descending
 
@@ -22,14 +20,14 @@ from zoo.catalog.database import Database
 from zoo.catalog.rows import OFFERED as _OFFERED
 from zoo.catalog.rows import ROW as _ROW
 from zoo.catalog.rows import ROWS as _ROWS
-from zoo.catalog.rows import CheckpointRow
+from zoo.catalog.rows import CheckpointRow, Listing, Page
 from zoo.catalog.staircase import FRONT as _FRONT
 from zoo.catalog.staircase import FRONTS as _FRONTS
 from zoo.catalog.staircase import first as _first
 from zoo.catalog.views import DatasetView
 from zoo.choosing import pareto
 from zoo.choosing.budget import ALL_DATASETS, Budget, Complexity, Filters
-from zoo.errors import NotFoundError
+from zoo.errors import CatalogError, NotFoundError
 from zoo.store.entries import Said
 
 # The least that a digest may be shortened to.
@@ -40,25 +38,12 @@ COMPUTED_ALIASES = ("smallest", "best", "latest")
 _NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    rows: Sequence[CheckpointRow]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A page and what goes with it, as of one moment. `selected` is the first of all pages' rows."""
-
-    dataset: str | None
-    page: Page
-    selected: CheckpointRow | None
-    count: int
-    aliases: dict[str, str]
-
-
 class Catalog:
-    """All methods may be called from any thread."""
+    """An Index in one SQLite file, or in memory.
+
+    catalog = Catalog(Path("my-zoo/catalog.sqlite"))
+    catalog.choose(Budget(min_acc=0.8, max_params=20_000))
+    """
 
     def __init__(self, path: Path | None, default_dataset: str | None = None) -> None:
         """`path` None keeps the catalog in memory."""
@@ -72,7 +57,7 @@ class Catalog:
         """Reopens a catalog that another process has removed or set aside; its rows are then to be found anew."""
         return self._engine.follow_file()
 
-    def leave_file(self, error: DatabaseError) -> bool:
+    def leave_file(self, error: CatalogError) -> bool:
         """Goes on in memory after an error of the file. False where it is in memory already."""
         return self._engine.leave_file(error)
 

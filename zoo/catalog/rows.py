@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -68,6 +69,23 @@ class CheckpointRow(SQLModel):
     @property
     def created(self) -> datetime:
         return datetime.fromisoformat(self.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    rows: Sequence[CheckpointRow]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page and what goes with it, as of one moment. `selected` is the first of all pages' rows."""
+
+    dataset: str | None
+    page: Page
+    selected: CheckpointRow | None
+    count: int
+    aliases: dict[str, str]
 
 
 class CheckpointTable(CheckpointRow, table=True):

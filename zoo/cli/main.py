@@ -65,15 +65,9 @@ def main() -> None:
         typer.echo(f"zoo: {terminal.missing(error)}", err=True)
         sys.exit(1)
     except Exception as error:
-        if not isinstance(error, (ZooError, OSError, *_of_sqlalchemy())):
+        if not isinstance(error, (ZooError, OSError)):
             raise
         wanted = isinstance(error, RemoteError) and error.status == HTTPStatus.UNAUTHORIZED
         hint = "; give it with --token, or in ZOO_TOKEN (to publish: ZOO_PUBLISH_TOKEN)" if wanted else ""
         typer.echo(f"zoo: {error}{hint}", err=True)
         sys.exit(1)
-
-
-def _of_sqlalchemy() -> tuple[type[Exception], ...]:
-    """Its errors, where a command has loaded it; it is of an extra."""
-    loaded = sys.modules.get("sqlalchemy.exc")
-    return () if loaded is None else (loaded.SQLAlchemyError,)

@@ -7,12 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.exc import DatabaseError
 
-from zoo.catalog.index import Catalog
+from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
-from zoo.errors import ConflictError, NotADigestError, NotFoundError, StaleError, ZooError
+from zoo.errors import CatalogError, ConflictError, NotADigestError, NotFoundError, StaleError, ZooError
 from zoo.library import audit
 from zoo.library.choose import Chooser
 from zoo.library.files import CheckpointFiles
@@ -34,7 +33,7 @@ class Annotator:
     def __init__(
         self,
         uploads: Path,
-        catalog: Catalog,
+        catalog: Index,
         files: CheckpointFiles,
         annotations: Annotations,
         chooser: Chooser,
@@ -170,7 +169,7 @@ class Annotator:
         """In memory, where the file cannot be written to: the disk is full, or another process keeps it locked."""
         try:
             change()
-        except DatabaseError as error:
+        except CatalogError as error:
             if not self._catalog.leave_file(error):
                 raise
             change()

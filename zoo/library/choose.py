@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from zoo.catalog.index import COMPUTED_ALIASES, MIN_PREFIX, Catalog
+from zoo.catalog.index import COMPUTED_ALIASES, MIN_PREFIX
+from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView, Selection
 from zoo.choosing.adaptive import spread
@@ -22,7 +23,7 @@ _PAGE = 1000
 class Chooser:
     """Belongs to a LocalZoo. All methods may be called from any thread."""
 
-    def __init__(self, catalog: Catalog, annotations: Annotations, cascades: ReadyCascades) -> None:
+    def __init__(self, catalog: Index, annotations: Annotations, cascades: ReadyCascades) -> None:
         self._catalog = catalog
         self._annotations = annotations
         self._cascades = cascades

@@ -11,8 +11,8 @@ from functools import lru_cache
 from io import BufferedReader
 from typing import TypeVar
 
-from zoo.catalog.index import Catalog
 from zoo.catalog.model_card import model_card
+from zoo.catalog.protocol import Index
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Checkpoint, Header, decode, header_of, require_digest
 from zoo.errors import CheckpointError, ZooError
@@ -35,7 +35,7 @@ class CheckpointFiles:
     What reads a file raises NotFoundError where it is gone, BusyError where the store cannot be reached at the moment.
     """
 
-    def __init__(self, store: Store, catalog: Catalog) -> None:
+    def __init__(self, store: Store, catalog: Index) -> None:
         self._store = store
         self._catalog = catalog
         # As of the last look at the store; those left out of the catalog too.

@@ -6,13 +6,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Set
 from contextlib import suppress
 
-from sqlalchemy.exc import DatabaseError
-
 from zoo.catalog.changes import images_key
 from zoo.catalog.dataset_labels import name_of
-from zoo.catalog.index import Catalog
+from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
-from zoo.errors import BusyError, ZooError
+from zoo.errors import BusyError, CatalogError, ZooError
 from zoo.library import audit
 from zoo.library.files import CheckpointFiles
 from zoo.library.ready_cascades import ReadyCascades
@@ -31,7 +29,7 @@ class Follower:
     def __init__(
         self,
         store: Store,
-        catalog: Catalog,
+        catalog: Index,
         files: CheckpointFiles,
         annotations: Annotations,
         cascades: ReadyCascades,
@@ -64,7 +62,7 @@ class Follower:
         """
         try:
             return self._sync()
-        except DatabaseError as error:
+        except CatalogError as error:
             # Damaged, and set aside by now; or it can be read no longer.
             if not (self._catalog.follow_file() or self._catalog.leave_file(error)):
                 raise

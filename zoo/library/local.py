@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from zoo.catalog.database import catalog_path
 from zoo.catalog.index import Catalog
+from zoo.catalog.protocol import Index
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.checkpoint import file as checkpoint_file
 from zoo.checkpoint.file import Checkpoint
@@ -71,7 +72,7 @@ class LocalZoo:
         self.store = Directories(roots) if store is None else store
         self.annotations = Annotations(self.store)
         self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
-        self.catalog = Catalog(catalog_path(roots, self.store.url), default_dataset)
+        self.catalog: Index = Catalog(catalog_path(roots, self.store.url), default_dataset)
         self.files = CheckpointFiles(self.store, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)
         self.chooser = Chooser(self.catalog, self.annotations, cascades)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zoo.catalog.index import Catalog
+from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.cascade import Calibration, Cascade, Stage, margins
 from zoo.runtime.predictor import Prediction, Predictor
@@ -57,7 +57,7 @@ class ReadyCascades:
                 return found
         return ()
 
-    def follow(self, catalog: Catalog, digests: Collection[str]) -> bool:
+    def follow(self, catalog: Index, digests: Collection[str]) -> bool:
         """`digests` are the catalog's. True if that changed the cascades, or what their rows say."""
         # Measured ones come last: they count where there are some.
         found = [*self._found_shipped(), *self._annotations.calibrations()], digests, self._annotations.said
@@ -85,7 +85,7 @@ class ReadyCascades:
                 yield self._shipped[path][1]
 
 
-def _ready(calibrations: Iterable[Calibration], catalog: Catalog) -> dict[str, list[list[ReadyCascade]]]:
+def _ready(calibrations: Iterable[Calibration], catalog: Index) -> dict[str, list[list[ReadyCascade]]]:
     ready: dict[str, list[list[ReadyCascade]]] = {}
     for calibration in calibrations:
         rows = catalog.rows({stage.digest for cascade in calibration.cascades for stage in cascade.stages})
