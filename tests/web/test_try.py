@@ -60,6 +60,31 @@ def test_every_size_answers_for_a_file(open_page: OpenPage, site: str, picture: 
     expect(page.get_by_text("The first time is the network's own")).to_be_visible()
 
 
+def test_the_service_picks_who_is_in_time_and_says_why(open_page: OpenPage, site: str, picture: bytes) -> None:
+    """By keyboard, within the budget of the address; a deadline that cannot be is refused in the service's words."""
+    page = open_page(f"{site}/#/try?dataset=cifar10&min_acc=0.8")
+    page.get_by_role("radio", name="Every size").press("ArrowRight")
+    expect(page.get_by_role("radio", name="The best in time")).to_be_checked()
+    expect(page.get_by_role("status")).to_contain_text("the most accurate size that is in time answers")
+    deadline = page.get_by_role("spinbutton", name="within")
+    deadline.fill("30000")
+    with page.expect_response("**/predict?*") as answered:
+        page.locator("#file").set_input_files({"name": "noise.png", "mimeType": "image/png", "buffer": picture})
+    told = answered.value.json()
+    assert "min_acc=0.8" in answered.value.url
+    expect(page.locator(".answers li")).to_have_count(1)
+    expect(page.locator(".answers strong").first).to_have_text(f"{told['model']['params']:,}")
+    expect(page.locator(".reason")).to_contain_text(f"Chosen as the {told['because']}. Expected in ")
+    assert "for a deadline of 30000 ms" in page.locator(".reason").inner_text()
+    expect(page.get_by_role("status")).to_contain_text(f"parameters say {told['predictions'][0][0]['label']}.")
+    with page.expect_response("**/predict?*") as refused:
+        deadline.fill("-3")
+        deadline.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text(refused.value.json()["detail"])
+    page.get_by_role("radio", name="Every size").check()
+    assert answers(page, len(sizes(site, "cifar10"))) == labels_of(site, "cifar10", picture)
+
+
 def test_an_image_can_be_dropped_and_pasted(open_page: OpenPage, site: str, picture: bytes) -> None:
     page = open_page(f"{site}/#/try?dataset=cifar10")
     wanted = labels_of(site, "cifar10", picture)

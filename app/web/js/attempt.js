@@ -1,10 +1,10 @@
 // One image, every size: who says what, how sure, and how fast.
 
-import { ask } from "./choice.js";
 import { drawFile, drawSize } from "./answers.js";
+import { ask, budgetOf } from "./choice.js";
 import { h, notice } from "./dom.js";
 import { filesOf } from "./elastic.js";
-import { count } from "./format.js";
+import { count, milliseconds } from "./format.js";
 import { drawingPad, fromDrawing, fromFile, fromVideo } from "./picture.js";
 import { request } from "./service.js";
 import { emptyZoo, loadDetail, loadFront } from "./zoo.js";
@@ -13,6 +13,7 @@ export const TITLE = "Try";
 
 // Beyond this many sizes only those are asked that nothing smaller beats.
 const MAX_SIZES = 16;
+const MAX_DEADLINE_MS = 60_000;
 // Drawn for this page, by data set; file names below app/web/examples.
 const EXAMPLES = {
   cifar10: ["airplane", "automobile", "frog", "ship", "truck"],
@@ -108,33 +109,63 @@ export async function show(page, { zoo, choice, signal }) {
   // --- what the sizes say ------------------------------------------------------------------------------------
 
   let sending = new AbortController();
+  let sent = null;
+  const policy = policyControl(() => answer());
+  const invitation = () => (policy.isAdaptive() ? "Give an image: the most accurate size that is in time answers, whatever else the service has to do." : "Give an image, and each of the sizes below answers.");
   const levels = new Map(); // Of each elastic file, the level that is looked at.
 
-  async function send(picture) {
+  function send(picture) {
     closeCamera();
+    URL.revokeObjectURL(preview.src);
+    preview.src = URL.createObjectURL(picture);
+    sent = picture;
+    return answer();
+  }
+
+  /** Asks for what was sent last. */
+  async function answer() {
     sending.abort();
     sending = new AbortController();
     const current = AbortSignal.any([signal, sending.signal]);
-    URL.revokeObjectURL(preview.src);
-    preview.src = URL.createObjectURL(picture);
-    verdict.textContent = "Asking …";
+    verdict.textContent = sent ? "Asking …" : invitation();
     times.hidden = true;
-    const fills = list("…");
-    const labels = [];
     try {
-      // One after the other: side by side they would take each other's time.
-      for (const item of items) {
-        const answer = await predict(item, picture, current);
-        fills.get(item.id)(answer);
-        labels.push(answer.predictions[0][0].label);
-      }
-      verdict.textContent = agreement(labels);
-      times.hidden = false;
+      await (policy.isAdaptive() ? askOne(current) : askEach(current));
+      times.hidden = sent === null;
     } catch (error) {
       if (error.name === "AbortError") return;
-      list("");
+      if (!policy.isAdaptive()) list("");
       verdict.replaceChildren(notice(error));
     }
+  }
+
+  /** One after the other: side by side they would take each other's time. */
+  async function askEach(current) {
+    const fills = list(sent ? "…" : "");
+    if (!sent) return;
+    const labels = [];
+    for (const item of items) {
+      const found = await predict({ model: item.id }, current);
+      fills.get(item.id)(found);
+      labels.push(found.predictions[0][0].label);
+    }
+    verdict.textContent = agreement(labels);
+  }
+
+  /** The service picks the size: the most accurate within the deadline that the budget allows. */
+  async function askOne(current) {
+    answers.replaceChildren();
+    if (!sent) return;
+    const budget = choice.model || choice.value === null ? { dataset } : Object.fromEntries(budgetOf(choice));
+    const found = await predict({ ...budget, policy: "adaptive", deadline_ms: policy.deadline() }, current);
+    const item = all.find(({ id }) => id === found.model.id) ?? found.model;
+    const { element, fills } = drawSize(item, "", chosen);
+    fills[0][1](found);
+    const { took_ms: took, expected_ms: expected } = found.adaptive;
+    const level = item.elastic ? `Level ${item.elastic.level} of its file. ` : "";
+    element.append(h("p", { class: "reason" }, `${level}Chosen as the ${found.because}. Expected in ${milliseconds(expected)}, ready in ${milliseconds(took)}.`));
+    answers.replaceChildren(element);
+    verdict.textContent = `${count(item.params)} parameters say ${found.predictions[0][0].label}.`;
   }
 
   /**
@@ -149,11 +180,11 @@ export async function show(page, { zoo, choice, signal }) {
     return new Map(rows.flatMap(({ fills }) => fills));
   }
 
-  async function predict(item, picture, current) {
+  async function predict(asked, current) {
     const began = performance.now();
-    const options = { method: "POST", body: picture, headers: { "Content-Type": picture.type || "image/png" }, signal: current };
-    const answer = await (await request(`predict?${new URLSearchParams({ model: item.id, top_k: 3 })}`, options)).json();
-    return { ...answer, took: performance.now() - began };
+    const options = { method: "POST", body: sent, headers: { "Content-Type": sent.type || "image/png" }, signal: current };
+    const found = await (await request(`predict?${new URLSearchParams({ ...asked, top_k: 3 })}`, options)).json();
+    return { ...found, took: performance.now() - began };
   }
 
   function agreement(labels) {
@@ -170,7 +201,7 @@ export async function show(page, { zoo, choice, signal }) {
     h(
       "div",
       { class: "workbench try-bench" },
-      h("section", { "aria-label": "Answers" }, verdict, answers, times),
+      h("section", { "aria-label": "Answers" }, policy.element, verdict, answers, times),
       h(
         "section",
         { class: "source", "aria-label": "Image" },
@@ -183,6 +214,22 @@ export async function show(page, { zoo, choice, signal }) {
       ),
     ),
   );
-  verdict.textContent = "Give an image, and each of the sizes below answers.";
-  list("");
+  answer();
+}
+
+/** Who answers: { element, isAdaptive, deadline }; `turn()` whenever that changes. */
+function policyControl(turn) {
+  const input = h("input", { type: "number", min: 1, max: MAX_DEADLINE_MS, step: "any", value: 20, onchange: turn });
+  const within = h("label", { class: "deadline", hidden: true }, "within ", input, " ms");
+  const segment = (value, text, checked) => h("label", {}, h("input", { type: "radio", name: "policy", value, checked, onchange: change }), h("span", {}, text));
+  const adaptive = segment("adaptive", "The best in time", false);
+
+  function change() {
+    within.hidden = !isAdaptive();
+    turn();
+  }
+
+  const isAdaptive = () => adaptive.firstChild.checked;
+  const element = h("div", { class: "toolbar policy" }, h("fieldset", { class: "segments" }, h("legend", { class: "away" }, "Who answers"), segment("each", "Every size", true), adaptive), within);
+  return { element, isAdaptive, deadline: () => input.value };
 }
