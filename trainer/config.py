@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Literal, Protocol, runtime_checkable
 
 from trainer.growth.recipe import Recipe
+from zoo.checkpoint.descriptor import LICENSE_PATTERN
 from zoo.errors import RunError
 from zoo.network.families import alexnet, blueprint, resnet, secnn, vgg16
 from zoo.network.families.family import Architecture
@@ -175,6 +177,9 @@ class RunConfig:
     # Softens both networks' answers, and the share of the loss that is about them (Hinton et al., arXiv 1503.02531).
     distil_temperature: float = 2.0
     distil_weight: float = 0.5
+    # Of the weights, an SPDX expression like Apache-2.0, for the checkpoints to say. It changes no number, so an
+    # interrupted lesson is not known by it.
+    license: str | None = field(default=None, repr=False)
     # bfloat16 for matrix products where the machine has units for it (CUDA, AMX); evaluation is float32 always.
     mixed_precision: bool = False
     # Compile the training step (a CUDA graph on a GPU, C++ on a CPU that has a compiler).
@@ -188,5 +193,8 @@ class RunConfig:
         refuse_unless(self.seed >= 0, "seed", "a number from 0 on", self.seed)
         refuse_unless(self.epochs >= 1, "epochs", "1 or more", self.epochs)
         refuse_unless(self.distil_epochs >= 0, "distil_epochs", "0 or more", self.distil_epochs)
+        expected = "an SPDX expression like Apache-2.0"
+        is_one = self.license is None or re.match(LICENSE_PATTERN, self.license) is not None
+        refuse_unless(is_one, "license", expected, repr(self.license))
         refuse_unless(self.batch_size >= 2, "batch_size", "2 or more, for batch norm", self.batch_size)
         refuse_unless(0 < self.learning_rate < inf, "learning_rate", "a number above 0", self.learning_rate)

@@ -11,12 +11,15 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from trainer.commands.main import app
+from zoo.catalog.model_card import model_card
 from zoo.checkpoint.descriptor import Descriptor
-from zoo.checkpoint.file import read_header
+from zoo.checkpoint.file import load, read_header
+from zoo.runtime.onnx_model import build
 from zoo.store.directory import Directory
 
 IMAGES = ("--data", "digits", "--device", "cpu")
@@ -30,7 +33,7 @@ def zoo_train(*arguments: object) -> Any:
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three checkpoints, each larger and better than the one before."""
     zoo = tmp_path_factory.mktemp("grown")
-    result = zoo_train("digits", *IMAGES, "--zoo", zoo, "--epochs", 24, "--seed", 1)
+    result = zoo_train("digits", *IMAGES, "--zoo", zoo, "--epochs", 24, "--seed", 1, "--license", "MIT")
     assert result.exit_code == 0, result.stderr
     return zoo
 
@@ -76,6 +79,22 @@ def test_the_better_student_is_a_new_file_with_its_log(zoo: Path) -> None:
     assert [record["event"] for record in log_of(zoo)] == [*["lesson"] * 8, "distilled"]
     assert log_of(zoo)[-1]["digest"] == digest
     assert "saved" in result.stderr.splitlines()[-1]
+
+
+def test_the_licence_is_the_students_or_as_asked_for(zoo: Path) -> None:
+    """In the file, in its ONNX metadata, on its card."""
+    student = by_size(zoo)[0]
+    for options, wanted in (([], "MIT"), (["--license", "Apache-2.0", "--epochs", 9], "Apache-2.0")):
+        result = zoo_train("distil", student[:8], *IMAGES, "--zoo", zoo, "--epochs", 8, *options)
+        assert result.exit_code == 0, result.stderr
+        [digest] = result.stdout.split()
+        checkpoint = load(Directory(zoo).path(digest))
+        assert checkpoint.descriptor.license == wanted
+        properties = {one.key: one.value for one in onnx.load_from_string(build(checkpoint)).metadata_props}
+        assert properties["license"] == wanted
+        assert f'license: "{wanted.lower()}"' in model_card(checkpoint.descriptor, digest)
+    result = zoo_train("distil", student[:8], *IMAGES, "--zoo", zoo, "--epochs", 1, "--license", "free\nfor all")
+    assert_refused(result, "license should be an SPDX expression like Apache-2.0")
 
 
 def test_what_got_better_is_not_taught_again(zoo: Path) -> None:

@@ -19,6 +19,7 @@ from trainer.commands.options import (
     FitOption,
     Images,
     ImageSizeOption,
+    LicenseOption,
     LimitTrainOption,
     NameOption,
     SeedOption,
@@ -55,6 +56,7 @@ def adapt(
     fit: FitOption = FitChoice.crop,
     test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
+    license_: LicenseOption = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +89,9 @@ def adapt(
         from trainer.recipes.names import run_named
         from trainer.recipes.overrides import Overrides
 
-        config = run_named("grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs))
+        config = run_named(
+            "grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs, license=license_)
+        )
         config = replace(config, batch_size=batch_size)
         images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)

@@ -18,6 +18,7 @@ from trainer.commands.options import (
     Images,
     ImageSizeOption,
     LearningRateOption,
+    LicenseOption,
     LimitTrainOption,
     NameOption,
     SkipBadOption,
@@ -50,6 +51,7 @@ def distil(
     fit: FitOption = FitChoice.crop,
     test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
+    license_: LicenseOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
@@ -67,7 +69,9 @@ def distil(
         from trainer.recipes.names import run_named
         from trainer.recipes.overrides import Overrides
 
-        overrides = Overrides(batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs)
+        overrides = Overrides(
+            batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs, license=license_
+        )
         chosen = torch_device(device)
         images = source.load(console)
         # Students of one teacher together: it answers once for all of them.

@@ -20,6 +20,7 @@ from trainer.commands.options import (
     Images,
     ImageSizeOption,
     LearningRateOption,
+    LicenseOption,
     LimitTrainOption,
     NameOption,
     SeedOption,
@@ -91,6 +92,7 @@ def elastic(
     fit: FitOption = FitChoice.crop,
     test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
+    license_: LicenseOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
@@ -108,7 +110,7 @@ def elastic(
 
         wish = _Wish(
             from_,
-            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, license=license_),
             None if levels is None else budgets_of(levels),
             levels_by.value,
             teacher,

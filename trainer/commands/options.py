@@ -77,6 +77,12 @@ SkipBadOption = Annotated[
 ]
 MaxParamsOption = Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)]
 DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
+LicenseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--license", help="Of the weights, an SPDX expression: Apache-2.0.", metavar="SPDX", show_default=False
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0)]
 
 

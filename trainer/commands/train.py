@@ -20,6 +20,7 @@ from trainer.commands.options import (
     Images,
     ImageSizeOption,
     LearningRateOption,
+    LicenseOption,
     LimitTrainOption,
     MaxParamsOption,
     NameOption,
@@ -57,6 +58,7 @@ def train(
     fit: FitOption = FitChoice.crop,
     test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
+    license_: LicenseOption = None,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
@@ -117,6 +119,7 @@ def train(
             grow_for=grow_for.value if grow_for else None,
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
+            license=license_,
             widths=None if widths is None else whole_numbers(widths, "--widths"),
         )
         for digest in _grow(console, run, overrides, images, zoo, from_, device, resume):

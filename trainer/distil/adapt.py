@@ -128,7 +128,7 @@ def adapt(
     """
     config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
-    *smaller, largest = found.members
+    *smaller, largest = (member.licensed(config.license) for member in found.members)
     with logged(run, observe) as tell:
         data_file.write(run, data)
         myself = largest if found.knows_classes else None

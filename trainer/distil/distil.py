@@ -92,6 +92,7 @@ def distil(
     config = fitted(config, len(data.train))
     memory = Memory(run / "distilled.jsonl", config)
     students = sorted((one for one in members if one.params < teacher.params), key=lambda one: (one.params, one.digest))
+    students = [student.licensed(config.license) for student in students]
     lessons = Lessons(config, data, [teacher], device, run)
     with logged(run, observe) as tell:
         before = _distilled_before(directory, teacher.digest, config.distil_epochs, memory)

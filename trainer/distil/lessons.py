@@ -37,6 +37,13 @@ class Member:
     digest: str
     checkpoint: Checkpoint
 
+    def licensed(self, terms: str | None) -> Member:
+        """For what becomes of it; None leaves its own."""
+        if terms is None:
+            return self
+        descriptor = self.descriptor.model_copy(update={"license": terms})
+        return replace(self, checkpoint=replace(self.checkpoint, descriptor=descriptor))
+
     @property
     def descriptor(self) -> Descriptor:
         return self.checkpoint.descriptor

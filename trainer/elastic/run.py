@@ -206,9 +206,15 @@ class ElasticRun:
                 metrics=metrics,
                 cost=self._cost(state),
                 created_at=created,
+                license=self._license(),
             )
             files.insert(0, self.group.shared(encode(Checkpoint(descriptor, module.tensors()))))
         return files
+
+    def _license(self) -> str | None:
+        """As this run was told, else that of the checkpoint that it begins with."""
+        origin = self.settings.levels.origin
+        return self.config.license or (None if origin is None else origin.descriptor.license)
 
     def _lineage(self, state: ElasticState, learned_from: str | None) -> Lineage:
         origin, config = self.settings.levels.origin, self.config

@@ -49,7 +49,7 @@ class Settings:
     def flat(self) -> dict[str, str]:
         """Each by name, as text to be compared."""
         origin = self.levels.origin
-        shown = {name: repr(value) for name, value in asdict(self.run).items()}
+        shown = {name: repr(value) for name, value in asdict(self.run).items() if name != "license" or value}
         sizes = [
             f"{num_params(one.graph()):,} parameters ({digest_of(one.model_dump_json().encode())[:8]})"
             for one in self.levels.architectures

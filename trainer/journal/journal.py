@@ -286,6 +286,7 @@ def content_of(
             training_flops=state.training_flops,
         ),
         created_at=state.saved_at,
+        license=config.license,
     )
     return encode(Checkpoint(descriptor, module.tensors()))
 

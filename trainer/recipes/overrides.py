@@ -27,6 +27,7 @@ class Overrides:
     grow_for: GrowFor | None = None
     limits: Limits = NO_LIMITS
     distil_epochs: int | None = None
+    license: str | None = None
     # Of a network that does not grow: channels of each stage, of alexnet of each convolution.
     widths: tuple[int, ...] | None = None
 
@@ -44,6 +45,7 @@ class Overrides:
             seed=self.seed,
             limits=self.limits,
             distil_epochs=config.distil_epochs if self.distil_epochs is None else self.distil_epochs,
+            license=self.license,
             recipe=self._recipe(config.name, config.recipe),
         )
 

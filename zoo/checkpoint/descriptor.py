@@ -36,7 +36,8 @@ Slug = Annotated[str, Field(pattern=SLUG)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
-License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}$")]
+LICENSE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+() -]{0,199}$"
+License = Annotated[str, Field(pattern=LICENSE_PATTERN)]
 
 # Of fields that were added to the format: left out where they are None, so that a file written before keeps its bytes.
 ADDED_LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
