@@ -90,6 +90,13 @@ def test_every_setting_is_documented() -> None:
         assert f"ZOO_{name.upper()}" in README
 
 
+def test_the_tests_that_hold_the_invariants_are_there() -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", ARCHITECTURE)
+    assert len(named) >= 10
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
 def test_the_tree_names_every_module() -> None:
     for folder in ("zoo", "trainer", "app"):
         for path in (ROOT / folder).rglob("*.py"):
