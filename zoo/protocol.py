@@ -65,8 +65,13 @@ class Zoo(Protocol):
         to: AnyPath,
         *,
         file_format: FileFormat = "safetensors",
+        upgradable: bool = False,
         progress: Progress | None = None,
     ) -> Path: ...
+
+    def upgrade(
+        self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
+    ) -> CheckpointView: ...
 
     def predict(
         self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import Annotated, Literal, Self
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
@@ -16,6 +17,7 @@ from zoo.runtime.predictor import Prediction
 from zoo.store.entries import Alias
 
 MAX_LIMIT = 200
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
 TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name for each image.")]
 
 

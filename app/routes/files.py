@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from app.http.downloads import Download
 from app.http.openapi import declared, reading
 from app.http.problems import NoModelProblem
-from app.http.schemas import ReferenceFileQuery
+from app.http.schemas import NoQuery, ReferenceFileQuery, Sha256
 from app.service import Service, ServiceDep
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget, FileFormat
@@ -45,6 +45,19 @@ def file(
     # Another version of this service may write the same network as other ONNX bytes.
     immutable = reference == row.digest and query.format == "safetensors"
     return service.downloads.send(request, _download(service, row, query.format, immutable=immutable))
+
+
+@reading(router, "/blobs/sha256:{digest}", responses=RESPONSES, response_class=Response)
+def blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
+    """A file by the SHA-256 of its bytes, elastic ones too: the first `prefix_bytes` of such a file hold a level."""
+    levels = service.zoo.files.levels_of(digest)
+    if not service.zoo.catalog.rows(levels):
+        service.zoo.chooser.find(levels[-1] if levels else digest)  # raises: of levels all are deleted
+    headers = {
+        "Cache-Control": service.cache_control(immutable=True),
+        "Content-Disposition": f'attachment; filename="{digest}.safetensors"',
+    }
+    return service.downloads.send(request, Download(digest, "safetensors", headers))
 
 
 def because(budget: Budget) -> dict[str, str]:

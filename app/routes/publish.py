@@ -15,14 +15,13 @@ from app.http.auth import PublisherRoute
 from app.http.links import placed
 from app.http.openapi import PUBLISHING, declared
 from app.http.problems import ProblemError
-from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery
+from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery, Sha256
 from app.service import Service, ServiceDep
 from zoo.catalog.views import CheckpointView
 from zoo.errors import CheckpointError
 from zoo.library.publish import Upload, publish
 from zoo.store.entries import Alias
 
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
 AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]
 IfMatch = Annotated[
     str | None, Header(description="Only if the checkpoint's ETag, as GET /models/{id} answers it, is still this one.")
@@ -34,7 +33,7 @@ _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"
 
 @router.put("/blobs/sha256:{digest}", status_code=201, responses=declared(507), openapi_extra={"requestBody": _BODY})
 async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The bytes of a checkpoint file, as the body. `POST /models` then makes a checkpoint of them."""
+    """The bytes of a file, as the body. `POST /models` then makes a checkpoint of them, or one of each level."""
     with _refusals(), Upload(service.zoo.uploads) as upload:
         try:
             async for chunk in request.stream():
@@ -50,6 +49,8 @@ def post_model(
     body: Published, _: Annotated[NoQuery, Query()], request: Request, response: Response, service: ServiceDep
 ) -> CheckpointView:
     """Checks uploaded bytes, runs the network once, and adds the checkpoint. One that is there is answered with 200.
+
+    Of an elastic file each level is run and becomes a checkpoint; the answer is the largest.
 
     The digest alone, of a deleted checkpoint whose file is still there, brings it back.
     """

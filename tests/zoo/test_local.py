@@ -209,6 +209,7 @@ def test_rows_say_what_the_file_says(
         "aliases": ("smallest", "best", "latest"),
         "deprecated": False,
         "staged": False,
+        "elastic": None,
         "links": {
             "self": f"models/{digest}",
             "file": f"models/{digest}/file",

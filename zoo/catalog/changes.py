@@ -12,7 +12,17 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, delete, or_, select
 
 from zoo.catalog import dataset_labels, staircase
-from zoo.catalog.rows import DIGITS, ROW, ROWS, SCHEMA_VERSION, CheckpointRow, CheckpointTable
+from zoo.catalog.rows import (
+    DIGITS,
+    PLACE,
+    ROW,
+    ROWS,
+    SCHEMA_VERSION,
+    CheckpointRow,
+    CheckpointTable,
+    place_columns,
+)
+from zoo.catalog.views import ElasticPlace
 from zoo.store.entries import Said
 
 
@@ -122,6 +132,20 @@ def missing_latencies(connection: Connection, medians: Mapping[str, float]) -> d
 def set_latencies(connection: Connection, latencies: Mapping[str, float | None]) -> None:
     connection.execute(_SET_LATENCY, [{"changed": digest, "to": ms} for digest, ms in latencies.items()])
     staircase.rebuild(connection, {pair for pair in staircase.STAIRCASES if "latency_ms" in pair})
+
+
+def missing_places(connection: Connection, places: Mapping[str, ElasticPlace]) -> dict[str, dict[str, Any]]:
+    """By digest, what the columns should be of rows that say something else of where they lie in elastic files."""
+    query = select(ROW.digest, *(getattr(ROW, name) for name in PLACE)).where(ROW.elastic_file.is_not(None))
+    before = {row[0]: dict(zip(PLACE, row[1:], strict=True)) for row in connection.execute(query)}
+    wanted = {digest: place_columns(places.get(digest)) for digest in before.keys() | places.keys()}
+    missing = {digest: columns for digest, columns in wanted.items() if before.get(digest) != columns}
+    return {digest: columns for digest, columns in missing.items() if row_of(connection, digest) is not None}
+
+
+def set_places(connection: Connection, missing: Mapping[str, Mapping[str, Any]]) -> None:
+    for digest, wanted in missing.items():
+        connection.execute(update(ROWS).where(ROW.digest == digest).values(**wanted))
 
 
 def labels(connection: Connection) -> dict[str, str]:

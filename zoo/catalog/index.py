@@ -24,7 +24,7 @@ from zoo.catalog.rows import CheckpointRow, Listing, Page
 from zoo.catalog.staircase import FRONT as _FRONT
 from zoo.catalog.staircase import FRONTS as _FRONTS
 from zoo.catalog.staircase import first as _first
-from zoo.catalog.views import DatasetView
+from zoo.catalog.views import DatasetView, ElasticPlace
 from zoo.choosing import pareto
 from zoo.choosing.budget import ALL_DATASETS, Budget, Complexity, Filters
 from zoo.errors import CatalogError, NotFoundError
@@ -97,6 +97,20 @@ class Catalog:
         if missing:
             with self._engine.writing() as connection:
                 changes.set_latencies(connection, missing)
+        return bool(missing)
+
+    def follow_places(self, places: Mapping[str, ElasticPlace], *, is_complete: bool) -> bool:
+        """Makes each row say where it lies in an elastic file; True if that changed anything.
+
+        Rows that `places` does not have lie in none, if that is complete.
+        """
+        with self._engine.connect() as connection:
+            missing = changes.missing_places(connection, places)
+        if not is_complete:
+            missing = {digest: wanted for digest, wanted in missing.items() if digest in places}
+        if missing:
+            with self._engine.writing() as connection:
+                changes.set_places(connection, missing)
         return bool(missing)
 
     def follow_folders(self, folders: set[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from zoo.catalog.rows import CheckpointRow, Listing, Page
-from zoo.catalog.views import DatasetView
+from zoo.catalog.views import DatasetView, ElasticPlace
 from zoo.choosing.budget import Budget, Complexity, Filters
 from zoo.errors import CatalogError
 from zoo.store.entries import Said
@@ -43,6 +43,9 @@ class Index(Protocol):
 
     def follow_latencies(self, medians: Mapping[str, float]) -> bool:
         """Milliseconds by digest; of others none is known from now on. True if that changed any."""
+
+    def follow_places(self, places: Mapping[str, ElasticPlace], *, is_complete: bool) -> bool:
+        """Where levels lie in elastic files; of others nothing changes, unless that is complete. True if any did."""
 
     def follow_folders(self, folders: set[str]) -> None:
         """Keeps the places of the store's last listing."""

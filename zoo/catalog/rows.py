@@ -15,12 +15,13 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, false, func, literal_column, text
 from sqlmodel import Field, Index, SQLModel, and_, or_
 
+from zoo.catalog.views import ElasticPlace
 from zoo.choosing.budget import ALL_DATASETS, Filters, Preference, z_score
 from zoo.network.cost import MAX_COUNT
 
 # Changes whenever the catalog's tables do, and is part of their names: two versions of the code that work on one file
 # would else throw out each other's rows in turn.
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 _TABLE = f"checkpoint_{SCHEMA_VERSION}"
 # In SQL the same text as in the indexes: SQLite uses an index on an expression for exactly that expression.
 _KNOWN_ACCURACY = "coalesce(accuracy, -1.0)"
@@ -59,12 +60,23 @@ class CheckpointRow(SQLModel):
     created_at: str
     parent: str | None = None
     distilled_from: str | None = None
+    # If it is a level of an elastic file: that file's digest, which of its levels, and where that ends.
+    elastic_file: str | None = None
+    level: int | None = None
+    num_levels: int | None = None
+    prefix_bytes: int | None = None
     # Found by whatever names it, but chosen by no budget and no computed alias.
     deprecated: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     # Published to be tried first: found by its digest alone, until it is promoted.
     staged: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     # Published, and its accuracy measured by nobody here: chosen where nothing else meets the budget, listed last.
     claimed: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+
+    @property
+    def place(self) -> ElasticPlace | None:
+        """Where it lies in an elastic file."""
+        found = {field: getattr(self, column) for column, field in PLACE.items()}
+        return None if self.elastic_file is None else ElasticPlace(**found)
 
     @property
     def created(self) -> datetime:
@@ -86,6 +98,14 @@ class Listing:
     selected: CheckpointRow | None
     count: int
     aliases: dict[str, str]
+
+
+# The columns of where it lies in an elastic file, by the field of its ElasticPlace.
+PLACE = {"elastic_file": "file", "level": "level", "num_levels": "levels", "prefix_bytes": "prefix_bytes"}
+
+
+def place_columns(place: ElasticPlace | None) -> dict[str, Any]:
+    return {column: None if place is None else getattr(place, field) for column, field in PLACE.items()}
 
 
 class CheckpointTable(CheckpointRow, table=True):

@@ -26,6 +26,15 @@ class Links(BaseModel):
         return urljoin(info.context["address"], link) if info.context else link
 
 
+class ElasticPlace(BaseModel):
+    """Where a checkpoint lies in an elastic file, which holds several sizes of one network."""
+
+    file: Digest = Field(description="SHA-256 of the elastic file: GET /blobs/sha256:{file}.")
+    level: int = Field(description="Which size it is, counted from 0, the smallest.")
+    levels: int = Field(description="How many the file has.")
+    prefix_bytes: int = Field(description="So many of the file's first bytes hold it.")
+
+
 _EXAMPLE: JsonDict = {
     "id": "7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
     "name": "cifar10-paper-s0-11360",
@@ -49,6 +58,7 @@ _EXAMPLE: JsonDict = {
     "aliases": ["smallest"],
     "deprecated": False,
     "staged": False,
+    "elastic": None,
     "links": {
         "self": "models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f",
         "file": "models/7d2431d99a4e81ef6017b2f201c4f6adf32db721ded07c92e4a8421a055d3a5f/file",
@@ -89,6 +99,9 @@ class CheckpointView(BaseModel):
     staged: bool = Field(default=False, description="Published to be tried first: found by its digest alone.")
     accuracy_source: Literal["claimed", "measured"] | None = Field(
         default=None, description="Whether the accuracy is the file's own claim, or was measured when it was published."
+    )
+    elastic: ElasticPlace | None = Field(
+        default=None, description="Of a level of an elastic file; its own file is then made of that."
     )
     links: Links
 

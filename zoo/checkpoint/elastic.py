@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
@@ -29,11 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from zoo.checkpoint.descriptor import Descriptor, Digest
 from zoo.checkpoint.file import MAX_HEADER_BYTES, METADATA_KEY, Checkpoint, Header, decode, digest_of, encode
 from zoo.checkpoint.nesting import Network, added, num_added, restored
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, NoModelMeetsConstraintsError, ZooError
 from zoo.network.cost import MAX_COUNT, num_macs, num_params
 from zoo.network.graph import Graph, tensor_shapes
 
 MIN_LEVELS, MAX_LEVELS = 2, 8
+SHOWN_DIGITS = 4
 _FLOAT_BYTES = 4
 _BEGINNING = b'{"__metadata__":{"descriptor":"{\\"format_version\\":2,'
 
@@ -71,6 +73,12 @@ class Level:
     payload: str
     start: int
     prefix_bytes: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Top-1 on the test split, as the file says."""
+        test = self.header.descriptor.metrics.test
+        return None if test is None else test.accuracy
 
 
 def pack(levels: Sequence[bytes]) -> bytes:
@@ -113,6 +121,28 @@ def pack(levels: Sequence[bytes]) -> bytes:
 def extract(data: bytes, level: int) -> bytes:
     """The ordinary file of a level. Needs and reads no more than the level's `prefix_bytes`. Raises CheckpointError."""
     return ElasticFile(io.BytesIO(data)).extract(level)
+
+
+def reaching(levels: Sequence[Level], min_acc: float | None) -> Level:
+    """The smallest with that test accuracy, as it is shown or in full; without a bound the largest.
+
+    Raises NoModelMeetsConstraintsError.
+    """
+    if min_acc is None:
+        return levels[-1]
+    known = [level for level in levels if level.accuracy is not None]
+    for level in known:
+        if max(level.accuracy or 0, round(level.accuracy or 0, SHOWN_DIGITS)) >= min_acc:
+            return level
+    best = max((level.accuracy or 0 for level in known), default=None)
+    found = "their accuracies are unknown" if best is None else f"the best has {best:.{SHOWN_DIGITS}f}"
+    raise NoModelMeetsConstraintsError(f"none of {len(levels)} levels reaches accuracy {min_acc:g}; {found}", None)
+
+
+def read_levels(path: Path) -> tuple[Level, ...]:
+    """All that the file tells of, those too of which the bytes are not there. Raises CheckpointError."""
+    with path.open("rb") as file:
+        return ElasticFile(file, path.name).levels
 
 
 def is_elastic(file: BinaryIO) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ from zoo.cli.options import (
     with_changing_zoo,
 )
 from zoo.cli.output import fail, print_json
+from zoo.errors import NotFoundError
 from zoo.protocol import Zoo
 
 app = typer.Typer()
@@ -60,7 +63,7 @@ def publish_(
     library = opened(zoo, url, token, tuple(eval_data or ()))
     if data is not None and not zoo:
         fail("--data finds cascades in directories: give --zoo DIR, or run calibrate beside the server")
-    views = [library.publish(_checkpoint_file(file), stage=stage) for file in files]
+    views = [view for file in files for view in _published(library, _checkpoint_file(file), stage=stage)]
     if data is not None and zoo:
         for dataset in sorted({view.dataset for view in views}):
             find_cascades(followed(zoo), data, dataset)
@@ -69,6 +72,18 @@ def publish_(
     else:
         for view in views:
             typer.echo(f"{view.id}  {view.name}")
+
+
+def _published(library: Zoo, data: bytes, *, stage: bool) -> list[CheckpointView]:
+    """The checkpoint, or each level of an elastic file, smallest first."""
+    view = library.publish(data, stage=stage)
+    if view.elastic is None:
+        return [view]
+    from zoo.checkpoint.elastic import ElasticFile, is_elastic
+
+    if not is_elastic(BytesIO(data)):
+        return [view]
+    return [library.show(level.digest) for level in ElasticFile(BytesIO(data)).levels]
 
 
 def _checkpoint_file(path: Path) -> bytes:
@@ -132,8 +147,18 @@ def promote(zoo: Zoo, reference: Named, dataset: DatasetOption = None, as_json: 
 @app.command(epilog="Example: zoo delete <digest> --zoo my-zoo")
 @with_changing_zoo
 def delete(zoo: Zoo, digest: Whole) -> None:
-    """Take a checkpoint out of the zoo; its file stays until `zoo gc`, `zoo undelete` brings it back until then."""
+    """Take a checkpoint out of the zoo; its file stays until `zoo gc`, `zoo undelete` brings it back until then.
+
+    An elastic file stays until all of its levels are deleted.
+    """
+    place = None
+    with suppress(NotFoundError):  # what is deleted already may be deleted again
+        place = zoo.show(digest).elastic
     zoo.delete(digest)
+    if place is not None:
+        typer.echo(
+            f"hidden: its bytes stay in elastic file {place.file} until all {place.levels} levels are deleted", err=True
+        )
 
 
 @app.command(epilog="Example: zoo undelete <digest> --zoo my-zoo")

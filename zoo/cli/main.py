@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import typer
 
-from zoo.cli import calibrate, change, look, maintain, terminal, use, verify
+from zoo.cli import calibrate, change, elastic, look, maintain, terminal, use, verify
 from zoo.errors import RemoteError, ZooError
 from zoo.library import audit
 
@@ -24,6 +24,10 @@ zoo show best --url http://127.0.0.1:8000
 zoo get --zoo my-zoo --min-acc 0.8 -o small.safetensors
 
 zoo get --zoo my-zoo --max-params 20000 --format onnx -o best-of-20000.onnx
+
+zoo get --url http://127.0.0.1:8000 --min-acc 0.8 --upgradable -o net.safetensors
+
+zoo upgrade net.safetensors --url http://127.0.0.1:8000 --min-acc 0.86
 
 zoo predict frog.png cat.jpg --zoo my-zoo --min-acc 0.8
 
@@ -44,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog=EPILOG,
 )
-for commands in (look, use, verify, calibrate, change, maintain):
+for commands in (look, use, elastic, verify, calibrate, change, maintain):
     app.add_typer(commands.app)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -84,6 +87,14 @@ _FORMAT: Options = {
     )
 }
 _ZOO: Options = {"zoo": (ZooOption, None), "url": (UrlOption, None), "token": (TokenOption, None)}
+_FILE: Options = {
+    "file": (
+        Annotated[
+            Path | None, typer.Option(help="A checkpoint file, or an elastic file, instead of a zoo.", metavar="FILE")
+        ],
+        None,
+    )
+}
 
 
 def _made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
@@ -93,7 +104,8 @@ def _made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Call
         @wraps(command)
         def wrapped(**given: Any) -> None:
             made = make(**{name: given.pop(name) for name in options})
-            command(**{parameter: made}, **given)
+            with made if isinstance(made, AbstractContextManager) else nullcontext():
+                command(**{parameter: made}, **given)
 
         own = inspect.signature(command, eval_str=True)
         parameters = [each for name, each in own.parameters.items() if name != parameter]
@@ -116,6 +128,38 @@ def opened(zoo: list[Path] | None, url: str | None, token: str | None, eval_data
     if bool(zoo) == bool(url):
         fail("give either --zoo DIR or --url URL")
     return followed(zoo, eval_data) if zoo else ZooClient(str(url), token)
+
+
+def _opened_or_file(zoo: list[Path] | None, url: str | None, token: str | None, file: Path | None) -> Zoo:
+    if file is None:
+        return opened(zoo, url, token)
+    if zoo or url:
+        fail("give either --zoo DIR, --url URL or --file FILE")
+    return _of_file(file)
+
+
+def _of_file(file: Path) -> LocalZoo:
+    """A zoo of what the file holds, for as long as the command runs."""
+    from zoo.checkpoint.elastic import ElasticFile, is_elastic
+    from zoo.checkpoint.file import decode
+    from zoo.store.directory import Directory
+
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    with file.open("rb") as opened_file:
+        if is_elastic(opened_file):
+            elastic = ElasticFile(opened_file, file.name)
+            files = list(elastic.files(0, max(len(elastic.there) - 1, 0)))
+        else:
+            files = [file.read_bytes()]
+            decode(files[0], file.name)
+    for data in files:
+        Directory(Path(folder.name)).put(data)
+    from zoo.library.local import LocalZoo
+
+    local = LocalZoo([Path(folder.name)])
+    local.sync()
+    return local
 
 
 def followed(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
@@ -158,7 +202,8 @@ def _option(item: Any) -> str:
 with_filters = _made_of("budget", _FILTERS, _budget)
 with_budget = _made_of("budget", _FILTERS | _PREFERENCE, _budget)
 with_budget_and_format = _made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, _budget)
-with_zoo = _made_of("zoo", _ZOO, opened)
+with_zoo = _made_of("zoo", {**_ZOO, **_FILE}, _opened_or_file)
+with_remote_or_local_zoo = _made_of("zoo", _ZOO, opened)
 # For changing it: the token is that for publishing.
 with_changing_zoo = _made_of("zoo", {**_ZOO, "token": (PublishTokenOption, None)}, opened)
 

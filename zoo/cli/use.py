@@ -43,6 +43,9 @@ def get(
         Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
+    upgradable: Annotated[
+        bool, typer.Option("--upgradable", help="The beginning of its elastic file, for `zoo upgrade`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the checkpoint that a budget chooses, or the one named, to a file.
@@ -53,7 +56,7 @@ def get(
     view = chosen(zoo, reference, budget)
     target = output or Path(f"{view.name}.{budget.format}")
     try:
-        size_bytes = _fetch(zoo, view, budget.format, target, force=force)
+        size_bytes = _fetch(zoo, view, budget.format, target, force=force, upgradable=upgradable)
     except OSError as error:
         fail(f"{target} cannot be written: {error}")
     if as_json:
@@ -66,7 +69,9 @@ def get(
         say_why(budget)
 
 
-def _fetch(zoo: Zoo, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool) -> int:
+def _fetch(
+    zoo: Zoo, view: CheckpointView, file_format: FileFormat, target: Path, *, force: bool, upgradable: bool
+) -> int:
     """Writes the file, with a bar for who watches, and returns its size. Raises OSError where it cannot be written.
 
     Without `force` it replaces no other file.
@@ -84,7 +89,7 @@ def _fetch(zoo: Zoo, view: CheckpointView, file_format: FileFormat, target: Path
             bar.update(task, completed=received, total=total)
 
         def fetch(to: Path) -> None:
-            zoo.download(view.id, to, file_format=file_format, progress=show_progress)
+            zoo.download(view.id, to, file_format=file_format, upgradable=upgradable, progress=show_progress)
 
         # An empty one is where > file -o /dev/stdout leads.
         if not force and target.is_file() and target.stat().st_size > 0:

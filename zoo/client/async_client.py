@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -14,15 +15,18 @@ import httpx
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
+from zoo.client.client import ZooClient
 from zoo.client.connection import opened, path_of, proxy_to
 from zoo.client.operations import Operations, Runtime
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
+from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference
 
 if TYPE_CHECKING:
     from zoo.checkpoint.file import Checkpoint
+    from zoo.runtime.elastic import ElasticNetwork
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
@@ -42,6 +46,8 @@ class AsyncZooClient:
         proxy = proxy_to(url)
         self._http = opened(httpx.AsyncClient, url, token, timeout_s, proxy)
         self._zoo = Operations(Server(self._http.build_request, url, retries, proxy), path_of(cache))
+        self._elastic = ElasticOperations(self._zoo)
+        self._waiting = partial(ZooClient, url, token, timeout_s=timeout_s, retries=retries, cache=cache)
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,25 +96,64 @@ class AsyncZooClient:
         to: AnyPath | None = None,
         *,
         file_format: FileFormat = "safetensors",
+        upgradable: bool = False,
         progress: Progress | None = None,
         **bounds: Unpack[Bounds],
     ) -> Path:
-        return await self._run(self._zoo.download(checkpoint, path_of(to), file_format, progress, Budget(**bounds)))
+        zoo = self._elastic if upgradable else self._zoo
+        return await self._run(zoo.download(checkpoint, path_of(to), file_format, progress, Budget(**bounds)))
+
+    async def upgrade(
+        self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
+    ) -> CheckpointView:
+        return await self._run(self._elastic.upgrade(Path(file), min_acc, progress))
 
     @overload
     async def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Literal["onnx"] = "onnx",
+        elastic: Literal[False] = False,
+        **bounds: Unpack[Bounds],
     ) -> OnnxClassifier: ...
 
     @overload
     async def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Literal["torch"],
+        elastic: Literal[False] = False,
+        **bounds: Unpack[Bounds],
     ) -> TorchClassifier: ...
 
+    @overload
     async def load(
-        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
-    ) -> OnnxClassifier | TorchClassifier:
-        return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Runtime = "onnx",
+        elastic: Literal[True],
+        **bounds: Unpack[Bounds],
+    ) -> ElasticNetwork[OnnxClassifier | TorchClassifier]: ...
+
+    async def load(
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Runtime = "onnx",
+        elastic: bool = False,
+        **bounds: Unpack[Bounds],
+    ) -> OnnxClassifier | TorchClassifier | ElasticNetwork[OnnxClassifier | TorchClassifier]:
+        if not elastic:
+            return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+        return await self._run(self._elastic.load(checkpoint, as_, Budget(**bounds), self._wait))
+
+    def _wait(self, exchange: Exchange[None]) -> None:
+        """For what a network fetches: its `upgrade` is no coroutine, and has a connection of its own."""
+        with self._waiting() as zoo:
+            zoo._run(exchange)
 
     @overload
     async def predict(  # type: ignore[overload-overlap]

@@ -29,12 +29,14 @@ from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFo
 from zoo.client.connection import opened, path_of, proxy_to
 from zoo.client.operations import Operations, Runtime
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
+from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference
 
 if TYPE_CHECKING:
     from zoo.checkpoint.file import Checkpoint
+    from zoo.runtime.elastic import ElasticNetwork
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
@@ -56,6 +58,7 @@ class ZooClient:
         proxy = proxy_to(url)
         self._http = opened(httpx.Client, url, token, timeout_s, proxy)
         self._zoo = Operations(Server(self._http.build_request, url, retries, proxy), path_of(cache))
+        self._elastic = ElasticOperations(self._zoo)
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +120,7 @@ class ZooClient:
         to: AnyPath | None = None,
         *,
         file_format: FileFormat = "safetensors",
+        upgradable: bool = False,
         progress: Progress | None = None,
         **bounds: Unpack[Bounds],
     ) -> Path:
@@ -125,27 +129,70 @@ class ZooClient:
         The file appears there whole and checked against its SHA-256, or not at all. A download that was interrupted
         goes on where it stopped, a file that is there already is not fetched again. Raises OSError where it cannot be
         written. Bytes in the budget are those of `file_format`.
+
+        With `upgradable` it is the beginning of the elastic file that has the checkpoint as a level: it can be used as
+        it is (`zoo.runtime.elastic`), and completed by `upgrade`. Raises ZooError where it is no level of one.
         """
-        return self._run(self._zoo.download(checkpoint, path_of(to), file_format, progress, Budget(**bounds)))
+        zoo = self._elastic if upgradable else self._zoo
+        return self._run(zoo.download(checkpoint, path_of(to), file_format, progress, Budget(**bounds)))
+
+    def upgrade(
+        self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
+    ) -> CheckpointView:
+        """Completes a file that was downloaded as upgradable: up to its smallest level with that accuracy, or whole.
+
+        What is missing is fetched, and checked; the file is replaced in one step. A whole one is, byte for byte, that
+        which a new download would bring. Raises NoModelMeetsConstraintsError where no level reaches the accuracy.
+        """
+        return self._run(self._elastic.upgrade(Path(file), min_acc, progress))
 
     @overload
     def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["onnx"] = "onnx", **bounds: Unpack[Bounds]
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Literal["onnx"] = "onnx",
+        elastic: Literal[False] = False,
+        **bounds: Unpack[Bounds],
     ) -> OnnxClassifier: ...
 
     @overload
     def load(
-        self, checkpoint: Reference | None = None, *, as_: Literal["torch"], **bounds: Unpack[Bounds]
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Literal["torch"],
+        elastic: Literal[False] = False,
+        **bounds: Unpack[Bounds],
     ) -> TorchClassifier: ...
 
+    @overload
     def load(
-        self, checkpoint: Reference | None = None, *, as_: Runtime = "onnx", **bounds: Unpack[Bounds]
-    ) -> OnnxClassifier | TorchClassifier:
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Runtime = "onnx",
+        elastic: Literal[True],
+        **bounds: Unpack[Bounds],
+    ) -> ElasticNetwork[OnnxClassifier | TorchClassifier]: ...
+
+    def load(
+        self,
+        checkpoint: Reference | None = None,
+        *,
+        as_: Runtime = "onnx",
+        elastic: bool = False,
+        **bounds: Unpack[Bounds],
+    ) -> OnnxClassifier | TorchClassifier | ElasticNetwork[OnnxClassifier | TorchClassifier]:
         """The network, downloaded to the cache and ready: `model(images)` are logits, `model.predict(images)` labels.
 
-        It prepares images as its descriptor says. For "torch" it is a torch.nn.Module.
+        It prepares images as its descriptor says. For "torch" it is a torch.nn.Module. With `elastic` it has several
+        sizes, the others fetched when they are asked for; see `zoo.runtime.elastic.ElasticNetwork`.
         """
-        return self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
+        budget = Budget(**bounds)
+        if elastic:
+            return self._run(self._elastic.load(checkpoint, as_, budget, self._run))
+        return self._run(self._zoo.load(checkpoint, as_, budget))
 
     @overload  # a path is a sequence too: the first that fits counts
     def predict(  # type: ignore[overload-overlap]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -42,45 +43,54 @@ def fetch(
     target = end_of_link(target)
     if has_sha256(target, sha256):
         return
-    with partial_file(target, sha256) as partial:
-        was_there = partial.size > 0
-        if partial.sha256 != sha256:
-            yield from _go_on(server, path, sha256, partial, file_format, progress)
-        if was_there and partial.sha256 != sha256:
-            partial.restart()
-            yield from _go_on(server, path, sha256, partial, file_format, progress)
-        if partial.sha256 != sha256:
-            found = partial.sha256
-            partial.restart()
+    ask = functools.partial(server.build, "GET", path, params={"format": file_format})
+    with partial_file(target, sha256) as there:
+        was_there = there.size > 0
+        if there.sha256 != sha256:
+            yield from go_on(server, ask, sha256, there, progress)
+        if was_there and there.sha256 != sha256:
+            there.restart()
+            yield from go_on(server, ask, sha256, there, progress)
+        if there.sha256 != sha256:
+            found = there.sha256
+            there.restart()
             raise RemoteError(f"{server.url} sent other bytes than those of {sha256}: their SHA-256 is {found}")
-        partial.move_to(target)
+        there.move_to(target)
 
 
-def _go_on(
-    server: Server, path: str, sha256: str, partial: PartialFile, file_format: FileFormat, progress: Progress | None
+def go_on(
+    server: Server,
+    ask: Callable[..., httpx.Request],
+    sha256: str,
+    partial: PartialFile,
+    progress: Progress | None,
+    end: int | None = None,
 ) -> Exchange[None]:
-    """Appends what is missing, however often the connection breaks off while it brings something."""
+    """Appends what is missing, of a beginning up to `end`, however often the connection breaks off while it brings
+    something. `ask` builds the request, given `headers`."""
 
     def request() -> httpx.Request:
         # Bytes on the way are those of the file: no compression, and a part only of this very file.
         headers = {"Accept-Encoding": "identity"}
-        if partial.size:
-            headers |= {"Range": f"bytes={partial.size}-", "If-Range": f'"{sha256}"'}
-        return server.build("GET", path, params={"format": file_format}, headers=headers)
+        if partial.size or end:
+            headers |= {"Range": f"bytes={partial.size}-{end - 1 if end else ''}", "If-Range": f'"{sha256}"'}
+        return ask(headers=headers)
 
     def receive(response: httpx.Response) -> Callable[[bytes], None]:
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             partial.restart()
         length = response.headers.get("content-length", "")
-        total = partial.size + int(length) if length.isdecimal() else None
+        total = end or (partial.size + int(length) if length.isdecimal() else None)
 
         def take(chunk: bytes) -> None:
-            partial.append(chunk)
+            partial.append(chunk[: end - partial.size] if end else chunk)
             if progress:
                 progress(partial.size, total)
 
         return take
 
+    if partial.size == end:
+        return
     try:
         yield from server.answer(request, receive, reached=lambda: partial.size)
     except RemoteError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -20,6 +21,7 @@ from zoo.protocol import PredictOptions, Progress, Reference, reference_of
 from zoo.store.user_cache import user_cache
 
 if TYPE_CHECKING:
+    from zoo.checkpoint.file import Checkpoint
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
@@ -46,43 +48,48 @@ class _Answer(BaseModel):
 
 class Operations:
     def __init__(self, server: Server, cache: Path | None) -> None:
-        self._server = server
+        self.server = server
         self._cache = cache
+
+    @property
+    def cache(self) -> Path:
+        """Where downloads go that are given no path."""
+        return self._cache or user_cache("files")
 
     # --- choosing --------------------------------------------------------------------------------------
 
     def choose(self, budget: Budget) -> Exchange[CheckpointView]:
-        selection = yield from self._server.get(_Selection, "/models", {**budget.given(), "limit": 1})
+        selection = yield from self.server.get(_Selection, "/models", {**budget.given(), "limit": 1})
         if selection.selected is None:
-            raise NoModelMeetsConstraintsError(f"{self._server.url} holds no checkpoint", None)
+            raise NoModelMeetsConstraintsError(f"{self.server.url} holds no checkpoint", None)
         return selection.selected
 
     def page(self, budget: Budget, following: str | None = None) -> Exchange[Page]:
         """The first page, or the one at the address that the one before says is `following`."""
         params = None if following else {**budget.given(), "limit": _PAGE}
         try:
-            response = yield from self._server.answer(
-                lambda: self._server.build("GET", f"/{(following or 'models').lstrip('/')}", params=params)
+            response = yield from self.server.answer(
+                lambda: self.server.build("GET", f"/{(following or 'models').lstrip('/')}", params=params)
             )
         except NoModelMeetsConstraintsError:
             return Page(items=())
-        page = self._server.parsed(Page, response)
+        page = self.server.parsed(Page, response)
         return page.model_copy(update={"following": response.links.get("next", {}).get("url")})
 
     def datasets(self) -> Exchange[list[DatasetView]]:
-        return list((yield from self._server.get(Datasets, "/datasets")).items)
+        return list((yield from self.server.get(Datasets, "/datasets")).items)
 
     def pareto(self, x: Complexity, filters: Filters) -> Exchange[list[CheckpointView]]:
         try:
-            page = yield from self._server.get(Page, "/models/pareto", {**filters.given(), "x": x})
+            page = yield from self.server.get(Page, "/models/pareto", {**filters.given(), "x": x})
         except NoModelMeetsConstraintsError:
             return []
         return list(page.items)
 
     def show(self, reference: str, dataset: str | None = None) -> Exchange[CheckpointDetail]:
-        return (yield from self._server.get(CheckpointDetail, _path(reference), _of(dataset)))
+        return (yield from self.server.get(CheckpointDetail, _path(reference), _of(dataset)))
 
-    def _digest(self, checkpoint: Reference | None, budget: Budget) -> Exchange[str]:
+    def digest(self, checkpoint: Reference | None, budget: Budget) -> Exchange[str]:
         if checkpoint is None:
             return (yield from self.choose(budget)).id
         name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
@@ -106,30 +113,28 @@ class Operations:
         if file_format not in get_args(FileFormat):
             raise ZooError(f"file_format is one of {', '.join(get_args(FileFormat))}, not {file_format!r}")
         budget = budget.model_copy(update={"format": file_format})
-        digest = yield from self._digest(checkpoint, budget)
+        digest = yield from self.digest(checkpoint, budget)
         path = f"{_path(digest)}/file"
-        of_file = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self._server, path))
-        target = to or (self._cache or user_cache("files")) / f"{of_file}.{file_format}"
-        yield from fetch(self._server, path, of_file, target, file_format, progress)
+        of_file = digest if file_format == "safetensors" else (yield from sha256_of_onnx(self.server, path))
+        target = to or self.cache / f"{of_file}.{file_format}"
+        yield from fetch(self.server, path, of_file, target, file_format, progress)
         return target
 
     def load(
         self, checkpoint: Reference | None, runtime: Runtime, budget: Budget
     ) -> Exchange[OnnxClassifier | TorchClassifier]:
-        if runtime not in get_args(Runtime):
-            raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
+        check(runtime)
         path = yield from self.download(checkpoint, None, "safetensors", None, budget)
-        try:
-            return _network(path, runtime)
-        except ModuleNotFoundError as error:
-            extra = "train" if runtime == "torch" else "local"
-            raise ZooError(f"to run networks, pip install 'checkpoint-zoo[{extra}]' ({error})") from error
+        with naming_extra(runtime):
+            from zoo.checkpoint import file as checkpoints
+
+            return network(checkpoints.load(path), runtime)
 
     # --- changing --------------------------------------------------------------------------------------
 
     def publish(self, data: bytes, *, stage: bool = False) -> Exchange[CheckpointView]:
         digest = sha256(data).hexdigest()
-        yield from self._server.answer(lambda: self._server.build("PUT", f"/blobs/sha256:{digest}", content=data))
+        yield from self.server.answer(lambda: self.server.build("PUT", f"/blobs/sha256:{digest}", content=data))
         return (yield from self._viewed("POST", "/models", json={"digest": digest, "stage": stage}))
 
     def undelete(self, digest: str) -> Exchange[CheckpointView]:
@@ -142,18 +147,18 @@ class Operations:
     def unalias(self, alias: str, dataset: str | None) -> Exchange[None]:
         digest = (yield from self.show(alias, dataset)).id
         path = f"{_path(digest)}/aliases/{quote(alias, safe='')}"
-        yield from self._server.answer(lambda: self._server.build("DELETE", path))
+        yield from self.server.answer(lambda: self.server.build("DELETE", path))
 
     def mark(self, checkpoint: Reference, dataset: str | None, **changes: bool) -> Exchange[CheckpointView]:
         path = _path(reference_of(checkpoint))
         return (yield from self._viewed("PATCH", path, params=_of(dataset), json=changes))
 
     def delete(self, checkpoint: Reference) -> Exchange[None]:
-        yield from self._server.answer(lambda: self._server.build("DELETE", _path(reference_of(checkpoint))))
+        yield from self.server.answer(lambda: self.server.build("DELETE", _path(reference_of(checkpoint))))
 
     def _viewed(self, method: str, path: str, **content: Any) -> Exchange[CheckpointView]:
-        response = yield from self._server.answer(lambda: self._server.build(method, path, **content))
-        return self._server.parsed(CheckpointView, response)
+        response = yield from self.server.answer(lambda: self.server.build(method, path, **content))
+        return self.server.parsed(CheckpointView, response)
 
     # --- predicting ------------------------------------------------------------------------------------
 
@@ -181,12 +186,12 @@ class Operations:
         files = [("file", (f"{index}", image)) for index, image in enumerate(images)]
 
         def request() -> httpx.Request:
-            built = self._server.build("POST", "/predict", params=params, files=files)
+            built = self.server.build("POST", "/predict", params=params, files=files)
             built.read()  # joins the form; httpx would write each piece of it on its own, six for one image
             return built
 
-        response = yield from self._server.answer(request)
-        return self._server.parsed(_Answer, response)
+        response = yield from self.server.answer(request)
+        return self.server.parsed(_Answer, response)
 
 
 def _of(dataset: str | None) -> dict[str, str]:
@@ -209,15 +214,27 @@ def _batches(images: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _network(path: Path, runtime: Runtime) -> OnnxClassifier | TorchClassifier:
-    """Imports what only those need who load."""
-    from zoo.checkpoint import file as checkpoints
+def check(runtime: Runtime) -> None:
+    if runtime not in get_args(Runtime):
+        raise ZooError(f"as_ is one of {', '.join(get_args(Runtime))}, not {runtime!r}")
 
-    loaded = checkpoints.load(path)
+
+@contextmanager
+def naming_extra(runtime: Runtime) -> Iterator[None]:
+    """That which has what is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "train" if runtime == "torch" else "local"
+        raise ZooError(f"to run networks, pip install 'checkpoint-zoo[{extra}]' ({error})") from error
+
+
+def network(checkpoint: Checkpoint, runtime: Runtime) -> OnnxClassifier | TorchClassifier:
+    """Imports what only those need who load."""
     if runtime == "torch":
         from zoo.runtime.module import TorchClassifier
 
-        return TorchClassifier(loaded)
+        return TorchClassifier(checkpoint)
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
-    return OnnxClassifier(loaded)
+    return OnnxClassifier(checkpoint)

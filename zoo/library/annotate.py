@@ -160,9 +160,12 @@ class Annotator:
         """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
         self._change(lambda said: said.flagged(digest, deleted=False))
         self._files.forget_damage(digest)
-        [row] = self._follower.labelled([row_of(digest, self._files.header(digest), self._annotations.said)])
+        header, place = self._files.header(digest), self._files.place(digest)
+        [row] = self._follower.labelled([row_of(digest, header, self._annotations.said, place)])
         self._files.digests = self._files.digests | {digest}
         self._in_catalog(lambda: self._catalog.add([row]))
+        if place is not None:  # a row that was there stays as it was
+            self._in_catalog(lambda: self._catalog.follow_places({digest: place}, is_complete=False))
         return row
 
     def _in_catalog(self, change: Callable[[], object]) -> None:

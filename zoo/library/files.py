@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from typing import TypeVar
 
 from zoo.catalog.model_card import model_card
 from zoo.catalog.protocol import Index
+from zoo.catalog.views import ElasticPlace
 from zoo.checkpoint.descriptor import Descriptor
-from zoo.checkpoint.file import Checkpoint, Header, decode, header_of, require_digest
+from zoo.checkpoint.file import Checkpoint, Header, decode, require_digest
 from zoo.errors import CheckpointError, ZooError
+from zoo.library.members import Members, name_of
 from zoo.runtime import onnx_model
-from zoo.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class CheckpointFiles:
     What reads a file raises NotFoundError where it is gone, BusyError where the store cannot be reached at the moment.
     """
 
-    def __init__(self, store: Store, catalog: Index) -> None:
-        self._store = store
+    def __init__(self, members: Members, catalog: Index) -> None:
+        self._members = members
         self._catalog = catalog
         # As of the last look at the store; those left out of the catalog too.
         self.digests: Set[str] = frozenset()
@@ -48,27 +49,34 @@ class CheckpointFiles:
             lambda digest: self._checked(digest, self.header).descriptor
         )
 
-    def open(self, digest: str) -> BufferedReader:
-        return self._store.open(digest)
+    def open(self, digest: str) -> BytesIO | BufferedReader:
+        return self._members.open(digest)
+
+    def place(self, digest: str) -> ElasticPlace | None:
+        """Where it lies in an elastic file, if it is a level of one."""
+        return self._members.places.get(digest)
+
+    def levels_of(self, file: str) -> list[str]:
+        """The digests of an elastic file's levels, smallest first; none of another file, or one that is not there."""
+        return self._members.levels_of(file)
 
     def size_bytes(self, digest: str) -> int:
-        return self._store.stat(digest).size_bytes
+        return self._members.stat(digest).size_bytes
 
     def header(self, digest: str) -> Header:
         """What is before the weights. Raises CheckpointError."""
-        with self._store.open(digest) as file:
-            return header_of(file, _name(digest))
+        return self._members.header(digest)
 
     def read(self, digest: str) -> bytes:
         """Raises CheckpointError where the bytes are not the digest's; that has no consequences here."""
-        with self._store.open(digest) as file:
+        with self._members.open(digest) as file:
             data = file.read()
-        require_digest(data, digest, _name(digest))
+        require_digest(data, digest, name_of(digest))
         return data
 
     def decoded(self, digest: str) -> Checkpoint:
         """Likewise, or where they are no checkpoint."""
-        return decode(self.read(digest), _name(digest))
+        return decode(self.read(digest), name_of(digest))
 
     def descriptor(self, digest: str) -> Descriptor:
         """Raises CheckpointError as `load` does."""
@@ -87,7 +95,8 @@ class CheckpointFiles:
         except CheckpointError as error:
             log.error("taken out of the catalog: %s", error)
             with suppress(ZooError, OSError):
-                self._damaged[digest] = self._store.stat(digest).stamp
+                self._damaged[digest] = self._members.stat(digest).stamp
+            self._members.forget(digest)
             self._catalog.remove([digest])
             raise
 
@@ -104,14 +113,23 @@ class CheckpointFiles:
             return model_card(self.descriptor(digest), digest).encode()
         return self._checked(digest, self.read)
 
+    def beginning(self, digest: str) -> bytes:
+        """The elastic file up to the level that the checkpoint is. Raises ZooError where it is none, or as `load`."""
+        self.load(digest)
+        place = self.place(digest)
+        if place is None:
+            raise ZooError(f"checkpoint {digest} is no level of an elastic file: there is nothing to upgrade to")
+        with self._members.open(place.file) as file:
+            return file.read(place.prefix_bytes)
+
     def verify(self, digest: str) -> None:
         """For a file too large to be held in memory; it is read through once, and again if it changes.
 
         Raises CheckpointError where the bytes are not the digest's.
         """
-        stamp = self._store.stat(digest).stamp
+        stamp = self._members.stat(digest).stamp
         if self._verified.get(digest) != stamp:
-            with self._store.open(digest) as file:
+            with self._members.open(digest) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 self.load(digest)
@@ -124,7 +142,7 @@ class CheckpointFiles:
         if digest not in self._damaged:
             return False
         with suppress(ZooError, OSError):
-            return self._damaged[digest] == self._store.stat(digest).stamp
+            return self._damaged[digest] == self._members.stat(digest).stamp
         return False
 
     def damaged_digests(self) -> set[str]:
@@ -137,7 +155,7 @@ class CheckpointFiles:
 
         Except of a file that changed just now: it may still be written to, and a clock's tick hide that.
         """
-        before = self._store.stat(digest)
+        before = self._members.stat(digest)
         try:
             yield
         except CheckpointError:
@@ -151,7 +169,3 @@ class CheckpointFiles:
             self._damaged.clear()
         else:
             self._damaged.pop(digest, None)
-
-
-def _name(digest: str) -> str:
-    return f"{digest}.safetensors"

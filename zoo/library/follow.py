@@ -13,12 +13,13 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.errors import BusyError, CatalogError, ZooError
 from zoo.library import audit
 from zoo.library.files import CheckpointFiles
+from zoo.library.members import Members
 from zoo.library.ready_cascades import ReadyCascades
 from zoo.library.rows import row_of
 from zoo.runtime.device import device_name
 from zoo.store.annotations import Annotations
 from zoo.store.entries import DatasetEntry, Entry, Said
-from zoo.store.store import Listing, Store
+from zoo.store.store import Listing
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,13 @@ class Follower:
 
     def __init__(
         self,
-        store: Store,
+        members: Members,
         catalog: Index,
         files: CheckpointFiles,
         annotations: Annotations,
         cascades: ReadyCascades,
     ) -> None:
-        self._store = store
+        self._members = members
         self._catalog = catalog
         self._files = files
         self._annotations = annotations
@@ -76,7 +77,7 @@ class Follower:
         before = self._synced_marks, self._files.digests
         self._annotations.read()
         self._synced_marks = _of_checkpoints(self._annotations.said)
-        listing = self._look(places)
+        listing = self._look(places, known)
         # A file that this process has never seen may lie where it cannot look now.
         lookable = known if listing.is_complete else known & (before[1] | self._annotations.said.deleted)
         gone = lookable - self._files.digests | known & self._files.damaged_digests()
@@ -87,20 +88,21 @@ class Follower:
         new = self.labelled(self._read_rows(self._files.digests - known))
         if new:
             self._catalog.add(new)
+        placed = self._catalog.follow_places(self._members.places, is_complete=listing.is_complete)
         self._catalog.follow_folders(set(self._places))
         measured = self._follow_latencies()
         annotated = self.annotate_rows()
         self._synced_digests = known - gone | {row.digest for row in new}
         calibrated = self._follow_cascades()
         changed = before[0] != self._synced_marks or before[1] != self._files.digests
-        return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or measured)
+        return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or placed or measured)
 
     def reindex(self) -> int:
         """Rebuilds the catalog from the files alone and returns the number of checkpoints."""
         self._refused.clear()
         self._files.forget_damage()
         self._annotations.read()
-        self._look(())
+        self._look((), frozenset())
         rows = self.labelled(self._read_rows(self._files.digests))
         self._catalog.replace(row.model_dump() for row in rows)
         self.annotate_rows()
@@ -119,9 +121,9 @@ class Follower:
     def annotate_rows(self) -> bool:
         return self._catalog.annotate(self._annotations.said)
 
-    def _look(self, places: Collection[str]) -> Listing:
+    def _look(self, places: Collection[str], known: Set[str]) -> Listing:
         """What is annotated as deleted is no longer among the files."""
-        listing = self._store.listing(places)
+        listing = self._members.listing(places, known | self._files.damaged_digests())
         self._places = listing.places
         self._files.digests = listing.digests - self._annotations.said.deleted
         return listing
@@ -140,7 +142,7 @@ class Follower:
                     continue
                 with self._files.remembering_refusal(digest):
                     header = self._files.header(digest)
-                yield row_of(digest, header, self._annotations.said)
+                yield row_of(digest, header, self._annotations.said, self._members.places.get(digest))
             except BusyError:
                 continue  # the store has logged that it cannot be reached
             except (ZooError, OSError) as error:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import AnnotationsError, NotFoundError
 from zoo.library import audit
+from zoo.library.members import Members
 from zoo.store.annotations import Annotations
 from zoo.store.directory import INCOMING, walk
 from zoo.store.locks import locked
@@ -46,15 +47,26 @@ def garbage(store: Store, roots: Sequence[Path]) -> Iterator[Garbage]:
         raise AnnotationsError(
             f"{error}: no file is deleted until that is repaired or removed: it may be what brought one back"
         ) from error
-    for digest in sorted(store.listing(()).digests & annotations.said.deleted):
+    for digest, reason in _deleted(store, annotations.said.deleted):
         with suppress(NotFoundError):
             stat = store.stat(digest)
-            yield Garbage(digest, stat.place, stat.size_bytes, "deleted")
+            yield Garbage(digest, stat.place, stat.size_bytes, reason)
     for root in roots:
         for path in sorted(walk(root).files):
             is_ours = path.parent.name == INCOMING or _TEMPORARY.fullmatch(path.name)
             if is_ours and (status := _status(path)) and time.time() - status.st_mtime > _KEPT_SECONDS:
                 yield Garbage(None, str(path), status.st_size, "left behind")
+
+
+def _deleted(store: Store, deleted: Set[str]) -> Iterator[tuple[str, str]]:
+    """Files of deleted checkpoints, and elastic files of which all levels are deleted."""
+    members = Members(store)
+    files = store.listing(()).digests
+    for file in sorted(files if deleted else ()):
+        if file in deleted:
+            yield file, "deleted"
+        elif (levels := members.levels_of(file)) and set(levels) <= deleted:
+            yield file, "all levels deleted"
 
 
 def _status(path: Path) -> os.stat_result | None:

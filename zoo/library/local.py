@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from zoo.catalog.index import Catalog
 from zoo.catalog.protocol import Index
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.checkpoint import file as checkpoint_file
+from zoo.checkpoint.elastic import ElasticFile, reaching, read_levels
 from zoo.checkpoint.file import Checkpoint
 from zoo.choosing.adaptive import check
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
@@ -26,6 +28,7 @@ from zoo.library.choose import Chooser
 from zoo.library.evaluate import TestSplits
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
+from zoo.library.members import Members
 from zoo.library.publish import PublishSettings, Terms, Upload, publish
 from zoo.library.ready_cascades import ReadyCascades, by_cascade
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference, reference_of
@@ -73,10 +76,11 @@ class LocalZoo:
         self.annotations = Annotations(self.store)
         self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
         self.catalog: Index = Catalog(catalog_path(roots, self.store.url), default_dataset)
-        self.files = CheckpointFiles(self.store, self.catalog)
+        members = Members(self.store, self._elastic_file)
+        self.files = CheckpointFiles(members, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)
         self.chooser = Chooser(self.catalog, self.annotations, cascades)
-        self._follower = Follower(self.store, self.catalog, self.files, self.annotations, cascades)
+        self._follower = Follower(members, self.catalog, self.files, self.annotations, cascades)
         self.annotator = Annotator(
             self.uploads, self.catalog, self.files, self.annotations, self.chooser, self._follower
         )
@@ -142,14 +146,35 @@ class LocalZoo:
         to: AnyPath,
         *,
         file_format: FileFormat = "safetensors",
+        upgradable: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        """Writes the checkpoint's file. Raises OSError where it cannot be written."""
-        data, target = self.files.file(self._digest(checkpoint), file_format), Path(to)
+        """Writes the checkpoint's file; if `upgradable`, the beginning of the elastic file that it is a level of.
+
+        Raises OSError where it cannot be written, ZooError where it is no level.
+        """
+        digest, target = self._digest(checkpoint), Path(to)
+        if upgradable and file_format != "safetensors":
+            raise ZooError(f"an upgradable file is a safetensors file, not one of {file_format}")
+        data = self.files.beginning(digest) if upgradable else self.files.file(digest, file_format)
         write_atomically(target, data)
         if progress:
             progress(len(data), len(data))
         return target
+
+    def upgrade(
+        self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
+    ) -> CheckpointView:
+        """Completes a file that was downloaded as upgradable: up to its smallest level with that accuracy, or whole.
+
+        Raises NoModelMeetsConstraintsError where no level reaches it.
+        """
+        view = self.chooser.view(self.chooser.find(reaching(read_levels(Path(file)), min_acc).digest))
+        with suppress(CheckpointError), Path(file).open("rb") as opened:
+            if view.elastic is not None and ElasticFile(opened).extract(view.elastic.level):
+                return view
+        self.download(view, file, upgradable=True, progress=progress)
+        return view
 
     @overload  # a path is a sequence too: the first that fits counts
     def predict(  # type: ignore[overload-overlap]
@@ -233,6 +258,10 @@ class LocalZoo:
     def undelete(self, digest: str) -> CheckpointView:
         """Brings it back, as long as its file has not been collected."""
         return self.annotator.undelete(digest)
+
+    def _elastic_file(self, digest: str) -> str | None:
+        row = self.catalog.rows([digest]).get(digest)
+        return None if row is None else row.elastic_file
 
     def _digest(self, checkpoint: Reference, dataset: str | None = None) -> str:
         return self.chooser.find(reference_of(checkpoint), dataset).digest

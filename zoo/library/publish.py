@@ -11,9 +11,10 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
@@ -22,6 +23,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from zoo.catalog.rows import CheckpointRow
+from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Checkpoint, decode, read
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.library import audit, trial
@@ -126,9 +128,10 @@ def publish(
 ) -> tuple[CheckpointRow, bool]:
     """The row of the checkpoint that was uploaded (or lies in the zoo deleted), and whether it is new.
 
-    With `stage` a new one is found by its digest alone, until it is promoted. Raises CheckpointError where the bytes
-    are not a whole and valid one within the limits, NotFoundError where none were uploaded, and for a passing reason
-    NoSpaceError, BusyError, AnnotationsError or OSError.
+    Of an elastic file each level becomes a checkpoint, and the row is that of the largest. With `stage` a new one is
+    found by its digest alone, until it is promoted. Raises CheckpointError where the bytes are not a whole and valid
+    one within the limits, NotFoundError where none were uploaded, and for a passing reason NoSpaceError, BusyError,
+    AnnotationsError or OSError.
     """
     blob = zoo.uploads / digest
     if (row := _already_there(zoo, blob, digest)) is not None:
@@ -157,13 +160,15 @@ def _publish(zoo: LocalZoo, blob: Path, digest: str, *, stage: bool, terms: Term
     with locked(blob.parent):
         if (row := _already_there(zoo, blob, digest)) is not None:
             return row, False
-        is_staged = stage or (terms.stage_claimed and measured is None)
-        claimed = measured is None and not terms.trust_claims
-        row = _taken_in(zoo, blob, digest, staged=is_staged, claimed=claimed, measured=measured)
-    claim = row.accuracy if measured is None else measured.accuracy
-    source_of_claim = "claimed" if measured is None else "measured"
-    audit.record("publish", digest, staged=is_staged or None, accuracy=claim, accuracy_source=source_of_claim)
-    return row, True
+        rows = _taken_in(zoo, blob, digest, measured, stage=stage, terms=terms)
+    for row in rows:
+        found = measured[row.digest]
+        claim = row.accuracy if found is None else found.accuracy
+        source_of_claim = "claimed" if found is None else "measured"
+        level_of = {} if row.digest == digest else {"level_of": digest}
+        facts = {"accuracy": claim, "accuracy_source": source_of_claim, **level_of}
+        audit.record("publish", row.digest, staged=row.staged or None, **facts)
+    return rows[-1], True
 
 
 @contextmanager
@@ -179,11 +184,12 @@ def _one_at_a_time() -> Iterator[None]:
 
 def _already_there(zoo: LocalZoo, blob: Path, digest: str) -> CheckpointRow | None:
     with suppress(NotFoundError, CheckpointError):  # a file that is gone or damaged is replaced by the blob
-        row = zoo.chooser.find(digest)
+        levels = zoo.files.levels_of(digest)
+        rows = [zoo.chooser.find(each) for each in levels or [digest]]
         if blob.exists():
-            zoo.files.load(digest)
+            zoo.files.file(digest, "safetensors") if levels else zoo.files.load(digest)
             blob.unlink(missing_ok=True)
-        return row
+        return rows[-1]
     return None
 
 
@@ -194,34 +200,54 @@ def _is_there(zoo: LocalZoo, digest: str) -> bool:
     return False
 
 
-def _examined(data: bytes, digest: str, terms: Terms) -> Measured | None:
-    checkpoint = decode(data, digest)
-    trial.check_bounds(checkpoint, int.from_bytes(data[:8], "little"), terms.limits)
-    return terms.examine(checkpoint, terms.limits)
+def _examined(data: bytes, digest: str, terms: Terms) -> dict[str, Measured | None]:
+    """By digest, the accuracy of what the file brings."""
+    found, header_bytes = {}, int.from_bytes(data[:8], "little")
+    for each, file in _brought(data, digest):
+        checkpoint = decode(file, each)
+        trial.check_bounds(checkpoint, header_bytes, terms.limits)
+        found[each] = terms.examine(checkpoint, terms.limits)
+    return found
+
+
+def _brought(data: bytes, digest: str) -> Iterator[tuple[str, bytes]]:
+    """By digest, the file, or of an elastic file those of its levels, smallest first."""
+    if not is_elastic(BytesIO(data)):
+        yield digest, data
+        return
+    elastic = ElasticFile(BytesIO(data), digest)
+    elastic.require_whole()
+    yield from zip([level.digest for level in elastic.levels], elastic.files(), strict=True)
 
 
 def _taken_in(
-    zoo: LocalZoo, blob: Path, digest: str, *, staged: bool, claimed: bool, measured: Measured | None
-) -> CheckpointRow:
+    zoo: LocalZoo, blob: Path, digest: str, measured: Mapping[str, Measured | None], *, stage: bool, terms: Terms
+) -> list[CheckpointRow]:
     """With the lock held. What fails leaves every file where it was, but for the upload where there is no space."""
     was_there, is_new = _is_there(zoo, digest), False
     try:
         with _no_space_is_ours("it is not published"):
-            # What is said of it comes first: a server that sees the file a moment before its row must know it. One that
-            # lay in the zoo before, deleted perhaps, counts as it did: to bring it back is no new claim.
-            is_claim = None if claimed and was_there else claimed
-            zoo.annotator.announce(digest, staged=staged, claimed=is_claim, measured=measured)
+            # What is said of it comes first: a server that sees the file a moment before its row must know it.
+            new = measured.keys() - zoo.catalog.rows(measured).keys()
+            for each in new:
+                found = measured[each]
+                is_staged = stage or (terms.stage_claimed and found is None)
+                # One that lay in the zoo before, deleted perhaps, counts as it did: to bring it back is no new claim.
+                is_claim = found is None and not terms.trust_claims
+                claimed = None if is_claim and _is_there(zoo, each) else is_claim
+                zoo.annotator.announce(each, staged=is_staged, claimed=claimed, measured=found)
             if not was_there or not _is_whole(zoo, digest):
                 zoo.store.put(digest, blob)
                 is_new = not was_there
-            row = zoo.annotator.admit(digest)
+                zoo.files.levels_of(digest)  # from now on known
+            rows = [zoo.annotator.admit(each) for each in measured]
     except NoSpaceError:
         blob.unlink(missing_ok=True)
         if is_new:
             zoo.store.delete(digest)
         raise
     blob.unlink(missing_ok=True)
-    return row
+    return rows
 
 
 def _is_whole(zoo: LocalZoo, digest: str) -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from zoo.catalog.dataset_labels import image_set
-from zoo.catalog.rows import DIGITS, CheckpointRow
-from zoo.catalog.views import CheckpointView, Links
+from zoo.catalog.rows import DIGITS, CheckpointRow, place_columns
+from zoo.catalog.views import CheckpointView, ElasticPlace, Links
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import Header
 from zoo.choosing.budget import wilson_interval
@@ -16,7 +16,7 @@ from zoo.runtime import onnx_model
 from zoo.store.entries import Said
 
 
-def row_of(digest: str, header: Header, said: Said) -> CheckpointRow:
+def row_of(digest: str, header: Header, said: Said, place: ElasticPlace | None = None) -> CheckpointRow:
     descriptor = header.descriptor
     test, measured = descriptor.metrics.test, said.measured.get(digest)
     known = measured or test
@@ -43,6 +43,7 @@ def row_of(digest: str, header: Header, said: Said) -> CheckpointRow:
         deprecated=digest in said.deprecated,
         staged=digest in said.staged,
         claimed=digest in said.claimed and measured is None,
+        **place_columns(place),
     )
 
 
@@ -78,5 +79,6 @@ def view_of(row: CheckpointRow, aliases: Sequence[str]) -> CheckpointView:
         deprecated=row.deprecated,
         staged=row.staged,
         accuracy_source=row.accuracy_source,
+        elastic=row.place,
         links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
     )

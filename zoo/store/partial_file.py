@@ -40,6 +40,10 @@ class PartialFile:
         self._file.seek(0)
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
+    def read(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
+
     def append(self, chunk: bytes) -> None:
         self._file.write(chunk)
         self._file.flush()  # so that nothing is lost with a process that is killed

@@ -1,0 +1,258 @@
+"""Elastic files over HTTP: the beginning first, the rest when it is wanted, from a server that breaks off and lies."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from zoo.checkpoint.elastic import ElasticFile, Level, extract, pack, read_levels
+from zoo.checkpoint.file import decode, digest_of
+from zoo.client import AsyncZooClient, ZooClient
+from zoo.errors import NoModelMeetsConstraintsError, RemoteError, ZooError
+from zoo.runtime.elastic import ElasticNetwork, open_elastic
+from zoo.runtime.onnx_classifier import OnnxClassifier
+from zoo.runtime.predictor import Predictor
+from zoo.store.directory import Directory
+
+
+@pytest.fixture(scope="module")
+def elastic(levels: list[bytes]) -> bytes:
+    return pack(levels)
+
+
+@pytest.fixture
+def parts(elastic: bytes) -> tuple[Level, ...]:
+    return ElasticFile(io.BytesIO(elastic)).levels
+
+
+@pytest.fixture
+def server(tmp_path: Path, elastic: bytes, serve: Callable[..., Any]) -> Any:
+    Directory(tmp_path / "zoo").put(elastic)
+    running = serve(tmp_path / "zoo")
+    running.on = "/blobs"
+    return running
+
+
+def asked(server: Any) -> list[str | None]:
+    return [one.headers.get("range") for one in server.requests if one.url.path.startswith("/blobs")]
+
+
+# --- the file, by the digest of its bytes ---------------------------------------------------------------------------
+
+
+def test_the_file_is_served_by_its_digest(server: Any, elastic: bytes, parts: tuple[Level, ...]) -> None:
+    digest = digest_of(elastic)
+    with httpx.Client(base_url=server.url) as client:
+        whole = client.get(f"/blobs/sha256:{digest}")
+        assert whole.content == elastic
+        assert whole.headers["etag"] == f'"{digest}"'
+        assert "immutable" in whole.headers["cache-control"]
+        end = parts[1].prefix_bytes
+        part = client.get(f"/blobs/sha256:{digest}", headers={"Range": f"bytes=0-{end - 1}"})
+        assert (part.status_code, part.content) == (206, elastic[:end])
+        rest = {"Range": f"bytes={end}-", "If-Range": f'"{digest}"'}
+        assert client.get(f"/blobs/sha256:{digest}", headers=rest).content == elastic[end:]
+        assert client.get(f"/blobs/sha256:{digest}", headers=rest | {"If-Range": '"other"'}).status_code == 200
+        assert client.get(f"/blobs/sha256:{digest}", headers={"If-None-Match": f'"{digest}"'}).status_code == 304
+        head = client.head(f"/blobs/sha256:{digest}")
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(elastic)))
+        missing = client.get(f"/blobs/sha256:{'0' * 64}")
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
+        assert client.get("/blobs/sha256:latest").status_code == 422
+
+
+def test_a_level_is_served_as_a_file_of_its_own(server: Any, levels: list[bytes], parts: tuple[Level, ...]) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        for data, level in zip(levels, parts, strict=True):
+            path = f"/models/{level.digest}/file"
+            whole = client.get(path)
+            assert whole.content == data
+            assert whole.headers["etag"] == f'"{level.digest}"'
+            assert client.get(path, headers={"Range": "bytes=100-199"}).content == data[100:200]
+            assert client.get(f"/zoo/shapes/resolve/{level.digest}/model.safetensors").content == data
+            assert client.get(path, params={"format": "onnx"}).status_code == 200
+        view = client.get("/models", params={"min_acc": 0.7}).json()["selected"]
+        assert view["elastic"]["level"] == 2
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8), (200, 100, 50)).save(image, "PNG")
+        answers = [
+            client.post(
+                "/predict",
+                params={"model": level.digest},
+                content=image.getvalue(),
+                headers={"Content-Type": "image/png"},
+            ).json()["predictions"]
+            for level in parts
+        ]
+        assert all(one != other for one, other in pairwise(answers))
+
+
+# --- the client -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("client", [ZooClient, AsyncZooClient])
+def test_a_beginning_is_fetched_used_and_continued(
+    server: Any, levels: list[bytes], elastic: bytes, parts: tuple[Level, ...], tmp_path: Path, client: Any
+) -> None:
+    def ask(method: str, *args: Any, **options: Any) -> Any:
+        async def main() -> Any:
+            async with AsyncZooClient(server.url, cache=tmp_path / "cache") as zoo:
+                return await getattr(zoo, method)(*args, **options)
+
+        if client is AsyncZooClient:
+            return asyncio.run(main())
+        with ZooClient(server.url, cache=tmp_path / "cache") as zoo:
+            return getattr(zoo, method)(*args, **options)
+
+    seen: list[tuple[int, int | None]] = []
+    file = tmp_path / "net.safetensors"
+    path = ask("download", None, file, min_acc=0.6, upgradable=True, progress=lambda *sizes: seen.append(sizes))
+    assert path == file
+    assert file.read_bytes() == elastic[: parts[0].prefix_bytes]
+    assert seen[-1] == (parts[0].prefix_bytes, parts[0].prefix_bytes)
+    assert extract(file.read_bytes(), 0) == levels[0]
+    assert ask("upgrade", file, min_acc=0.7).id == parts[2].digest
+    assert file.read_bytes() == elastic[: parts[2].prefix_bytes]
+    assert ask("upgrade", file, min_acc=0.65).id == parts[1].digest  # is there: nothing is asked
+    assert ask("upgrade", file).id == parts[3].digest
+    ends = [level.prefix_bytes for level in parts]
+    assert asked(server) == [f"bytes={a}-{b - 1}" for a, b in ((0, ends[0]), (ends[0], ends[2]), (ends[2], ends[3]))]
+    assert file.read_bytes() == elastic
+    with pytest.raises(NoModelMeetsConstraintsError, match=r"none of 4 levels reaches accuracy 0\.9"):
+        ask("upgrade", file, min_acc=0.9)
+    with pytest.raises(ZooError, match="an upgradable file is a safetensors file, not one of onnx"):
+        ask("download", None, file, file_format="onnx", upgradable=True)
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["net.safetensors"]
+
+
+FAULTS = st.one_of(
+    st.just({"status": 503}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "break_after": st.integers(0, 12000),
+            "flip_at": st.integers(0, 12000),
+            "ignore_range": st.booleans(),
+        },
+    ),
+)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(faults=st.lists(FAULTS, max_size=3))
+def test_whatever_goes_wrong_the_file_is_as_it_was_or_right(
+    server: Any,
+    elastic: bytes,
+    parts: tuple[Level, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+    fault: Any,
+    faults: list[dict[str, Any]],
+) -> None:
+    file = tmp_path_factory.mktemp("upgrade") / "net.safetensors"
+    file.write_bytes(before := elastic[: parts[0].prefix_bytes])
+    server.faults = deque(fault(**one) for one in faults)
+    with ZooClient(server.url, retries=1) as zoo:
+        try:
+            zoo.upgrade(file)
+        except RemoteError:
+            assert file.read_bytes() == before
+            server.faults.clear()
+            zoo.upgrade(file)
+    assert file.read_bytes() == elastic
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+
+
+def test_a_file_that_was_damaged_here_is_fetched_anew(
+    server: Any, elastic: bytes, parts: tuple[Level, ...], tmp_path: Path
+) -> None:
+    damaged = bytearray(elastic[: parts[1].prefix_bytes])
+    damaged[parts[1].start + 3] ^= 1
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(damaged)
+    with ZooClient(server.url) as zoo:
+        zoo.upgrade(file, min_acc=0.7)
+    assert file.read_bytes() == elastic[: parts[2].prefix_bytes]
+
+
+def test_a_checkpoint_of_its_own_cannot_be_upgraded(
+    tmp_path: Path, levels: list[bytes], serve: Callable[..., Any]
+) -> None:
+    digest = Directory(tmp_path / "zoo").put(levels[0])
+    with ZooClient(serve(tmp_path / "zoo").url) as zoo, pytest.raises(ZooError, match="no level of an elastic file"):
+        zoo.download(digest, tmp_path / "net.safetensors", upgradable=True)
+
+
+# --- in a program ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_", ["onnx", "torch"])
+def test_a_program_switches_levels(
+    server: Any, levels: list[bytes], parts: tuple[Level, ...], tmp_path: Path, as_: Any
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    expected = [Predictor(decode(data)).logits(pixels) for data in levels]
+
+    def logits(net: ElasticNetwork[Any]) -> Any:
+        found = net(pixels)
+        return found if as_ == "onnx" else found.detach().numpy()
+
+    with ZooClient(server.url, cache=tmp_path / "cache") as zoo:
+        net = zoo.load(min_acc=0.65, as_=as_, elastic=True)
+        assert net.level == 1
+        assert [level.is_here for level in net.levels] == [True, True, False, False]
+        assert [level.accuracy for level in net.levels] == pytest.approx([0.6, 0.65, 0.7, 0.75])
+        assert [level.params for level in net.levels] == [level.header.params for level in parts]
+        assert np.abs(logits(net) - expected[1]).max() < 1e-4
+        net.level = 0
+        assert np.abs(logits(net) - expected[0]).max() < 1e-4
+        with pytest.raises(ZooError, match="level 2: it needs the first"):
+            net.level = 2
+        assert net.level == 0
+        assert net.upgrade(min_acc=0.7).number == net.level == 2
+        assert np.abs(logits(net) - expected[2]).max() < 1e-4
+        assert net.upgrade().is_here
+        assert np.abs(logits(net) - expected[3]).max() < 1e-4
+        assert len(net.predict(pixels[0], top_k=2)) == 2
+        asked_before = len(server.requests)
+        for level in (0, 3, 1, 2):
+            net.level = level
+            assert np.abs(logits(net) - expected[level]).max() < 1e-4
+        assert len(server.requests) == asked_before
+        with pytest.raises(ZooError, match=r"level 4: there are levels 0 to 3"):
+            net.level = 4
+
+
+def test_awaited_it_is_loaded_too(server: Any, tmp_path: Path) -> None:
+    async def main() -> int:
+        async with AsyncZooClient(server.url, cache=tmp_path) as zoo:
+            net = await zoo.load(min_acc=0.6, elastic=True)
+            assert net.level == 0
+            return (await asyncio.to_thread(net.upgrade, 0.7)).number
+
+    assert asyncio.run(main()) == 2
+
+
+def test_a_file_is_loaded_without_a_zoo(elastic: bytes, parts: tuple[Level, ...], tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(elastic[: parts[2].prefix_bytes])
+    net = open_elastic(file, OnnxClassifier)
+    assert net.level == 2
+    assert net.upgrade(min_acc=0.6).number == 0
+    with pytest.raises(ZooError, match="level 3: it needs the first"):
+        net.upgrade()
+    file.write_bytes(elastic[: parts[0].prefix_bytes - 1])
+    with pytest.raises(ZooError, match="no level is whole"):
+        open_elastic(file, OnnxClassifier)
+    assert len(read_levels(file)) == 4

@@ -1,0 +1,131 @@
+"""What a store holds, checkpoint by checkpoint: files of their own, and levels of elastic files.
+
+A level counts as the ordinary file that it extracts to. By that file's digest it is listed and opened here, so that
+whoever reads checkpoints need not know which are levels. One that is both a file and a level is one checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Set
+from contextlib import suppress
+from dataclasses import replace
+from io import BufferedReader, BytesIO
+from types import MappingProxyType
+
+from zoo.catalog.views import ElasticPlace
+from zoo.checkpoint.elastic import ElasticFile, is_elastic
+from zoo.checkpoint.file import Header, header_of
+from zoo.errors import BusyError, CheckpointError, ZooError
+from zoo.store.store import Listing, Stat, Store
+
+
+class Members:
+    """All methods may be called from any thread. Those that read raise as `Store` does."""
+
+    def __init__(self, store: Store, file_of: Callable[[str], str | None] = lambda _: None) -> None:
+        """`file_of`: the elastic file of a checkpoint that another process has found since the last listing, if any."""
+        self._store = store
+        self._file_of = file_of
+        # Of each elastic file the digests of its levels, with their places.
+        self._elastic: dict[str, dict[str, ElasticPlace]] = {}
+        # Files that were looked into and are no elastic ones; what is wrong with them is for their reader to find.
+        self._ordinary: set[str] = set()
+        # Of the ordinary files that levels are.
+        self._sizes: dict[str, int] = {}
+        self._listed: Set[str] = frozenset()
+        self.places: Mapping[str, ElasticPlace] = MappingProxyType({})
+        """Where levels lie, by digest, as of the last listing; of several elastic files the first, by digest."""
+
+    def listing(self, since: Collection[str], known: Set[str] = frozenset()) -> Listing:
+        """As that of the store, of checkpoints. Files that are `known` are no elastic ones."""
+        listing = self._store.listing(since)
+        self._elastic = {file: levels for file, levels in self._elastic.items() if file in listing.digests}
+        self._ordinary &= listing.digests
+        for file in listing.digests - known - self._ordinary - self._elastic.keys():
+            self.levels_of(file)
+        self._listed = listing.digests
+        self._place()
+        return replace(listing, digests=(listing.digests - self._elastic.keys()) | self.places.keys())
+
+    def levels_of(self, file: str) -> list[str]:
+        """The digests of an elastic file's levels, smallest first; none of another file, or one that is not there."""
+        if file not in self._elastic and file not in self._ordinary:
+            with suppress(ZooError, OSError):
+                self._look_into(file)
+        return list(self._elastic.get(file, ()))
+
+    def _look_into(self, file: str) -> None:
+        with self._store.open(file) as opened:
+            if not is_elastic(opened):
+                self._ordinary.add(file)
+                return
+            elastic = ElasticFile(opened, name_of(file))
+            elastic.require_whole()
+        self._sizes |= {one.digest: one.header.size_bytes for one in elastic.levels}
+        count = len(elastic.levels)
+        levels = {
+            one.digest: ElasticPlace(file=file, level=one.number, levels=count, prefix_bytes=one.prefix_bytes)
+            for one in elastic.levels
+        }
+        self._elastic = {**self._elastic, file: levels}
+        self._place()
+
+    def _place(self) -> None:
+        found: dict[str, ElasticPlace] = {}
+        for file in sorted(self._elastic, reverse=True):
+            found |= self._elastic[file]
+        self.places = found
+
+    def forget(self, digest: str) -> None:
+        """Has the file that was found damaged looked into again, when it is listed next."""
+        place = self.places.get(digest)
+        file = digest if place is None else place.file
+        self._elastic = {other: levels for other, levels in self._elastic.items() if other != file}
+        self._ordinary.discard(file)
+
+    def open(self, digest: str) -> BytesIO | BufferedReader:
+        """The checkpoint's file, from any position; of a level it is made here, and checked.
+
+        Also an elastic file, by its own digest, as it is. Raises CheckpointError where a level is damaged.
+        """
+        place = self._place_of(digest)
+        if place is None:
+            return self._store.open(digest)
+        with self._store.open(place.file) as file:
+            return BytesIO(ElasticFile(file, name_of(place.file)).extract(place.level))
+
+    def stat(self, digest: str) -> Stat:
+        place = self._place_of(digest)
+        if place is None:
+            return self._store.stat(digest)
+        return replace(self._store.stat(place.file), size_bytes=self._sizes[digest])
+
+    def header(self, digest: str) -> Header:
+        """What is before the weights. Raises CheckpointError."""
+        place = self._place_of(digest)
+        file = digest if place is None else place.file
+        with self._store.open(file) as opened:
+            if place is None and not is_elastic(opened):
+                return header_of(opened, name_of(digest))
+            elastic = ElasticFile(opened, name_of(file))
+            elastic.require_whole()
+        if place is None:  # when it was looked into, it was still being written
+            self._ordinary.discard(file)
+            raise BusyError(f"{name_of(file)} is an elastic file, which is yet to be looked into: try again")
+        level = elastic.levels[place.level]
+        if level.digest != digest:
+            raise CheckpointError(f"{name_of(file)}: level {place.level} was {digest} and is {level.digest}")
+        return level.header
+
+    def _place_of(self, digest: str) -> ElasticPlace | None:
+        """None where it is a file."""
+        if digest in self._listed:
+            return None
+        if digest not in self.places and (file := self._file_of(digest)) is not None:
+            self.levels_of(file)
+        return self.places.get(digest)
+
+
+def name_of(digest: str) -> str:
+    """For people."""
+    return f"{digest}.safetensors"
