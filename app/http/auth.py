@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens, checked before anything of a request's body is read, and guesses slowed down."""
+"""Authentication by bearer token, before a body is read; rate limiting of wrong guesses."""
 
 from __future__ import annotations
 

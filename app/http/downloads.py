@@ -1,4 +1,4 @@
-"""Files on their way out: the last ones asked for stay in memory."""
+"""File downloads, with an LRU cache in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is raised, as the problem that a client is answered with."""
+"""Maps exceptions to problem+json responses."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _catalog(_: Request, error: Exception) -> JSONResponse:
 
 
 def _annotations(_: Request, error: Exception) -> JSONResponse:
-    """Nothing that a client can mend, and not of long duration, it is to be hoped."""
+    """503: the zoo's owner has to repair a file, a client cannot."""
     detail = f"nothing can be changed until the zoo's owner repairs or removes a file: {error}"
     return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
 
@@ -121,7 +121,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 def _http(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses: unknown paths, wrong methods, broken multipart."""
+    """Refusals of the framework: unknown paths, wrong methods, broken multipart bodies."""
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if error.status_code == 404 and request.url.path.rstrip("/") and request.url.path.endswith("/"):

@@ -88,7 +88,7 @@ SeedOption = Annotated[int, typer.Option(min=0)]
 
 @dataclass(frozen=True)
 class Images:
-    """As the options say."""
+    """The images that the command's options select."""
 
     source: str
     limit_train: int | None
@@ -144,7 +144,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
-    """As it is: names may look like markup."""
+    """Prints a line without interpreting markup, as names may look like it."""
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

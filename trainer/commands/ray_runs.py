@@ -190,7 +190,7 @@ def _explained(error: Exception) -> str:
 
 
 def _grow_one(config: RunConfig, data: Data, zoo: Path, cpus: float, cuda: bool) -> tuple[str, ...]:
-    """In a worker."""
+    """One run, on a Ray worker."""
     import torch
 
     from trainer.distil.distil import distil
@@ -205,4 +205,4 @@ def _grow_one(config: RunConfig, data: Data, zoo: Path, cpus: float, cuda: bool)
 
 
 def _nobody(record: object) -> None:
-    """Each run has its log."""
+    """An observer that does nothing: each run has its log."""

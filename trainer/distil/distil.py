@@ -1,4 +1,4 @@
-"""The last pass of a run: its best checkpoint teaches the smaller ones. So may any pair of a zoo's checkpoints.
+"""Distillation: the best checkpoint of a run, or any larger one, teaches the smaller ones.
 
 Each student trains on from its own weights, with a learning rate that falls to 0, on the teacher's softened answers.
 One that gets better on validation images becomes a new file whose parent is the student; the old file stays. Each

@@ -1,4 +1,4 @@
-"""How a network learns what another one knows: epochs on a teacher's answers, each of them resumable."""
+"""Knowledge distillation: resumable epochs of training on a teacher's logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps of itself, and what it writes. Saving saves; it trains nothing.
+"""A run's state, log and checkpoint files. Saving only saves; it trains nothing.
 
 <zoo>/checkpoints/<sha256>.safetensors     one at each expansion, one at the end
 <zoo>/runs/<data set>-<run>-s<seed>/       state.pt; log.jsonl with every epoch, score and decision; data.json

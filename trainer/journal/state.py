@@ -1,4 +1,4 @@
-"""A run between two epochs: enough to go on exactly, in one file that is replaced whole."""
+"""Training state between two epochs, to resume a run exactly; one file, replaced atomically."""
 
 from __future__ import annotations
 

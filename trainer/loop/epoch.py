@@ -184,7 +184,7 @@ def evaluate(module: GraphModule, split: Split, preprocessing: Preprocessing, nu
 def metrics_of(
     module: GraphModule, split: Split, preprocessing: Preprocessing, num_classes: int, validation: Accuracy
 ) -> Metrics:
-    """As `evaluate`, with which class is taken for which, where these are few enough to be kept."""
+    """As `evaluate`, with the confusion matrix where there are few enough classes to store it."""
     predicted = predict(module, split.images, preprocessing)
     confusion = None
     if num_classes <= MAX_CONFUSION_CLASSES:

@@ -1,4 +1,4 @@
-"""How the catalog changes, and its tables beside rows and staircases. Each within the caller's transaction."""
+"""Writes to the catalog, and its smaller tables. Every function runs within the caller's transaction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from zoo.store.entries import Said
 
 
 class ImageSet(SQLModel, table=True):
-    """What is known of some checkpoints' images, and what their data set is called here."""
+    """A set of images that checkpoints were trained on, and the data set's name in this catalog."""
 
     __tablename__ = f"image_set_{SCHEMA_VERSION}"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -38,7 +38,7 @@ class ImageSet(SQLModel, table=True):
 
 
 class FolderRow(SQLModel, table=True):
-    """A directory in which checkpoint files were found, as `zoo.store.files` tells them."""
+    """A place of the store's last listing that had checkpoint files (`zoo.store.store.Listing.places`)."""
 
     __tablename__ = f"folder_{SCHEMA_VERSION}"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -56,7 +56,7 @@ _BATCH = 10_000
 
 
 def images_key(facts: str) -> str:
-    """Short: each row has one."""
+    """A short key, because each row has one."""
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
@@ -87,7 +87,7 @@ def remove(connection: Connection, digests: list[str]) -> None:
 
 
 def missing_annotations(connection: Connection, said: Said) -> dict[str, dict[str, Any]]:
-    """By digest, what the columns should be of rows that say something else than the annotations."""
+    """Rows that differ from the annotations: digest -> the columns as they should be."""
     is_annotated = or_(ROW.deprecated, ROW.staged, ROW.claimed)
     known = set(connection.scalars(select(ROW.digest).where(is_annotated)))
     missing = {}
@@ -117,7 +117,7 @@ def annotate(connection: Connection, missing: Mapping[str, Mapping[str, Any]]) -
 
 
 def missing_latencies(connection: Connection, medians: Mapping[str, float]) -> dict[str, float | None]:
-    """By digest, what latencies should be where they are not."""
+    """Rows whose latency differs: digest -> milliseconds, or None for a latency that is to be removed."""
     query = select(ROW.digest, ROW.latency_ms).where(ROW.latency_ms.is_not(None))
     before = {row.digest: row.latency_ms for row in connection.execute(query)}
     wanted: dict[str, float] = {}
@@ -149,7 +149,7 @@ def set_places(connection: Connection, missing: Mapping[str, Mapping[str, Any]])
 
 
 def labels(connection: Connection) -> dict[str, str]:
-    """By image set, what its data set is called."""
+    """Image set -> name of its data set."""
     return {row.facts: row.label for row in connection.execute(select(IMAGE_SETS))}
 
 

@@ -1,7 +1,7 @@
-"""The SQLite file of the catalog: opening it, and going on where that fails.
+"""The SQLite file of the catalog: opening it, and falling back to memory where that fails.
 
-The file is an index that can be rebuilt from the checkpoints at any time, so nothing about it may stop a zoo from
-answering:
+The file is an index that can be rebuilt from the checkpoints at any time, so a broken one must not
+stop a zoo from answering:
 
     damaged                                 set aside (`….damaged`) and begun anew
     of another version of the code          left to that: each has tables of its own
@@ -56,7 +56,7 @@ class Database:
     """Connections to one file, or to memory. All methods may be called from any thread."""
 
     def __init__(self, path: Path | None, metadata: MetaData, tables: Sequence[Table]) -> None:
-        """`path` None keeps it in memory. Tables that are not there are made."""
+        """`path` None keeps it in memory. Missing tables are created."""
         self._path = path
         self._metadata = metadata
         self._tables = tables
@@ -75,13 +75,13 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction, in memory from now on where the file cannot be written to. Raises as `connect`."""
+        """One write transaction. Falls back to memory where the file cannot be written. Raises as `connect`."""
         with self._noticing_damage(), self._connection(immediate=True) as connection:
             yield connection
             connection.commit()
 
     def follow_file(self) -> bool:
-        """Reopens a file that has been removed or replaced since. True if it did: the rows may be others."""
+        """Reopens a file that was removed or replaced; True if so, because the rows may differ."""
         with self._lock:
             if self._path is None or _identity(self._path) == self._identity or not self._is_directory_there():
                 return False
@@ -91,15 +91,15 @@ class Database:
             return True
 
     def _is_directory_there(self) -> bool:
-        """Where it is away, or its file system is not mounted, the file that is open is still the right one."""
+        """False for an unmounted or missing directory: then the open file is still the right one."""
         assert self._path is not None
         directory = _identity(self._path.parent)
         return directory is not None and (self._identity is None or directory[0] == self._identity[0])
 
     def leave_file(self, error: DatabaseError | CatalogError, failed: Engine | None = None) -> bool:
-        """Goes on in memory with what can be read of the file. False where that would not help.
+        """Falls back to memory, with a copy of what can be read. False where that would not help.
 
-        `failed` is what the error came of, as another thread may have left that by now.
+        `failed`: the engine that raised the error; another thread may have fallen back already.
         """
         with self._lock:
             if self._path is None:
@@ -176,7 +176,7 @@ class Database:
             raise CatalogError(str(error), is_passing=True) from error
 
     def _set_aside(self, error: DatabaseError) -> None:
-        """So that every process that has it open begins anew; whoever is told of an error now finds it mended."""
+        """Renames the damaged file, so that every process starts a new one; a retry succeeds."""
         path = self._path
         assert path is not None
         with locked(path.parent):
@@ -216,7 +216,7 @@ def _reason(error: DatabaseError | CatalogError) -> str:
 
 
 def _is_passing(error: DatabaseError) -> bool:
-    """Of the file or its file system, and so mended or gone around with the next look; not of what was asked."""
+    """Whether the file or its file system is at fault, so that a retry may succeed; not the statement."""
     return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 
 

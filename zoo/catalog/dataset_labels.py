@@ -31,7 +31,7 @@ def image_set(descriptor: Descriptor) -> str:
 
 
 def name_of(one: str) -> str:
-    """What the image set's checkpoints call it."""
+    """The data set's name in the descriptors of these checkpoints."""
     return str(json.loads(one)["name"])
 
 
@@ -55,7 +55,7 @@ def extended(labels: Mapping[str, str], first_seen: Mapping[str, str]) -> dict[s
 
 
 def may_be_the_same(one: str, other: str) -> bool:
-    """Whether test accuracies compare, as far as is known."""
+    """Whether test accuracies are comparable: nothing says that the images differ."""
     a, b = json.loads(one), json.loads(other)
     if (a["classes"], a["test"]) != (b["classes"], b["test"]):
         return False

@@ -1,4 +1,4 @@
-"""An index over checkpoint files, in SQLite: rows, and the queries that choose by budget.
+"""The catalog: an index over checkpoint files in SQLite, with the queries that choose by budget.
 
 The files are the truth; this can be thrown away and rebuilt from them at any time.
 """
@@ -54,17 +54,17 @@ class Catalog:
         self._engine.close()
 
     def follow_file(self) -> bool:
-        """Reopens a catalog that another process has removed or set aside; its rows are then to be found anew."""
+        """Reopens a catalog that another process removed or set aside. True if so: the rows must be built again."""
         return self._engine.follow_file()
 
     def leave_file(self, error: CatalogError) -> bool:
-        """Goes on in memory after an error of the file. False where it is in memory already."""
+        """Falls back to memory after an error of the file. False where it is in memory already."""
         return self._engine.leave_file(error)
 
     # --- writing ---------------------------------------------------------------------------------------
 
     def add(self, rows: Iterable[CheckpointRow]) -> None:
-        """Rows whose digest is known already are left as they are."""
+        """Adds rows; one whose digest is there already stays unchanged (idempotent)."""
         with self._engine.writing() as connection:
             changes.add(connection, rows)
 
@@ -114,7 +114,7 @@ class Catalog:
         return bool(missing)
 
     def follow_folders(self, folders: set[str]) -> None:
-        """Makes these the directories in which the checkpoints' files are."""
+        """Stores the places of the store's last listing."""
         if folders != self.folders():
             with self._engine.writing() as connection:
                 changes.set_folders(connection, folders)
@@ -139,18 +139,18 @@ class Catalog:
             return set(connection.scalars(select(_ROW.digest)))
 
     def folders(self) -> set[str]:
-        """Those of the last `follow_folders`."""
+        """The places of the store's last listing."""
         with self._engine.connect() as connection:
             return set(connection.scalars(select(changes.FOLDERS.c.path)))
 
     def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
-        """Those of them that are known, by digest."""
+        """The rows of these digests; unknown ones are left out."""
         with self._engine.connect() as connection:
             found = {digest: changes.row_of(connection, digest) for digest in digests}
         return {digest: row for digest, row in found.items() if row is not None}
 
     def dataset_of(self, filters: Filters) -> str | None:
-        """The data set that they are about: their own, else the default. None in an empty catalog."""
+        """The data set of a query: the one it names, else the default. None in an empty catalog."""
         with self._engine.connect() as connection:
             return self._dataset_of(connection, filters)
 
@@ -158,7 +158,7 @@ class Catalog:
         return filters.dataset or self._default_dataset or connection.scalar(_DEFAULT_DATASET)
 
     def choose(self, budget: Budget) -> CheckpointRow | None:
-        """Of the eligible rows the one that the budget prefers; of equals the first in order of size."""
+        """The eligible row that the budget prefers; ties go to the smaller one."""
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, budget)
             return None if dataset is None else staircase.choose(connection, budget, dataset)
@@ -181,7 +181,7 @@ class Catalog:
         return self.listing(budget, limit, cursor).page
 
     def listing(self, budget: Budget, limit: int, cursor: str | None = None) -> Listing:
-        """As `page`, and in the same transaction what was chosen, out of how many."""
+        """A page with the chosen row and the count, read in one transaction."""
         preference = rows.column_of(budget.preference, budget.format)
         first, after = (False, None) if cursor is None else rows.after(cursor, budget.preference, preference)
         with self._engine.connect() as connection:
@@ -209,13 +209,13 @@ class Catalog:
             return 0 if dataset is None else _count(connection, rows.conditions(filters, dataset))
 
     def datasets(self) -> list[str]:
-        """Those of which there is something to choose."""
+        """Data sets with at least one checkpoint to choose."""
         query = select(_FRONT.dataset).where(_FRONT.dataset != ALL_DATASETS).distinct().order_by(_FRONT.dataset)
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
     def dataset_views(self) -> list[DatasetView]:
-        """Of those of which there is something to choose, by name."""
+        """Data sets with at least one checkpoint to choose, sorted by name."""
         counts = select(_ROW.dataset, func.count()).where(_OFFERED).group_by(_ROW.dataset)
         with self._engine.connect() as connection:
             default = self._dataset_of(connection, Filters())
@@ -228,7 +228,7 @@ class Catalog:
             return found
 
     def families(self, filters: Filters) -> list[str]:
-        """Those of the data set."""
+        """Architecture families in the data set."""
         with self._engine.connect() as connection:
             conditions = rows.conditions(Filters(), self._dataset_of(connection, filters) or "")
             query = select(_ROW.family).where(*conditions).distinct().order_by(_ROW.family)
@@ -285,12 +285,12 @@ class Catalog:
         return row
 
     def named(self, name: str) -> list[CheckpointRow]:
-        """Those of exactly that name, by digest; of very many the first hundred."""
+        """Rows with exactly this name, sorted by digest; the first hundred at most."""
         with self._engine.connect() as connection:
             return _named(connection, name)
 
     def aliases(self) -> dict[str, str]:
-        """What the computed aliases stand for at present, by alias: digests in the default data set."""
+        """Computed alias -> digest, in the default data set."""
         with self._engine.connect() as connection:
             return self._aliases(connection)
 
@@ -340,7 +340,7 @@ def _named(connection: Connection, name: str) -> list[CheckpointRow]:
 
 
 def _by_name(connection: Connection, name: str, dataset: str | None) -> CheckpointRow | None:
-    """Of several the one that is not deprecated, if there is no other."""
+    """Among several, the only one that is not deprecated. Raises NotFoundError where the name is ambiguous."""
     found = _named(connection, name)
     in_dataset = [row for row in found if dataset in (None, ALL_DATASETS, row.dataset)] or found[:1]
     candidates = [row for row in in_dataset if not row.deprecated] or in_dataset

@@ -109,7 +109,7 @@ def place_columns(place: ElasticPlace | None) -> dict[str, Any]:
 
 
 class CheckpointTable(CheckpointRow, table=True):
-    """Apart from its rows: an instance that SQLAlchemy watches takes six times as long to make."""
+    """The table. Rows are plain CheckpointRow objects: SQLAlchemy takes six times as long to make its own."""
 
     __tablename__ = _TABLE
     __table_args__ = (
@@ -146,12 +146,12 @@ def column_of(quantity: str, file_format: str) -> str:
 
 
 def reached(row: CheckpointRow) -> float | None:
-    """The largest min_acc that it meets."""
+    """The largest `min_acc` that the row meets."""
     return None if row.accuracy is None else max(row.accuracy, row.accuracy_in_full or row.accuracy)
 
 
 def cost_bounds(filters: Filters) -> dict[str, float]:
-    """By column, what a row may have at most."""
+    """Upper bounds: column -> largest value."""
     bounds = {name: getattr(filters, f"max_{name}") for name in ("params", "macs", "bytes", "latency_ms")}
     return {column_of(name, filters.format): bound for name, bound in bounds.items() if bound is not None}
 
@@ -164,7 +164,7 @@ def in_dataset(dataset: str) -> list[ColumnElement[bool]]:
 
 
 def conditions(filters: Filters, dataset: str) -> list[ColumnElement[bool]]:
-    """NULL compares as unknown, which is not true: an unknown value meets no bound."""
+    """SQL conditions of a budget. A row whose value is unknown (NULL) meets no bound on it."""
     found = [OFFERED, *in_dataset(dataset)]
     if filters.min_acc is not None:
         found.append(filters.min_acc <= REACHED)
@@ -215,7 +215,7 @@ _DIGEST = _Key(ROW.digest, "digest")
 
 
 def _keys(column: str) -> tuple[_Key, ...]:
-    """Of equals the one with fewer parameters, then the more accurate one, then the first digest."""
+    """Sort keys. Ties go to fewer parameters, then higher accuracy, then the lower digest."""
     if column == "params":
         return _PARAMS, _ACCURACY, _DIGEST
     if column == "accuracy":
@@ -226,7 +226,7 @@ def _keys(column: str) -> tuple[_Key, ...]:
 
 
 def order(column: str) -> tuple[Any, ...]:
-    """What rows are sorted by where the lowest of a cost, or the highest accuracy, is preferred."""
+    """ORDER BY terms: lowest cost first, or highest accuracy first."""
     return tuple(key.ordered for key in _keys(column))
 
 

@@ -1,4 +1,4 @@
-"""Choosing in one seek, whatever the bound is.
+"""Choosing with one index lookup, whatever the bound is.
 
 "The smallest with accuracy of at least x" has no index that serves every x: with rows in order of size the query reads
 past all that are too inaccurate, in order of accuracy it sorts all that are accurate enough. But the answers for all x
@@ -100,7 +100,7 @@ _BATCH = 10_000
 
 
 def choose(connection: Connection, budget: Budget, dataset: str) -> CheckpointRow | None:
-    """The first of the eligible rows in the budget's order; of those that only claim accuracies, if none is other."""
+    """The first eligible row in the budget's order. Rows whose accuracy is only claimed are used as a fallback."""
     found = (_choose(connection, budget, dataset, claimed) for claimed in (False, True))
     return next((row for row in found if row is not None), None)
 
@@ -130,12 +130,12 @@ def _choose(connection: Connection, budget: Budget, dataset: str, claimed: bool)
 
 
 def front_of(cost: str, dataset: str, *, claimed: bool) -> Any:
-    """The digests of rows among which are all that none beats in both this cost and accuracy."""
+    """A condition for rows that include the Pareto front of this cost against accuracy."""
     return and_(FRONT.dataset == dataset, FRONT.claimed == claimed, FRONT.preference == "accuracy", FRONT.gain == cost)
 
 
 def _reaches(filters: Filters) -> dict[str, float]:
-    """How far along each gain the budget wants a row to reach."""
+    """The least value of each gain that meets the budget."""
     accuracy = {} if filters.min_acc is None else {"accuracy": filters.min_acc}
     return accuracy | {cost: -bound for cost, bound in cost_bounds(filters).items()}
 
@@ -145,7 +145,7 @@ def _sign(gain: str) -> int:
 
 
 def extend(connection: Connection, row: CheckpointRow) -> None:
-    """Takes a new row into account."""
+    """Updates all staircases for a new row."""
     if row.deprecated or row.staged:
         return
     for dataset in (row.dataset, ALL_DATASETS):
@@ -172,7 +172,7 @@ def _extend(connection: Connection, dataset: str, preference: str, gain: str, ro
 
 
 def with_steps_of(connection: Connection, digests: list[str]) -> set[tuple[str, str]]:
-    """The staircases that one of these rows is a step of."""
+    """(preference, gain) of each staircase that has one of these rows as a step."""
     query = select(FRONT.preference, FRONT.gain).where(FRONT.digest == bindparam("gone")).distinct()
     return {(row[0], row[1]) for digest in digests for row in connection.execute(query, {"gone": digest})}
 

@@ -1,4 +1,4 @@
-"""What is in a folder of images, before anything is trained on it: counts, sizes, damage, duplicates."""
+"""Checks a folder of images before training: counts, sizes, damaged files, duplicates."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
 
 
 def _counts(folder: ImageFolder, files: Sequence[ImageFile]) -> dict[str, dict[str, int]]:
-    """Of good files."""
+    """Counts of readable files: class -> split -> number."""
     labels = {split: [file.label for file in files if file.split == split] for split in ("train", "validation", "test")}
     if not folder.validation:
         train = labels["train"]

@@ -179,7 +179,7 @@ def _kept(image: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[floa
 
 
 def _loaded(header: Header, shrink: int) -> Image.Image:
-    """As stored, not yet upright."""
+    """Pixels as stored, before the EXIF orientation is applied."""
     image = _opened(header)
     if shrink > 1:
         image.draft(image.mode, (image.width // shrink, image.height // shrink))
@@ -216,7 +216,7 @@ def _whitened(image: Image.Image, header: Header) -> Image.Image:
 
 
 def _equal(image: Image.Image, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which pixels are; (height, width)"""
+    """A mask of the pixels that equal the value; (height, width)."""
     levels = np.asarray(image.convert("L") if image.mode == "1" else image)
     return np.all(levels.reshape(image.height, image.width, -1) == wanted, axis=2)
 
@@ -248,7 +248,7 @@ def _by_strips(image: Image.Image, mode: str, step: Callable[[Image.Image], Imag
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of whole rows."""
+    """Boxes that split an image into strips of whole rows."""
     num_rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, num_rows):
         yield 0, top, image.width, min(top + num_rows, image.height)

@@ -138,7 +138,7 @@ class BadFiles(dict[ImageFile, str]):
 
     @classmethod
     def among(cls, files: Iterable[ImageFile]) -> BadFiles:
-        """Decodes each to find out."""
+        """Decodes every file to find the bad ones."""
         found = cls()
         for file in files:
             found.decode(file, _SMALLEST, np.empty((1, 1, 1), dtype=np.uint8))
@@ -313,6 +313,6 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def named(labels: Iterable[str]) -> str:
-    """As many names as one reads."""
+    """The first few names, and how many more."""
     names = sorted(labels)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

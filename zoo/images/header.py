@@ -35,7 +35,7 @@ MAX_COEFFICIENT_BYTES = 256 * 2**20
 
 
 class ForeignError(ImageError):
-    """Of another format, or no image at all."""
+    """Another format, or no image at all."""
 
 
 class Header(NamedTuple):
@@ -71,7 +71,7 @@ class Header(NamedTuple):
 
     @property
     def num_pixels(self) -> int:
-        """That come out of decoding."""
+        """Pixels after decoding."""
         return _shrunk(self.width, self.shrink) * _shrunk(self.height, self.shrink)
 
     @property
@@ -99,7 +99,7 @@ class Header(NamedTuple):
 
 
 def read(data: bytes) -> Header:
-    """Of a PNG, JPEG or WebP file. Raises ImageError where it is none, or over a limit."""
+    """Reads the header of a PNG, JPEG or WebP file. Raises ImageError for other bytes, and over a limit."""
     try:
         if data.startswith(_PNG):
             header = _png(data)

@@ -1,4 +1,4 @@
-"""Changing what is said of a zoo's checkpoints: aliases, deprecation, staging, deletion, measured accuracies."""
+"""Annotates checkpoints: aliases, deprecation, staging, deletion, measured accuracies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ALIAS: TypeAdapter[str] = TypeAdapter(Alias)
 class Annotator:
     """Belongs to a LocalZoo. All methods may be called from any thread.
 
-    What changes something raises AnnotationsError where annotations cannot be read, OSError where not be written.
+    Changes raise AnnotationsError where annotations cannot be read, OSError where they cannot be written.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class Annotator:
         return self._chooser.view(row)
 
     def measured(self, digest: str, measured: Measured) -> None:
-        """Its test accuracy, as measured here: from now on this counts, whatever its file claims."""
+        """Records a test accuracy measured here, which replaces the one that the file claims."""
         self._change(lambda _: [MeasuredEntry(digest=digest, **measured.model_dump())])
         self._in_catalog(self._follower.annotate_rows)
         audit.record("measure", digest, accuracy=measured.accuracy, n=measured.n)
 
     def announce(self, digest: str, *, staged: bool, claimed: bool | None, measured: Measured | None) -> None:
-        """What is said of a checkpoint that is about to be put in place; `claimed` None leaves that as it is."""
+        """Annotates a checkpoint before its file is put in place; `claimed` None leaves that flag unchanged."""
 
         def change(said: Said) -> list[Entry]:
             found = said.flagged(digest, deleted=False, staged=staged or None, claimed=claimed)
@@ -169,7 +169,7 @@ class Annotator:
         return row
 
     def _in_catalog(self, change: Callable[[], object]) -> None:
-        """In memory, where the file cannot be written to: the disk is full, or another process keeps it locked."""
+        """Falls back to a catalog in memory where the file cannot be written: a full disk, a lock held elsewhere."""
         try:
             change()
         except CatalogError as error:

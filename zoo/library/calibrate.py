@@ -1,4 +1,4 @@
-"""What a zoo's checkpoints are worth where they are used: how long they take here, which cascades of them pay."""
+"""Calibration: latencies of checkpoints on this machine, and cascades that pay off."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _candidate(row: CheckpointRow, checkpoint: Checkpoint, images: HeldOutImages
 
 
 def _require_writable(zoo: LocalZoo) -> None:
-    """Before minutes of measuring."""
+    """Raises ZooError early, before minutes of measuring."""
     if not os.access(zoo.roots[0], os.W_OK):
         raise ZooError(
             f"{zoo.roots[0]} is read-only, and the first zoo directory keeps the result: put one that can be written "

@@ -1,4 +1,4 @@
-"""Choosing among a zoo's checkpoints by budget or by name; where nothing will do, saying why."""
+"""Chooses checkpoints by budget or by name, and explains why where none qualifies."""
 
 from __future__ import annotations
 

@@ -41,14 +41,14 @@ class Annotations:
         self.read()
 
     def read(self, *, strict: bool = False) -> bool:
-        """True if anything was added. Raises AnnotationsError where a file cannot be read, if `strict`."""
+        """Reads new entries; True if there are any. Raises AnnotationsError where a log cannot be read, if `strict`."""
         return self._latest(strict=strict)[-1]
 
     def require_whole(self) -> None:
-        """Reads, before something is done that no later entry could mend.
+        """Reads all logs before something irreversible is done.
 
-        Raises AnnotationsError where a file cannot be read, or a line of what is said here: unlike `change`, for which
-        a damaged line must not be the end.
+        Raises AnnotationsError where a log cannot be read, or has a damaged line. `change` goes on after a damaged
+        line, as one must not block every change.
         """
         self.read(strict=True)
         for each in self._logs:
@@ -56,7 +56,7 @@ class Annotations:
                 raise AnnotationsError(each.damage)
 
     def _latest(self, *, strict: bool = False) -> tuple[Said, list[Entry], bool]:
-        """What is said by now, the first log's entries that say it, and whether anything is new."""
+        """All annotations now, the first log's entries among them, and whether anything changed."""
         with self._reading:
             # The first log last: of two entries of one time its own counts.
             found = [each.entries(strict=strict) for each in reversed(self._logs)]
@@ -67,10 +67,10 @@ class Annotations:
             return said, found[-1], said != before
 
     def change(self, change: Change, actor: str) -> None:
-        """Records what `change` makes of what is said, of which nobody else changes anything meanwhile.
+        """Appends the entries that `change` returns, as one atomic read-modify-write across all processes.
 
-        Raises what it raises, AnnotationsError where a log cannot be read, OSError or BusyError where the first cannot
-        be written.
+        Raises what `change` raises, AnnotationsError where a log cannot be read, OSError or BusyError where the first
+        cannot be written.
         """
         entries, taken_back_at = self._append(change, actor)
         for other in self._logs[1:] if entries else ():
@@ -83,7 +83,7 @@ class Annotations:
         self.read()
 
     def _append(self, change: Change, actor: str) -> tuple[list[Entry], str]:
-        """What was appended to the first log, and the time that entries which it takes back elsewhere have."""
+        """The entries appended to the first log, and the time for those that take something back in other logs."""
         while True:
             try:
                 with self._logs[0].changing():
@@ -99,7 +99,7 @@ class Annotations:
                 continue
 
     def _now(self) -> tuple[str, str]:
-        """Two times, the first later than all that is said: a clock that was wrong somewhere must decide nothing."""
+        """Two times, both later than every entry, so that a wrong clock somewhere does not reorder changes."""
         now, step = datetime.now(UTC), timedelta(microseconds=1)
         last = max((entries[-1].at for entries in self._read if entries), default="")
         if last >= now.isoformat(timespec="microseconds"):
@@ -120,11 +120,11 @@ class Annotations:
         self.change(lambda _: [LatencyEntry(**latency.model_dump()) for latency in latencies], actor)
 
     def record_calibration(self, calibration: Calibration, actor: str = "") -> None:
-        """In place of the data set's cascades so far. Raises as `change`."""
+        """Replaces the data set's cascades. Raises as `change`."""
         self.change(lambda _: [CalibrationEntry(calibration=calibration)], actor)
 
 
 def tag(said: Said, digest: str) -> str:
-    """The ETag of what is said of one checkpoint: another one after each change, the same where it is taken back."""
+    """The ETag of a checkpoint's annotations: changes with each of them, and changes back with it."""
     found = [sorted(said.aliases_of(digest)), *(digest in each for each in (said.deprecated, said.staged))]
     return f'"{hashlib.sha256(json.dumps([digest, found]).encode()).hexdigest()[:32]}"'

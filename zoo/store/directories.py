@@ -1,4 +1,4 @@
-"""Directories of this machine as a Store: which files they hold, told apart from which cannot be seen at the moment.
+"""Directories of this machine as a Store. A file that is gone is told apart from one that cannot be seen.
 
 A file is gone where its directory was listed and does not have it. Where that directory, or one above it, cannot be
 listed, is not there, or lies on another device than before (a share that is not mounted leaves an empty directory),
@@ -47,7 +47,7 @@ class Directories:
         self._special: set[Path] = set()
 
     def put(self, digest: str, source: Path) -> None:
-        """Where a file of that name lies in the first directory already, in its place."""
+        """Replaces a file of that name in the first directory, wherever below it lies; else adds it to checkpoints/."""
         root, target = self._roots[0], Directory(self._roots[0]).usual_path(digest)
         with suppress(NotFoundError, BusyError):
             existing = self.path(digest)
@@ -72,7 +72,7 @@ class Directories:
         return Stat(str(path), status.st_size, stamp, status.st_ctime)
 
     def delete(self, digest: str) -> None:
-        """As of the last listing."""
+        """Deletes all copies that the last listing found."""
         for path in (self._paths.get(digest), *self._copies.get(digest, ())):
             if path is not None:
                 path.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ _NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 @dataclass(slots=True)
 class Listing:
-    """What a look through a directory and all below it found."""
+    """What a recursive walk through a directory found."""
 
     # Ordinary files and links to such, also to one that is gone.
     files: list[Path] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Listing:
 
 
 def walk(root: Path) -> Listing:
-    """Every file below. Links to directories are followed, each directory once, and none to one that root lies in."""
+    """Walks a directory recursively, each directory once. Follows links to directories, except to parents of `root`."""
     listing, seen = Listing(), _identities(root.resolve().parents)
     waiting = [root]
     while waiting:
@@ -102,7 +102,7 @@ def _is_ordinary(entry: os.DirEntry[str]) -> bool:
 
 
 def is_zoo(root: Path) -> bool:
-    """Whether the directory is a zoo, or is empty and may become one; else it is somebody's folder of other things."""
+    """Whether the directory is a zoo or empty, and not somebody's folder of other files."""
     if any(next(root.glob(sign), None) for sign in _SIGNS):
         return True
     names = [path.name for path in root.iterdir()]
@@ -139,7 +139,7 @@ class Directory:
         return digest
 
     def usual_path(self, digest: str) -> Path:
-        """Where `put` puts it."""
+        """The path that `put` writes to."""
         return self.root / "checkpoints" / f"{digest}{_SUFFIX}"
 
     def paths(self) -> Iterator[tuple[str, Path]]:
@@ -158,7 +158,7 @@ class Directory:
 
 
 def checkpoints(listing: Listing) -> Iterator[tuple[str, Path]]:
-    """(digest, path) of the files that are named as checkpoints are."""
+    """(digest, path) of files named `<sha256>.safetensors`."""
     for path in listing.files:
         if is_named_by_digest(path):
             yield path.stem, path
@@ -172,7 +172,7 @@ def is_named_by_digest(path: Path) -> bool:
 
 
 def is_special(path: Path) -> bool:
-    """A device, a pipe, a terminal: something that is written into and never replaced."""
+    """Whether it is a device, pipe or terminal, which is written to and never replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -182,9 +182,9 @@ def end_of_link(path: Path) -> Path:
 
 
 def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> None:
-    """After this the file has the new content even through a power cut; before, the old or none.
+    """Atomic and durable: the file has the old content or the new, also after a crash or power cut.
 
-    Of a link, the file that it leads to. A device or pipe is written into.
+    A link's target is replaced, not the link. A device or pipe is written to.
     """
     if is_special(path):
         with path.open("wb") as special:
@@ -237,7 +237,7 @@ def _copy_into_place(source: Path, target: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames in it outlive a power cut, where its file system can be asked for that."""
+    """fsync of a directory: makes renames in it durable, where the file system supports that."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(opened)

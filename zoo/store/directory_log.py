@@ -1,4 +1,4 @@
-"""The annotations of one directory: annotations.jsonl, and what earlier versions left beside it."""
+"""The annotation log of one directory: annotations.jsonl, and the files of earlier versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DirectoryLog:
         return self._journal.damage
 
     def entries(self, *, strict: bool = False) -> list[Entry]:
-        """By time; the same list until a file changes. Raises AnnotationsError, if `strict`."""
+        """Sorted by time; the same list object until a file changes. Raises AnnotationsError, if `strict`."""
         with self._reading:
             parts = self._earlier.entries(strict=strict), self._journal.entries(strict=strict)
             made_of = (*parts, self._marks.entry(strict=strict), self._carried_over)
@@ -45,14 +45,14 @@ class DirectoryLog:
             return self._entries
 
     def _untaken(self) -> list[MarksEntry]:
-        """marks.json, where it says something else than when it was last taken down in the journal."""
+        """The content of marks.json, where it differs from the copy in the journal."""
         with self._reading:
             now = self._marks.entry()
             taken = [entry for entry in self._journal.entries() if isinstance(entry, MarksEntry)]
             return [] if now is None or (taken and taken[-1].marks == now.marks) else [now]
 
     def append(self, entries: Sequence[Entry], seen: list[Entry]) -> None:  # noqa: ARG002 - the lock is held since
-        """First what marks.json says by now: what is changed there later is then later than these."""
+        """Copies a changed marks.json into the journal first, so that later changes there count as later."""
         self._journal.append([*self._untaken(), *entries])
 
     @contextmanager
@@ -61,7 +61,7 @@ class DirectoryLog:
             yield
 
     def carry_over(self) -> None:
-        """Takes down what a catalog of version 0.1 kept; once, and where it cannot be written as long as this lives."""
+        """Copies measurements out of catalogs of version 0.1, once. Kept in memory in a read-only directory."""
         found = of_old_catalogs(self._root, self.entries())
         if not found:
             return

@@ -32,7 +32,7 @@ _OF_TABLE = {"latency": "SELECT * FROM latency", "calibration": "SELECT calibrat
 
 
 class MarksFile:
-    """marks.json as it is now; one that cannot be read counts as it last could."""
+    """The current marks.json; where it cannot be read, its last readable content."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / "marks.json"

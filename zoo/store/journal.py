@@ -1,4 +1,4 @@
-"""A log of one JSON object a line, which is appended to and never changed: damage to a line costs that line only."""
+"""An append-only log in JSON lines: a damaged line loses that line only."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ class Journal:
 
 
 def parsed(line: bytes) -> list[Entry]:
-    """None of an empty line, or one of a kind that a later version knows. Raises ValidationError."""
+    """The entry of a line; [] for an empty line or an unknown kind. Raises ValidationError."""
     return [KNOWN.validate_json(line)] if line and _Kind.model_validate_json(line).kind in KINDS else []
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Another one after each change; None where there is no file. Raises OSError."""
+    """Changes whenever the file does; None where there is no file. Raises OSError."""
     try:
         status = path.stat()
     except FileNotFoundError:

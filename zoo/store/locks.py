@@ -29,7 +29,7 @@ _FLOCK = "hhqqi"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One thread at a time, of all processes that ask for it."""
+    """An exclusive lock on a directory, across threads and processes; waits for it."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         _flock(opened, fcntl.LOCK_EX, directory)
@@ -39,7 +39,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def lock(file: BinaryIO, path: Path) -> None:
-    """Until the file is closed. Raises BlockingIOError where another holds it. `is_locked` sees it."""
+    """Locks the file until it is closed. Raises BlockingIOError where another process holds it."""
     for is_last in (*[False] * _NUM_RETRIES, True):
         try:
             _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, path)

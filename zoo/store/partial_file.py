@@ -55,7 +55,7 @@ class PartialFile:
         self.size = 0
 
     def move_to(self, target: Path) -> None:
-        """After this the target has these bytes even through a power cut. A device or pipe is written into."""
+        """Moves the finished file into place, atomic and durable. A device or pipe is written to."""
         if is_special(target):
             with target.open("wb") as special:
                 self._copy_to(special)
@@ -76,7 +76,7 @@ class PartialFile:
 
 @contextmanager
 def partial_file(target: Path, sha256: str) -> Iterator[PartialFile]:
-    """What an interrupted download of these bytes left beside this target, or a new file; kept if it fails.
+    """Resumes an interrupted download beside its target, or starts a new one; kept for the next try if it fails.
 
     Raises OSError where the target cannot be written.
     """
@@ -113,7 +113,7 @@ def _new(folder: Path, sha256: str) -> Iterator[PartialFile]:
 
 
 def _take_over(left_behind: list[Path], file: BinaryIO) -> None:
-    """Copies the longest, and removes them all."""
+    """Copies the longest partial file, then removes all of them."""
     sizes = {}
     for path in left_behind:
         with suppress(OSError):  # gone by now
