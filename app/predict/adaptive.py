@@ -26,6 +26,8 @@ from zoo.runtime.classifier import form_of
 
 # Of a multiply-accumulate, where no network was timed yet.
 _SECONDS_PER_MAC = 1e-10
+# What waits shares the core with what comes after it and goes to another level.
+_SHARED = 2.0
 # Of the deadline: whatever went wrong before, what takes half of it at most is tried.
 _MAX_MARGIN = 0.5
 # A network that was put in memory and is there no more, for want of room, is tried again after so long.
@@ -90,7 +92,7 @@ class Adaptive:
         decided_at = time.perf_counter()
         passed_ms = 1000 * (decided_at - complete_at)
         margin_ms = min(self._lateness.margin_ms(decided_at), query.deadline_ms * _MAX_MARGIN)
-        options = self._options(levels, len(images), passed_ms + margin_ms, decode_seconds, decided_at)
+        options = self._options(levels, len(images), passed_ms + margin_ms, decided_at)
         if is_cold:  # to have waited for a network to be loaded says nothing of the load
             decision = decide(options, query.deadline_ms)
         else:
@@ -128,9 +130,7 @@ class Adaptive:
         loaded = (network for digest in digests if (network := self._inference.loaded(digest)) is not None)
         return next(loaded, None)
 
-    def _options(
-        self, levels: Sequence[CheckpointRow], num_images: int, passed_ms: float, decode_seconds: float, now: float
-    ) -> list[Option]:
+    def _options(self, levels: Sequence[CheckpointRow], num_images: int, passed_ms: float, now: float) -> list[Option]:
         remaining = self._inference.remaining_seconds()
         ours = {row.digest for row in levels}
         # Of one core: what was promised to earlier requests runs before this one, on whichever level.
@@ -140,33 +140,39 @@ class Adaptive:
         networks = [self._inference.loaded(row.digest) for row in levels]
         if None in networks:
             self._load([row.digest for row in levels], now)
-        options = []
-        for row, network in zip(levels, networks, strict=True):
-            forward = self._forward_seconds(levels, networks, row, num_images)
+        options: list[Option] = []
+        forward = usual = inf
+        for row, network in zip(reversed(levels), reversed(networks), strict=True):
+            measured = self._forward_seconds(levels, networks, row, num_images)
+            # One that was measured in a bad moment, and not asked since: no slower than those that are dearer.
+            forward, usual = min(forward, measured[0]), min(usual, measured[1])
             # Others' networks run beside it, and take as much of the core as it does.
-            wait = before + sum(min(seconds, before + forward) for seconds in others)
+            wait = _SHARED * before + sum(min(seconds, before + forward) for seconds in others)
             wait += self._inference.load_seconds if network is None else 0.0
             options.append(
                 Option(
                     macs=row.macs,
                     forward_ms=1000 * forward,
                     wait_ms=passed_ms + 1000 * wait if self._inference.has_room(row.digest) else inf,
-                    load=rate * (decode_seconds + forward) / num_images,
+                    load=rate * usual / num_images,
                     is_loaded=network is not None,
                 )
             )
-        return options
+        return options[::-1]
 
     @staticmethod
     def _forward_seconds(
         levels: Sequence[CheckpointRow], networks: Sequence[Network | None], row: CheckpointRow, num_images: int
-    ) -> float:
-        """Of a network that is not loaded: by multiply-accumulates, from the one nearest to it that is."""
+    ) -> tuple[float, float]:
+        """At the moment, and as usual. Of a network that is not loaded: by multiply-accumulates, from the nearest one
+        that is."""
         known = [(other, found) for other, found in zip(levels, networks, strict=True) if found is not None]
         if not known:
-            return _SECONDS_PER_MAC * row.macs * num_images
+            seconds = _SECONDS_PER_MAC * row.macs * num_images
+            return seconds, seconds
         nearest, network = min(known, key=lambda pair: abs(pair[0].macs - row.macs))
-        return network.batcher.forward_seconds(num_images) * row.macs / nearest.macs
+        part, batcher = row.macs / nearest.macs, network.batcher
+        return batcher.forward_seconds(num_images) * part, batcher.usual_seconds(num_images) * part
 
     def _load(self, digests: Sequence[str], now: float) -> None:
         """In the background, one after another, those that are not in memory; a level is needed at once under load."""

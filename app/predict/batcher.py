@@ -29,6 +29,9 @@ Pixels = npt.NDArray[np.uint8]
 _MAX_SECONDS_ON_LOOP = 0.003
 # A batch on a thread cannot be stopped; what was given up meanwhile is left out of the next.
 _MAX_BATCH_SECONDS = 0.5
+# When a network is loaded.
+_MAX_TRIAL_RUNS = 5
+_TRIAL_SECONDS = 0.02
 _MAX_BATCH_BYTES = 64 * 1024 * 1024
 
 
@@ -57,7 +60,8 @@ class Batcher:
     """Belongs to one event loop."""
 
     def __init__(self, predictor: Predictor, work: Work, metrics: Metrics, slowness: Slowness) -> None:
-        """Runs the network twice, to know what an image costs: the first time is not like the others."""
+        """Runs the network a few times, to know what an image costs: the first time is not like the others, and of
+        those the shortest was disturbed the least."""
         self.predictor = predictor
         self._work = work
         self._metrics = metrics
@@ -69,8 +73,9 @@ class Batcher:
         self._on_thread_since = 0.0
         blank = np.zeros((1, *predictor.image_shape), np.uint8)
         self._times = ForwardTimes(0.0)
-        self._forward(blank, ())
-        self._times = ForwardTimes(self._forward(blank, ()).seconds)
+        first = self._forward(blank, ()).seconds
+        num_runs = max(1, min(_MAX_TRIAL_RUNS, int(_TRIAL_SECONDS / max(first, 1e-6))))
+        self._times = ForwardTimes(min(self._forward(blank, ()).seconds for _ in range(num_runs)))
 
     @property
     def waits(self) -> bool:
@@ -87,6 +92,10 @@ class Batcher:
     def forward_seconds(self, num_images: int) -> float:
         """What a forward pass takes at the moment, by those before."""
         return self._times.seconds(num_images) * self._slowness.factor
+
+    def usual_seconds(self, num_images: int) -> float:
+        """What a forward pass takes on average, over the last hundred or so of any network."""
+        return self._times.seconds(num_images) * self._slowness.usual
 
     def remaining_seconds(self, num_images: int) -> float:
         """Until so many images have run, those first that run already on a thread."""

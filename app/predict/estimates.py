@@ -32,8 +32,8 @@ class ForwardTimes:
 
     def observe(self, num_images: int, seconds: float) -> None:
         place, measured = _place(num_images), seconds / num_images
-        known = self._per_image[place]
-        self._per_image[place] = measured if known is None else min(measured, known + (measured - known) / 32)
+        known = self.seconds(num_images) / num_images
+        self._per_image[place] = min(measured, known + (measured - known) / 32)
 
 
 def _place(num_images: int) -> int:
@@ -42,13 +42,16 @@ def _place(num_images: int) -> int:
 
 @dataclass(slots=True)
 class Slowness:
-    """By what factor batches, of whichever network, take longer at the moment than where nothing disturbs them."""
+    """By what factor batches, of whichever network, take longer than where nothing disturbs them: at the moment, and
+    over the last hundred or so."""
 
     factor: float = 1.0
+    usual: float = 1.0
 
     def observe(self, expected_seconds: float, seconds: float) -> None:
         ratio = min(max(seconds / max(expected_seconds, 1e-6), 1.0), 8.0)
         self.factor += (ratio - self.factor) / 8
+        self.usual += (ratio - self.usual) / 64
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ class Lateness:
 
     def margin_ms(self, now: float) -> float:
         self._forget(now)
-        return max(0.0, self._mean_ms + 2 * self._deviation_ms)
+        return max(0.0, self._mean_ms + self._deviation_ms)
 
     def observe(self, expected_ms: float, took_ms: float, now: float) -> None:
         """`expected_ms` is without the margin."""

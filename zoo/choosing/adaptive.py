@@ -3,8 +3,8 @@
 Pure arithmetic: times come in as numbers, the clock too. The rule has two parts:
 
 - `decide`: the most accurate option whose expected wait plus forward pass meets the deadline, else the cheapest one.
-- `Hysteresis`: where waiting made the difference, dearer options are left alone for a second. They are taken up again
-  after a second in which they would have fitted all the time, as far as the present rate of images allows.
+- `Hysteresis`: where waiting made the difference, options that are too dear for the present rate of images are left
+  alone, the dearest in any case. They are taken up again after a second in which all would have fitted all the time.
 
 Without the second part a choice would flip with each gap between two requests (SuperServe, arXiv 2312.16733, calls
 the signal slack; it has no memory and switches for free).
@@ -135,7 +135,9 @@ class Hysteresis:
         ceiling = min((hold.most_macs for other, hold in self._holds.items() if other >= place), default=inf)
         decision = decide(options, deadline_ms, ceiling)
         if decision.is_pressed:
-            self._holds[place] = _Hold(min(ceiling, options[decision.index].macs), now)
+            # This one takes what fits now; those that come next what the rate of images allows, the queue once gone.
+            allowed = [options[decision.index].macs, *_sustainable(options[:-1])]
+            self._holds[place] = _Hold(min(ceiling, max(allowed)), now)
         return decision
 
 
@@ -143,8 +145,11 @@ def _lifted(hold: _Hold, options: Sequence[Option], now: float) -> _Hold:
     """After a second without pressure: to the most accurate option that the present rate of images allows."""
     if now - hold.since <= HOLD_SECONDS or options[-1].macs <= hold.most_macs:
         return hold
-    sustainable = [option.macs for option in options if option.load <= SUSTAINABLE_LOAD]
-    return replace(hold, most_macs=max([hold.most_macs, *sustainable]), since=now)
+    return replace(hold, most_macs=max([hold.most_macs, *_sustainable(options)]), since=now)
+
+
+def _sustainable(options: Sequence[Option]) -> list[int]:
+    return [option.macs for option in options if option.load <= SUSTAINABLE_LOAD]
 
 
 def spread(levels: Sequence[Level]) -> list[Level]:
