@@ -1,16 +1,17 @@
 """policy=adaptive: the most accurate checkpoint that meets the deadline under the present load, else the smallest.
 
-`zoo.choosing.adaptive` decides; here are the figures that it decides by. What came before the choice is measured: since
-the request was complete it has waited at the gate, and its images have been decoded. What comes after is estimated:
-what waits for a network already, the forward pass, and a margin for by how much earlier estimates were wrong.
+`zoo.choosing.adaptive` decides; here are the figures that it decides by. A request waits in a lane (`lane.py`), and its
+checkpoint is chosen when its turn comes: what has passed since it was complete is measured, at the gate, decoding and
+waiting. Estimated are the forward pass, those of who waits behind it, and how wrong earlier estimates were.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -19,15 +20,17 @@ from app.http.schemas import PredictedBy, PredictQuery
 from app.monitoring.metrics import Metrics, Timing
 from app.predict.estimates import Demand, Lateness
 from app.predict.inference import Inference, Network
+from app.predict.lane import Lane, Waiting
 from zoo.catalog.rows import CheckpointRow
-from zoo.choosing.adaptive import Hysteresis, Option, Reason, decide
+from zoo.choosing.adaptive import Decision, Hysteresis, Option, Reason
 from zoo.errors import ZooError
 from zoo.runtime.classifier import form_of
 
 # Of a multiply-accumulate, where no network was timed yet.
 _SECONDS_PER_MAC = 1e-10
-# What waits shares the core with what comes after it and goes to another level.
-_SHARED = 2.0
+# Half of the deadline is for what nobody knows yet: who comes next, and what else the machine does.
+_HEADROOM = 2.0
+_FULL = "as many predictions as may wait for these checkpoints do"
 # Of the deadline: whatever went wrong before, what takes half of it at most is tried.
 _MAX_MARGIN = 0.5
 # A network that was put in memory and is there no more, for want of room, is tried again after so long.
@@ -60,56 +63,47 @@ class Adaptive:
         self._hysteresis = Hysteresis()
         self._lateness = Lateness()
         self._demand = Demand()
+        self._lanes: dict[tuple[str, ...], Lane[tuple[Decision, float]]] = {}
         self._last: str | None = None
         self._tried: dict[str, float] = {}
         self._loading: asyncio.Task[None] | None = None
 
     def check_room(self, levels: Sequence[CheckpointRow]) -> None:
-        """Raises QueueFullError where none of them takes a prediction that comes now."""
+        """Raises QueueFullError where a prediction that comes now would be refused."""
         self._inference.work.check_room()
         if self._is_full(levels):
-            self._raise_full(levels)
+            raise QueueFullError(_FULL, lambda: self._is_full(levels))
 
     def _is_full(self, levels: Sequence[CheckpointRow]) -> bool:
-        return not any(self._inference.has_room(row.digest) for row in levels)
-
-    def _raise_full(self, levels: Sequence[CheckpointRow]) -> None:
-        detail = "as many predictions as may wait do, for each checkpoint that would do"
-        raise QueueFullError(detail, lambda: self._is_full(levels))
+        lane = self._lanes.get(tuple(row.digest for row in levels), ())
+        return len(lane) > self._inference.max_queue or not any(self._inference.has_room(row.digest) for row in levels)
 
     async def classify(
         self, query: PredictQuery, levels: Sequence[CheckpointRow], images: Sequence[bytes], complete_at: float
     ) -> tuple[Timing, dict[str, Any]]:
         """As `cascade.classify`. `complete_at`: when the request was, by time.perf_counter."""
         assert query.deadline_ms is not None
+        self._demand.add(len(images), complete_at)
         reader = self._reader(levels)
-        is_cold = reader is None
+        since = complete_at
         if reader is None:
             reader = await self._inference.warm(levels[0].digest)
+            since = time.perf_counter()  # to have waited for a network to be loaded says nothing of the load
         started = time.perf_counter()
         pixels = await reader.decode(images)
-        decode_seconds = time.perf_counter() - started
-        decided_at = time.perf_counter()
-        passed_ms = 1000 * (decided_at - complete_at)
-        margin_ms = min(self._lateness.margin_ms(decided_at), query.deadline_ms * _MAX_MARGIN)
-        options = self._options(levels, len(images), passed_ms + margin_ms, decided_at)
-        if is_cold:  # to have waited for a network to be loaded says nothing of the load
-            decision = decide(options, query.deadline_ms)
-        else:
-            decision = self._hysteresis.choose(options, query.deadline_ms, decided_at)
-        row = levels[decision.index]
-        if not self._inference.has_room(row.digest):
-            self._raise_full(levels)
-        self._last = row.digest
-        network = self._inference.loaded(row.digest) or await self._inference.warm(row.digest)
-        if form_of(network.predictor.descriptor) != form_of(reader.predictor.descriptor):
-            pixels = await network.decode(images)
-        scores, timing = await self._inference.probabilities(row.digest, pixels)
-        answered_at = time.perf_counter()
-        took_ms = 1000 * (answered_at - complete_at)
-        self._lateness.observe(decision.expected_ms - margin_ms, took_ms, answered_at)
+        decoded = time.perf_counter()
+        async with self._turn(levels, since, query.deadline_ms, len(images)) as (decision, margin_ms):
+            waited = time.perf_counter() - decoded
+            row = levels[decision.index]
+            network = self._inference.loaded(row.digest) or await self._inference.warm(row.digest)
+            if form_of(network.predictor.descriptor) != form_of(reader.predictor.descriptor):
+                pixels = await network.decode(images)
+            scores, timing = await self._inference.probabilities(row.digest, pixels)
+        answered = time.perf_counter()
+        self._lateness.observe(decision.expected_ms - margin_ms, 1000 * (answered - since), answered)
+        took_ms = 1000 * (answered - complete_at)
         self._metrics.adapted(row.params, decision.reason, is_late=took_ms > query.deadline_ms)
-        timing = Timing(round(1000 * decode_seconds, 3), timing.queue, timing.forward)
+        timing = Timing(round(1000 * (decoded - started), 3), round(1000 * waited + timing.queue, 3), timing.forward)
         return timing, {
             "model": PredictedBy.of(row).model_dump(),
             "because": because(query, decision.reason),
@@ -123,6 +117,35 @@ class Adaptive:
             },
         }
 
+    @asynccontextmanager
+    async def _turn(
+        self, levels: Sequence[CheckpointRow], since: float, deadline_ms: float, num_images: int
+    ) -> AsyncIterator[tuple[Decision, float]]:
+        """Raises QueueFullError."""
+        if self._is_full(levels):
+            raise QueueFullError(_FULL, lambda: self._is_full(levels))
+        key = tuple(row.digest for row in levels)
+        lane = self._lanes.setdefault(key, Lane(partial(self._decide, levels)))
+        try:
+            with self._metrics.waiting.track_inprogress(), self._metrics.under_way.track_inprogress():
+                decided = await lane.turn(since, deadline_ms, num_images)
+            try:
+                yield decided
+            finally:
+                lane.done()
+        finally:
+            if lane.is_idle:
+                self._lanes.pop(key, None)
+
+    def _decide(self, levels: Sequence[CheckpointRow], who: Waiting, num_images_soon: int) -> tuple[Decision, float]:
+        """And the margin that is in what is expected."""
+        now = time.perf_counter()
+        margin_ms = min(self._lateness.margin_ms(now), who.deadline_ms * _MAX_MARGIN)
+        options = self._options(levels, who, num_images_soon, margin_ms, now)
+        decision = self._hysteresis.choose(options, who.deadline_ms, now)
+        self._last = levels[decision.index].digest
+        return decision, margin_ms
+
     def _reader(self, levels: Sequence[CheckpointRow]) -> Network | None:
         """The network that images are decoded for before one is chosen: levels of one data set take the same pixels,
         as a rule. None where none is loaded."""
@@ -130,31 +153,34 @@ class Adaptive:
         loaded = (network for digest in digests if (network := self._inference.loaded(digest)) is not None)
         return next(loaded, None)
 
-    def _options(self, levels: Sequence[CheckpointRow], num_images: int, passed_ms: float, now: float) -> list[Option]:
+    def _options(
+        self, levels: Sequence[CheckpointRow], who: Waiting, num_images_soon: int, margin_ms: float, now: float
+    ) -> list[Option]:
         remaining = self._inference.remaining_seconds()
-        ours = {row.digest for row in levels}
-        # Of one core: what was promised to earlier requests runs before this one, on whichever level.
-        before = sum(seconds for digest, seconds in remaining.items() if digest in ours)
-        others = [seconds for digest, seconds in remaining.items() if digest not in ours]
-        rate = self._demand.add(num_images, now)
+        rate = self._demand.rate(now)
         networks = [self._inference.loaded(row.digest) for row in levels]
         if None in networks:
             self._load([row.digest for row in levels], now)
+        passed_ms = 1000 * (now - who.complete_at)
         options: list[Option] = []
         forward = usual = inf
         for row, network in zip(reversed(levels), reversed(networks), strict=True):
-            measured = self._forward_seconds(levels, networks, row, num_images)
+            measured = self._forward_seconds(levels, networks, row, who.num_images)
             # One that was measured in a bad moment, and not asked since: no slower than those that are dearer.
             forward, usual = min(forward, measured[0]), min(usual, measured[1])
-            # Others' networks run beside it, and take as much of the core as it does.
-            wait = _SHARED * before + sum(min(seconds, before + forward) for seconds in others)
+            # What was asked of this very network goes first; others run beside it, and take as much of the core.
+            own = remaining.get(row.digest, 0.0)
+            wait = own + sum(min(left, own + forward) for digest, left in remaining.items() if digest != row.digest)
             wait += self._inference.load_seconds if network is None else 0.0
+            # Who comes next is to be in time too, were they answered as this one is.
+            next_ms = 1000 * _HEADROOM * forward * num_images_soon / who.num_images
             options.append(
                 Option(
                     macs=row.macs,
                     forward_ms=1000 * forward,
-                    wait_ms=passed_ms + 1000 * wait if self._inference.has_room(row.digest) else inf,
-                    load=rate * usual / num_images,
+                    wait_ms=margin_ms + 1000 * wait + passed_ms if self._inference.has_room(row.digest) else inf,
+                    next_ms=next_ms,
+                    load=rate * usual / who.num_images,
                     is_loaded=network is not None,
                 )
             )

@@ -93,8 +93,9 @@ class Demand:
     _images: float = 0.0
     _since: float = field(default=0.0)
 
-    def add(self, num_images: int, now: float) -> float:
-        """Counts these, and returns the rate."""
-        self._images = self._images * exp((self._since - now) / _MEMORY_SECONDS) + num_images
-        self._since = now
-        return self._images / _MEMORY_SECONDS
+    def add(self, num_images: int, now: float) -> None:
+        self._images = self.rate(now) * _MEMORY_SECONDS + num_images
+        self._since = max(self._since, now)
+
+    def rate(self, now: float) -> float:
+        return self._images * exp(min(0.0, self._since - now) / _MEMORY_SECONDS) / _MEMORY_SECONDS

@@ -104,7 +104,7 @@ class Inference:
         self.work = work
         self._load = load
         self._max_loaded_bytes = max_loaded_bytes
-        self._max_queue = max_queue
+        self.max_queue = max_queue
         self._metrics = metrics
         self._slowness = Slowness()
         # The least recently used first; those that are being loaded too, so that each is loaded once.
@@ -166,7 +166,7 @@ class Inference:
 
     def has_room(self, digest: str) -> bool:
         """Whether a prediction that comes now may wait."""
-        return self._under_way[digest] <= self._max_queue
+        return self._under_way[digest] <= self.max_queue
 
     def may_wait(self, digest: str) -> bool:
         """Whether a prediction that comes now has to wait for the network, or for a batch that runs on a thread."""
@@ -180,7 +180,7 @@ class Inference:
 
     def _check_queue(self, digest: str) -> None:
         if not self.has_room(digest):
-            raise QueueFullError(f"{self._max_queue} predictions wait already", lambda: not self.has_room(digest))
+            raise QueueFullError(f"{self.max_queue} predictions wait already", lambda: not self.has_room(digest))
 
     @contextmanager
     def _admitted(self, digest: str, num_images: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -24,7 +25,7 @@ def some_options(draw: st.DrawFn) -> list[Option]:
     macs = sorted(draw(st.sets(st.integers(1, 10**9), min_size=1, max_size=8)))
     waits = st.one_of(st.just(0.0), times, st.just(inf))
     loads = st.floats(0, 3)
-    return [Option(each, draw(times), draw(waits), draw(loads), draw(st.booleans())) for each in macs]
+    return [Option(each, draw(times), draw(waits), 0.0, draw(loads), draw(st.booleans())) for each in macs]
 
 
 @given(some_options(), times)
@@ -73,7 +74,7 @@ SMALL, MIDDLE, LARGE = Option(1, 1.0), Option(5, 5.0), Option(10, 10.0)
 
 def waiting(wait_ms: float, load_of_large: float = 0.1) -> list[Option]:
     return [
-        Option(each.macs, each.forward_ms, wait_ms, load_of_large * each.macs / LARGE.macs)
+        Option(each.macs, each.forward_ms, wait_ms, 0.0, load_of_large * each.macs / LARGE.macs)
         for each in (SMALL, MIDDLE, LARGE)
     ]
 
@@ -112,6 +113,15 @@ def test_pressure_at_a_short_deadline_leaves_longer_ones_alone() -> None:
     assert worker.choose(waiting(0), 12, now=0.2).reason == "held"
     assert worker.choose(waiting(195), 200, now=0.3).index == 1
     assert worker.choose(waiting(0), 20, now=1.1).reason == "held", "what is pressed at 200 ms is so at 20"
+
+
+def test_those_behind_are_to_be_in_time_too() -> None:
+    queued = [Option(macs=each, forward_ms=each, wait_ms=1.0, next_ms=4.0 * each) for each in (1, 5, 10)]
+    assert decide(queued, 50).reason == "best"
+    assert (decide(queued, 30).index, decide(queued, 30).reason) == (1, "pressure")
+    assert (decide(queued, 3).index, decide(queued, 3).reason) == (0, "deadline"), (
+        "the smallest can do no more for them"
+    )
 
 
 def test_to_be_too_slow_alone_is_no_pressure() -> None:
@@ -155,16 +165,22 @@ class Answered:
 
 
 def simulate(forward_ms: Sequence[float], rate: float, deadline_ms: float, seconds: float, seed: int) -> list[Answered]:
-    """One core, first come, first served, Poisson arrivals; forward passes vary by a tenth."""
-    draw, worker, now, free_at, answers = random.Random(seed), Hysteresis(), 0.0, 0.0, []
+    """One core, Poisson arrivals; who is at the front is answered as is right then. Forward passes vary by a tenth."""
+    draw, worker = random.Random(seed), Hysteresis()
+    arrivals, now, answers = [], 0.0, []
     while now < seconds:
-        now += draw.expovariate(rate)
-        wait_ms = 1000 * max(0.0, free_at - now)
-        options = [Option(int(1000 * each), each, wait_ms, rate * each / 1000) for each in forward_ms]
+        arrivals.append(now := now + draw.expovariate(rate))
+    now = 0.0
+    for place, arrival in enumerate(arrivals):
+        now = max(now, arrival)
+        behind = bisect(arrivals, now) - place - 1
+        options = [
+            Option(int(1000 * each), each, 1000 * (now - arrival), 2 * each * behind, rate * each / 1000)
+            for each in forward_ms
+        ]
         level = worker.choose(options, deadline_ms, now).index
-        took_ms = forward_ms[level] * draw.uniform(0.9, 1.1)
-        answers.append(Answered(level, wait_ms + took_ms))
-        free_at = max(free_at, now) + took_ms / 1000
+        now += forward_ms[level] * draw.uniform(0.9, 1.1) / 1000
+        answers.append(Answered(level, 1000 * (now - arrival)))
     return answers
 
 

@@ -57,18 +57,24 @@ class Option:
     """What answering with one checkpoint would take now.
 
     `wait_ms`: all but the forward pass, with what has passed since the request came; infinite where its queue is full.
+    `next_ms`: the wait that those behind this one would have, were they answered alike.
     `load`: the share of a core's time that it would take to answer images at their present rate.
     """
 
     macs: int
     forward_ms: float
     wait_ms: float = 0.0
+    next_ms: float = 0.0
     load: float = 0.0
     is_loaded: bool = True
 
     @property
     def expected_ms(self) -> float:
         return self.wait_ms + self.forward_ms
+
+    def is_in_time(self, deadline_ms: float) -> bool:
+        """For this request and those behind it."""
+        return max(self.wait_ms, self.next_ms) + self.forward_ms <= deadline_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,13 @@ def decide(options: Sequence[Option], deadline_ms: float, most_macs: float = inf
     >>> decide([Option(macs=1, forward_ms=2.0), Option(macs=9, forward_ms=18.0, wait_ms=5.0)], deadline_ms=20)
     Decision(index=0, reason='pressure', expected_ms=2.0, is_pressed=True)
     """
-    fitting = [index for index, option in enumerate(options) if option.expected_ms <= deadline_ms]
+    # Nothing is left to do for those behind the first.
+    alone = range(options[0].expected_ms <= deadline_ms)
+    fitting = [*alone, *(index for index in range(1, len(options)) if options[index].is_in_time(deadline_ms))]
     allowed = [index for index in fitting if index == 0 or options[index].macs <= most_macs]
     chosen = allowed[-1] if allowed else 0
     better = [option for option in options[chosen + bool(allowed) :] if option.forward_ms <= deadline_ms]
-    waiting = [option for option in better if option.expected_ms > deadline_ms]
+    waiting = [option for option in better if not option.is_in_time(deadline_ms)]
     reason: Reason
     if not allowed:
         reason = "late"
