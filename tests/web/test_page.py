@@ -13,7 +13,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.web.conftest import OpenPage, serve
-from zoo.checkpoint.file import digest_of
+from zoo.checkpoint.file import Checkpoint, digest_of, encode
+from zoo.network.families import secnn
+from zoo.store.directory import Directory
 
 VIEWS = ("explore", "try", "grow", "download")
 TOKEN = "a-token-of-some-length"
@@ -194,6 +196,34 @@ def test_it_says_what_it_is_and_fits_320_pixels(open_page: OpenPage, site: str) 
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     page.get_by_role("link", name="HTTP API").click()
     expect(page.locator(".opblock").first).to_be_visible()
+
+
+def test_a_hundred_classes_of_long_names_fit_320_pixels(
+    open_page: OpenPage, serve_zoo: Callable[..., str], make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    architecture = secnn.start(
+        input_shape=(1, 8, 8), num_classes=100, channels=2, num_blocks=2, bottleneck_channels=3, hidden_features=4
+    )
+    checkpoint = make_checkpoint(architecture, dataset="d" * 64, run="r" * 64)
+    classes = ("חתול", "<b>猫</b>", *(f"{index} {'μακρύ' * 20}" for index in range(98)))
+    Directory(tmp_path).put(
+        encode(Checkpoint(checkpoint.descriptor.model_copy(update={"classes": classes}), checkpoint.tensors))
+    )
+    Directory(tmp_path).put(encode(make_checkpoint()))
+    url = serve_zoo(tmp_path)
+    page = open_page(f"{url}/#/explore?dataset={'d' * 64}", viewport={"width": 320, "height": 640})
+    expect(page.locator(".classes li")).to_have_count(100)
+    expect(page.locator(".classes li").first).to_contain_text("no images")
+    expect(page.get_by_text("tells more than 50 classes apart")).to_be_visible()
+    for view in ("Grow", "Download", "Explore", "Try"):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320, view
+        page.get_by_role("link", name=view, exact=True).first.click()
+        expect(page.locator("main")).not_to_have_attribute("aria-busy", "true")
+    page.get_by_text("know 100 classes").click()
+    expect(page.get_by_text(", <b>猫</b>, ")).to_be_visible()
+    page.set_input_files("#file", Path(__file__).parents[2] / "docs" / "digit.png")
+    expect(page.get_by_role("status")).to_contain_text("Every size says ")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_files_that_the_browser_cannot_read_are_named_plainly(open_page: OpenPage, site: str) -> None:

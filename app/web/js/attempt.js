@@ -14,6 +14,8 @@ export const TITLE = "Try";
 // Beyond this many sizes only those are asked that nothing smaller beats.
 const MAX_SIZES = 16;
 const MAX_DEADLINE_MS = 60_000;
+// More classes are told on demand.
+const MAX_NAMED = 20;
 // Drawn for this page, by data set; file names below app/web/examples.
 const EXAMPLES = {
   cifar10: ["airplane", "automobile", "frog", "ship", "truck"],
@@ -149,7 +151,7 @@ export async function show(page, { zoo, choice, signal }) {
       fills.get(item.id)(found);
       labels.push(found.predictions[0][0].label);
     }
-    verdict.textContent = agreement(labels);
+    verdict.replaceChildren(...agreement(labels));
   }
 
   /** The service picks the size: the most accurate within the deadline that the budget allows. */
@@ -165,7 +167,7 @@ export async function show(page, { zoo, choice, signal }) {
     const level = item.elastic ? `Level ${item.elastic.level} of its file. ` : "";
     element.append(h("p", { class: "reason" }, `${level}Chosen as the ${found.because}. Expected in ${milliseconds(expected)}, ready in ${milliseconds(took)}.`));
     answers.replaceChildren(element);
-    verdict.textContent = `${count(item.params)} parameters say ${found.predictions[0][0].label}.`;
+    verdict.replaceChildren(`${count(item.params)} parameters say `, h("bdi", {}, found.predictions[0][0].label), ".");
   }
 
   /**
@@ -191,9 +193,8 @@ export async function show(page, { zoo, choice, signal }) {
     const last = labels.at(-1);
     let first = labels.length - 1;
     while (first > 0 && labels[first - 1] === last) first -= 1;
-    if (first === 0) return `Every size says ${last}.`;
-    if (first === labels.length - 1) return `Only the largest says ${last}.`;
-    return `From ${count(items[first].params)} parameters on, every size says ${last}.`;
+    const from = first === labels.length - 1 ? "Only the largest" : `From ${count(items[first].params)} parameters on, every size`;
+    return [`${first === 0 ? "Every size" : from} says `, h("bdi", {}, last), "."];
   }
 
   page.append(
@@ -210,11 +211,19 @@ export async function show(page, { zoo, choice, signal }) {
         descriptor.preprocessing.color === "gray" && drawingPad(send),
         EXAMPLES[dataset] && h("div", { class: "examples", role: "group", "aria-label": "Examples" }, EXAMPLES[dataset].map(example)),
         h("figure", { class: "sent" }, preview),
-        h("p", { class: "quiet" }, `These networks look at ${descriptor.architecture.input_height}×${descriptor.architecture.input_width} pixels and know: ${descriptor.classes.join(", ")}.`),
+        known(descriptor),
       ),
     ),
   );
   answer();
+}
+
+/** What the networks look at, and their classes; very many of them are told on demand. */
+function known({ architecture, classes }) {
+  const names = classes.flatMap((name, index) => [index > 0 && ", ", h("bdi", {}, name)]);
+  const size = `These networks look at ${architecture.input_height}×${architecture.input_width} pixels and know`;
+  if (classes.length <= MAX_NAMED) return h("p", { class: "quiet" }, `${size}: `, names, ".");
+  return h("details", { class: "quiet" }, h("summary", {}, `${size} ${count(classes.length)} classes`), h("p", {}, names));
 }
 
 /** Who answers: { element, isAdaptive, deadline }; `turn()` whenever that changes. */

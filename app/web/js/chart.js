@@ -4,7 +4,7 @@ import { h, s } from "./dom.js";
 import { percent } from "./format.js";
 
 // Fixed, so that what lies above a chart knows where its axes are.
-export const MARGIN = { left: 72, right: 18, top: 18, bottom: 52 };
+export const MARGIN = { left: 76, right: 18, top: 18, bottom: 52 };
 // Pixels: how near the pointer must come to a point, and what the text of a tick needs, across and up.
 const NEAR = 24;
 const TICK_ROOM = { x: 56, y: 34 };
@@ -75,7 +75,7 @@ export function chartIn(element, { signal, pick = () => {} }) {
           "g",
           { class: "panel" },
           s("g", { class: "y axis" }, marks, line("axis-line", area.left, high, area.left, low)),
-          s("text", { class: "ytitle", transform: `translate(14 ${(high + low) / 2}) rotate(-90)` }, y.title),
+          s("text", { class: "ytitle", transform: `translate(12 ${(high + low) / 2}) rotate(-90)` }, y.title),
           layers.map((layer) => s("g", { class: `layer ${layer.name}` }, drawn(layer, across, up))),
         );
       }),

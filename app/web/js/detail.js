@@ -48,7 +48,7 @@ export function drawClasses({ classes, metrics }) {
     "ol",
     { class: "classes" },
     rows.map(({ name, accuracy }) =>
-      h("li", { "--share": accuracy ?? 0 }, h("bdi", {}, name), h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, percent(accuracy))),
+      h("li", { "--share": accuracy ?? 0 }, h("bdi", {}, name), h("span", { class: "bar", "aria-hidden": "true" }), h("span", { class: "number" }, accuracy == null ? "no images" : percent(accuracy))),
     ),
   );
   return scroller("Accuracy of each class", list);
