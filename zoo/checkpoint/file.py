@@ -48,6 +48,13 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
+    """A network's weights, and what it says about itself.
+
+    checkpoint = load(Path("net.safetensors"))  # raises CheckpointError
+    checkpoint.descriptor.metrics.test
+    encode(checkpoint)  # the same bytes again
+    """
+
     descriptor: Descriptor
     tensors: Tensors
 

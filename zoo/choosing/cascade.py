@@ -57,7 +57,10 @@ class Stage(BaseModel):
 
 
 class Cascade(BaseModel):
-    """`accuracy` is what it should reach on the test split, `macs` what an image costs on average."""
+    """Networks that are asked in turn: each answers where it is sure, the last one always.
+
+    `accuracy` is what it should reach on the test split, `macs` the mean cost of an image.
+    """
 
     model_config = ConfigDict(frozen=True)
 

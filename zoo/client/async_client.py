@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 
 class AsyncZooClient:
-    """As ZooClient, to be awaited; `models` is for `async for`. Files are written between two reads of the network."""
+    """As ZooClient, and raises the same; methods are awaited, `models` is for `async for`.
+
+        async with AsyncZooClient("http://127.0.0.1:8000") as zoo:
+            print(await zoo.predict("frog.png", max_params=20_000))
+
+    Downloads write to disk between two reads of the network, on the event loop.
+    """
 
     def __init__(
         self,

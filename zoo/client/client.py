@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 
 
 class ZooClient:
+    """A zoo behind a URL, with the methods of `zoo.protocol.Zoo`.
+
+        with ZooClient("http://127.0.0.1:8000") as zoo:
+            model = zoo.choose(min_acc=0.8)
+            print(model.name, zoo.predict("frog.png", model)[0].label)
+
+    Raises RemoteError for what the server refuses or where it cannot be reached, NotFoundError for an unknown
+    checkpoint, NoModelMeetsConstraintsError, with the nearest one, for a budget that none meets.
+    """
+
     def __init__(
         self,
         url: str,

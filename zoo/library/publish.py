@@ -44,7 +44,13 @@ Examine = Callable[[Checkpoint, Limits], Measured | None]
 
 
 class Upload:
-    """Bytes on their way in, as a context; after it nothing is left of them but what was kept."""
+    """An upload in progress. Leaving the context deletes what was not kept.
+
+    with Upload(zoo.uploads) as upload:
+        upload.write(data)
+        upload.keep(digest)
+    publish(zoo, digest)
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

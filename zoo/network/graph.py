@@ -37,7 +37,16 @@ class Graph:
 
 
 class GraphBuilder:
-    """Appends nodes; `add` returns the new node's name, to be the input of the next."""
+    """Appends nodes; `add` returns the new node's name, to be the input of the next.
+
+        builder = GraphBuilder((3, 32, 32))
+        value = builder.add("conv", Conv2d(3, 16, kernel_size=3, bias=True), INPUT)
+        value = builder.add("average", GlobalAveragePool(), value)
+        builder.add("output", Linear(16, 10), value)
+        graph = builder.build()
+
+    `build` raises DescriptorError where shapes do not fit.
+    """
 
     def __init__(self, input_shape: Shape) -> None:
         self._input_shape = input_shape

@@ -18,7 +18,10 @@ from zoo.runtime.torch_ops import LAYERS
 
 
 class GraphModule(nn.Module):
-    """Runs a graph's nodes. Parameters are named as in the graph, which is how checkpoints store them."""
+    """A graph as a torch module, to be trained. Parameters are named as in the graph and in checkpoints.
+
+    logits = GraphModule(architecture.graph())(images)  # (batch, channels, height, width) -> (batch, classes)
+    """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()

@@ -33,7 +33,14 @@ _MODEL_COPIES = 4
 
 
 class Predictor:
-    """`size_bytes` is about what it takes in memory. All methods may be called from any thread."""
+    """A checkpoint on ONNX Runtime, from image files to classes.
+
+        predictor = Predictor(load(Path("net.safetensors")))
+        scores = predictor.probabilities(predictor.decode([Path("frog.png").read_bytes()]))  # (1, classes)
+        predictor.top_k(scores, 5)
+
+    `size_bytes` is about its memory. All methods may be called from any thread. `decode` raises ImageError.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.descriptor = checkpoint.descriptor

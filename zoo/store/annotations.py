@@ -20,10 +20,14 @@ Change = Callable[[Said], Sequence[Entry]]
 
 
 class Annotations:
-    """`said` is as of the last `read`, which writes nothing. All methods may be called from any thread.
+    """All annotations of a zoo: `said` is as of the last `read`. All methods may be called from any thread.
 
-    What is recorded goes to the store's first log; what it takes back also to those others that say it, where they can
-    be written to, as they may be served alone.
+        annotations = Annotations(store)
+        annotations.change(lambda said: said.flagged(digest, deprecated=True), "user ada")
+        annotations.said.deprecated
+
+    Entries go to the store's first log. One that takes something back also goes to each other log that says it, as that
+    directory may be served alone.
     """
 
     def __init__(self, store: Store) -> None:

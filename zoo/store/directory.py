@@ -122,7 +122,11 @@ def require_zoo(root: Path) -> None:
 
 
 class Directory:
-    """Files are immutable, named by the SHA-256 of their bytes, and appear whole or not at all."""
+    """One directory of checkpoint files: immutable, named by the SHA-256 of their bytes, written atomically.
+
+    digest = Directory(Path("my-zoo")).put(encode(checkpoint))  # raises OSError
+    Directory(Path("my-zoo")).path(digest)  # raises NotFoundError
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
