@@ -118,14 +118,14 @@ class Supervisor:
         is_hopeless = slot.failures >= _MAX_FAILURES or (exit_code == STARTUP_FAILURE and not self._has_served)
         if is_hopeless and not any(other.served_since for other in self._slots):
             reason = "for the reason above; giving up"
-            log.error("worker %d cannot start: it ended with exit code %d, %s", slot.index, exit_code, reason)
+            log.error("worker %d cannot start: it ended with %s, %s", slot.index, _named(exit_code), reason)
             self._exit_code = STARTUP_FAILURE
             self._stop()
             return
         pause = min(_LONGEST_PAUSE, self.first_pause_seconds * 2 ** (slot.failures - 2)) if slot.failures > 1 else 0.0
         slot.due = now + pause
         when = f" in {pause:g} s" if pause else ""
-        log.error("worker %d ended with exit code %d: starting another%s", slot.index, exit_code, when)
+        log.error("worker %d ended with %s: starting another%s", slot.index, _named(exit_code), when)
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -163,6 +163,12 @@ class Supervisor:
 def _waited_for() -> list[signal.Signals]:
     """nohup has SIGHUP ignored."""
     return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _named(exit_code: int) -> str:
+    """With the signal that it stands for: SIGKILL is most often the system out of memory, SIGBUS a file that shrank."""
+    name = f" ({signal.Signals(-exit_code).name})" if -exit_code in set(signal.Signals) else ""
+    return f"exit code {exit_code}{name}"
 
 
 def _be_worker(run: Callable[[Callable[[], None]], None], beats: int, parent: int) -> None:

@@ -61,7 +61,7 @@ def test_a_worker_that_dies_is_replaced(serve: Callable[..., Any], digit_files: 
     server = serve("--workers", 2)
     server.wait_for("Application startup complete", count=2)
     os.kill(server.workers()[0], signal.SIGKILL)
-    server.wait_for("ended with exit code -9: starting another")
+    server.wait_for(r"ended with exit code -9 \(SIGKILL\): starting another")
     server.wait_for("Application startup complete", count=3)
     assert [predict(server, digit_files[0]).status_code for _ in range(8)] == [200] * 8
     assert samples(server, "zoo_loaded_predictors") == 2, "what the dead one had loaded no longer counts"

@@ -18,7 +18,7 @@ from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.images.decode import Form
-from zoo.library.calibrate import calibrate_cascades, measure_latencies
+from zoo.library.calibrate import calibrate_cascades, find_cascades, measure_latencies
 from zoo.library.local import LocalZoo
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.device import device_name
@@ -332,6 +332,31 @@ def test_the_command_measures_then_finds_cascades(command: Command, grown: Path,
     assert (calibration.dataset, calibration.num_images) == ("digits", 30)
     assert calibration.cascades[-1].accuracy == max(view["accuracy"] for view in listed)
     assert "saved" in command("zoo", "calibrate", "--zoo", zoo, "--data", "digits").stdout
+
+
+def test_a_claimed_accuracy_is_no_candidate_beside_measured_ones(grown: Path, tmp_path: Path) -> None:
+    """A cascade promises what its stages' accuracies say."""
+    for path in grown.rglob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    said: list[str] = []
+
+    def stages() -> set[str]:
+        found = find_cascades(zoo, "digits", "digits", said.append)
+        return {stage.digest for cascade in found.cascades for stage in cascade.stages}
+
+    with LocalZoo([tmp_path]) as zoo:
+        zoo.sync()
+        before = stages()
+        best = zoo.best().id
+        zoo.annotator.announce(best, staged=False, claimed=True, measured=None)
+        zoo.sync()
+        assert best in before
+        assert best not in stages()
+        assert any(line.startswith("left out: ") and "nobody has measured it" in line for line in said)
+        for digest in before:
+            zoo.annotator.announce(digest, staged=False, claimed=True, measured=None)
+        zoo.sync()
+        assert stages() == before, "where there are no others"
 
 
 def test_cascades_are_found_as_a_checkpoint_is_published(command: Command, grown: Path, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlmodel import SQLModel
 
+from zoo.catalog.database import Database
+from zoo.catalog.rows import ROWS
 from zoo.library.local import LocalZoo
 
 Put = Callable[..., str]
@@ -58,7 +61,63 @@ def test_what_is_new_is_found_though_the_catalog_cannot_be_written(
     assert len(held.catalog.digests()) == 1
     assert time.monotonic() - started < 4, "waited for once"
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "(database is locked): kept in memory from now on" in warning
+    assert "(database is locked): kept in memory until it can" in warning
+
+
+def test_a_catalog_that_was_locked_for_a_while_is_shared_again(
+    tmp_path: Path, put: Put, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else two servers, one of which once waited in vain, would each know only of what it did itself."""
+    put(tmp_path)
+    other = LocalZoo([tmp_path])
+    other.sync()
+    database = Database(catalog_of(tmp_path), SQLModel.metadata, [ROWS], return_seconds=0.0)
+    with closing(sqlite3.connect(catalog_of(tmp_path), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with database.writing() as writing:
+            writing.execute(ROWS.delete())
+        assert not database.follow_file(), "somebody has it still"
+        assert len(other.catalog.digests()) == 1
+    assert database.follow_file()
+    with database.writing() as writing:
+        writing.execute(ROWS.delete())
+    assert other.catalog.digests() == set()
+    database.close()
+    other.close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings[-1] == f"the catalog {catalog_of(tmp_path)} can be used again"
+
+
+def test_no_file_that_somebody_truncates_ends_the_process(tmp_path: Path, put: Put) -> None:
+    """What is mapped into memory is SIGBUS then, which no program can catch and go on."""
+    put(tmp_path)
+    program = f"""
+from pathlib import Path; import os
+from zoo.library.local import LocalZoo
+zoo = LocalZoo([Path({str(tmp_path)!r})])
+zoo.sync()
+for path in Path({str(tmp_path)!r}).glob("catalog*"):
+    os.truncate(path, 0)
+    zoo.sync()
+    assert len(list(zoo.models())) == 1, path
+assert "catalog" not in Path("/proc/self/maps").read_text()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_write_ahead_log_of_before_is_taken_over(tmp_path: Path, put: Put, opened: Opened) -> None:
+    """At once, or later where a process of an earlier version has it open."""
+    put(tmp_path)
+    opened(tmp_path).close()
+    with closing(sqlite3.connect(catalog_of(tmp_path), isolation_level=None)) as before:
+        assert before.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+        before.execute("BEGIN").execute("SELECT * FROM sqlite_master").fetchone()
+        put(tmp_path, seed=1)
+        assert len(opened(tmp_path).catalog.digests()) == 2
+        before.execute("ROLLBACK")
+    put(tmp_path, seed=2)
+    assert len(opened(tmp_path).catalog.digests()) == 3
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
@@ -92,7 +151,7 @@ def test_a_file_system_without_locks(tmp_path: Path, put: Put, lockless: Callabl
     shown = zoo("show", "best", "--json")
     assert shown.returncode == 0, shown.stderr
     assert digest in shown.stdout
-    assert "kept in memory instead" in shown.stderr
+    assert "kept in memory until it can" in shown.stderr
     put(tmp_path / "other", seed=1)
     published = zoo("publish", next((tmp_path / "other").rglob("*.safetensors")))
     assert published.returncode == 0, published.stderr

@@ -6,7 +6,7 @@ stop a zoo from answering:
     damaged                                 set aside (`….damaged`) and begun anew
     of another version of the code          left to that: each has tables of its own
     removed or replaced while it is open    noticed by `follow_file`, and reopened
-    cannot be opened, locked or written     copied into memory as far as it can be read, and used there
+    cannot be opened, locked or written     copied into memory as far as it can be read, and used there until it can
 
 Reading takes no write lock: whoever only asks is answered while another process holds it.
 """
@@ -18,6 +18,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Whoever has the write lock needs it for milliseconds; one that keeps it for longer is not waited for.
 _BUSY_SECONDS = 2.0
+# When it is looked whether a file that could not be used can be again; each time it could not after all, twice as late.
+_RETURN_SECONDS, _MAX_RETURN_SECONDS = 15.0, 600.0
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 _Identity = tuple[int, int] | None
 
@@ -55,9 +58,17 @@ def catalog_path(roots: Sequence[Path], store_url: str = "") -> Path | None:
 class Database:
     """Connections to one file, or to memory. All methods may be called from any thread."""
 
-    def __init__(self, path: Path | None, metadata: MetaData, tables: Sequence[Table]) -> None:
+    def __init__(
+        self, path: Path | None, metadata: MetaData, tables: Sequence[Table], return_seconds: float = _RETURN_SECONDS
+    ) -> None:
         """`path` None keeps it in memory. Missing tables are created."""
         self._path = path
+        self._return_seconds = return_seconds
+        # A file that could not be used, and when to look at it again.
+        self._left: Path | None = None
+        self._return_at = 0.0
+        # Of before the last return to a file: another thread may just have begun to use it.
+        self._retired: Engine | None = None
         self._metadata = metadata
         self._tables = tables
         self._identity: _Identity = None
@@ -66,6 +77,8 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+        if self._retired is not None:
+            self._retired.dispose()
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -81,14 +94,36 @@ class Database:
             connection.commit()
 
     def follow_file(self) -> bool:
-        """Reopens a file that was removed or replaced; True if so, because the rows may differ."""
+        """Reopens a file that was removed or replaced, or can be used again; True if so: the rows may differ."""
         with self._lock:
-            if self._path is None or _identity(self._path) == self._identity or not self._is_directory_there():
+            if self._path is None:
+                return self._has_returned()
+            if _identity(self._path) == self._identity or not self._is_directory_there():
                 return False
             before, self._engine = self._engine, self._opened()
             before.dispose()
             log.warning("the catalog %s was removed or replaced by another process: opened again", self._path)
             return True
+
+    def _has_returned(self) -> bool:
+        """A lock or a full disk is passing; those who share the file should not be apart for longer."""
+        path = self._left
+        if path is None or time.monotonic() < self._return_at:
+            return False
+        self._return_at = time.monotonic() + self._return_seconds
+        engine = _engine(path)
+        try:
+            self._prepared(engine)
+            _begun(engine, immediate=True).close()
+        except DatabaseError:
+            engine.dispose()
+            return False
+        if self._retired is not None:
+            self._retired.dispose()
+        self._retired, self._engine = self._engine, engine
+        self._path, self._left, self._identity = path, None, _identity(path)
+        log.warning("the catalog %s can be used again", self._path)
+        return True
 
     def _is_directory_there(self) -> bool:
         """False for an unmounted or missing directory: then the open file is still the right one."""
@@ -104,8 +139,9 @@ class Database:
         with self._lock:
             if self._path is None:
                 return failed not in (None, self._engine)
-            log.warning("the catalog %s cannot be used (%s): kept in memory from now on", self._path, _reason(error))
-            before, self._path, self._identity = self._engine, None, None
+            log.warning("the catalog %s cannot be used (%s): kept in memory until it can", self._path, _reason(error))
+            before = self._engine
+            self._leave()
             memory = self._prepared(_engine(None))
             with suppress(DatabaseError):
                 self._copy(before, memory)
@@ -130,10 +166,17 @@ class Database:
                 if _is_damaged(error) and not is_last:
                     self._set_aside(error)
                     continue
-                log.warning("the catalog %s cannot be used (%s): kept in memory instead", self._path, error.orig)
+                log.warning(
+                    "the catalog %s cannot be used (%s): kept in memory until it can", self._path, _reason(error)
+                )
                 break
-        self._path, self._identity = None, None
+        self._leave()
         return self._prepared(_engine(None))
+
+    def _leave(self) -> None:
+        self._left, self._return_at = self._path, time.monotonic() + self._return_seconds
+        self._return_seconds = min(2 * self._return_seconds, _MAX_RETURN_SECONDS)
+        self._path, self._identity = None, None
 
     def _prepared(self, engine: Engine) -> Engine:
         with engine.connect() as connection:
@@ -184,7 +227,7 @@ class Database:
                 return  # another process was faster
             aside = path.with_name(f"{path.name}.damaged")
             path.replace(aside)
-            for suffix in ("-wal", "-shm"):
+            for suffix in ("-journal", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
         log.warning(
             "the catalog %s is damaged (%s): set aside as %s and rebuilt from the checkpoints", path, error.orig, aside
@@ -225,6 +268,21 @@ def _is_damaged(error: DatabaseError) -> bool:
     return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF in _DAMAGED
 
 
+def _configure(connection: sqlite3.Connection) -> None:
+    """A rollback journal, and not a write-ahead log, whose index every process maps into memory: whoever truncates that
+    file ends all of them by SIGBUS, and network file systems do not share it.
+
+    Readers wait for a commit in turn, so that takes no time for the disk: a process that is killed harms nothing, and
+    what a power cut damages is begun anew.
+    """
+    try:
+        connection.execute("PRAGMA journal_mode = TRUNCATE").close()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise  # else another process, of an earlier version, keeps its log open: it is used as well
+    connection.execute("PRAGMA synchronous = OFF").close()
+
+
 def _engine(path: Path | None) -> Engine:
     # SQLite's memdb VFS shares one database in memory between connections, with the locks of a file.
     name = f"file:/catalog-{secrets.token_hex(8)}?vfs=memdb" if path is None else path.resolve().as_uri()
@@ -235,8 +293,7 @@ def _engine(path: Path | None) -> Engine:
             name, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
-                connection.execute(f"PRAGMA {pragma}").close()
+            _configure(connection)
         except BaseException:
             connection.close()
             raise

@@ -92,7 +92,7 @@ def find_cascades(
     test_share: float | None = None,
 ) -> Calibration:
     """As `calibrate_cascades`, but kept nowhere."""
-    record, rows = _of_one_split(zoo, dataset)
+    record, rows = _of_one_split(zoo, dataset, observe)
     images = HeldOutImages(source, validation=record, skip_bad=skip_bad, test_share=test_share)
     for finding in images.findings:
         observe(f"{images.name}: warning: {finding}")
@@ -104,12 +104,19 @@ def find_cascades(
     return Calibration(dataset=dataset, num_images=len(images), cascades=search(candidates))
 
 
-def _of_one_split(zoo: LocalZoo, dataset: str) -> tuple[Dataset, Sequence[CheckpointRow]]:
+def _of_one_split(
+    zoo: LocalZoo, dataset: str, observe: Callable[[str], None]
+) -> tuple[Dataset, Sequence[CheckpointRow]]:
     """The checkpoints of known accuracy that were validated on the same images: one's may be for training another.
 
-    Of several such splits the one with the most images, which is also that of most checkpoints in a usual zoo.
+    Of several such splits the one with the most images, which is also that of most checkpoints in a usual zoo. Those
+    whose test accuracy is only claimed where there are no others: it is what a cascade promises.
     """
-    rows = zoo.chooser.rows(Budget(dataset=dataset, min_acc=0.0))
+    found = zoo.chooser.rows(Budget(dataset=dataset, min_acc=0.0))
+    rows = [row for row in found if not row.claimed] or found
+    if len(rows) < len(found):
+        names = ", ".join(row.name for row in found if row.claimed)
+        observe(f"left out: {names}: the test accuracy is claimed, and nobody has measured it (docs/protocols.md)")
     if not rows:
         raise DataError(f"no checkpoint of data set {dataset} with a test accuracy; --dataset names another one")
     records = {row.digest: zoo.files.descriptor(row.digest).dataset for row in rows}
