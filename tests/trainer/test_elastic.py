@@ -238,7 +238,7 @@ def test_other_settings_do_not_resume(config: RunConfig, data: Data, tmp_path: P
 def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
     """Losses equal up to rounding, one file and one log, and the levels are told once."""
     one, two = tmp_path / "one", tmp_path / "two"
-    words = ["elastic", "--from", "digits", "--data", str(images), "--epochs", "2", "--device", "cpu", "--zoo"]
+    words = ["elastic", "--from", "digits", "--data", str(images), "--epochs", "1", "--device", "cpu", "--zoo"]
     assert CliRunner().invoke(app, [*words, str(one)]).exit_code == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -267,13 +267,10 @@ def test_frozen_levels_stay_bit_for_bit(config: RunConfig, data: Data, tmp_path:
         graphs = (large.descriptor.architecture.graph(), small.descriptor.architecture.graph())
         for name, place in shared_places(*graphs).items():
             assert large.tensors[name][np.ix_(*place)].tobytes() == small.tensors[name].tobytes(), name
-    other = Run(replace(config, epochs=3), data, tmp_path / "longer", freeze=True)
-    new = (run.levels[1].tensors["stages.1.layers.1.pointwise.weight"], run.levels[2].tensors["head.norm.weight"])
-    longer = (
-        other.levels[1].tensors["stages.1.layers.1.pointwise.weight"],
-        other.levels[2].tensors["head.norm.weight"],
-    )
-    assert all((one != another).all() for one, another in zip(new, longer, strict=True))
+    # Batch norms begin with a weight of 1: those of the first level, of a layer that the second adds, of the last.
+    names = ("stages.1.layers.0.norm.weight", "stages.1.layers.1.norm.weight", "head.norm.weight")
+    for level, name in zip(run.levels, names, strict=True):
+        assert (level.tensors[name] != 1).all(), "trained"
 
 
 def test_without_the_block_the_same_step_moves_it(config: RunConfig, data: Data) -> None:
@@ -309,6 +306,7 @@ def test_budgets_are_what_rounds_to_them() -> None:
         ("7k,much", "should be numbers like 7k,16k,34k or 34098, and 'much' is none"),
         ("7k,1.5", "should be whole numbers or have a k or M, and 1.5 has neither"),
         ("2k,900k,901k", "the largest network has"),
+        ("10,2k", "a level of 10 parameters cannot be reached: cut to one channel throughout, the network has"),
     ],
 )
 def test_levels_that_are_none_are_named(levels: str, message: str, tmp_path: Path) -> None:
@@ -321,7 +319,7 @@ def test_levels_that_are_none_are_named(levels: str, message: str, tmp_path: Pat
 
 def test_levels_that_do_not_lie_within_each_other() -> None:
     wide, deep = blueprints(((6, 4), (1, 1)), ((5, 9), (2, 2)))
-    with pytest.raises(RunError, match=r"one does not lie within the next: .* is smaller than in the level before"):
+    with pytest.raises(RunError, match=r"one does not lie within the next: .* stem.conv has 5 channels"):
         Levels((wide, deep))
     with pytest.raises(RunError, match="each level should have more parameters than the one before it"):
         Levels((LEVELS[1], LEVELS[0]))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, cast
+from typing import Literal
 
 from trainer.config import RunConfig
 from trainer.journal.origin import Origin
@@ -158,11 +158,5 @@ def _within(largest: Architecture, budgets: Sequence[int], measure: Measure) -> 
     return tuple(found)
 
 
-class _Narrow(Protocol):
-    def widths(self) -> tuple[int, ...]: ...
-    def narrowed(self, widths: Sequence[int]) -> Architecture: ...
-
-
 def _narrowed(largest: Architecture, part: float) -> Architecture:
-    family = cast(_Narrow, largest)
-    return family.narrowed([max(1, int(part * width + 1e-9)) for width in family.widths()])
+    return largest.narrowed([max(1, int(part * width + 1e-9)) for width in largest.widths()])
