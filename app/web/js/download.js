@@ -6,7 +6,7 @@ import { drawReadout } from "./detail.js";
 import { h, notice } from "./dom.js";
 import { bytes } from "./format.js";
 import { request, token } from "./service.js";
-import { drawSnippets, snippetsOf } from "./snippets.js";
+import { base, drawSnippets, snippetsOf } from "./snippets.js";
 import { emptyZoo, loadDetail } from "./zoo.js";
 
 export const TITLE = "Download";
@@ -30,7 +30,8 @@ export async function show(page, { zoo, choice, remember, signal }) {
       const found = await loadDetail((await ask(choice, signal)).id, signal);
       readout.replaceChildren(...drawReadout(inWords(choice), found));
       files.replaceChildren(...Object.keys(FORMATS).map((format) => drawFile(found, format)));
-      lines.replaceChildren(h("h2", {}, "The same from a terminal"), drawSnippets(Object.keys(FORMATS).flatMap((format) => snippetsOf(choice, found.id, format).slice(0, 2))));
+      const snippets = Object.keys(FORMATS).flatMap((format) => snippetsOf(choice, found.id, format).slice(0, 2));
+      lines.replaceChildren(h("h2", {}, "The same from a terminal"), drawSnippets([...snippets, ...upgradable(found)]));
     } catch (error) {
       if (error.name === "AbortError") return;
       const nearest = error.problem?.best_available;
@@ -46,6 +47,12 @@ export async function show(page, { zoo, choice, remember, signal }) {
     remember(paramsOf(choice));
     control.update(choice, range);
     select();
+  }
+
+  /** Of a level of an elastic file: its beginning, up to this level, to which larger ones can be added later. */
+  function upgradable({ id, elastic }) {
+    if (!elastic) return [];
+    return [{ title: "Command line, to be upgraded later", text: `zoo get ${id.slice(0, 16)} --upgradable -o elastic.safetensors --url ${base()}` }];
   }
 
   function drawFile(item, format) {
