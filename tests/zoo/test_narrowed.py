@@ -23,7 +23,7 @@ from zoo.runtime.module import GraphModule, module_of
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_a_narrower_network_is_the_wider_one_where_nothing_reads_the_rest(
     architectures: SearchStrategy[Architecture],
@@ -75,7 +75,9 @@ def test_a_network_that_is_not_within_another_is_refused() -> None:
     small, large = (
         resnet.start(input_shape=(3, 8, 8), num_classes=2, channels=channels) for channels in ((2, 4, 7), (3, 4, 8))
     )
-    with pytest.raises(DescriptorError, match=r"stages\.1\.layers\.0\.conv2 has 4 channels .* not 4 of"):
+    with pytest.raises(
+        DescriptorError, match=r"stages\.1\.layers\.0\.conv2 has 3 \+ 1 channels in the larger network, 2 \+ 2 in"
+    ):
         placements(small.graph(), large.graph())
     deeper = resnet.start(resnet.Resnet56Architecture, input_shape=(3, 8, 8), num_classes=2, channels=(3, 4, 8))
     assert placements(large.graph(), deeper.graph())

@@ -12,6 +12,7 @@ from trainer.commands.check import check_folder
 from trainer.commands.distil import distil
 from trainer.commands.elastic import digits_elastic, elastic
 from trainer.commands.options import RUN_NAMES
+from trainer.commands.prune import prune
 from trainer.commands.report import report
 from trainer.commands.sweep import sweep
 from trainer.commands.train import train
@@ -64,6 +65,7 @@ _EXAMPLES: dict[Callable[..., None], str] = {
     adapt: "zoo-train adapt --from zoo/pretrained/cifar10 --data photos/ --zoo my-zoo --epochs 40",
     elastic: "zoo-train elastic --from 5d41402a --levels 7k,16k,34k --data cifar10.tar.gz --zoo my-zoo --epochs 20",
     digits_elastic: "zoo-train digits-elastic --data digits --zoo my-zoo",
+    prune: "zoo-train prune 7d793037 --max-params 30000 --data cifar10.tar.gz --zoo my-zoo --epochs 12",
     report: "zoo-train report my-zoo --out my-report",
     sweep: "zoo-train sweep paper --data cifar10 --zoo my-zoo --seeds 0-4 --taus 1,1.5,2",
 }

@@ -13,9 +13,9 @@ from torch import Tensor
 from trainer.config import Cutout, Mixup, RunConfig
 from trainer.distil.answers import Answers, Teacher
 from trainer.distil.lessons import Member
-from trainer.elastic.ranking import ranked
 from trainer.elastic.stage import Epoch, Frozen, Stage
 from trainer.elastic.state import ElasticState, Settings, save
+from trainer.growth.ranking import ranked
 from trainer.journal.journal import RunLog, checkpoint_record, code_version
 from trainer.journal.records import EpochRecord, FinishedRecord, LevelRecord
 from trainer.loop.augment import cutout_of, mixup_of, shift_of

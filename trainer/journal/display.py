@@ -23,6 +23,7 @@ from trainer.journal.records import (
     EpochRecord,
     FinishedRecord,
     LessonRecord,
+    PrunedRecord,
     Record,
 )
 
@@ -90,6 +91,11 @@ class Display:
                 self._lesson = record
                 if self._live is None and self._is_due(record.epoch == record.epochs):
                     self._print(f"  {_lesson_figures(record)}  {record.seconds:.1f} s")
+            case PrunedRecord():
+                self._print(
+                    f"  cut {record.params_before:,} parameters to {record.params:,}, channels {record.widths}: "
+                    f"validation {record.val_accuracy_before:.4f} to {record.val_accuracy:.4f}"
+                )
             case DistilledRecord():
                 kept = "saved" if record.digest else "not better, left as it is"
                 self._print(

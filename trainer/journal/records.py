@@ -124,6 +124,21 @@ class LessonRecord:
 
 
 @dataclass(frozen=True)
+class PrunedRecord:
+    """A network was cut from `origin`, and is distilled now: `student` is the digest that its file would have."""
+
+    event: ClassVar[str] = "pruned"
+    origin: str
+    student: str
+    params_before: int
+    params: int
+    widths_before: tuple[int, ...]
+    widths: tuple[int, ...]
+    val_accuracy_before: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
 class DistilledRecord:
     """`digest` is None where the student did not get better, and nothing was saved."""
 
@@ -157,6 +172,7 @@ Record = (
     | DecisionRecord
     | CheckpointRecord
     | LessonRecord
+    | PrunedRecord
     | DistilledRecord
     | FinishedRecord
 )

@@ -129,6 +129,8 @@ def _lineage(descriptor: Descriptor, digest: str) -> list[str]:
         f"{lineage.epoch:,}{annealed}",
         f"- parent: {'none' if lineage.parent is None else f'`{lineage.parent}`'}",
     ]
+    if lineage.pruned_from is not None:
+        lines.append(f"- pruned from `{lineage.pruned_from}`")
     if lineage.distilled_from is not None:
         lines.append(f"- distilled from `{lineage.distilled_from}`")
     if lineage.pretrained_teacher is not None:

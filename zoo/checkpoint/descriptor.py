@@ -97,6 +97,8 @@ class Lineage(_Frozen):
     # The checkpoint whose answers this one then learned; `parent` is what it was before.
     distilled_from: Digest | None = None
     pretrained_teacher: PretrainedTeacher | None = ADDED_LATER
+    # The larger checkpoint of whose channels this one kept the best; `parent` is the same.
+    pruned_from: Digest | None = ADDED_LATER
     code_version: str
 
     @model_validator(mode="after")

@@ -31,14 +31,20 @@ def forward_flops(macs: int, num_images: int) -> int:
 
 def activation_bytes(graph: Graph) -> int:
     """The most that values take at a time while one image runs in float32: each is kept until its last reader."""
+    return max(live_bytes(graph))
+
+
+def live_bytes(graph: Graph) -> list[int]:
+    """What values take before the first node has run, and while each one runs."""
     shapes = output_shapes(graph)
     last_reader = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
-    live = most = 4 * prod(graph.input_shape)
+    live = 4 * prod(graph.input_shape)
+    found = [live]
     for index, node in enumerate(graph.nodes):
         live += 4 * prod(shapes[node.name])
-        most = max(most, live)
+        found.append(live)
         live -= sum(4 * prod(shapes[name]) for name in set(node.inputs) if last_reader[name] == index)
-    return most
+    return found
 
 
 def ram_bytes(graph: Graph) -> int:

@@ -56,10 +56,13 @@ def _first_of_each(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> tup
         left[group] = left.get(group, 0) - 1
     if sum(has) != len(old):
         raise DescriptorError(
-            f"{name} has {len(new)} channels in the larger network, among which there are not "
-            f"{len(old)} of the smaller one, group by group"
+            f"{name} has {_counted(new)} channels in the larger network, {_counted(old)} in the smaller"
         )
     return tuple(has)
+
+
+def _counted(groups: tuple[int, ...]) -> str:
+    return " + ".join(map(str, Counter(groups).values())) or "no"
 
 
 def _places(is_old: tuple[bool, ...]) -> tuple[int, ...]:

@@ -1,0 +1,111 @@
+"""zoo-train prune: a smaller checkpoint, cut from a larger one and taught by it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trainer.commands.options import (
+    BatchSizeOption,
+    DataOption,
+    Device,
+    DeviceOption,
+    FitChoice,
+    FitOption,
+    Images,
+    ImageSizeOption,
+    LearningRateOption,
+    LimitTrainOption,
+    NameOption,
+    SkipBadOption,
+    TestShareOption,
+    ZooOption,
+    reported,
+    torch_device,
+)
+
+
+class RankingChoice(StrEnum):
+    taylor = "taylor"
+    l2 = "l2"
+
+
+def prune(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="What to cut: a file, or the first digits of a digest in the zoo.", metavar="ID|FILE"),
+    ],
+    data: DataOption,
+    zoo: ZooOption,
+    max_params: Annotated[
+        int | None, typer.Option(help="Leave at most this many parameters.", min=1, show_default=False)
+    ] = None,
+    max_macs: Annotated[
+        int | None, typer.Option(help="… multiply-accumulates of an image.", min=1, show_default=False)
+    ] = None,
+    max_memory_bytes: Annotated[
+        int | None,
+        typer.Option(help="… bytes of an image's activations, at their peak.", min=1, show_default=False),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of distillation.", min=1)] = 12,
+    ranking: Annotated[
+        RankingChoice,
+        typer.Option(help="What channels are worth: the loss without them, to first order; the norm of their weights."),
+    ] = RankingChoice.taylor,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    limit_train: LimitTrainOption = None,
+    image_size: ImageSizeOption = None,
+    name: NameOption = None,
+    fit: FitOption = FitChoice.crop,
+    test_share: TestShareOption = None,
+    skip_bad: SkipBadOption = False,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Cut a checkpoint to a budget, and teach what is left what the whole one knows.
+
+    DATA are the images that it was trained on, limited and resized as its run had it. Writes one new checkpoint; the
+    old file stays. The same command again goes on where it was stopped. Prints the SHA-256 digest.
+    """
+    console = Console(stderr=True)
+    source = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
+    with reported(console, "goes on from the last whole epoch"):
+        from trainer.distil.distil import descriptors_of, find
+        from trainer.distil.prune import prune as prune_one
+        from trainer.journal.display import Display
+        from trainer.journal.origin import read
+        from trainer.recipes.names import run_named
+        from trainer.recipes.overrides import Overrides
+        from zoo.errors import RunError
+        from zoo.network.levels import NetworkBudget
+        from zoo.store.directory import Directory
+
+        if max_params is None and max_macs is None and max_memory_bytes is None:
+            raise RunError("zoo-train prune needs a budget: --max-params, --max-macs or --max-memory-bytes")
+        path, directory = Path(checkpoint), Directory(zoo)
+        if not path.is_file():
+            path = directory.path(find(zoo, descriptors_of(directory), checkpoint))
+        origin = read(path)
+        lineage = origin.descriptor.lineage
+        overrides = Overrides(
+            batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs, seed=lineage.seed
+        )
+        budget = NetworkBudget(max_params, max_macs, max_memory_bytes)
+        chosen = torch_device(device)
+        images = source.load(console)
+        with Display(console) as display:
+            digest = prune_one(
+                run_named(lineage.run, overrides),
+                images,
+                zoo,
+                origin,
+                budget,
+                chosen,
+                display,
+                ranking=ranking.value,
+            )
+    typer.echo(digest)
