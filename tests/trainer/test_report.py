@@ -24,7 +24,8 @@ from trainer.data.datasets import Data
 from trainer.grow import grow
 from trainer.report.trials import hypervolume, read_trials
 from zoo.checkpoint.descriptor import Cost, ExpansionStep, Lineage
-from zoo.checkpoint.file import Checkpoint, encode, read_header
+from zoo.checkpoint.elastic import pack
+from zoo.checkpoint.file import Checkpoint, digest_of, encode, read_header
 from zoo.network.cost import num_params
 from zoo.network.families import secnn
 from zoo.store.directory import Directory
@@ -301,3 +302,10 @@ def test_a_run_or_the_word_train_explains_the_options(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
     assert "--limit-train" in result.stdout
+
+
+def test_levels_of_an_elastic_file_are_among_a_trials_checkpoints(tmp_path: Path, levels: list[bytes]) -> None:
+    Directory(tmp_path).put(pack(levels))
+    [trial], left_out = read_trials(tmp_path)
+    assert [entry.digest for entry in trial.entries] == [digest_of(data) for data in levels]
+    assert left_out == []

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoo.checkpoint.elastic import MAX_LEVELS, MIN_LEVELS, ElasticDescriptor, ElasticFile, pack
+from zoo.checkpoint.elastic import ElasticFile, pack
+from zoo.checkpoint.elastic_header import MAX_LEVELS, MIN_LEVELS, ElasticDescriptor
 from zoo.checkpoint.file import digest_of
 from zoo.cli.main import app
 from zoo.store.directory import Directory

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo.checkpoint.elastic import ElasticFile, Level, extract, pack, read_levels
+from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
+from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import decode, digest_of
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import NoModelMeetsConstraintsError, RemoteError, ZooError

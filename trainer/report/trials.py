@@ -10,7 +10,8 @@ from math import log10
 from pathlib import Path
 
 from zoo.checkpoint.descriptor import Cost, Descriptor, ExpansionStep, join_devices
-from zoo.checkpoint.file import Header, read_header
+from zoo.checkpoint.elastic import headers_of
+from zoo.checkpoint.file import Header
 from zoo.choosing.pareto import front
 from zoo.errors import CheckpointError, ZooError
 from zoo.store.directory import Directory
@@ -138,10 +139,11 @@ def read_trials(zoo: Path) -> tuple[list[Trial], list[str]]:
     """Every trial by (data set, run, seed), and why files were left out. Raises ZooError where there is no trial."""
     if not zoo.is_dir():
         raise ZooError(f"{zoo}: no such zoo directory")
-    headers, left_out = {}, []
-    for digest, path in sorted(Directory(zoo).paths()):
+    headers: dict[str, Header] = {}
+    left_out = []
+    for _, path in sorted(Directory(zoo).paths()):
         try:
-            headers[digest] = read_header(path)
+            headers |= headers_of(path)
         except CheckpointError as error:
             left_out.append(str(error))
     if not headers:
