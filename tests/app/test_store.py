@@ -17,10 +17,12 @@ from obstore.store import LocalStore as LocalBackend
 from obstore.store import MemoryStore as Backend
 from PIL import Image
 
+from zoo.checkpoint.elastic import pack
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, BusyError, CheckpointError, GoneError, NotFoundError, ZooError
 from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
+from zoo.network.families.secnn import SecnnArchitecture
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories, store_of
 from zoo.store.entries import FlagEntry
@@ -193,3 +195,18 @@ def test_a_damaged_object_leaves_the_catalog(tmp_path: Path, make_checkpoint: Ma
 def test_what_is_no_object_storage_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=url):
         store_of([tmp_path], url)
+
+
+def test_levels_of_an_elastic_file_are_found_in_object_storage(
+    tmp_path: Path, tiny: SecnnArchitecture, nested: Callable[..., list[bytes]]
+) -> None:
+    store = ObjectStore(Backend(), "s3://bucket/zoo")
+    levels = nested([tiny, tiny.widened(0, 1)])
+    for work in ("one", "other"):
+        (tmp_path / work).mkdir()
+    with LocalZoo([tmp_path / "one"], store=store) as one, LocalZoo([tmp_path / "other"], store=store) as other:
+        one.publish(pack(levels))
+        other.sync()
+        assert {model.id for model in other.models()} == {digest_of(level) for level in levels}
+        small = other.download(digest_of(levels[0]), tmp_path / "small.safetensors")
+        assert small.read_bytes() == levels[0]
