@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from trainer.journal.display import Display
-from trainer.journal.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord
+from trainer.journal.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord, LevelRecord
 
 
 def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:
@@ -108,3 +108,12 @@ def test_what_was_taken_several_times_is_told_once() -> None:
     with Display(Console(file=output, width=80)) as display:
         display(replace(DECISION, chosen=(deeper, wider, deeper)))
     assert "expands block 1: one more layer (2 times); block 0: 8 more channels; best" in output.getvalue()
+
+
+def test_the_panel_shows_every_level_of_an_elastic_run() -> None:
+    display = Display(Console(file=io.StringIO()))
+    levels = (LevelRecord(766, 0.5), LevelRecord(3426, 0.625))
+    display(replace(epoch(3), levels=levels))
+    shown = panel(display)
+    assert "epoch 3/10  loss 1.250  train 0.500  validation 0.500 at 766, 0.625 at 3,426 parameters" in shown
+    assert "last expansion" not in shown

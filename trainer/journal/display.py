@@ -150,10 +150,10 @@ def _bar(done: int, total: int | float, seconds: float, before: str) -> Renderab
 
 def _figures(epoch: EpochRecord) -> str:
     if epoch.levels:
-        levels = "  ".join(f"{level.params:,}: {level.val_accuracy:.3f}" for level in epoch.levels)
+        levels = ", ".join(f"{level.val_accuracy:.3f} at {level.params:,}" for level in epoch.levels)
         return (
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.loss:.3f}  train {epoch.accuracy:.3f}  "
-            f"validation of parameters {levels}"
+            f"validation {levels} parameters"
         )
     branch = f"  annealing {epoch.branch_epoch}/{epoch.branch_epochs}" if epoch.branch_epoch else ""
     return (
