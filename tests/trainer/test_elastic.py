@@ -305,8 +305,8 @@ def test_budgets_are_what_rounds_to_them() -> None:
         ("7k,7k", "should rise, smallest first, and 7k,7k do not"),
         ("7k,much", "should be numbers like 7k,16k,34k or 34098, and 'much' is none"),
         ("7k,1.5", "should be whole numbers or have a k or M, and 1.5 has neither"),
-        ("2k,900k,901k", "the largest network has"),
-        ("10,2k", "a level of 10 parameters cannot be reached: cut to one channel throughout, the network has"),
+        ("2k,900k,1M", "a level within 900,499 parameters is the largest network itself, so there is none above it"),
+        ("10,2k", "cannot be cut to these levels: no network within 10 parameters: with [1, 1] channels it has more"),
     ],
 )
 def test_levels_that_are_none_are_named(levels: str, message: str, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from trainer.elastic.levels import Measure
     from trainer.recipes.overrides import Overrides
 
-# 17 s of one core.
-_DIGITS_EPOCHS = 30
+# 25 s of one core.
+_DIGITS_EPOCHS = 40
 _GOES_ON = "with --resume goes on from the last whole epoch"
 
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
@@ -71,7 +71,7 @@ def elastic(
         ),
     ] = None,
     levels_by: Annotated[
-        MeasureChoice, typer.Option(help="What --levels counts: of one image multiply-accumulates, bytes of memory.")
+        MeasureChoice, typer.Option(help="What --levels counts; memory: the most bytes of one image's activations.")
     ] = MeasureChoice.params,
     teacher: Annotated[
         str | None,

@@ -12,15 +12,18 @@ from trainer.config import RunConfig
 from trainer.journal.origin import Origin
 from zoo.checkpoint.nesting import shared_places
 from zoo.errors import CheckpointError, DescriptorError, RunError
-from zoo.network.cost import num_macs, num_params, ram_bytes
+from zoo.network.cost import num_params
 from zoo.network.families import blueprint
 from zoo.network.families.family import Architecture
-from zoo.network.graph import Graph
+from zoo.network.levels import NetworkBudget, levels_within
 
 MIN_LEVELS, MAX_LEVELS = 2, 5
 Measure = Literal["params", "macs", "memory"]
-MEASURES: dict[Measure, Callable[[Graph], int]] = {"params": num_params, "macs": num_macs, "memory": ram_bytes}
-_UNITS = {"params": "parameters", "macs": "multiply-accumulates an image", "memory": "bytes of memory"}
+_BUDGETS: dict[Measure, Callable[[int], NetworkBudget]] = {
+    "params": lambda most: NetworkBudget(max_params=most),
+    "macs": lambda most: NetworkBudget(max_macs=most),
+    "memory": lambda most: NetworkBudget(max_memory_bytes=most),
+}
 
 # Channels and layers of each stage. Of runs that grow: what they begin with is smaller than any level.
 # grow: at most about 20 times in parameters, since a wider range costs the lower middle (docs/log.md).
@@ -111,7 +114,7 @@ def levels_of(
     try:
         if budgets is None:
             return Levels(tuple(_narrowed(largest, part) for part in _WIDTHS), origin)
-        return Levels(_within(largest, budgets, measure), origin)
+        return Levels(tuple(_within(largest, budgets, measure)), origin)
     except DescriptorError as error:
         raise RunError(f"networks of family {largest.family} cannot be cut to these levels: {error}") from None
 
@@ -129,33 +132,16 @@ def _blueprint(
     return blueprint.start(input_shape=image_shape, num_classes=num_classes, channels=channels, num_layers=num_layers)
 
 
-def _within(largest: Architecture, budgets: Sequence[int], measure: Measure) -> tuple[Architecture, ...]:
+def _within(largest: Architecture, budgets: Sequence[int], measure: Measure) -> list[Architecture]:
     """For each budget the widest network that meets it, all widths cut alike."""
-    count, unit = MEASURES[measure], _UNITS[measure]
-    most = count(largest.graph())
-    for budget in budgets[:-1]:
-        if budget >= most:
+    limits = [_BUDGETS[measure](most) for most in budgets]
+    for limit in limits[:-1]:
+        if limit.allows(largest):
             raise RunError(
-                f"the largest network has {most:,} {unit}, so there is none above a level of {budget:,}: --levels "
-                "should be smaller than that, but for the last one"
+                f"a level within {limit} is the largest network itself, so there is none above it: --levels should be "
+                "below that, but for the last one"
             )
-    found = []
-    for budget in budgets:
-        narrow = _narrowed(largest, 0.0)
-        if count(narrow.graph()) > budget:
-            raise RunError(
-                f"a level of {budget:,} {unit} cannot be reached: cut to one channel throughout, the network has "
-                f"{count(narrow.graph()):,}"
-            )
-        too_little, too_much = 0.0, 1.0 + 1e-9
-        for _ in range(30):
-            part = (too_little + too_much) / 2
-            if count(_narrowed(largest, part).graph()) <= budget:
-                too_little = part
-            else:
-                too_much = part
-        found.append(_narrowed(largest, too_little))
-    return tuple(found)
+    return levels_within(largest, limits)
 
 
 def _narrowed(largest: Architecture, part: float) -> Architecture:
