@@ -28,8 +28,8 @@ from zoo.runtime.classifier import form_of
 
 # Of a multiply-accumulate, where no network was timed yet.
 _SECONDS_PER_MAC = 1e-10
-# Half of the deadline is for what nobody knows yet: who comes next, and what else the machine does.
-_HEADROOM = 2.0
+# Two thirds of the deadline are for what nobody knows yet: who comes next, and what else the machine does.
+_HEADROOM = 3.0
 _FULL = "as many predictions as may wait for these checkpoints do"
 # Of the deadline: whatever went wrong before, what takes half of it at most is tried.
 _MAX_MARGIN = 0.5
@@ -75,8 +75,10 @@ class Adaptive:
             raise QueueFullError(_FULL, lambda: self._is_full(levels))
 
     def _is_full(self, levels: Sequence[CheckpointRow]) -> bool:
-        lane = self._lanes.get(tuple(row.digest for row in levels), ())
-        return len(lane) > self._inference.max_queue or not any(self._inference.has_room(row.digest) for row in levels)
+        lane = self._lanes.get(tuple(row.digest for row in levels))
+        if lane is not None and len(lane) > self._inference.max_queue and not lane.has_late:
+            return True
+        return not any(self._inference.has_room(row.digest) for row in levels)
 
     async def classify(
         self, query: PredictQuery, levels: Sequence[CheckpointRow], images: Sequence[bytes], complete_at: float
@@ -125,7 +127,11 @@ class Adaptive:
         if self._is_full(levels):
             raise QueueFullError(_FULL, lambda: self._is_full(levels))
         key = tuple(row.digest for row in levels)
-        lane = self._lanes.setdefault(key, Lane(partial(self._decide, levels)))
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(partial(self._decide, levels), lambda decided: decided[0].reason == "late")
+        if len(lane) > self._inference.max_queue:
+            lane.refuse_late(QueueFullError(_FULL, lambda: self._is_full(levels)))
         try:
             with self._metrics.waiting.track_inprogress(), self._metrics.under_way.track_inprogress():
                 decided = await lane.turn(since, deadline_ms, num_images)

@@ -7,11 +7,12 @@ pass is left to be estimated. One group runs at a time, so that no level's batch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from app.predict.estimates import MAX_BATCH_IMAGES
 
@@ -29,22 +30,42 @@ class Waiting:
     num_images: int = field(compare=False)
 
 
-class Lane(Generic[Choice]):
-    """Belongs to one event loop. `choose` is given who goes next, and the images that are due soon after."""
+_Place: TypeAlias = tuple[Waiting, asyncio.Future[Choice]]
 
-    def __init__(self, choose: Callable[[Waiting, int], Choice]) -> None:
+
+class Lane(Generic[Choice]):
+    """Belongs to one event loop.
+
+    `choose` is given who goes next, and how many images are due soon after. What it answers `is_late` for cannot be
+    in time any more: that goes behind all that still can, where earliest deadline first would let one late answer
+    make the next one late, for as long as the load lasts.
+    """
+
+    def __init__(self, choose: Callable[[Waiting, int], Choice], is_late: Callable[[Choice], bool]) -> None:
         self._choose = choose
+        self._is_late = is_late
         self._numbers = count()
-        self._waiting: list[tuple[Waiting, asyncio.Future[Choice]]] = []
+        self._waiting: list[_Place[Choice]] = []
+        self._late: deque[_Place[Choice]] = deque()
         self._num_running = 0
 
     def __len__(self) -> int:
         """Those that wait for their turn."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._late)
 
     @property
     def is_idle(self) -> bool:
-        return not self._waiting and not self._num_running
+        return not len(self) and not self._num_running
+
+    @property
+    def has_late(self) -> bool:
+        return bool(self._late)
+
+    def refuse_late(self, error: Exception) -> None:
+        """To make room: whoever is late for longest is told so."""
+        _, begins = self._late.popleft()
+        if not begins.done():
+            begins.set_exception(error)
 
     async def turn(self, complete_at: float, deadline_ms: float, num_images: int) -> Choice:
         """Waits for the turn, which lasts until `done` is called."""
@@ -56,7 +77,7 @@ class Lane(Generic[Choice]):
         try:
             return await begins
         except asyncio.CancelledError:
-            if not begins.cancelled():  # its turn came in the moment in which it was given up
+            if not begins.cancelled() and begins.exception() is None:  # its turn came as it was given up
                 self.done()
             raise
 
@@ -66,23 +87,40 @@ class Lane(Generic[Choice]):
 
     def _next(self) -> None:
         while self._waiting and not self._num_running:
-            first, begins = heappop(self._waiting)
-            if begins.done():  # given up
-                continue
-            until = first.due_at + first.deadline_ms / 1000
-            soon = sum(who.num_images for who, _ in self._waiting if who.due_at <= until)
-            try:
-                choice = self._choose(first, soon)
-            except Exception as error:
-                begins.set_exception(error)
-                continue
-            group, num_images = [begins], first.num_images
-            while self._waiting and self._waiting[0][0].deadline_ms == first.deadline_ms:
-                num_images += self._waiting[0][0].num_images
-                if num_images > MAX_BATCH_IMAGES:
-                    break
-                group.append(heappop(self._waiting)[1])
-            for each in group:
-                if not each.done():
-                    self._num_running += 1
-                    each.set_result(choice)
+            first, begins = place = heappop(self._waiting)
+            choice = self._chosen(place)
+            if choice is not None and self._is_late(choice):
+                self._late.append(place)
+            elif choice is not None:
+                self._begin([begins, *self._joining(first)], choice)
+        while self._late and not self._num_running:
+            place = self._late.popleft()
+            if (choice := self._chosen(place)) is not None:
+                self._begin([place[1]], choice)
+
+    def _chosen(self, place: _Place[Choice]) -> Choice | None:
+        """None for who gave up, and who is told that it failed."""
+        who, begins = place
+        if begins.done():
+            return None
+        until = who.due_at + who.deadline_ms / 1000
+        try:
+            return self._choose(who, sum(other.num_images for other, _ in self._waiting if other.due_at <= until))
+        except Exception as error:
+            begins.set_exception(error)
+            return None
+
+    def _joining(self, first: Waiting) -> Iterator[asyncio.Future[Choice]]:
+        """Those next in line with the same deadline, as many as one batch takes."""
+        num_images = first.num_images
+        while self._waiting and self._waiting[0][0].deadline_ms == first.deadline_ms:
+            num_images += self._waiting[0][0].num_images
+            if num_images > MAX_BATCH_IMAGES:
+                break
+            yield heappop(self._waiting)[1]
+
+    def _begin(self, group: Sequence[asyncio.Future[Choice]], choice: Choice) -> None:
+        for begins in group:
+            if not begins.done():
+                self._num_running += 1
+                begins.set_result(choice)

@@ -27,7 +27,7 @@ Reason = Literal["best", "deadline", "pressure", "held", "loading", "late"]
 MAX_DEADLINE_MS = 60_000.0
 HOLD_SECONDS = 1.0
 # Of one core's time. At more than this the queue of a gap's end grows past most deadlines.
-SUSTAINABLE_LOAD = 0.85
+SUSTAINABLE_LOAD = 0.8
 # Twenty sizes more would differ by tenths of a point, and each takes memory.
 MAX_LEVELS = 16
 
