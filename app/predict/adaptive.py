@@ -171,7 +171,7 @@ class Adaptive:
         options: list[Option] = []
         forward = usual = inf
         for row, network in zip(reversed(levels), reversed(networks), strict=True):
-            measured = self._forward_seconds(levels, networks, row, who.num_images)
+            measured = _forward_seconds(levels, networks, row, network, who.num_images)
             # One that was measured in a bad moment, and not asked since: no slower than those that are dearer.
             forward, usual = min(forward, measured[0]), min(usual, measured[1])
             # What was asked of this very network goes first; others run beside it, and take as much of the core.
@@ -192,20 +192,6 @@ class Adaptive:
             )
         return options[::-1]
 
-    @staticmethod
-    def _forward_seconds(
-        levels: Sequence[CheckpointRow], networks: Sequence[Network | None], row: CheckpointRow, num_images: int
-    ) -> tuple[float, float]:
-        """At the moment, and as usual. Of a network that is not loaded: by multiply-accumulates, from the nearest one
-        that is."""
-        known = [(other, found) for other, found in zip(levels, networks, strict=True) if found is not None]
-        if not known:
-            seconds = _SECONDS_PER_MAC * row.macs * num_images
-            return seconds, seconds
-        nearest, network = min(known, key=lambda pair: abs(pair[0].macs - row.macs))
-        part, batcher = row.macs / nearest.macs, network.batcher
-        return batcher.forward_seconds(num_images) * part, batcher.usual_seconds(num_images) * part
-
     def _load(self, digests: Sequence[str], now: float) -> None:
         """In the background, one after another, those that are not in memory; a level is needed at once under load."""
         if self._loading is not None and not self._loading.done():
@@ -225,3 +211,23 @@ class Adaptive:
         for digest in digests:
             with suppress(ZooError, OSError, ClosingError):  # who chooses it is told
                 await self._inference.warm(digest)
+
+
+def _forward_seconds(
+    levels: Sequence[CheckpointRow],
+    networks: Sequence[Network | None],
+    row: CheckpointRow,
+    network: Network | None,
+    num_images: int,
+) -> tuple[float, float]:
+    """At the moment, and as usual. Of a network that is not loaded: by multiply-accumulates, from the nearest one that
+    is."""
+    part = 1.0
+    if network is None:
+        known = [(other, found) for other, found in zip(levels, networks, strict=True) if found is not None]
+        if not known:
+            seconds = _SECONDS_PER_MAC * row.macs * num_images
+            return seconds, seconds
+        nearest, network = min(known, key=lambda pair: abs(pair[0].macs - row.macs))
+        part = row.macs / nearest.macs
+    return network.batcher.forward_seconds(num_images) * part, network.batcher.usual_seconds(num_images) * part
