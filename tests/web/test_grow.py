@@ -332,6 +332,31 @@ def test_a_run_is_followed_while_it_writes(
     assert httpx.get(f"{url}/runs/live-s0").json()["status"] == "finished"
 
 
+def test_each_level_of_an_elastic_run_is_a_line(
+    open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path
+) -> None:
+    """Levels may join while it goes on."""
+
+    def of_levels(number: int, **accuracies: float) -> dict[str, object]:
+        levels = [{"params": int(size[1:]), "val_accuracy": value} for size, value in accuracies.items()]
+        return {
+            **epoch(number, int(levels[-1]["params"])),
+            "val_accuracy": levels[-1]["val_accuracy"],
+            "levels": levels,
+        }
+
+    records = [
+        of_levels(1, p100=0.3, p900=0.4),
+        of_levels(2, p100=0.4, p900=0.5),
+        of_levels(3, p100=0.4, p300=0.5, p900=0.6),
+    ]
+    log_of(tmp_path, "shapes-elastic-s0").write_text(lines_of(*records))
+    page = open_page(f"{serve_zoo(tmp_path)}/#/grow")
+    expect(page.get_by_text("its smaller levels")).to_be_visible()
+    lines = [path.get_attribute("d") or "" for path in page.locator(".plot .branches path").all()]
+    assert [(line.count("M"), line.count("L")) for line in lines] == [(1, 2), (1, 0), (0, 0)]
+
+
 def test_a_run_that_is_stopped_is_told_so(open_page: OpenPage, serve_zoo: Callable[..., str], tmp_path: Path) -> None:
     log = log_of(tmp_path, "run")
     with log.open("ab") as file:

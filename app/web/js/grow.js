@@ -44,6 +44,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   const story = h("ol", { class: "story", reversed: true });
   const select = h("select", { onchange: () => (location.hash = `#/grow?${new URLSearchParams({ dataset: choice.dataset, run: select.value })}`) });
   const saved = h("span");
+  const levels = h("span", {}, h("i", { class: "key thin" }), "its smaller levels");
   const rule = h("p", { class: "quiet" });
   let known = new Map(zoo.items.map((item) => [item.id, item]));
 
@@ -55,6 +56,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
       "p",
       { class: "legend" },
       h("span", {}, h("i", { class: "key front" }), "validation"),
+      levels,
       h("span", {}, h("i", { class: "key soft" }), "training"),
       h("span", {}, h("i", { class: "key dot" }), saved),
       h("span", {}, h("i", { class: "key step" }), "expansion"),
@@ -116,6 +118,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
   // Logs that were written before 2026-11-25 do not say how long a branch is.
   const annealing = ({ branch_epoch, branch_epochs }) => (branch_epoch > 0 && branch_epochs > 0 && run.status !== "finished" ? `, annealing ${branch_epoch} of ${branch_epochs}` : "");
   const distilling = (record) => (record?.event === "lesson" && run.status === "running" ? `, distilling ${count(record.params)} parameters, epoch ${record.epoch} of ${record.epochs}` : "");
+  const smallerOf = (record) => (record.levels ?? []).slice(0, -1);
   const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"));
 
   function drawPlot() {
@@ -129,7 +132,12 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const expansions = of("decision").filter((record) => hasGrown(record) && last.has(record.epoch));
     const told = (what) => ({ x, y }) => `epoch ${x}\n${percent(y)} ${what}`;
     const params = all.map((record) => record.params);
-    const heights = [...all.flatMap(({ accuracy, val_accuracy }) => [accuracy, val_accuracy]), ...checkpoints.map((record) => record.val_accuracy)];
+    // Of an elastic run, the levels below the largest, by their size; such a run may begin with some of them.
+    const smaller = [...new Set(all.flatMap((record) => smallerOf(record).map((level) => level.params)))].map((size) =>
+      all.map((record) => ({ x: record.x, size, y: smallerOf(record).find((level) => level.params === size)?.val_accuracy ?? null })),
+    );
+    levels.hidden = smaller.length === 0;
+    const heights = [...all.flatMap(({ accuracy, val_accuracy }) => [accuracy, val_accuracy]), ...smaller.flat().flatMap(({ y }) => y ?? []), ...checkpoints.map((record) => record.val_accuracy)];
     const accuracies = heights.length > 0 ? [Math.min(...heights) - 0.02, Math.max(...heights) + 0.02] : [0, 1];
     // Wide enough to have a tick in it, also before the first expansion.
     const sizes = all.length > 0 ? [Math.min(...params) / 1.6, Math.max(...params) * 1.6] : [1e3, 1e4];
@@ -137,6 +145,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const layers = [
       { name: "training", kind: "line", points: all.map(({ x, accuracy }) => ({ x, y: accuracy })), tell: told("training") },
       { name: "trunk", kind: "line", points: validation((record) => record.branch_epoch === 0), tell: told("validation") },
+      ...smaller.map((points) => ({ name: "branches", kind: "line", points, tell: ({ x, y, size: level }) => `epoch ${x}\n${percent(y)} validation of the level with ${count(level)} parameters` })),
       { name: "branches", kind: "line", points: validation(isOnBranch), tell: told("validation, annealing") },
       {
         name: "checkpoints",
