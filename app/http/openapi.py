@@ -26,6 +26,7 @@ STATUSES = {
     410: "The checkpoint was deleted.",
     412: "The checkpoint has changed since (If-Match).",
     413: "The body is too large.",
+    414: "The URL is too long.",
     415: "The body is of a type, or compressed in a way, that is not read.",
     416: "The file has no such range.",
     422: "A parameter, or the body, says what cannot be.",
@@ -36,7 +37,7 @@ STATUSES = {
     507: "No space.",
 }
 # Whatever is asked for; more where a body comes along.
-_ANYWHERE = (400, 401, 403, 422, 429, 431, 500, 503)
+_ANYWHERE = (400, 401, 403, 414, 422, 429, 431, 500, 503)
 _WITH_BODY = (408, 413, 415)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _TOKEN = {"type": "http", "scheme": "bearer", "description": "ZOO_TOKEN to read, ZOO_PUBLISH_TOKEN to change."}

@@ -106,7 +106,7 @@ class PredictBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several.")
+    inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several; data: URLs as well.")
     parameters: PredictParameters = Field(
         default=PredictParameters(), description="As in the query, which may have some of them too."
     )

@@ -56,6 +56,8 @@ _MAX_OTHER_VALUES = 64
 # Of a form, beside its files: more than there are parameters, longer than any value.
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 4096
+# As a browser's FileReader gives a file: data:image/png;base64,….
+_DATA_URL = re.compile(r"\Adata:[^,]{0,100};base64,")
 _WHITESPACE = b" \t\r\n\v\f"
 
 # What curl, browsers and the usual libraries send for one file. Anything else is left to the parser.
@@ -171,9 +173,10 @@ def _misplaced(name: str) -> dict[str, Any]:
 
 
 def _parse_json(data: bytes, max_images: int) -> Sent:
-    # Base64 holds no character that is counted.
-    if (count := count_values(data)) > max_images + _MAX_OTHER_VALUES:
-        raise too_many_values(count, max_images + _MAX_OTHER_VALUES)
+    # Base64 holds no character that is counted, data URLs hold two.
+    most = 3 * max_images + _MAX_OTHER_VALUES
+    if (count := count_values(data)) > most:
+        raise too_many_values(count, most)
     try:
         body = PredictBody.model_validate_json(data)
     except ValidationError as error:
@@ -182,6 +185,7 @@ def _parse_json(data: bytes, max_images: int) -> Sent:
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     images = []
     for index, text in enumerate(texts):
+        text = _DATA_URL.sub("", text, count=1)
         try:
             images.append(base64.b64decode(text.encode("ascii").translate(None, _WHITESPACE), validate=True))
         except ValueError as error:

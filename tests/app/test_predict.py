@@ -55,9 +55,11 @@ def test_all_forms_of_the_body_give_the_same_answer(client: httpx.Client, digit_
     form = client.post("/predict", files={"file": ("digit.png", image)})
     text = base64.b64encode(image).decode()
     wrapped = base64.encodebytes(image).decode()
-    one, several = (client.post("/predict", json={"inputs": inputs}) for inputs in (wrapped, [text]))
+    url = f"data:image/png;base64,{text}"  # as a browser's FileReader gives it
+    one, several, urls = (client.post("/predict", json={"inputs": inputs}) for inputs in (wrapped, [text], [url] * 128))
     answers = [response.json()["predictions"] for response in (raw, form, one, several)]
     assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert urls.json()["predictions"] == 128 * answers[0]
     assert len(answers[0]) == 1
     assert len(answers[0][0]) == 5
 

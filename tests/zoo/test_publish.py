@@ -86,6 +86,23 @@ def test_gc_sweeps_what_is_deleted_and_what_was_left(tmp_path: Path, put: Callab
     assert f"checkpoint {deleted} was deleted" in shown.stderr
 
 
+def test_a_descriptor_that_is_json_and_wrong_is_told(tmp_path: Path, put: Callable[..., str], command: Command) -> None:
+    """By every command that looks at files: nothing else would show that one is missing."""
+    good = (tmp_path / "checkpoints" / f"{put(tmp_path)}.safetensors").read_bytes()
+    data = good.replace(b'num_classes\\": 3', b'num_classes\\": 4').replace(b'num_classes\\":3', b'num_classes\\":4')
+    assert data != good
+    digest = digest_of(data)
+    (tmp_path / "checkpoints" / f"{digest}.safetensors").write_bytes(data)
+    wrong = f"{digest}.safetensors: descriptor: Value error, 3 classes named, the network has 4"
+    collected = command("zoo", "gc", "--zoo", tmp_path)
+    assert (collected.returncode, collected.stdout) == (0, "")
+    assert f"kept, and in no catalog: {wrong}" in collected.stderr
+    verified = command("zoo", "verify", "--zoo", tmp_path)
+    assert verified.returncode == 1
+    assert f"FAILED  {digest[:12]}  {wrong}" in verified.stdout
+    assert "2 checkpoints: 1 ok, 1 not" in verified.stderr
+
+
 def test_gc_deletes_nothing_where_a_line_is_damaged(tmp_path: Path, put: Callable[..., str]) -> None:
     """It may be the one that brought the checkpoint back."""
     digest, other = put(tmp_path, seed=1), put(tmp_path, seed=2)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.journal.records import DataRecord, write
 from zoo.checkpoint.file import Checkpoint, digest_of, encode, load
 from zoo.errors import NotFoundError
 from zoo.store.directory import Directory, move_into_place, write_atomically
@@ -146,3 +148,17 @@ def test_checkpoints_that_lie_on_another_disk_than_what_is_moved_to_them(tmp_pat
         f"{digest}.safetensors": b"some bytes",
         other.name: b"others",
     }
+
+
+def test_a_write_that_finds_no_room_says_where(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=re.escape(f"File too large: '{tmp_path / 'state.pt'}'")):
+            write_atomically(tmp_path / "state.pt", bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    full = Path("/dev/full")
+    with full.open("ab", buffering=0) as log, pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write(DataRecord(("odd",)), log)

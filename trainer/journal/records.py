@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import BinaryIO, ClassVar
 
+from zoo.store.directory import naming
+
 
 @dataclass(frozen=True)
 class DataRecord:
@@ -185,5 +187,6 @@ def line_of(record: Record) -> bytes:
 
 def write(record: Record, log: BinaryIO) -> None:
     """As one line, for others to read at once."""
-    log.write(line_of(record) + b"\n")
-    log.flush()
+    with naming(getattr(log, "name", "log")):
+        log.write(line_of(record) + b"\n")
+        log.flush()

@@ -33,13 +33,15 @@ def collect_garbage(
     """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
     if not zoo:
         fail("give --zoo DIR")
-    from zoo.library.garbage import collect, garbage
+    from zoo.library.garbage import collect, damaged, garbage
 
     for root in zoo:  # without a catalog, for which a full disk may have no room
         if not root.is_dir():
             fail(f"{root}: no such zoo directory")
     where = store(zoo)
     found = list(garbage(where, zoo)) if dry_run else collect(where, zoo)
+    for error in damaged(where):
+        typer.echo(f"kept, and in no catalog: {error}", err=True)
     if as_json:
         print_json([{"path": item.place, "bytes": item.size_bytes, "reason": item.reason} for item in found])
     else:

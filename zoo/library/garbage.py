@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import AnnotationsError, NotFoundError
+from zoo.errors import AnnotationsError, BusyError, NotFoundError, ZooError
 from zoo.library import audit
 from zoo.library.members import Members
 from zoo.store.annotations import Annotations
@@ -67,6 +67,21 @@ def _deleted(store: Store, deleted: Set[str]) -> Iterator[tuple[str, str]]:
             yield file, "deleted"
         elif (levels := members.levels_of(file)) and set(levels) <= deleted:
             yield file, "all levels deleted"
+
+
+def damaged(store: Store) -> Iterator[ZooError | OSError]:
+    """What is wrong with each file that is named as a checkpoint and is none, by what is before its weights.
+
+    It is no garbage, as its owner may want to know what became of it.
+    """
+    members = Members(store)
+    for digest in sorted(members.listing(()).digests):
+        try:
+            members.header(digest)
+        except (BusyError, NotFoundError):
+            continue
+        except (ZooError, OSError) as error:
+            yield error
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,20 +191,31 @@ def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> No
     A link's target is replaced, not the link. A device or pipe is written to.
     """
     if is_special(path):
-        with path.open("wb") as special:
+        with naming(path), path.open("wb") as special:
             special.write(data)
         return
     path = end_of_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _scratch(path, scratch) / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Has an error of writing, such as of a full disk, say where: the system says it of opening alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
