@@ -223,7 +223,11 @@ def main() -> None:
         results: dict[tuple[float, str], list[Result]] = {}
         capacities = []
         for number in range(options.rounds):
-            capacities.append(capacity := asyncio.run(closed_loop(Client(port, paths["largest"], REQUESTS), 4, 3.0)))
+            capacities.append(
+                capacity := asyncio.run(
+                    closed_loop(Client(port, paths["largest"], REQUESTS), 4, min(3.0, options.seconds))
+                )
+            )
             for load in options.loads:
                 for policy in options.policies:
                     rate = load * capacity / options.clients
@@ -306,9 +310,9 @@ def show(results: dict[tuple[float, str], list[Result]], capacities: Sequence[fl
     print(f"the largest serves {spread(capacities, 0)} requests a second: load 1")
     rows = {key: [result.row() for result in found] for key, found in results.items()}
     names = list(next(iter(rows.values()))[0])
-    print(f"{'load':>5}  {'policy':9}" + "".join(f"{name:>16}" for name in names))
+    print(f"{'load':>5}  {'policy':9}" + "".join(f"{name:>18}" for name in names))
     for (load, policy), found in rows.items():
-        print(f"{load:>5}  {policy:9}" + "".join(f"{spread([row[name] for row in found], 1):>16}" for name in names))
+        print(f"{load:>5}  {policy:9}" + "".join(f"{spread([row[name] for row in found], 1):>18}" for name in names))
     for (load, policy), found in results.items():
         if policy == "adaptive":
             sent = [each for result in found for each in result.answered]

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from zoo.checkpoint.file import Checkpoint, encode, read_header
 from zoo.network.cost import num_macs, num_params, training_flops
@@ -194,6 +196,27 @@ def test_predictions_are_counted_against_their_ceiling(tmp_path: Path, put: Call
     done = run("predict.py", tmp_path, "--rounds", 1, "--seconds", 1, "--only", "ours", "ceiling")
     assert done.returncode == 0, done.stderr
     assert "at 16: this, 1 worker / this, no forward pass = " in done.stdout
+
+
+def test_adaptive_answers_are_measured_beside_fixed_sizes(tmp_path: Path, put: Callable[..., str]) -> None:
+    for channels, accuracy in ((4, 0.8), (8, 0.9)):
+        network = secnn.start(input_shape=(3, 16, 16), num_classes=3, channels=channels)
+        put(tmp_path / "zoo", network, accuracy=accuracy, dataset="cifar10")
+    for split, count in (("train", 2), ("test", 6)):
+        for label in ("class 0", "class 1", "class 2"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng([index, len(split), int(label[-1])]).integers(
+                    0, 256, (16, 16, 3), np.uint8
+                )
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    words = ("--data", tmp_path / "images", "--images", 2, "--loads", 0.1, "--rounds", 1, "--seconds", 0.5)
+    done = run("adaptive.py", tmp_path / "zoo", *words, "--clients", 1, "--policies", "adaptive")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  0.1  ")]
+    assert [row[1] for row in rows] == ["adaptive"]
+    assert all(float(row[2]) > 0 for row in rows)
 
 
 def test_recipes_of_distillation_are_compared_side_by_side(grown: Path, tmp_path: Path) -> None:
