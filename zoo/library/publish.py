@@ -234,8 +234,10 @@ def _taken_in(
     try:
         with _no_space_is_ours("it is not published"):
             # What is said of it comes first: a server that sees the file a moment before its row must know it.
-            new = measured.keys() - zoo.catalog.rows(measured).keys()
-            for each in new:
+            rows_before = zoo.catalog.rows(measured)
+            for each in measured:
+                if each in rows_before and _is_there(zoo, each):
+                    continue
                 found = measured[each]
                 is_staged = stage or (terms.stage_claimed and found is None)
                 # One that lay in the zoo before, deleted perhaps, counts as it did: to bring it back is no new claim.
