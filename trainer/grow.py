@@ -8,11 +8,11 @@ it is resumed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
@@ -23,13 +23,11 @@ from trainer.loop import optim
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import metrics_of
 from trainer.loop.parallel import ALONE, Group
-from trainer.loop.seeds import seed_of
-from trainer.loop.state import RunState, plateau
+from trainer.loop.state import RunState, first_network, fresh, plateau
 from trainer.loop.step import prepared
 from trainer.loop.trainer import Trainer
-from zoo.errors import DescriptorError, RunError
-from zoo.network.cost import num_macs, num_params
-from zoo.runtime.module import GraphModule, module_of
+from zoo.errors import RunError
+from zoo.runtime.module import module_of
 
 
 def grow(
@@ -43,13 +41,14 @@ def grow(
     group: Group = ALONE,
     origin: Origin | None = None,
     trainer_of: type[Trainer] = Trainer,
+    at: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Runs to the end and returns the digests of the run's checkpoints, first to last.
 
     All processes of a group call it alike; the first writes and observes. With `resume`, goes on where the run
     stopped, or starts it: with the checkpoint `origin`, if there is one, which is looked at for a way to grow at once,
     and whose epochs, cost and lineage count on. Raises RunError where a run stands in the way, and for an origin that
-    this run cannot go on from.
+    this run cannot go on from. `at` is told what takes time now.
 
     >>> grow(runs.digits(), load("digits"), Path("zoo"), torch.device("cpu"), resume=False, observe=print)
     """
@@ -64,7 +63,7 @@ def grow(
             raise RunError(
                 f"{journal.directory} did not begin with {origin.name}: --resume goes on with it, without --from"
             )
-        trainer = trainer_of(_fitted(config, state, len(data.train)), data, device, group)
+        trainer = trainer_of(_fitted(config, state, len(data.train)), data, device, group, at)
         journal.rewind(state.log_bytes)
         if not is_begun:
             journal.begun(trainer.config)
@@ -114,6 +113,7 @@ def _checkpoint(trainer: Trainer, journal: Journal, state: RunState) -> None:
         anneal_epochs = trainer.branch_epochs(state, state.epoch)
         module, validation = trainer.anneal(state, journal.epoch)
         data = trainer.data
+        trainer.at("testing")
         metrics = metrics_of(module, data.test.to(trainer.device), data.preprocessing, len(data.classes), validation)
         content = trainer.group.shared(content_of(state, module, metrics, anneal_epochs, trainer.config, data))
     journal.checkpoint(state, content)
@@ -145,7 +145,8 @@ def _start(journal: Journal, origin: Origin | None) -> RunState:
     """Raises RunError where a log tells of checkpoints that would be forgotten."""
     log_bytes = journal.forgotten(origin)
     if origin is None:
-        return _start_anew(journal)
+        config = journal.config
+        return fresh(config, first_network(config, journal.data), journal.device)
     descriptor = origin.descriptor
     lineage, cost = descriptor.lineage, descriptor.cost
     module = module_of(origin.checkpoint).to(journal.device)
@@ -167,27 +168,3 @@ def _start(journal: Journal, origin: Origin | None) -> RunState:
         begun=origin.beginning(),
         log_bytes=log_bytes,
     )
-
-
-def _start_anew(journal: Journal) -> RunState:
-    config, data = journal.config, journal.data
-    _, height, width = data.image_shape
-    try:
-        architecture = config.start.network(data.image_shape, len(data.classes))
-        graph = architecture.graph()
-    except (ValidationError, DescriptorError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise RunError(
-            f"run {config.name} has no network for {len(data.classes)} classes and images of {height}×{width}: "
-            f"{reason}; --image-size resizes images"
-        ) from error
-    params, macs = num_params(graph), num_macs(graph)
-    if not config.limits.allow(params, macs):
-        raise RunError(
-            f"run {config.name} starts with {params:,} parameters and {macs:,} multiply-accumulates an image: "
-            "allow as many, or begin with smaller images"
-        )
-    torch.manual_seed(seed_of(config, 0, "start"))
-    module = GraphModule(graph).to(journal.device)
-    optimizer = optim.make(module, config)
-    return RunState(architecture, module, optimizer, plateau(optimizer, config))

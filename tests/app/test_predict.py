@@ -144,7 +144,8 @@ def huge_png(width: int, height: int) -> bytes:
 
 def test_what_is_no_whole_image_is_400(client: httpx.Client, digit_files: list[bytes]) -> None:
     for body, detail in (
-        (b"GIF89a not this", "no PNG, JPEG or WebP image"),
+        (b"not this", "no PNG, JPEG or WebP image"),
+        (b"GIF89a not this", "truncated or damaged"),
         (digit_files[0][:60], "truncated or damaged"),
         (huge_png(9000, 9000), "at most 16 megapixels"),
         (huge_png(60000, 60000), "at most 16 megapixels"),
@@ -153,6 +154,20 @@ def test_what_is_no_whole_image_is_400(client: httpx.Client, digit_files: list[b
         response = client.post("/predict", content=body, headers={"Content-Type": "image/png"})
         assert response.status_code == 400, response.text
         assert detail in response.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_whatever_training_reads_is_read(client: httpx.Client, digit_files: list[bytes], kind: str) -> None:
+    picture, buffer = Image.open(io.BytesIO(digit_files[0])).convert("L"), io.BytesIO()
+    picture.save(buffer, kind)
+    wanted = client.post("/predict", content=digit_files[0], headers={"Content-Type": "image/png"}).json()
+    sent = {"Content-Type": "application/octet-stream"}
+    for answer in (
+        client.post("/predict", content=buffer.getvalue(), headers=sent),
+        client.post("/predict", files={"file": ("a", buffer.getvalue())}),
+    ):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["predictions"] == wanted["predictions"]
 
 
 def test_a_bad_image_among_many_is_named(client: httpx.Client, digit_files: list[bytes]) -> None:

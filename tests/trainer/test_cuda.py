@@ -120,10 +120,9 @@ def test_mixed_precision_computes_nearly_the_same(module: GraphModule, split: Sp
 @pytest.fixture
 def captured_run(ladder_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Goes on from its branches; steps are compiled on a GPU, though its epochs are too short to pay for that."""
-    monkeypatch.setattr("trainer.loop.step._WORTH_COMPILING", 0)
     # Of the CPU's steps, which take long to compile, tests/trainer/test_step.py speaks.
     monkeypatch.setenv("CXX", "no compiler")
-    return replace(ladder_run, mixed_precision=True, compile=True)
+    return replace(ladder_run, mixed_precision=True, compile=True, worth_compiling=0.0)
 
 
 def run(config: RunConfig, data: Data, zoo: Path, device: torch.device, stop_after: int = 0) -> tuple[str, ...]:

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 from rich.console import Console
 
 from trainer.journal.display import Display
-from trainer.journal.records import CandidateScore, DecisionRecord, EpochRecord, LessonRecord, LevelRecord
+from trainer.journal.records import (
+    CandidateScore,
+    DecisionRecord,
+    EpochRecord,
+    LessonRecord,
+    LevelRecord,
+    PlanRecord,
+)
 
 
 def epoch(number: int, branch_epoch: int = 0) -> EpochRecord:
@@ -86,6 +94,30 @@ def test_on_a_terminal_a_panel_says_where_distillation_is() -> None:
         assert "this one: 0:02:00 left" in shown
         assert "distilling 3,426 parameters  epoch 2/6  loss 0.750  train 0.875" in shown
         assert "annealing" not in shown
+
+
+def test_what_lasts_is_named_until_the_next_record() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Display(console) as display:
+        display(epoch(4))
+        display.at("scoring ways to grow")
+        assert "scoring ways to grow, for 0 s" in panel(display)
+        display.at("compiling, then training")
+        assert "compiling, then training, for 0 s" in panel(display)
+        assert "scoring" not in panel(display)
+        display(epoch(5))
+        assert "compiling" not in panel(display)
+
+
+def test_the_time_left_is_that_of_the_plan() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output, force_terminal=True, width=120, highlight=False), anneal_share=0.5) as display:
+        display(PlanRecord("60 epochs, up to 5,000 parameters", seconds_left=300.0))
+        display(epoch(4))
+        assert re.search(r"about 0:0(5:00|4:5\d) left", panel(display))
+        display(LESSON)
+        assert re.search(r"about 0:0(5:00|4:5\d) left", panel(display))
+    assert "plans 60 epochs, up to 5,000 parameters" in output.getvalue()
 
 
 def test_elsewhere_there_are_plain_lines() -> None:

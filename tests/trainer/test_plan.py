@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.distil.plan import Costs, Plan, kept, plan
+from trainer.distil.plan import Costs, Plan, plan
+from trainer.journal.plans import kept
 from zoo.errors import RunError
 
 PARAMS = (4_000, 5_000, 9_000, 20_000, 100_000)
-COSTS = Costs(lessons=(1.0, 1.0, 2.0, 3.0, 8.0), answers=2.0, evaluation=0.5)
+COSTS = Costs(lessons=(1.0, 1.0, 2.0, 3.0, 8.0), answers=2.0, once=(0.5,) * 5)
 
 
 def test_all_sizes_as_often_as_the_time_allows() -> None:
@@ -35,7 +36,7 @@ def test_where_epochs_would_be_few_the_size_most_like_its_neighbour_is_left_out(
 def test_no_plan_takes_longer_than_there_is_time(
     seconds: float, lessons: list[float], answers: float, evaluation: float
 ) -> None:
-    costs = Costs(tuple(lessons), answers, evaluation)
+    costs = Costs(tuple(lessons), answers, (evaluation,) * len(lessons))
     params = [1_000 * 2**index for index in range(len(lessons))]
     try:
         chosen = plan(costs, params, seconds)
@@ -55,9 +56,9 @@ def test_a_plan_is_made_once(tmp_path: Path) -> None:
         made.append(len(made))
         return Plan((0, 2), 10 + len(made), 1.5)
 
-    first = kept(path, ["a", "b"], make)
-    assert kept(path, ["a", "b"], make) == first
-    assert kept(path, ["a", "c"], make).epochs == 12
+    first = kept(path, ["a", "b"], Plan, make)
+    assert kept(path, ["a", "b"], Plan, make) == first
+    assert kept(path, ["a", "c"], Plan, make).epochs == 12
     path.write_text("{")
-    assert kept(path, ["a", "c"], make).epochs == 13
+    assert kept(path, ["a", "c"], Plan, make).epochs == 13
     assert len(made) == 3

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from trainer.config import RunConfig
     from trainer.data.datasets import Data
     from trainer.distil.pretrained import PretrainedAnswers
+    from trainer.journal.display import Display
 
 
 def adapt(
@@ -116,6 +117,8 @@ def _adapt(
     from trainer.distil.adapt import Sources, adapt, sources
     from trainer.journal.display import Display
     from trainer.journal.journal import run_directory
+    from trainer.journal.plans import kept
+    from trainer.journal.records import PlanRecord
     from trainer.loop.batches import fitted
     from trainer.loop.step import prepare
     from zoo.checkpoint.file import read_header
@@ -124,39 +127,32 @@ def _adapt(
     if not from_.is_dir():
         raise RunError(f"{from_}: no such zoo directory")
     chosen = torch_device(device)
-    images = source.load(console)
-    prepare(chosen, config)
-    found = sources(from_, images, dataset)
-    run = run_directory(zoo, config, images.name)
-    outside = teaching.answers(console, images, source, config, chosen, run) if teaching else None
-
-    if minutes is not None:
-
-        def make() -> plan.Plan:
-            say(console, f"measures how long {len(found.members)} sizes take")
-            seconds = started + 60 * minutes - time.monotonic()
-            return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, seconds)
-
-        what = [
-            f"until {60 * minutes:g} s",
-            str(chosen),
-            f"{config.batch_size} at a time",
-            images.content.model_dump_json(),
-        ]
-        key = [*what, *(member.digest for member in found.members)]
-        chosen_plan = plan.kept(run / "plan.json", key, make)
-        say(
-            console,
-            f"plans {chosen_plan.epochs} epochs of {len(chosen_plan.sizes)} of {len(found.members)} sizes: "
-            f"{chosen_plan.seconds / 60:.1f} minutes",
-        )
-        config = replace(config, distil_epochs=chosen_plan.epochs)
-        found = Sources(tuple(found.members[index] for index in chosen_plan.sizes), found.knows_classes)
-    sizes = ", ".join(f"{member.params:,}" for member in found.members)
-    say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
-    before = {member.digest: member.descriptor.cost.epochs for member in found.members}
     with Display(console) as display:
-        for digest in adapt(config, images, found, zoo, chosen, display, outside):
+        images = source.load(console)
+        prepare(chosen, config)
+        found = sources(from_, images, dataset, display.at)
+        run = run_directory(zoo, config, images.name)
+        outside = teaching.answers(console, display, images, source, config, chosen, run) if teaching else None
+        if minutes is not None:
+            seconds, num_sizes = 60 * minutes, len(found.members)
+
+            def make() -> plan.Plan:
+                display.at(f"measuring how long {num_sizes} sizes take")
+                left = started + seconds - time.monotonic()
+                return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, left)
+
+            what = [f"until {seconds:g} s", str(chosen), f"{config.batch_size} at a time"]
+            key = [*what, images.content.model_dump_json(), *(member.digest for member in found.members)]
+            fits = kept(run / "plan.json", key, plan.Plan, make)
+            chosen_sizes = f"{len(fits.sizes)} of {num_sizes} sizes"
+            planned = f"{fits.epochs} epochs of {chosen_sizes}: {fits.seconds / 60:.1f} minutes"
+            display(PlanRecord(planned, fits.seconds))
+            config = replace(config, distil_epochs=fits.epochs)
+            found = Sources(tuple(found.members[index] for index in fits.sizes), found.knows_classes)
+        sizes = ", ".join(f"{member.params:,}" for member in found.members)
+        say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
+        before = {member.digest: member.descriptor.cost.epochs for member in found.members}
+        for digest in adapt(config, images, found, zoo, chosen, display, outside, display.at):
             descriptor = read_header(Directory(zoo).path(digest)).descriptor
             epochs = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
             if epochs != config.distil_epochs:
@@ -174,11 +170,19 @@ class _Teaching:
     download: bool
 
     def answers(
-        self, console: Console, data: Data, source: Images, config: RunConfig, device: torch.device, folder: Path
+        self,
+        console: Console,
+        display: Display,
+        data: Data,
+        source: Images,
+        config: RunConfig,
+        device: torch.device,
+        folder: Path,
     ) -> PretrainedAnswers:
         """Fine-tunes it and asks it, or reads what the folder keeps. Raises RunError and DataError."""
         from trainer.distil import pretrained
 
+        display.at(f"reading larger images for {self.name}")
         network = pretrained.load(self.name, len(data.classes), download=self.download)
         larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
 
@@ -187,6 +191,9 @@ class _Teaching:
                 console,
                 f"  fine-tuning {self.name}  epoch {epoch}/{self.epochs}  loss {loss:.3f}  train {accuracy:.3f}",
             )
+            display.at(f"fine-tuning {self.name}")
+
+        display.at(f"fine-tuning {self.name}")
 
         return pretrained.fine_tuned_answers(
             network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip

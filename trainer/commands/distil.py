@@ -84,6 +84,6 @@ def distil(
         with Display(console) as display:
             for (config, teaching), together in courses.items():
                 digests = (*dict.fromkeys(together), teaching)
-                better += distil_all(config, images, zoo, digests, chosen, display)
+                better += distil_all(config, images, zoo, digests, chosen, display, display.at)
     for digest in better:
         typer.echo(digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ from trainer.commands.options import (
     torch_device,
     whole_numbers,
 )
+from zoo.errors import RunError
 
 if TYPE_CHECKING:
     from trainer.recipes.overrides import Overrides
@@ -80,6 +82,14 @@ def train(
     max_seconds: Annotated[
         float | None, typer.Option(help="End growth, with a last checkpoint, within this time.", min=1)
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="In all, distillation included: sizes and epochs are chosen to fit, by epochs that are timed first.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     distil: Annotated[
         int | None,
         typer.Option(
@@ -103,7 +113,7 @@ def train(
 
     Prints the checkpoints' SHA-256 digests, first to last.
     """
-    console = Console(stderr=True)
+    console, started = Console(stderr=True), time.monotonic()
     images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
     with reported(console, "with --resume goes on from the last whole epoch"):
         from trainer.config import Limits
@@ -122,7 +132,10 @@ def train(
             license=license_,
             widths=None if widths is None else whole_numbers(widths, "--widths"),
         )
-        for digest in _grow(console, run, overrides, images, zoo, from_, device, resume):
+        if minutes is not None and (epochs, distil, max_seconds, from_) != (None, None, None, None):
+            raise RunError("--minutes chooses epochs itself, so no --epochs, --distil, --max-seconds or --from")
+        seconds = None if minutes is None else 60 * minutes
+        for digest in _grow(console, run, overrides, images, zoo, from_, device, resume, started, seconds):
             typer.echo(digest)
 
 
@@ -135,8 +148,12 @@ def _grow(
     from_: Path | None,
     device: Device,
     resume: bool,
+    started: float,
+    seconds: float | None,
 ) -> tuple[str, ...]:
+    """In so many `seconds` since `started` (of `time.monotonic`), if it is to be planned."""
     from trainer.distil.distil import distil
+    from trainer.distil.timed_run import TimedRun
     from trainer.grow import grow
     from trainer.journal.display import Display
     from trainer.journal.journal import run_directory
@@ -157,9 +174,16 @@ def _grow(
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
             f"{chosen}; log: {run_directory(zoo, config, images.name)}/log.jsonl",
         )
-        digests = grow(config, images, zoo, chosen, resume=resume, observe=display, group=group, origin=origin)
+        timed = None if seconds is None else TimedRun(images, zoo, chosen, started, seconds, display, display.at)
+        if timed is not None:
+            config = group.shared(timed.growth(config) if group.writes else config)
+        digests = grow(
+            config, images, zoo, chosen, resume=resume, observe=display, group=group, origin=origin, at=display.at
+        )
         if not group.writes:
             return ()
+        if timed is not None:
+            config = timed.distillation(config, digests)
         if config.distil_epochs:
-            digests += tuple(distil(config, images, zoo, digests, chosen, display))
+            digests += tuple(distil(config, images, zoo, digests, chosen, display, display.at))
         return digests

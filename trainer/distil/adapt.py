@@ -41,11 +41,11 @@ class Sources:
     knows_classes: bool
 
 
-def sources(zoo: Path, data: Data, dataset: str | None = None) -> Sources:
+def sources(zoo: Path, data: Data, dataset: str | None = None, at: Callable[[str], None] = lambda _: None) -> Sources:
     """The best checkpoint of each size by validation accuracy, made ready for the images' classes and shape.
 
-    Their validation accuracy is measured on these images. Raises RunError where there is none that fits, or where there
-    are several data sets and none is named.
+    Their validation accuracy is measured on these images; `at` is told of which. Raises RunError where there is none
+    that fits, or where there are several data sets and none is named.
     """
     directory = Directory(zoo)
     found = descriptors_of(directory)
@@ -60,7 +60,10 @@ def sources(zoo: Path, data: Data, dataset: str | None = None) -> Sources:
     if not best:
         raise RunError(f"{zoo} holds no checkpoint" + (f" of data set {wanted}" if wanted else ""))
     digests = [best[params] for params in sorted(best)]
-    members = [_adapted(digest, decode(directory.path(digest).read_bytes(), digest), data) for digest in digests]
+    members = []
+    for digest in digests:
+        at(f"evaluating {found[digest].name}")
+        members.append(_adapted(digest, decode(directory.path(digest).read_bytes(), digest), data))
     return Sources(tuple(members), found[digests[-1]].classes == data.classes)
 
 
@@ -118,13 +121,14 @@ def adapt(
     device: torch.device,
     observe: Callable[[Record], None],
     outside: PretrainedAnswers | None = None,
+    at: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Fine-tunes what `sources` found into the zoo, and yields the digest of each new file.
 
     `config.distil_epochs` each. The same call again goes on after the last whole epoch; members of which the zoo holds
     what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
     these images. `outside`: a network from elsewhere teaches all of them too. Raises RunError where another process is
-    at work on the run.
+    at work on the run. `at` is told what takes time now.
     """
     config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
@@ -134,14 +138,14 @@ def adapt(
         myself = largest if found.knows_classes else None
         cutout = cutout_of(config, largest.params)
         teachers = [myself] if myself else []
-        lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside)
-        digest = _adapt(data, directory, largest, myself, lessons, tell)
+        lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside, at=at)
+        digest = _adapt(data, directory, largest, myself, lessons, tell, at)
         yield digest
         lessons.remove_answers()
         teacher = Member(digest, decode(directory.path(digest).read_bytes(), digest))
-        lessons = Lessons(config, data, [teacher], device, run, pretrained=outside)
+        lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
-            yield _adapt(data, directory, member, teacher, lessons, tell)
+            yield _adapt(data, directory, member, teacher, lessons, tell, at)
         lessons.remove()
 
 
@@ -152,6 +156,7 @@ def _adapt(
     teacher: Member | None,
     lessons: Lessons,
     tell: Callable[[Record], None],
+    at: Callable[[str], None],
 ) -> str:
     """The digest of what becomes of the member, or became of it before."""
     content, taught_by = data.content, teacher.digest if teacher else None
@@ -168,6 +173,7 @@ def _adapt(
         seconds = before[digest].cost.device_seconds - member.descriptor.cost.device_seconds
     else:
         module, epochs = lessons.teach(member, tell)
+        at("evaluating and testing")
         validation = evaluate(module, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
         if validation.accuracy < member.val_accuracy:
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation

@@ -7,7 +7,7 @@ epoch's end is kept in the run's directory, from which an interrupted pass goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,34 +78,42 @@ def distil(
     digests: tuple[str, ...],
     device: torch.device,
     observe: Callable[[Record], None],
+    at: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Distils the best of the checkpoints (by validation accuracy; of equals the largest) into those smaller than it,
     the smallest first.
 
     Yields the digest of each better one. Students that were distilled before are not again, but told of: a resumed run
     has cut its log back to the end of growth. Of one that was interrupted the epochs so far are. Raises RunError where
-    another process is at work on it.
+    another process is at work on it. `at` is told what takes time now.
     """
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
-    members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
-    teacher = max(members, key=lambda member: _rank(member.descriptor))
+    *students, teacher = members_of(zoo, digests)
     config = fitted(config, len(data.train))
     memory = Memory(run / "distilled.jsonl", config)
-    students = sorted((one for one in members if one.params < teacher.params), key=lambda one: (one.params, one.digest))
     students = [student.licensed(config.license) for student in students]
-    lessons = Lessons(config, data, [teacher], device, run)
+    lessons = Lessons(config, data, [teacher], device, run, at=at)
     with logged(run, observe) as tell:
         before = _distilled_before(directory, teacher.digest, config.distil_epochs, memory)
         for student in students:
             record = before.get(student.digest)
             if record is None:
                 with prepared(device, config):
-                    record = _distil_one(data, directory, student, teacher, lessons, tell)
+                    record = _distil_one(data, directory, student, teacher, lessons, tell, at)
                 memory.add(record)
             tell(record)
             if record.digest is not None:
                 yield record.digest
     lessons.remove()
+
+
+def members_of(zoo: Path, digests: Sequence[str]) -> list[Member]:
+    """The best of the checkpoints, last, and those smaller than it, which it can teach, the smallest first."""
+    directory = Directory(zoo)
+    members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
+    best = max(members, key=lambda member: _rank(member.descriptor))
+    students = sorted((one for one in members if one.params < best.params), key=lambda one: (one.params, one.digest))
+    return [*students, best]
 
 
 @contextmanager
@@ -175,8 +183,10 @@ def _distil_one(
     teacher: Member,
     lessons: Lessons,
     tell: Callable[[Record], None],
+    at: Callable[[str], None],
 ) -> DistilledRecord:
     result, epochs = lessons.teach(student, tell)
+    at("evaluating and testing")
     validation = evaluate(result, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
     seconds = sum(epoch.seconds for epoch in epochs)
     if validation.accuracy > student.val_accuracy:

@@ -19,7 +19,7 @@ from trainer.distil.answers import Answers, Teacher
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
-from trainer.loop.epoch import WeightAverage, metrics_of, train_epoch
+from trainer.loop.epoch import Lesson, WeightAverage, metrics_of, train_epoch
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint
 from trainer.loop.step import TrainingStep, device_name, pays_to_compile
@@ -80,14 +80,17 @@ class Lessons:
         cutout: float = 0.0,
         answers: type[Answers] = Answers,
         pretrained: PretrainedAnswers | None = None,
+        at: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`cutout`: sides of the part that is blacked out of what teachers answer, as a part of the image's."""
+        """`cutout`: sides of the part that is blacked out of what teachers answer, as a part of the image's. `at` is
+        told what takes time now."""
         # Whole images: 74,090 parameters were taught to 88.1 % with them, and to 87.5 blacked out and mixed
         # (docs/log.md).
         self._is_taught = bool(teachers) or pretrained is not None
         self._config = replace(config, cutout=None, mixup=None) if self._is_taught else config
         self.pretrained = pretrained
         self._cutout = cutout
+        self._at = at
         self._data = data
         self._teachers = teachers
         self._kept, self._folder = run / "distil.pt", run / "answers"
@@ -105,6 +108,10 @@ class Lessons:
         """Deletes all that was kept, of whatever settings: the pass is over."""
         self._kept.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def lesson(self, number: int) -> Lesson | None:
+        """What is shown in epoch `number`, from 0, and the answers to it; None without a teacher."""
+        return self._answers.lesson(number) if self._is_taught else None
 
     def teach(self, student: Member, tell: Callable[[Record], None]) -> tuple[GraphModule, list[LessonRecord]]:
         """The network that comes of it, and every epoch, those before an interruption too."""
@@ -140,7 +147,9 @@ class Lessons:
         rates = [config.learning_rate * min((number + 1) / steps, 1 - number / total) for number in range(total)]
         for number in range(len(epochs), config.distil_epochs):
             started = time.perf_counter()
-            lesson = self._answers.lesson(number) if self._is_taught else None
+            self._at("asking the teacher")
+            lesson = self.lesson(number)
+            self._at(step.activity)
             result = train_epoch(
                 step,
                 train,
@@ -150,6 +159,7 @@ class Lessons:
                 lesson=lesson,
             )
             if number + 1 == config.distil_epochs:
+                self._at("measuring batch norms")
                 self._measure(average.module)
             epoch = LessonRecord(
                 student=student.digest,

@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.answers import NUM_EPOCHS
-from trainer.distil.lessons import Member
-from trainer.loop import optim
-from trainer.loop.step import TrainingStep
+from trainer.distil.growth_plan import most_alike, without
+from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.pretrained import PretrainedAnswers
+from trainer.loop.epoch import evaluate
+from trainer.loop.timing import NUM_EPOCHS as TIMED_EPOCHS
+from trainer.loop.timing import Clock, by_macs, once_and_again, places_to_time, sample_of
+from zoo.checkpoint.descriptor import PretrainedTeacher
 from zoo.errors import RunError
-from zoo.runtime.module import normalize
-from zoo.store.directory import write_atomically
+from zoo.store.directory import Directory
 
 # With fewer a size is not worth its time: sizes are left out first. With more, little is gained.
 _FEWEST_EPOCHS, _MOST_EPOCHS = 10, 200
 # Sizes that are kept, however short the time.
 _FEWEST_SIZES = 3
-_MEASURED_STEPS = 3
 # Of the time there is; the rest is for what is not reckoned with.
 _SHARE = 0.9
+_NOBODY = PretrainedTeacher(name="nobody", weights="0" * 64)
 
 
 @dataclass(frozen=True)
 class Costs:
     """Seconds, measured here: an epoch of training for each size, smallest first; the largest one's answers to an
-    epoch of images; and what each size costs besides, when it is evaluated."""
+    epoch of images; and what each size costs besides, to begin with and when it is tested and saved."""
 
     lessons: tuple[float, ...]
     answers: float
-    evaluation: float
+    once: tuple[float, ...]
 
     def total(self, sizes: Sequence[int], epochs: int) -> float:
         lessons = sum(self.lessons[index] for index in sizes)
-        return epochs * lessons + min(epochs, NUM_EPOCHS) * self.answers + len(sizes) * self.evaluation
+        return epochs * lessons + min(epochs, NUM_EPOCHS) * self.answers + sum(self.once[index] for index in sizes)
 
 
 @dataclass(frozen=True)
@@ -61,37 +62,32 @@ def planned(members: Sequence[Member], data: Data, config: RunConfig, device: to
     return plan(costs, [member.params for member in members], seconds - (time.monotonic() - started))
 
 
-def kept(path: Path, key: list[str], make: Callable[[], Plan]) -> Plan:
-    """What the file says was planned for the same key; else what `make` returns, which is then kept there."""
-    try:
-        saved = _FILE.validate_json(path.read_bytes())
-    except (OSError, ValidationError):  # not there, or damaged
-        saved = None
-    if saved is not None and saved[0] == key:
-        return saved[1]
-    made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _FILE.dump_json((key, made)))
-    return made
+def epochs_within(
+    members: Sequence[Member], data: Data, config: RunConfig, device: torch.device, seconds: float
+) -> int:
+    """For which the last of the members, the best, can teach the others in so many seconds; 0: none."""
+    started = time.monotonic()
+    if len(members) < 2:
+        return 0
+    costs = measure(members, data, config, device)
+    left = seconds - (time.monotonic() - started)
+    return _most_epochs(costs, range(len(members) - 1), left)
 
 
 def plan(costs: Costs, params: Sequence[int], seconds: float) -> Plan:
-    """The most epochs in so many seconds. Where they are few, sizes are left out, of the two that are most alike the
-    larger one, but never the smallest or the largest of all. Raises RunError where not even an epoch of three fits."""
-    sizes = list(range(len(params)))
+    """The most epochs in so many seconds. Where they are few, sizes are left out that lie between two others, never the
+    smallest or the largest. Raises RunError where not even an epoch of three fits."""
+    sizes = tuple(range(len(params)))
     while (epochs := _most_epochs(costs, sizes, _SHARE * seconds)) < _FEWEST_EPOCHS and len(sizes) > _FEWEST_SIZES:
-        ratios = [params[after] / params[before] for before, after in pairwise(sizes[:-1])]
-        del sizes[1 + ratios.index(min(ratios))]
+        sizes = without(sizes, most_alike([params[index] for index in sizes]))
     if epochs < 1:
         needed = costs.total(sizes, 1) / _SHARE
         raise RunError(f"{seconds / 60:.1f} minutes are left; an epoch of {len(sizes)} sizes takes {needed / 60:.1f}")
-    return Plan(tuple(sizes), epochs, costs.total(sizes, epochs))
-
-
-_FILE = TypeAdapter(tuple[list[str], Plan])
+    return Plan(sizes, epochs, costs.total(sizes, epochs))
 
 
 def _most_epochs(costs: Costs, sizes: Sequence[int], seconds: float) -> int:
+    """That so many seconds allow; 0: none."""
     epochs = 0
     while epochs < _MOST_EPOCHS and costs.total(sizes, epochs + 1) <= seconds:
         epochs += 1
@@ -99,28 +95,35 @@ def _most_epochs(costs: Costs, sizes: Sequence[int], seconds: float) -> int:
 
 
 def measure(members: Sequence[Member], data: Data, config: RunConfig, device: torch.device) -> Costs:
-    """`members`: smallest first. A few steps of copies of them, which are not compiled: what is, is no slower."""
-    num_steps = max(1, len(data.train) // config.batch_size)
-    images, labels = (part[: config.batch_size].to(device) for part in (data.train.images, data.train.labels))
-    answers = torch.zeros(len(labels), len(data.classes), device=device)
-    lessons, forward = [], 0.0
-    for member in members:
-        module = member.module(device).train()
-        step = TrainingStep(module, optim.make(module, config), config, data.preprocessing)
-        lessons.append(num_steps * _seconds(partial(step, images, labels, answers), device))
-        module.eval()
-        with torch.no_grad():
-            forward = _seconds(partial(module, normalize(images, data.preprocessing)), device)
-    evaluated = len(data.validation) + len(data.test)
-    return Costs(tuple(lessons), num_steps * forward, evaluated / len(labels) * forward)
+    """`members`: smallest first; the last teaches. Three of them are taught for some epochs, with all that belongs to
+    it, of the images or a part of them; the others take as long as their multiply-accumulates say."""
+    *_, largest = members
+    places, macs = places_to_time(len(members)), [member.macs for member in members]
+    with TemporaryDirectory() as folder:
+        timed = [
+            _timed(members[place], members[place] is not largest, data, config, device, folder) for place in places
+        ]
+        part, share = sample_of(data, largest.macs, config.batch_size)
+        started = time.perf_counter()
+        if len(members) > 1:
+            Lessons(config, part, [largest], device, Path(folder)).lesson(0)
+        answers = (time.perf_counter() - started) / 2 / share  # of a pair of epochs
+    lessons_seconds, once_seconds = (by_macs(macs, places, seconds) for seconds in zip(*timed, strict=True))
+    return Costs(lessons_seconds, answers, once_seconds)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one call, after one that does not count."""
-    run()
+def _timed(
+    member: Member, is_taught: bool, data: Data, config: RunConfig, device: torch.device, folder: str
+) -> tuple[float, float]:
+    """Seconds of an epoch, and of what comes once."""
+    part, share = sample_of(data, member.macs, config.batch_size)
+    config = replace(config, distil_epochs=TIMED_EPOCHS, worth_compiling=share * config.worth_compiling)
+    # Answers that are there already, whatever they say.
+    given = PretrainedAnswers(_NOBODY, torch.zeros(len(part.train), len(data.classes))) if is_taught else None
+    lessons, clock = Lessons(config, part, [], device, Path(folder), pretrained=given), Clock()
+    module, epochs = lessons.teach(member, clock)
+    once, epoch = once_and_again(clock.times, share)
     started = time.perf_counter()
-    for _ in range(_MEASURED_STEPS):
-        run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / _MEASURED_STEPS
+    validation = evaluate(module, part.validation.to(device), data.preprocessing, len(data.classes))
+    save(Directory(Path(folder)), module, validation, member, None, part, epochs, device)
+    return epoch, once + time.perf_counter() - started

@@ -19,6 +19,9 @@ from zoo.network.cost import num_macs, num_params
 from zoo.network.families.family import Architecture, Change
 from zoo.runtime.module import GraphModule
 
+# Whether a network of so many parameters and multiply-accumulates is within the run's limits.
+Allows = Callable[[int, int], bool]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -72,8 +75,7 @@ class Look:
     generator: torch.Generator
     # So many training images (normalised) and their labels.
     sample: Callable[[int], tuple[Tensor, Tensor]]
-    # Whether a network of so many parameters and multiply-accumulates is within the run's limits.
-    allows: Callable[[int, int], bool] = lambda _params, _macs: True
+    allows: Allows = lambda _params, _macs: True
     last_growth_epoch: int = 0
     begun: Beginning = FROM_NOTHING
     # As if all the time at the present size were over, whatever the epoch.

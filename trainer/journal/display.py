@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ from trainer.journal.records import (
     EpochRecord,
     FinishedRecord,
     LessonRecord,
+    PlanRecord,
     PrunedRecord,
     Record,
 )
@@ -38,7 +40,11 @@ class Display:
         """`anneal_share`: epochs of branches for each of the trunk's, as the run has them."""
         self.console = console
         self._anneal_share = anneal_share
-        self._last_plain = 0.0
+        self._last_plain, self._last_line = 0.0, time.monotonic()
+        self._activity: Spinner | None = None
+        self._what, self._since = "", 0.0
+        # Of `time.monotonic`, where the run was planned to end by then.
+        self._ends: float | None = None
         self._epoch: EpochRecord | None = None
         self._lesson: LessonRecord | None = None
         self._growth = "none yet"
@@ -46,6 +52,7 @@ class Display:
         self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
+        self.at("reading images")
         if self._live is not None:
             self._live.start()
         return self
@@ -57,7 +64,11 @@ class Display:
             self._live.stop()
 
     def __call__(self, record: Record) -> None:
+        self._activity = None
         match record:
+            case PlanRecord():
+                self._ends = time.monotonic() + record.seconds_left
+                self._print(f"  plans {record.what}")
             case BatchesRecord():
                 self._print(
                     f"  {record.num_train:,} training images: batches of {record.batch_size}, not "
@@ -114,16 +125,41 @@ class Display:
                         style="yellow",
                     )
 
+    def at(self, what: str) -> None:
+        """What takes time until the next record: a line that moves, and elsewhere one if nothing was said for long."""
+        self._activity, self._since = Spinner("dots", style="bar.complete"), time.monotonic()
+        self._what = what
+        if self._live is None and time.monotonic() - self._last_line > _PLAIN_SECONDS:
+            self._print(f"  {what} …")
+
     def __rich__(self) -> RenderableType:
+        return Group(*self._lines())
+
+    def _lines(self) -> Iterator[RenderableType]:
         epoch, lesson = self._epoch, self._lesson
         if lesson is not None:
-            return Group(_bar(lesson.epoch, lesson.epochs, lesson.seconds, "this one:"), Text(_lesson_figures(lesson)))
-        if epoch is None:
-            return Text("reading images …")
-        # At the present size's speed: later epochs, of a larger network, take longer.
-        bar = _bar(epoch.num_epochs, epoch.epochs * (1 + self._anneal_share), epoch.seconds, "at least")
-        growth = [] if epoch.levels else [Text(f"last expansion: {self._growth}")]
-        return Group(bar, Text(_figures(epoch)), *growth)
+            yield self._bar(lesson.epoch, lesson.epochs, lesson.seconds, "this one:")
+            yield Text(_lesson_figures(lesson))
+        elif epoch is not None:
+            # At the present size's speed: later epochs, of a larger network, take longer.
+            yield self._bar(epoch.num_epochs, epoch.epochs * (1 + self._anneal_share), epoch.seconds, "at least")
+            yield Text(_figures(epoch))
+            if not epoch.levels:
+                yield Text(f"last expansion: {self._growth}")
+        if self._activity is not None:
+            self._activity.update(text=f"{self._what}, for {time.monotonic() - self._since:.0f} s")
+            yield self._activity
+
+    def _bar(self, done: int, total: int | float, seconds: float, before: str) -> RenderableType:
+        """`seconds` of an epoch, and a word on the time that is left: that of the plan where there is one."""
+        left = max(0.0, total - done) * seconds
+        if self._ends is not None:
+            before, left = "about", max(0.0, self._ends - time.monotonic())
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=total, completed=done, width=40), f"{before} {timedelta(seconds=round(left))} left"
+        )
+        return bar
 
     def _is_due(self, is_last: bool) -> bool:
         due = is_last or time.monotonic() - self._last_plain > _PLAIN_SECONDS
@@ -132,20 +168,13 @@ class Display:
         return due
 
     def _print(self, line: str, style: str | None = None) -> None:
+        self._last_line = time.monotonic()
         self.console.print(line, style=style, soft_wrap=True)
 
 
 def _counted(changes: Sequence[str]) -> str:
     times = Counter(changes)
     return "; ".join(f"{change} ({number} times)" if number > 1 else change for change, number in times.items())
-
-
-def _bar(done: int, total: int | float, seconds: float, before: str) -> RenderableType:
-    """`seconds` of an epoch, and a word on the time that is left."""
-    left = timedelta(seconds=round(max(0.0, total - done) * seconds))
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(total=total, completed=done, width=40), f"{before} {left} left")
-    return bar
 
 
 def _figures(epoch: EpochRecord) -> str:

@@ -26,6 +26,15 @@ class LevelRecord:
 
 
 @dataclass(frozen=True)
+class PlanRecord:
+    """What a run that is to take so long comes to, and when it is to be over. It is shown and not logged."""
+
+    event: ClassVar[str] = "plan"
+    what: str
+    seconds_left: float
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """`branch_epoch` of `branch_epochs` is where a checkpoint's annealing is; on the trunk both are 0.
 
@@ -174,6 +183,7 @@ Record = (
     | DecisionRecord
     | CheckpointRecord
     | LessonRecord
+    | PlanRecord
     | PrunedRecord
     | DistilledRecord
     | FinishedRecord
@@ -186,7 +196,9 @@ def line_of(record: Record) -> bytes:
 
 
 def write(record: Record, log: BinaryIO) -> None:
-    """As one line, for others to read at once."""
+    """As one line, for others to read at once; a plan is of the moment."""
+    if isinstance(record, PlanRecord):
+        return
     with naming(getattr(log, "name", "log")):
         log.write(line_of(record) + b"\n")
         log.flush()

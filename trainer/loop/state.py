@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.data.datasets import Data
 from trainer.growth.recipe import FROM_NOTHING, Beginning, Growth
+from trainer.loop import optim
+from trainer.loop.seeds import seed_of
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
+from zoo.errors import DescriptorError, RunError
+from zoo.network.cost import num_macs, num_params
 from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule
 
@@ -64,6 +70,35 @@ class RunState:
     def is_between_checkpoints(self) -> bool:
         """Whether an epoch of the trunk is over that no checkpoint has."""
         return self.epoch > self.checkpoint_epoch
+
+
+def first_network(config: RunConfig, data: Data) -> Architecture:
+    """That a run begins with. Raises RunError where there is none for these images, or it is over the run's limits."""
+    _, height, width = data.image_shape
+    try:
+        architecture = config.start.network(data.image_shape, len(data.classes))
+        graph = architecture.graph()
+    except (ValidationError, DescriptorError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise RunError(
+            f"run {config.name} has no network for {len(data.classes)} classes and images of {height}×{width}: "
+            f"{reason}; --image-size resizes images"
+        ) from error
+    params, macs = num_params(graph), num_macs(graph)
+    if not config.limits.allow(params, macs):
+        raise RunError(
+            f"run {config.name} starts with {params:,} parameters and {macs:,} multiply-accumulates an image: "
+            "allow as many, or begin with smaller images"
+        )
+    return architecture
+
+
+def fresh(config: RunConfig, architecture: Architecture, device: torch.device) -> RunState:
+    """Before the first epoch, with random weights."""
+    torch.manual_seed(seed_of(config, 0, "start"))
+    module = GraphModule(architecture.graph()).to(device)
+    optimizer = optim.make(module, config)
+    return RunState(architecture, module, optimizer, plateau(optimizer, config))
 
 
 def plateau(optimizer: torch.optim.Optimizer, config: RunConfig) -> torch.optim.lr_scheduler.ReduceLROnPlateau:

@@ -30,10 +30,6 @@ Snapshot = dict[int, Tensor]
 
 logger = logging.getLogger(__name__)
 
-# Multiply-accumulates of an epoch's forward passes from which compiling pays: it takes 10 to 20 s on a CPU, and makes
-# an epoch of 45,000 CIFAR-10 images with 640,000 each (3e10) several seconds shorter.
-_WORTH_COMPILING = 1e10
-
 # Side-stream steps that settle the allocator and the libraries' choice of kernels before a capture.
 _WARMUP_STEPS = 3
 
@@ -67,6 +63,7 @@ class TrainingStep:
         self._scale = 1 / (torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1) * 255)
         self._dtype = low_precision(self.device, config)
         self._has_one_shape = compiled
+        self._has_begun = False
         self._compiled = None
         self._network: nn.Module = module
         if group.size > 1:
@@ -91,6 +88,7 @@ class TrainingStep:
 
         Returns the mean loss without the L1 term, and the number of right answers, of that share.
         """
+        self._has_begun = True
         if self.group.size > 1:
             mine = slice(self.group.rank, None, self.group.size)
             share = len(targets[mine]) * self.group.size / len(targets)
@@ -98,6 +96,11 @@ class TrainingStep:
         if self._graph is not None:
             return self._graph(images, targets, answers)
         return self.run(images, targets, answers)
+
+    @property
+    def activity(self) -> str:
+        """What its next steps are, for people."""
+        return "compiling, then training" if self._has_one_shape and not self._has_begun else "training"
 
     def num_steps(self, num_images: int) -> int:
         """Batches of an epoch. A last one that is not full is left out of compiled steps, which have one shape, and
@@ -297,7 +300,7 @@ def _has_compiler() -> bool:
 
 def pays_to_compile(config: RunConfig, macs: int, num_images: int) -> bool:
     """Whether the run wants compiled steps, and epochs of so many images are long enough for it."""
-    return config.compile and num_images * macs >= _WORTH_COMPILING
+    return config.compile and num_images * macs >= config.worth_compiling
 
 
 def low_precision(device: torch.device, config: RunConfig) -> torch.dtype | None:

@@ -44,13 +44,21 @@ class Epoch:
 
 
 class Trainer:
-    """Moves a run's state on. All processes of a group call it alike."""
+    """Moves a run's state on. All processes of a group call it alike. `at` is told what takes time now."""
 
-    def __init__(self, config: RunConfig, data: Data, device: torch.device, group: Group) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Data,
+        device: torch.device,
+        group: Group,
+        at: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.config = config
         self.data = data
         self.device = device
         self.group = group
+        self.at = at
         self.train = data.train.to(device)
         self.validation = data.validation.to(device)
         self.chance = chance_of(data.validation.labels)
@@ -65,7 +73,9 @@ class Trainer:
         config = self.config
         rate = optim.learning_rate(state.optimizer)
         generator = seed_epoch(config, state.epoch, "batches", self.group)
-        result = train_epoch(self.step_of(state), self.train, generator, learning_rates=self._warmup(state))
+        step = self.step_of(state)
+        self.at(step.activity)
+        result = train_epoch(step, self.train, generator, learning_rates=self._warmup(state))
         self._check(result, state.epoch + 1, rate)
         measured = deepcopy(state.module)
         state.validation = self.validated(state, measured, "the trunk", num_for_epoch(len(self.train)))
@@ -95,6 +105,7 @@ class Trainer:
         rates = [rate * (1 - number / (epochs * steps)) for number in range(epochs * steps)]
         for index in range(epochs_done, epochs):
             started = time.perf_counter()
+            self.at(step.activity)
             generator = seed_epoch(config, state.epoch, f"branch epoch {index}", self.group)
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
@@ -131,8 +142,10 @@ class Trainer:
     def validated(self, state: RunState, module: GraphModule, of: str, num_images: int) -> Accuracy:
         """Of the module, whose batch norms get the statistics of its weights first, of so many images."""
         generator = torch.Generator().manual_seed(seed_of(self.config, state.epoch, f"statistics of {of}"))
+        self.at("measuring batch norms")
         measure_on(module, self.train, self.config, self.data.preprocessing, generator, num_images)
         state.training_flops += forward_flops(num_macs(module.graph), num_images)
+        self.at("evaluating")
         validation = evaluate(module, self.validation, self.data.preprocessing, len(self.data.classes))
         # An image that rounds differently on another GPU must not give it another learning rate.
         return self.group.shared(validation)
@@ -176,6 +189,7 @@ class Trainer:
     def propose(self, state: RunState, look: Look) -> tuple[Growth | None, float]:
         """What to add, and the seconds that scoring took."""
         started = time.perf_counter()
+        self.at("scoring ways to grow")
         growth = self.group.shared(self.config.recipe.propose(look))
         seconds = time.perf_counter() - started
         state.training_flops += growth.flops if growth is not None else 0
@@ -185,6 +199,7 @@ class Trainer:
     def expand(self, state: RunState, growth: Growth) -> None:
         """Makes the network what was proposed, and carries the optimiser's state along."""
         started = time.perf_counter()
+        self.at("growing")
         recipe, generator = self.config.recipe, self._generator(state.epoch, "growth as decided")
         images, labels = self._sample(generator, _MOMENT_SAMPLES)
         module = recipe.expand(state.module, growth.architecture, images, generator)

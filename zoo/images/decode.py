@@ -60,15 +60,15 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "tiff": TiffImagePlugin.TiffImageFile,
 }
 # Of these files the first picture is read. AVIF needs a Pillow that was built with it, HEIC the package pillow-heif.
-_OWN: dict[Format, re.Pattern[bytes]] = {
+_OTHERS: dict[Format, re.Pattern[bytes]] = {
     "bmp": re.compile(rb"BM"),
     "gif": re.compile(rb"GIF8[79]a"),
     "tiff": re.compile(rb"II\*\0|MM\0\*"),
 }
 if AvifImagePlugin.SUPPORTED:
-    _OWN["avif"] = re.compile(rb".{4}ftypavi[fs]", re.DOTALL)
+    _OTHERS["avif"] = re.compile(rb".{4}ftypavi[fs]", re.DOTALL)
 if find_spec("pillow_heif"):
-    _OWN["heic"] = re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)
+    _OTHERS["heic"] = re.compile(rb".{4}ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -108,16 +108,13 @@ def pixels(header: Header, color: Color, size: tuple[int, int] | None = None, fi
 
 
 def read(data: bytes) -> Header:
-    """As `image_header.read`, and of the first picture in a GIF, BMP, TIFF, AVIF or HEIC file. Raises ImageError.
-
-    For files of one's own: these are read by code that was not written for what strangers send.
-    """
-    kind = next((kind for kind, start in _OWN.items() if start.match(data)), None)
+    """As `image_header.read`, and of the first picture in a GIF, BMP, TIFF, AVIF or HEIC file. Raises ImageError."""
+    kind = _other_kind(data)
     if kind is None:
         try:
             return image_header.read(data)
         except image_header.ForeignError:
-            names = ["PNG", "JPEG", "WebP", *map(str.upper, _OWN)]
+            names = ["PNG", "JPEG", "WebP", *map(str.upper, _OTHERS)]
             raise ImageError(image_header.foreign(data, f"{', '.join(names[:-1])} or {names[-1]}")) from None
     try:
         image = _reader(kind)(io.BytesIO(data))
@@ -131,6 +128,15 @@ def read(data: bytes) -> Header:
     # Pillow turns a TIFF by itself.
     turn = orientation(image.info.get("exif") or b"") if kind in ("avif", "heic") else 1
     return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=turn, picture=data)
+
+
+def is_read(data: bytes) -> bool:
+    """Whether it begins as a file that is read here."""
+    return image_header.is_read(data) or _other_kind(data) is not None
+
+
+def _other_kind(data: bytes) -> Format | None:
+    return next((kind for kind, start in _OTHERS.items() if start.match(data)), None)
 
 
 def _reader(kind: Format) -> type[ImageFile.ImageFile]:

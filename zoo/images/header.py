@@ -21,7 +21,7 @@ from zoo.images import jpeg
 from zoo.images.picture import MAX_EXIF, MAX_SEGMENTS, TOO_MANY, Picture, orientation
 
 Color = Literal["rgb", "gray"]
-# Those after WebP in files of one's own only (`decode.read`).
+# Those after WebP are read by Pillow alone (`decode.read`).
 Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic"]
 
 # An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.

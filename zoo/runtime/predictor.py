@@ -107,7 +107,8 @@ def read_headers(files: Sequence[bytes]) -> list[Header]:
     headers = []
     for place, data in enumerate(files):
         with _named(place, len(files)):
-            headers.append(image_header.read(data))
+            # What training reads, prediction reads; what neither does is told of by the formats that all versions read.
+            headers.append(images.read(data) if images.is_read(data) else image_header.read(data))
     return headers
 
 

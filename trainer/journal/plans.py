@@ -1,0 +1,28 @@
+"""What was planned for a run, kept in its directory: a run that goes on keeps to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from zoo.store.directory import write_atomically
+
+Plan = TypeVar("Plan")
+
+
+def kept(path: Path, key: Sequence[str], kind: type[Plan], make: Callable[[], Plan]) -> Plan:
+    """What the file says was planned for the same key; else what `make` returns, which is then kept there."""
+    file = TypeAdapter(tuple[list[str], kind])  # type: ignore[valid-type]
+    try:
+        saved = file.validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # not there, or damaged
+        saved = None
+    if saved is not None and saved[0] == [*key]:
+        return saved[1]
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, file.dump_json(([*key], made)))
+    return made
