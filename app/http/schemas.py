@@ -89,8 +89,19 @@ class PredictQuery(Budget):
         return self
 
 
+def _without_defaults(schema: JsonDict) -> None:
+    """What is left out is as the query has it; generated clients would require, or send, what has a default."""
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    for each in properties.values():
+        assert isinstance(each, dict)
+        each.pop("default", None)
+
+
 class PredictParameters(PredictQuery):
     """What the query does not say. Whether they go together is asked of both, joined."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     @model_validator(mode="after")
     def _confidence_in_something(self) -> Self:
