@@ -204,10 +204,10 @@ def test_a_pretrained_network_teaches_too_and_is_named(tmp_path: Path, grown: Pa
 
 def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
     photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
-    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--minutes", "0.4"]
+    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--minutes", "1"]
     result = CliRunner().invoke(app, [*words, "--device", "cpu"])
     assert result.exit_code == 0, result.stderr
-    [(epochs, sizes)] = re.findall(r"plans (\d+) epochs of (\d) of 2 sizes: 0\.\d minutes", result.stderr)
+    [(epochs, sizes)] = re.findall(r"plans (\d+) epochs of (\d) of 2 sizes: \d\.\d minutes", result.stderr)
     digests = result.stdout.split()
     assert len(digests) == int(sizes)
     for digest in digests:
@@ -221,6 +221,6 @@ def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteIma
     assert longer.stderr.count(f"before, in {epochs} epochs, not {int(epochs) + 1}; to train it again, delete") == len(
         digests
     )
-    replanned = CliRunner().invoke(app, [*words[:-1], "0.5", "--device", "cpu"])
+    replanned = CliRunner().invoke(app, [*words[:-1], "1.2", "--device", "cpu"])
     assert "plans" in replanned.stderr
-    assert '"until 30 s"' in next((tmp_path / "mine" / "runs").glob("*/plan.json")).read_text(), "planned anew"
+    assert '"until 72 s"' in next((tmp_path / "mine" / "runs").glob("*/plan.json")).read_text(), "planned anew"
