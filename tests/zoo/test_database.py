@@ -88,6 +88,22 @@ def test_a_catalog_that_was_locked_for_a_while_is_shared_again(
     assert warnings[-1] == f"the catalog {catalog_of(tmp_path)} can be used again"
 
 
+def test_readers_wait_for_no_large_transaction(tmp_path: Path, put: Put, opened: Opened) -> None:
+    """`zoo reindex` beside a server: what is larger than SQLite's cache must not lock it out until all is written."""
+    put(tmp_path)
+    reading = opened(tmp_path)
+    database = Database(catalog_of(tmp_path), SQLModel.metadata, [ROWS])
+    with database.writing() as writing:
+        [row] = writing.execute(ROWS.select()).mappings()
+        large = [{**row, "digest": f"{number:064}", "classes": "x" * 100_000} for number in range(60)]
+        writing.execute(ROWS.insert(), large)
+        started = time.monotonic()
+        assert len(reading.catalog.digests()) == 1
+        assert time.monotonic() - started < 1
+    assert len(reading.catalog.digests()) == 61
+    database.close()
+
+
 def test_no_file_that_somebody_truncates_ends_the_process(tmp_path: Path, put: Put) -> None:
     """What is mapped into memory is SIGBUS then, which no program can catch and go on."""
     put(tmp_path)

@@ -273,7 +273,8 @@ def _configure(connection: sqlite3.Connection) -> None:
     file ends all of them by SIGBUS, and network file systems do not share it.
 
     Readers wait for a commit in turn, so that takes no time for the disk: a process that is killed harms nothing, and
-    what a power cut damages is begun anew.
+    what a power cut damages is begun anew. They wait for nothing else: a transaction larger than the cache would be
+    written in parts, and shut them out from its first part on.
     """
     try:
         connection.execute("PRAGMA journal_mode = TRUNCATE").close()
@@ -281,6 +282,7 @@ def _configure(connection: sqlite3.Connection) -> None:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise  # else another process, of an earlier version, keeps its log open: it is used as well
     connection.execute("PRAGMA synchronous = OFF").close()
+    connection.execute("PRAGMA cache_spill = OFF").close()
 
 
 def _engine(path: Path | None) -> Engine:
