@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from io import BufferedReader, BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from zoo.checkpoint.elastic import extract, pack, read_levels
+from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
+from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import decode, digest_of
-from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.errors import BusyError, CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
 from zoo.library.verify import verified
@@ -218,6 +220,40 @@ def test_a_damaged_level_leaves_the_catalog_and_smaller_ones_stay(
     assert listed(zoo) == digests
 
 
+class PassingStore(Directories):
+    """Can be listed, and for a while not read, as storage behind a network."""
+
+    is_away = False
+
+    def open(self, digest: str) -> BufferedReader:
+        if self.is_away:
+            raise BusyError("cannot be reached: try again")
+        return super().open(digest)
+
+
+def test_levels_stay_where_they_were_while_their_file_cannot_be_read(root: Path, digests: list[str]) -> None:
+    """Else a process that is started meanwhile takes them out of the catalog of all others."""
+    store = PassingStore([root])
+    with LocalZoo([root], store=store) as before:
+        before.sync()
+        views = list(before.models())
+    store.is_away = True
+    with LocalZoo([root], store=store) as zoo:
+        for _ in range(2):
+            zoo.sync()
+            assert list(zoo.models()) == views
+        with pytest.raises(BusyError, match="try again"):
+            zoo.files.load(digests[0])
+        store.is_away = False
+        assert zoo.files.load(digests[0])
+        zoo.sync()
+        assert list(zoo.models()) == views
+        store.is_away = True
+        next((root / "checkpoints").iterdir()).unlink()
+        zoo.sync()
+        assert listed(zoo) == []
+
+
 # --- what is said of them -------------------------------------------------------------------------------------------
 
 
@@ -338,6 +374,31 @@ def test_the_beginning_of_a_file_is_upgraded_level_by_level(
     with pytest.raises(NoModelMeetsConstraintsError, match=r"none of 4 levels reaches accuracy 0\.9; .* 0\.75"):
         zoo.upgrade(file, min_acc=0.9)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.safetensors", "zoo"]
+
+
+def test_it_is_upgraded_to_itself_where_the_zoo_has_its_levels_in_other_files_too(
+    zoo: LocalZoo, root: Path, levels: list[bytes], digests: list[str], tmp_path: Path
+) -> None:
+    """Of a level in several files the zoo names one, which may lack what is wanted next."""
+    own, others = pack(levels[1:]), [pack(levels[:3]), pack(levels[1:3]), pack(levels[2:])]
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(beginning := own[: read_levels_of(own)[0].prefix_bytes])
+    for data in others:
+        Directory(root).put(data)
+    zoo.sync()
+    with pytest.raises(ZooError, match="not in this zoo"):
+        zoo.upgrade(file)
+    assert file.read_bytes() == beginning
+    assert zoo.upgrade(file, min_acc=0.65).id == digests[1]  # is there
+    Directory(root).put(own)
+    zoo.sync()
+    for bound, end in ((0.7, 1), (None, 2)):
+        zoo.upgrade(file, min_acc=bound)
+        assert file.read_bytes() == own[: read_levels_of(own)[end].prefix_bytes]
+
+
+def read_levels_of(data: bytes) -> tuple[Level, ...]:
+    return ElasticFile(BytesIO(data)).levels
 
 
 def test_a_file_of_its_own_cannot_be_upgraded(tmp_path: Path, levels: list[bytes], digests: list[str]) -> None:

@@ -16,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
 from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import decode, digest_of
+from zoo.cli.main import app
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import NoModelMeetsConstraintsError, RemoteError, ZooError
 from zoo.runtime.elastic import ElasticNetwork, open_elastic
@@ -185,6 +187,35 @@ def test_a_file_that_was_damaged_here_is_fetched_anew(
     with ZooClient(server.url) as zoo:
         zoo.upgrade(file, min_acc=0.7)
     assert file.read_bytes() == elastic[: parts[2].prefix_bytes]
+
+
+def test_it_is_upgraded_to_itself_where_the_zoo_has_its_levels_in_other_files_too(
+    levels: list[bytes], tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    own, others = pack(levels[1:]), [pack(levels[:3]), pack(levels[1:3]), pack(levels[2:])]
+    ends = [level.prefix_bytes for level in ElasticFile(io.BytesIO(own)).levels]
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(beginning := own[: ends[0]])
+    for data in others:
+        Directory(tmp_path / "zoo").put(data)
+    with ZooClient(serve(tmp_path / "zoo").url) as zoo, pytest.raises(ZooError, match="not in this zoo"):
+        zoo.upgrade(file)
+    assert file.read_bytes() == beginning
+    Directory(tmp_path / "both").put(own)
+    for data in others[:2]:
+        Directory(tmp_path / "both").put(data)
+    with ZooClient(serve(tmp_path / "both").url) as zoo:
+        for bound, end in ((0.7, 1), (None, 2)):
+            zoo.upgrade(file, min_acc=bound)
+            assert file.read_bytes() == own[: ends[end]]
+
+
+def test_a_bound_that_is_none_is_named(elastic: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(elastic)
+    done = CliRunner().invoke(
+        app, ["upgrade", str(tmp_path / "net.safetensors"), "--min-acc", "1.5", "--url", "http://127.0.0.1:1"]
+    )
+    assert (done.exit_code, done.stderr) == (1, "zoo: --min-acc: accuracy is a fraction: 0.015, not 1.5\n")
 
 
 def test_a_checkpoint_of_its_own_cannot_be_upgraded(

@@ -25,6 +25,7 @@ from zoo.network.graph import Graph, tensor_shapes
 
 MIN_LEVELS, MAX_LEVELS = 2, 8
 FLOAT_BYTES = 4
+_ORDINARY = '{"format_version":1,'
 
 
 class _Frozen(BaseModel):
@@ -107,6 +108,8 @@ def _parsed(text: bytes) -> tuple[ElasticDescriptor, list[int]]:
         counts = [entry["shape"][0] for entry in header.values()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the safetensors header cannot be read: {error!r}") from error
+    if isinstance(described, str) and described.startswith(_ORDINARY):
+        raise CheckpointError("an ordinary checkpoint, no elastic file: format_version is 1, not 2")
     try:
         descriptor = ElasticDescriptor.model_validate_json(described, strict=True)
     except ValidationError as error:

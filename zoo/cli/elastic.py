@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.choosing.budget import Budget
-from zoo.cli.options import JsonOption, with_remote_or_local_zoo
+from zoo.cli.options import JsonOption, budget_of, with_remote_or_local_zoo
 from zoo.cli.output import described, fail, print_json
 from zoo.protocol import Zoo
 from zoo.store.directory import write_atomically
@@ -31,7 +30,7 @@ def upgrade(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the next levels of a file that `zoo get --upgradable` wrote; only what is missing, checked."""
-    Budget(min_acc=min_acc)
+    budget_of(min_acc=min_acc)
     before = file.stat().st_size
     view = zoo.upgrade(file, min_acc=min_acc)
     added = file.stat().st_size - before

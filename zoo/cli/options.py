@@ -183,7 +183,8 @@ def store(zoo: list[Path]) -> Store:
     return store_of(zoo, os.environ.get(STORE_VARIABLE) or None)
 
 
-def _budget(**options: Any) -> Budget:
+def budget_of(**options: Any) -> Budget:
+    """Options that say what no budget can are named, and the command ends."""
     if options.pop("best", False):
         if options["prefer"] not in (None, "accuracy"):
             fail(f"--best is --prefer accuracy: give it or --prefer {options['prefer']}, not both")
@@ -199,9 +200,9 @@ def _option(item: Any) -> str:
     return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
 
 
-with_filters = _made_of("budget", _FILTERS, _budget)
-with_budget = _made_of("budget", _FILTERS | _PREFERENCE, _budget)
-with_budget_and_format = _made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, _budget)
+with_filters = _made_of("budget", _FILTERS, budget_of)
+with_budget = _made_of("budget", _FILTERS | _PREFERENCE, budget_of)
+with_budget_and_format = _made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, budget_of)
 with_zoo = _made_of("zoo", {**_ZOO, **_FILE}, _opened_or_file)
 with_remote_or_local_zoo = _made_of("zoo", _ZOO, opened)
 # For changing it: the token is that for publishing.

@@ -156,7 +156,7 @@ class AsyncZooClient:
             return await self._run(self._zoo.load(checkpoint, as_, Budget(**bounds)))
         return await self._run(self._elastic.load(checkpoint, as_, Budget(**bounds), self._wait))
 
-    def _wait(self, exchange: Exchange[None]) -> None:
+    def _wait(self, exchange: Exchange[CheckpointView]) -> None:
         """For what a network fetches: its `upgrade` is no coroutine, and has a connection of its own."""
         with self._waiting() as zoo:
             zoo._run(exchange)

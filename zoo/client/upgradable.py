@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ from zoo.choosing.budget import Budget, FileFormat
 from zoo.client.download import go_on
 from zoo.client.operations import Operations, Runtime, check, naming_extra, network
 from zoo.client.transport import Exchange, Server
-from zoo.errors import CheckpointError, RemoteError, ZooError
+from zoo.errors import CheckpointError, NotFoundError, RemoteError, ZooError
 from zoo.protocol import Progress, Reference
 from zoo.store.directory import end_of_link
 from zoo.store.partial_file import partial_file
 
 if TYPE_CHECKING:
+    from zoo.checkpoint.elastic_header import Level
     from zoo.runtime.elastic import ElasticNetwork
     from zoo.runtime.module import TorchClassifier
     from zoo.runtime.onnx_classifier import OnnxClassifier
@@ -48,12 +50,14 @@ class ElasticOperations:
     def upgrade(self, file: Path, min_acc: float | None, progress: Progress | None) -> Exchange[CheckpointView]:
         from zoo.checkpoint.elastic import reaching, read_levels  # which need safetensors
 
-        view: CheckpointView = yield from self._zoo.show(reaching(read_levels(file), min_acc).digest)
-        yield from fetch_beginning(self._zoo.server, view, file, progress)
-        return view
+        return (yield from self._fetch_level(file, reaching(read_levels(file), min_acc).number, progress))
 
     def load(
-        self, checkpoint: Reference | None, runtime: Runtime, budget: Budget, wait: Callable[[Exchange[None]], None]
+        self,
+        checkpoint: Reference | None,
+        runtime: Runtime,
+        budget: Budget,
+        wait: Callable[[Exchange[CheckpointView]], object],
     ) -> Exchange[ElasticNetwork[OnnxClassifier | TorchClassifier]]:
         """`wait` runs an exchange to its end: further levels are fetched when the network is asked for them."""
         check(runtime)
@@ -66,16 +70,37 @@ class ElasticOperations:
             loaded = ElasticNetwork(
                 lambda: path.open("rb"),
                 lambda found: network(found, runtime),
-                lambda number: wait(self._fetch_level(path, number)),
+                lambda number: wait(self._fetch_level(path, number, None)),
             )
             loaded.level = place_of(view).level
         return loaded
 
-    def _fetch_level(self, file: Path, number: int) -> Exchange[None]:
-        from zoo.checkpoint.elastic import read_levels
+    def _fetch_level(self, file: Path, number: int, progress: Progress | None) -> Exchange[CheckpointView]:
+        """Asks for no bytes where the file has the level already."""
+        from zoo.checkpoint.elastic import ElasticFile
 
-        view = yield from self._zoo.show(read_levels(file)[number].digest)
-        yield from fetch_beginning(self._zoo.server, view, file, None)
+        with file.open("rb") as opened:
+            elastic = ElasticFile(opened, file.name)
+            levels = elastic.levels
+            view: CheckpointView = yield from self._zoo.show(levels[number].digest)
+            with suppress(CheckpointError):
+                elastic.extract(number)
+                return view
+        place = yield from self._own_place(levels, view, number)
+        yield from fetch_beginning(self._zoo.server, view.model_copy(update={"elastic": place}), file, progress)
+        return view
+
+    def _own_place(self, levels: Sequence[Level], view: CheckpointView, number: int) -> Exchange[ElasticPlace]:
+        """Of a level in the file that has these levels: the server may name another one that has it, too."""
+        if (place := view.elastic) is None or not _is_of(place, levels, number):
+            for level in reversed(levels):
+                with suppress(NotFoundError):
+                    place = (yield from self._zoo.show(level.digest)).elastic
+                    if place is not None and _is_of(place, levels, level.number):
+                        ends = {"level": number, "prefix_bytes": levels[number].prefix_bytes}
+                        return place.model_copy(update=ends)
+            raise ZooError(f"the elastic file is not in this zoo, which has its level {view.id} elsewhere")
+        return place
 
     def _view(self, checkpoint: Reference | None, budget: Budget) -> Exchange[CheckpointView]:
         if checkpoint is None:
@@ -85,6 +110,11 @@ class ElasticOperations:
     def _cached(self, view: CheckpointView) -> Path:
         """Under another name than a whole file has: it is only its beginning."""
         return self._zoo.cache / f"{place_of(view).file}.elastic.safetensors"
+
+
+def _is_of(place: ElasticPlace, levels: Sequence[Level], number: int) -> bool:
+    """Whether the place is that of a level in the file that has these levels."""
+    return (place.level, place.levels, place.prefix_bytes) == (number, len(levels), levels[number].prefix_bytes)
 
 
 def place_of(view: CheckpointView) -> ElasticPlace:

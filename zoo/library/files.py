@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from io import BufferedReader, BytesIO
@@ -113,10 +113,15 @@ class CheckpointFiles:
             return model_card(self.descriptor(digest), digest).encode()
         return self._checked(digest, self.read)
 
-    def beginning(self, digest: str) -> bytes:
-        """The elastic file up to the level that the checkpoint is. Raises ZooError where it is none, or as `load`."""
+    def beginning(self, digest: str, levels: Sequence[str] | None = None) -> bytes:
+        """The elastic file up to the level that the checkpoint is; that with just these `levels`, where they are given.
+
+        Raises ZooError where there is none, or as `load`.
+        """
         self.load(digest)
-        place = self.place(digest)
+        place = self.place(digest) if levels is None else self._members.place_among(digest, levels)
+        if place is None and levels is not None:
+            raise ZooError(f"the elastic file is not in this zoo, which has its level {digest} elsewhere")
         if place is None:
             raise ZooError(f"checkpoint {digest} is no level of an elastic file: there is nothing to upgrade to")
         with self._members.open(place.file) as file:

@@ -169,11 +169,17 @@ class LocalZoo:
 
         Raises NoModelMeetsConstraintsError where no level reaches it.
         """
-        view = self.chooser.view(self.chooser.find(reaching(read_levels(Path(file)), min_acc).digest))
-        with suppress(CheckpointError), Path(file).open("rb") as opened:
-            if view.elastic is not None and ElasticFile(opened).extract(view.elastic.level):
+        target = Path(file)
+        levels = read_levels(target)
+        level = reaching(levels, min_acc)
+        view = self.chooser.view(self.chooser.find(level.digest))
+        with suppress(CheckpointError), target.open("rb") as opened:
+            if ElasticFile(opened).extract(level.number):
                 return view
-        self.download(view, file, upgradable=True, progress=progress)
+        data = self.files.beginning(level.digest, [each.digest for each in levels])
+        write_atomically(target, data)
+        if progress:
+            progress(len(data), len(data))
         return view
 
     @overload  # a path is a sequence too: the first that fits counts

@@ -6,7 +6,7 @@ whoever reads checkpoints need not know which are levels. One that is both a fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from io import BufferedReader, BytesIO
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from zoo.catalog.views import ElasticPlace
 from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Header, header_of
-from zoo.errors import BusyError, CheckpointError, ZooError
+from zoo.errors import BusyError, CheckpointError, NotFoundError, ZooError
 from zoo.store.store import Listing, Stat, Store
 
 
@@ -37,24 +37,41 @@ class Members:
         """Where levels lie, by digest, as of the last listing; of several elastic files the first, by digest."""
 
     def listing(self, since: Collection[str], known: Set[str] = frozenset()) -> Listing:
-        """As that of the store, of checkpoints. Files that are `known` are no elastic ones."""
+        """As that of the store, of checkpoints. Files that are `known` are no elastic ones.
+
+        Of an elastic file that cannot be read at the moment the levels count as where they were, if they are `known`.
+        """
         listing = self._store.listing(since)
         self._elastic = {file: levels for file, levels in self._elastic.items() if file in listing.digests}
         self._ordinary &= listing.digests
+        unread = set()
         for file in listing.digests - known - self._ordinary - self._elastic.keys():
-            self.levels_of(file)
+            try:
+                self._look_into(file)
+            except (CheckpointError, NotFoundError):
+                continue
+            except (ZooError, OSError):
+                unread.add(file)
         self._listed = listing.digests
         self._place()
-        return replace(listing, digests=(listing.digests - self._elastic.keys()) | self.places.keys())
+        found = (listing.digests - self._elastic.keys()) | self.places.keys()
+        kept = {digest for digest in known - found if self._file_of(digest) in unread} if unread else set()
+        return replace(listing, digests=found | kept, is_complete=listing.is_complete and not kept)
 
     def levels_of(self, file: str) -> list[str]:
         """The digests of an elastic file's levels, smallest first; none of another file, or one that is not there."""
-        if file not in self._elastic and file not in self._ordinary:
-            with suppress(ZooError, OSError):
-                self._look_into(file)
+        with suppress(ZooError, OSError):
+            self._look_into(file)
         return list(self._elastic.get(file, ()))
 
+    def place_among(self, digest: str, levels: Sequence[str]) -> ElasticPlace | None:
+        """Where it lies in the elastic file that has just these levels, if there is one."""
+        return next((found[digest] for found in self._elastic.values() if list(found) == list(levels)), None)
+
     def _look_into(self, file: str) -> None:
+        """Once. Raises CheckpointError for one that cannot be read as an elastic file; what it is instead is open."""
+        if file in self._elastic or file in self._ordinary:
+            return
         with self._store.open(file) as opened:
             if not is_elastic(opened):
                 self._ordinary.add(file)
@@ -122,7 +139,8 @@ class Members:
         if digest in self._listed:
             return None
         if digest not in self.places and (file := self._file_of(digest)) is not None:
-            self.levels_of(file)
+            with suppress(CheckpointError, NotFoundError):
+                self._look_into(file)
         return self.places.get(digest)
 
 

@@ -17,7 +17,7 @@ from zoo.runtime.classifier import Classifier
 
 Made = TypeVar("Made", bound=Classifier)
 # Fetches what the level with this number needs; the file is then opened anew.
-Fetch = Callable[[int], None]
+Fetch = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
