@@ -100,12 +100,12 @@ class Adaptive:
             network = self._inference.loaded(row.digest) or await self._inference.warm(row.digest)
             if form_of(network.predictor.descriptor) != form_of(reader.predictor.descriptor):
                 pixels = await network.decode(images)
-            scores, timing = await self._inference.probabilities(row.digest, pixels)
+            before = decoded - started, waited
+            scores, timing = await self._inference.probabilities(row.digest, pixels, *before)
         answered = time.perf_counter()
         self._lateness.observe(decision.expected_ms - margin_ms, 1000 * (answered - since), answered)
         took_ms = 1000 * (answered - complete_at)
         self._metrics.adapted(row.params, decision.reason, is_late=took_ms > query.deadline_ms)
-        timing = Timing(round(1000 * (decoded - started), 3), round(1000 * waited + timing.queue, 3), timing.forward)
         return timing, {
             "model": PredictedBy.of(row).model_dump(),
             "because": because(query, decision.reason),
@@ -140,8 +140,8 @@ class Adaptive:
             finally:
                 lane.done()
         finally:
-            if lane.is_idle:
-                self._lanes.pop(key, None)
+            if lane.is_idle and self._lanes.get(key) is lane:
+                del self._lanes[key]
 
     def _decide(self, levels: Sequence[CheckpointRow], who: Waiting, num_images_soon: int) -> tuple[Decision, float]:
         """And the margin that is in what is expected."""

@@ -101,7 +101,7 @@ async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> S
         parse = partial(_parse, scope, media_type, content_type, body, max_images)
         return await work.decode(_PARSED_COPIES * len(body), lambda: asyncio.run(parse()))
     # The bytes tell what it is: curl says that it sends a form, and photographs are called image/jpg, */* or nothing.
-    if media_type in IMAGE_TYPES or is_read(body):
+    if media_type in IMAGE_TYPES or is_read(body, of_strangers=True):
         return Sent([body])
     raise ProblemError(
         415,

@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,11 @@ class Network:
         """Raises ImageError, QueueFullError."""
         num_bytes = sum(map(len, images))
         if num_bytes <= _MAX_BYTES_ON_LOOP and len(images) <= _MAX_FILES_ON_LOOP:
-            headers = read_headers(images)
+            headers = read_headers(images, of_strangers=True)
             if all(header.is_plain for header in headers) and sum(h.work for h in headers) <= _MAX_PIXELS_ON_LOOP:
                 return self.predictor.pixels(headers)
         else:
-            headers = await self._work.decode(num_bytes, read_headers, images)
+            headers = await self._work.decode(num_bytes, partial(read_headers, of_strangers=True), images)
         parts = [
             await self._work.decode(max(h.memory_bytes for h in headers[part]), self.predictor.pixels, headers, part)
             for part in _parts(headers)
@@ -125,8 +126,13 @@ class Inference:
             scores, timing = await self._run(digest, network, pixels, decode_seconds)
         return Answer(scores, timing, network.predictor, top_k)
 
-    async def probabilities(self, digest: str, pixels: Pixels) -> tuple[Scores, Timing]:
-        """uint8 (n, height, width, channels) -> (n, classes). Raises ImageError where the pixels do not fit."""
+    async def probabilities(
+        self, digest: str, pixels: Pixels, decode_seconds: float = 0.0, waited_seconds: float = 0.0
+    ) -> tuple[Scores, Timing]:
+        """uint8 (n, height, width, channels) -> (n, classes). Raises ImageError where the pixels do not fit.
+
+        What decoding them took, and the wait since, are counted with the rest.
+        """
         with self._admitted(digest, len(pixels)):
             network = await self._network(digest)
             wanted = network.predictor.image_shape
@@ -135,13 +141,15 @@ class Inference:
                     f"the network takes uint8 images of shape (n, {', '.join(map(str, wanted))}), "
                     f"the image came as {pixels.dtype} {pixels.shape}"
                 )
-            return await self._run(digest, network, pixels, 0.0)
+            return await self._run(digest, network, pixels, decode_seconds, waited_seconds)
 
-    async def _run(self, digest: str, network: Network, pixels: Pixels, decode_seconds: float) -> tuple[Scores, Timing]:
+    async def _run(
+        self, digest: str, network: Network, pixels: Pixels, decode_seconds: float, waited_seconds: float = 0.0
+    ) -> tuple[Scores, Timing]:
         batched = await network.batcher.probabilities(pixels)
         timing = Timing(
             decode=round(decode_seconds * 1000, 3),
-            queue=round(batched.queue_seconds * 1000, 3),
+            queue=round((waited_seconds + batched.queue_seconds) * 1000, 3),
             forward=round(batched.forward_seconds * 1000, 3),
         )
         self._metrics.predicted(digest, len(pixels), timing.decode, timing.queue, timing.forward)

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Generic, TypeAlias, TypeVar
 
@@ -77,9 +77,17 @@ class Lane(Generic[Choice]):
         try:
             return await begins
         except asyncio.CancelledError:
-            if not begins.cancelled() and begins.exception() is None:  # its turn came as it was given up
+            if begins.cancelled():
+                self._leave(begins)
+            elif begins.exception() is None:  # its turn came as it was given up
                 self.done()
             raise
+
+    def _leave(self, begins: asyncio.Future[Choice]) -> None:
+        """Who gave up takes no room, and nobody goes faster to leave it time."""
+        self._waiting = [place for place in self._waiting if place[1] is not begins]
+        heapify(self._waiting)
+        self._late = deque(place for place in self._late if place[1] is not begins)
 
     def done(self) -> None:
         self._num_running -= 1

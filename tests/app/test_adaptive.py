@@ -133,13 +133,16 @@ def test_answers_are_counted_by_size_and_reason(
 ) -> None:
     client = client_of(zoo_root)
     levels = front(client)
-    for deadline_ms in (20_000, 20_000, 0.001):
-        ask(client, digit_files[:1], policy="adaptive", deadline_ms=deadline_ms)
+    asked = ({"policy": "adaptive", "deadline_ms": deadline_ms} for deadline_ms in (20_000, 20_000, 0.001))
+    answers = [ask(client, digit_files[:1], **one).json() for one in asked]
     lines = client.get("/metrics").text.splitlines()
     counts = dict(line.rsplit(" ", 1) for line in lines if line.startswith("zoo_adaptive"))
     assert counts[f'zoo_adaptive_answers_total{{params="{levels[-1]["params"]}",reason="best"}}'] == "2.0"
     assert counts[f'zoo_adaptive_answers_total{{params="{levels[0]["params"]}",reason="late"}}'] == "1.0"
     assert counts["zoo_adaptive_late_total"] == "1.0"
+    stages = dict(line.rsplit(" ", 1) for line in lines if line.startswith("zoo_predict_stage_seconds"))
+    told = sum(answer["timing_ms"]["decode"] for answer in answers) / 1000
+    assert float(stages['zoo_predict_stage_seconds_sum{stage="decode"}']) == pytest.approx(told) and told > 0
 
 
 def test_pressure_leads_down_and_a_quiet_second_up_again(

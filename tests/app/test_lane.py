@@ -62,6 +62,38 @@ def test_who_gives_up_leaves_the_lane() -> None:
     asyncio.run(run())
 
 
+def test_who_gives_up_takes_no_room_and_hurries_nobody() -> None:
+    async def run() -> None:
+        soon: list[int] = []
+
+        def choose(who: Waiting, num_images_soon: int) -> int:
+            soon.append(num_images_soon)
+            return who.num_images
+
+        lane = Lane(choose, lambda num_images: num_images == 2)
+        await lane.turn(0.0, 10, 1)
+        deadlines = {20: 3, 21: 40, 22: 2, 23: 2, 24: 40}
+        waiting = [asyncio.create_task(lane.turn(0.0, *asked)) for asked in deadlines.items()]
+        await asyncio.sleep(0)
+        for gone in waiting[1:2] + waiting[4:]:
+            gone.cancel()
+        await asyncio.sleep(0)
+        assert len(lane) == 3
+        lane.done()
+        assert await waiting[0] == 3
+        assert soon == [0, 4]
+        lane.done()  # the next two are late: one begins, one waits behind it
+        assert await waiting[2] == 2
+        assert len(lane) == 1 and lane.has_late
+        waiting[3].cancel()
+        await asyncio.sleep(0)
+        assert not lane.has_late
+        lane.done()
+        assert lane.is_idle
+
+    asyncio.run(run())
+
+
 def test_who_is_late_goes_last_and_makes_room_first() -> None:
     async def run() -> list[int]:
         lane, order = Lane(lambda who, _: who.num_images, lambda num_images: num_images > 10), []

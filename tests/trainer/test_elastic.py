@@ -21,14 +21,17 @@ from typer.testing import CliRunner
 from trainer.commands.main import app
 from trainer.config import BlueprintStart, RunConfig
 from trainer.data.datasets import Data, load
+from trainer.distil.adapt import sources
+from trainer.distil.distil import distil, pair
 from trainer.distil.lessons import Member
+from trainer.distil.prune import prune
 from trainer.elastic.elastic import train_elastic
 from trainer.elastic.levels import Levels, budgets_of
 from trainer.elastic.module import ElasticModule
 from trainer.elastic.run import Elastic
-from trainer.elastic.start import named
+from trainer.elastic.start import named, start_of
 from trainer.elastic.step import Block, ElasticStep
-from trainer.journal.origin import read
+from trainer.journal.origin import Origin, read, read_from
 from trainer.journal.records import CheckpointRecord, EpochRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import WeightAverage, train_epoch
@@ -41,6 +44,7 @@ from zoo.checkpoint.nesting import shared_places
 from zoo.errors import RunError
 from zoo.network.families import blueprint, secnn
 from zoo.network.families.family import Architecture
+from zoo.network.levels import NetworkBudget
 from zoo.runtime.module import GraphModule, module_of
 from zoo.runtime.predictor import Predictor
 from zoo.store.directory import Directory
@@ -223,6 +227,26 @@ def test_a_checkpoint_is_where_levels_begin_and_another_teaches_them(
     np.testing.assert_allclose(np.sort(norms[0]), np.sort(norms[1]), rtol=1e-4)
     unranked = Run(replace(still, seed=1), data, tmp_path / "second", levels=Levels(LEVELS, origin), rank=False)
     np.testing.assert_allclose(unranked.levels[-1].tensors[name], first.levels[-1].tensors[name], atol=1e-5)
+
+
+def test_a_level_in_a_zoo_may_be_cut_taught_adapted_and_begun_with(
+    config: RunConfig, data: Data, tmp_path: Path
+) -> None:
+    """By the digest that the run printed, though there is no file of that name."""
+    done = Run(config, data, tmp_path)
+    *_, largest = done.made.levels
+    _, origin = start_of(largest[:12], tmp_path, Overrides())
+    assert isinstance(origin, Origin)
+    assert origin.digest == largest
+    licensed = replace(config, distil_epochs=1, license="MIT")
+    budget = NetworkBudget(max_params=origin.params - 1)
+    cut = read_from(Directory(tmp_path), prune(licensed, data, tmp_path, origin, budget, CPU, [].append))
+    assert cut.descriptor.lineage.pruned_from == largest
+    assert cut.descriptor.license == "MIT"
+    assert {member.digest for member in sources(tmp_path, data).members} == {*done.made.levels, cut.digest}
+    _, (student, teacher) = pair(tmp_path, data, done.made.levels[0], largest)
+    taught = list(distil(replace(config, distil_epochs=1), data, tmp_path, (student, teacher), CPU, [].append))
+    assert all(read_from(Directory(tmp_path), digest).descriptor.lineage.parent == student for digest in taught)
 
 
 def test_other_settings_do_not_resume(config: RunConfig, data: Data, tmp_path: Path) -> None:

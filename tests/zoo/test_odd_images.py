@@ -18,6 +18,7 @@ from zoo.images import fast_decode
 from zoo.images import header as image_header
 from zoo.images.header import Color
 from zoo.images.inputs import encoded
+from zoo.runtime.predictor import read_headers
 
 
 def file(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -301,6 +302,10 @@ def test_avif_is_read_upright_where_pillow_has_it() -> None:
     assert np.abs(found - np.rot90(np.asarray(photo()), -1)).max() < 12
     with pytest.raises(ImageError, match="truncated or damaged"):
         images.pixels(images.read(data[:-100]), "rgb")
+    start, broken = data.index(b"mdat") + 4, bytearray(data)
+    broken[start : start + 40] = b"\xff" * 40
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        images.pixels(images.read(bytes(broken)), "rgb")
     with pytest.raises(ImageError, match="no PNG, JPEG or WebP image but AVIF"):
         images.decode(data, "rgb")
 
@@ -321,6 +326,46 @@ def test_what_ones_own_files_cannot_be() -> None:
         images.read(file(Image.new("F", (2, 2)), "TIFF"))
     with pytest.raises(ImageError, match="has 5000×4000 pixels; at most 16 megapixels"):
         images.read(file(Image.new("1", (5000, 4000)), "TIFF"))
+
+
+def tiff(*more: tuple[int, int, int, int], tile: int = 16, size: int = 16) -> bytes:
+    """A gray square in one tile; further tags as tag, type, count and value."""
+    data = zlib.compress(bytes(min(tile, 256) ** 2))
+    tags = [(256, 4, 1, size), (257, 4, 1, size), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += [(322, 4, 1, tile), (323, 4, 1, tile), (325, 4, 1, len(data)), *more]
+    place = 8 + 2 + 12 * (len(tags) + 1) + 4
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted([*tags, (324, 4, 1, place)]))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags) + 1) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (tiff(tile=16_000), "it has 256 pixels, in tiles of 256,000,000"),
+        (tiff((322, 3, 1, 16), tile=16_000), "its tag 322 is there twice, or no whole number"),
+        (tiff((65_000, 7, 2**20, 0)), "its tags have 1,048,[0-9]{3} bytes"),
+        (tiff(*((tag, 7, 100, 0) for tag in range(1000, 1100))), "its tags have 10,[0-9]{3} bytes"),
+        (tiff(*((tag, 7, 1, 0) for tag in range(1000, 1600))), "has 610 tags; at most 512 are read"),
+        (tiff((279, 4, 70_000, 0)), "is in 70,000 parts; at most 65,535"),
+    ],
+)
+def test_a_tiff_takes_no_more_than_its_size_says(data: bytes, why: str) -> None:
+    """A file of 250 kB took 7 s and 250 MB to become 16×16 pixels; thousands of tags may all be the same megabytes."""
+    with pytest.raises(ImageError, match=why):
+        images.read(data)
+
+
+def test_a_tile_may_be_larger_than_a_small_picture() -> None:
+    assert images.pixels(images.read(tiff(tile=256)), "gray").shape == (16, 16, 1)
+
+
+def test_strangers_files_are_of_formats_whose_headers_say_what_they_take() -> None:
+    kinds = {kind: file(photo(), kind) for kind in ("PNG", "GIF", "BMP", "TIFF")}
+    assert all(images.is_read(data, of_strangers=True) for data in kinds.values())
+    for data in (b"\0\0\0\x24ftypavif", b"\0\0\0\x24ftypheic"):
+        assert not images.is_read(data, of_strangers=True)
+        with pytest.raises(ImageError, match="no PNG, JPEG or WebP image but"):
+            read_headers([data], of_strangers=True)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

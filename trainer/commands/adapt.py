@@ -117,11 +117,11 @@ def _adapt(
     from trainer.distil.adapt import Sources, adapt, sources
     from trainer.journal.display import Display
     from trainer.journal.journal import run_directory
+    from trainer.journal.origin import read_from
     from trainer.journal.plans import kept
     from trainer.journal.records import PlanRecord
     from trainer.loop.batches import fitted
     from trainer.loop.step import prepare
-    from zoo.checkpoint.file import read_header
     from zoo.store.directory import Directory
 
     if not from_.is_dir():
@@ -153,7 +153,7 @@ def _adapt(
         say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
         before = {member.digest: member.descriptor.cost.epochs for member in found.members}
         for digest in adapt(config, images, found, zoo, chosen, display, outside, display.at):
-            descriptor = read_header(Directory(zoo).path(digest)).descriptor
+            descriptor = read_from(Directory(zoo), digest).descriptor
             epochs = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
             if epochs != config.distil_epochs:
                 wanted = f"in {epochs} epochs, not {config.distil_epochs}; to train it again, delete {digest[:12]}"

@@ -19,6 +19,7 @@ from trainer.commands.options import (
     Images,
     ImageSizeOption,
     LearningRateOption,
+    LicenseOption,
     LimitTrainOption,
     NameOption,
     SkipBadOption,
@@ -64,6 +65,7 @@ def prune(
     fit: FitOption = FitChoice.crop,
     test_share: TestShareOption = None,
     skip_bad: SkipBadOption = False,
+    license_: LicenseOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Cut a checkpoint to a budget, and teach what is left what the whole one knows.
@@ -77,7 +79,7 @@ def prune(
         from trainer.distil.distil import descriptors_of, find
         from trainer.distil.prune import prune as prune_one
         from trainer.journal.display import Display
-        from trainer.journal.origin import read
+        from trainer.journal.origin import read, read_from
         from trainer.recipes.names import run_named
         from trainer.recipes.overrides import Overrides
         from zoo.errors import RunError
@@ -87,12 +89,17 @@ def prune(
         if max_params is None and max_macs is None and max_memory_bytes is None:
             raise RunError("zoo-train prune needs a budget: --max-params, --max-macs or --max-memory-bytes")
         path, directory = Path(checkpoint), Directory(zoo)
-        if not path.is_file():
-            path = directory.path(find(zoo, descriptors_of(directory), checkpoint))
-        origin = read(path)
+        if path.is_file():
+            origin = read(path)
+        else:
+            origin = read_from(directory, find(zoo, descriptors_of(directory), checkpoint))
         lineage = origin.descriptor.lineage
         overrides = Overrides(
-            batch_size=batch_size, learning_rate=learning_rate, distil_epochs=epochs, seed=lineage.seed
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            distil_epochs=epochs,
+            seed=lineage.seed,
+            license=license_,
         )
         budget = NetworkBudget(max_params, max_macs, max_memory_bytes)
         chosen = torch_device(device)

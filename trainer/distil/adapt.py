@@ -21,11 +21,12 @@ from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
 from trainer.journal.journal import run_directory
+from trainer.journal.origin import read_from
 from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
-from zoo.checkpoint.file import Checkpoint, Tensors, decode, read_header
+from zoo.checkpoint.file import Checkpoint, Tensors
 from zoo.errors import DescriptorError, RunError
 from zoo.network.cost import num_params
 from zoo.network.families.family import Architecture
@@ -63,7 +64,7 @@ def sources(zoo: Path, data: Data, dataset: str | None = None, at: Callable[[str
     members = []
     for digest in digests:
         at(f"evaluating {found[digest].name}")
-        members.append(_adapted(digest, decode(directory.path(digest).read_bytes(), digest), data))
+        members.append(_adapted(digest, read_from(directory, digest).checkpoint, data))
     return Sources(tuple(members), found[digests[-1]].classes == data.classes)
 
 
@@ -142,7 +143,7 @@ def adapt(
         digest = _adapt(data, directory, largest, myself, lessons, tell, at)
         yield digest
         lessons.remove_answers()
-        teacher = Member(digest, decode(directory.path(digest).read_bytes(), digest))
+        teacher = Member(digest, read_from(directory, digest).checkpoint)
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
             yield _adapt(data, directory, member, teacher, lessons, tell, at)
@@ -179,7 +180,7 @@ def _adapt(
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation
         digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device, pretrained)
         seconds = sum(epoch.seconds for epoch in epochs)
-    after = read_header(directory.path(digest)).descriptor.metrics.validation.accuracy
+    after = read_from(directory, digest).descriptor.metrics.validation.accuracy
     record = DistilledRecord(
         student=member.digest,
         teacher=taught_by,

@@ -18,13 +18,14 @@ from trainer.data.datasets import Data
 from trainer.distil.distilled import Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.journal.journal import lock, run_directory
-from trainer.journal.origin import check_images, differences
+from trainer.journal.origin import check_images, differences, read_from
 from trainer.journal.records import DistilledRecord, Record, line_of, write
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
 from trainer.loop.step import prepared
 from zoo.checkpoint.descriptor import Descriptor
-from zoo.checkpoint.file import decode, read_header
+from zoo.checkpoint.elastic import headers_of
+from zoo.checkpoint.file import read_header
 from zoo.errors import CheckpointError, RunError
 from zoo.network.cost import num_params
 from zoo.store.directory import Directory
@@ -110,7 +111,7 @@ def distil(
 def members_of(zoo: Path, digests: Sequence[str]) -> list[Member]:
     """The best of the checkpoints, last, and those smaller than it, which it can teach, the smallest first."""
     directory = Directory(zoo)
-    members = [Member(digest, decode(directory.path(digest).read_bytes(), digest)) for digest in digests]
+    members = [Member(digest, read_from(directory, digest).checkpoint) for digest in digests]
     best = max(members, key=lambda member: _rank(member.descriptor))
     students = sorted((one for one in members if one.params < best.params), key=lambda one: (one.params, one.digest))
     return [*students, best]
@@ -144,6 +145,8 @@ def _distilled_before(directory: Directory, teacher: str, epochs: int, memory: M
         before = descriptors.get(after.lineage.parent or "")
         if after.lineage.distilled_from != teacher or before is None or memory.knows(digest):
             continue
+        if after.lineage.run != before.lineage.run:  # a level of an elastic run that began with it
+            continue
         if after.cost.epochs - before.cost.epochs == epochs:
             record = _record(before, digest, after)
             found[record.student] = record
@@ -152,11 +155,11 @@ def _distilled_before(directory: Directory, teacher: str, epochs: int, memory: M
 
 
 def descriptors_of(directory: Directory) -> dict[str, Descriptor]:
-    """By digest. Files that are no checkpoint, or gone by now, have none."""
-    found = {}
-    for digest, path in directory.paths():
+    """By digest, levels of elastic files too. Files that are no checkpoint, or gone by now, have none."""
+    found: dict[str, Descriptor] = {}
+    for _, path in directory.paths():
         with suppress(CheckpointError, FileNotFoundError):
-            found[digest] = read_header(path).descriptor
+            found |= {digest: header.descriptor for digest, header in headers_of(path).items()}
     return found
 
 

@@ -133,7 +133,10 @@ def _cut(
     lineage = origin.descriptor.lineage.model_copy(
         update={"pruned_from": origin.digest, "num_expansions": 0, "expansions": ()}
     )
-    descriptor = origin.descriptor.model_copy(update={"architecture": architecture, "lineage": lineage})
+    terms = config.license or origin.descriptor.license
+    descriptor = origin.descriptor.model_copy(
+        update={"architecture": architecture, "lineage": lineage, "license": terms}
+    )
     checkpoint = Checkpoint(descriptor, kept)
     return _Cut(Member(digest_of(encode(checkpoint)), checkpoint), time.perf_counter() - started, flops)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.config import RunConfig
 from trainer.distil.distil import descriptors_of, find
-from trainer.journal.origin import Origin, read
+from trainer.journal.origin import Origin, read, read_from
 from trainer.recipes.names import elastic_name, run_named
 from trainer.recipes.overrides import Overrides
 from trainer.recipes.runs import RUNS
@@ -34,7 +34,7 @@ def checkpoint_of(text: str, zoo: Path) -> Origin:
         return read(path)
     directory = Directory(zoo)
     try:
-        return read(directory.path(find(zoo, descriptors_of(directory) if zoo.is_dir() else {}, text)))
+        return read_from(directory, find(zoo, descriptors_of(directory) if zoo.is_dir() else {}, text))
     except RunError as error:
         raise RunError(f"{text} is no file, and no run ({', '.join(RUNS)}); {error}") from None
 

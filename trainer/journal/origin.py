@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.growth.recipe import Beginning
 from zoo.checkpoint import file as checkpoint
 from zoo.checkpoint.descriptor import Dataset, Descriptor
+from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Checkpoint, digest_of
-from zoo.errors import RunError
+from zoo.errors import CheckpointError, NotFoundError, RunError
 from zoo.network.cost import num_macs, num_params
+from zoo.store.directory import Directory
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,27 @@ def read(path: Path) -> Origin:
     """Raises CheckpointError unless the file is one whole checkpoint, and OSError where it cannot be read."""
     content = checkpoint.read(path)
     return Origin(path.name, content, checkpoint.decode(content, path.name))
+
+
+def read_from(directory: Directory, digest: str) -> Origin:
+    """A checkpoint in a zoo: a file of its own, or a level of an elastic file. Raises NotFoundError, or as `read`."""
+    try:
+        return read(directory.path(digest))
+    except NotFoundError:
+        for _, path in directory.paths():
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                if (level := _levels(file, path.name).get(digest)) is not None:
+                    content = ElasticFile(file, path.name).extract(level)
+                    return Origin(f"{digest}.safetensors", content, checkpoint.decode(content, digest))
+        raise
+
+
+def _levels(file: BinaryIO, name: str) -> dict[str, int]:
+    """Their numbers by digest; none of a file that is no elastic one, or a damaged one."""
+    if is_elastic(file):
+        with suppress(CheckpointError):
+            return {level.digest: level.number for level in ElasticFile(file, name).levels}
+    return {}
 
 
 def check(origin: Origin, config: RunConfig, data: Data) -> None:

@@ -78,11 +78,19 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# How many pixels a decoder makes of these is known when it has made them: the container says one size, and the picture
+# in it may have another (an AVIF file of 1.3 kB said 64×64 and took 7000×7000). Not for strangers' files.
+_UNBOUNDED = ("avif", "heic")
+# Of a TIFF, which Pillow reads as it says: tags; values of one tag, as of strips; a tile's pixels beyond the image's.
+_MAX_TAGS, _MAX_VALUES, _MAX_TILE_PIXELS = 512, 65_535, 2**20
+_TIFF_SIZE, _TIFF_TILE = (256, 257), (322, 323)
+# Bytes of a TIFF's values by their type.
+_TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 # What Pillow raises over damaged files. The second line: over TIFF's directories, which it reads without much checking,
-# and GIF's frames.
+# and GIF's frames. RuntimeError: over AVIF.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, zlib.error),
-    *(struct.error, LookupError, TypeError, ArithmeticError, Image.DecompressionBombError),
+    *(struct.error, LookupError, TypeError, ArithmeticError, Image.DecompressionBombError, RuntimeError),
 )
 # Rows that are worked on at once where a step takes many times the memory of its result.
 _STRIP_PIXELS = 2**18
@@ -117,6 +125,8 @@ def read(data: bytes) -> Header:
             names = ["PNG", "JPEG", "WebP", *map(str.upper, _OTHERS)]
             raise ImageError(image_header.foreign(data, f"{', '.join(names[:-1])} or {names[-1]}")) from None
     try:
+        if kind == "tiff":
+            _check_tiff(data)
         image = _reader(kind)(io.BytesIO(data))
     except _DAMAGE as error:
         raise ImageError(f"the image is truncated or damaged: {error}") from error
@@ -130,9 +140,39 @@ def read(data: bytes) -> Header:
     return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=turn, picture=data)
 
 
-def is_read(data: bytes) -> bool:
-    """Whether it begins as a file that is read here."""
-    return image_header.is_read(data) or _other_kind(data) is not None
+def _check_tiff(data: bytes) -> None:
+    """Raises ImageError where reading or decoding it would take far more than its size and the image's say.
+
+    Pillow keeps each tag's value, of which many may be the same bytes of the file, and decodes whole tiles.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    sizes: dict[int, int] = {}
+    num_bytes = 0
+    if count > _MAX_TAGS:
+        raise ImageError(f"the image has {count:,} tags; at most {_MAX_TAGS} are read")
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, num_values = struct.unpack_from(f"{order}HHI", data, place)
+        width = _TIFF_BYTES[kind] if kind < len(_TIFF_BYTES) else 0
+        num_bytes += num_values * width
+        if width > 1 and num_values > _MAX_VALUES:
+            raise ImageError(f"the image is in {num_values:,} parts; at most {_MAX_VALUES:,} are read")
+        # Pillow takes the last of a tag, libtiff the first, and each reads numbers of other types in its own way.
+        if tag in sizes or (tag in (*_TIFF_SIZE, *_TIFF_TILE) and (kind not in (3, 4) or num_values != 1)):
+            raise ImageError(f"the image is damaged: its tag {tag} is there twice, or no whole number")
+        sizes[tag] = struct.unpack_from(f"{order}{'H' if width == 2 else 'I'}", data, place + 8)[0]
+    if num_bytes > len(data):
+        raise ImageError(f"the image is damaged: its tags have {num_bytes:,} bytes, the file {len(data):,}")
+    image, tile = (sizes.get(width, 0) * sizes.get(height, 0) for width, height in (_TIFF_SIZE, _TIFF_TILE))
+    if tile > image + _MAX_TILE_PIXELS:
+        raise ImageError(f"the image is damaged: it has {image:,} pixels, in tiles of {tile:,}")
+
+
+def is_read(data: bytes, *, of_strangers: bool = False) -> bool:
+    """Whether it begins as a file that is read here; `of_strangers`: and takes no more than its header says."""
+    kind = _other_kind(data)
+    return image_header.is_read(data) or (kind is not None and not (of_strangers and kind in _UNBOUNDED))
 
 
 def _other_kind(data: bytes) -> Format | None:

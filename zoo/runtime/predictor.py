@@ -101,14 +101,15 @@ class Predictor:
         ]
 
 
-def read_headers(files: Sequence[bytes]) -> list[Header]:
+def read_headers(files: Sequence[bytes], *, of_strangers: bool = False) -> list[Header]:
     """What each image file says of itself: what it is, and what it takes to decode. Raises ImageError, which names the
-    image by its place."""
+    image by its place. `of_strangers`: only formats of which that is known before they are decoded."""
     headers = []
     for place, data in enumerate(files):
         with _named(place, len(files)):
             # What training reads, prediction reads; what neither does is told of by the formats that all versions read.
-            headers.append(images.read(data) if images.is_read(data) else image_header.read(data))
+            is_read = images.is_read(data, of_strangers=of_strangers)
+            headers.append(images.read(data) if is_read else image_header.read(data))
     return headers
 
 
