@@ -31,6 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # --resume: a growth that was interrupted goes on where it stopped.
 $(GROWN): | $(INSTALLED)
 	$(BIN)/zoo-train digits --data digits --zoo .zoo --resume
+	$(BIN)/zoo-train digits-elastic --data digits --zoo .zoo --resume
 	$(BIN)/zoo calibrate $(SERVED) --rounds 20
 	$(BIN)/zoo calibrate $(SERVED) --data digits
 	touch $@

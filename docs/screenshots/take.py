@@ -17,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
 DESK, PHONE = (1280, 1120), (390, 844)
-CHOICE = "dataset=cifar10&min_acc=0.75"
+CHOICE = "dataset=cifar10&min_acc=0.8"
 SHOTS = [
     ("explore-light", f"#/explore?{CHOICE}", DESK, "light"),
     ("explore-dark", f"#/explore?{CHOICE}", DESK, "dark"),
