@@ -255,8 +255,21 @@ def test_other_settings_do_not_resume(config: RunConfig, data: Data, tmp_path: P
         Run(config, data, tmp_path)
     with pytest.raises(RunError, match="was started with freeze = False, not True"):
         Run(config, data, tmp_path, resume=True, freeze=True)
+    with pytest.raises(RunError, match="was started with license = None, not 'MIT'"):
+        Run(replace(config, license="MIT"), data, tmp_path, resume=True)
     with pytest.raises(RunError, match="was started with levels = "):
         Run(config, data, tmp_path, resume=True, levels=Levels(LEVELS[1:]))
+
+
+def test_a_run_of_before_a_setting_was_added_goes_on(config: RunConfig, data: Data, tmp_path: Path) -> None:
+    made = Run(config, data, tmp_path).made
+    [path] = tmp_path.glob("runs/*/state.pt")
+    saved = torch.load(path, weights_only=True)
+    del saved["settings"]["worth_compiling"]
+    torch.save(saved, path)
+    assert Run(config, data, tmp_path, resume=True).made == made
+    with pytest.raises(RunError, match="worth_compiling"):
+        Run(replace(config, worth_compiling=1.0), data, tmp_path, resume=True)
 
 
 def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:

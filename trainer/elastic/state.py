@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from zoo.network.cost import num_params
 from zoo.store.directory import write_atomically
 
 _VERSION = 1
+_DEFAULTS = {one.name: repr(one.default) for one in fields(RunConfig) if one.default is not MISSING}
 
 
 @dataclass
@@ -77,7 +78,8 @@ def load(log: RunLog, settings: Settings) -> ElasticState:
     saved = torch.load(log.state_path, map_location=log.device, weights_only=True)
     if saved.get("version") != _VERSION or "settings" not in saved:
         raise RunError(f"{log.directory} was written by another version of the trainer: use another --zoo or --seed")
-    before, now = saved["settings"], _of(log, settings)
+    # A setting that there was not yet when the state was saved had its default.
+    before, now = _DEFAULTS | saved["settings"], _DEFAULTS | _of(log, settings)
     differing = [key for key in before | now if before.get(key) != now.get(key)]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
