@@ -84,6 +84,22 @@ def test_a_reindex_believes_the_disk(tmp_path: Path, put: Put, opened: Opened) -
     assert not server.sync()
 
 
+def test_directories_may_be_named_as_they_are_seen_from_here(
+    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `make run` names them; the catalog of the first knows the second by its whole path."""
+    first, second = put(tmp_path / "one"), put(tmp_path / "two", seed=1)
+    third = put(tmp_path / "two", seed=2)
+    monkeypatch.chdir(tmp_path)
+    opened(Path("one"), Path("two")).close()
+    again = opened(Path("one"), Path("two"))
+    again.sync()
+    assert caplog.messages == []
+    Directory(tmp_path / "two").path(third).unlink()
+    again.sync()
+    assert again.catalog.digests() == {first, second}
+
+
 LOOKS = """
 import os, sys
 from pathlib import Path

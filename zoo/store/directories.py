@@ -36,8 +36,9 @@ class Directories:
     url = ""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        self._roots = roots
-        self._logs = [DirectoryLog(root) for root in roots]
+        # Catalogs name places outside of the first by their whole paths, and are read again from elsewhere.
+        self._roots = [root.absolute() for root in roots]
+        self._logs = [DirectoryLog(root) for root in self._roots]
         # By digest, as of the last listing; and where the same file lies in further directories.
         self._paths: dict[str, Path] = {}
         self._copies: dict[str, list[Path]] = {}
