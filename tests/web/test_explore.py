@@ -97,7 +97,7 @@ def test_the_line_in_the_chart_can_be_dragged(open_page: OpenPage, site: str, go
 
 
 def test_a_finger_drags_the_line_too(open_page: OpenPage, site: str) -> None:
-    page = open_page(f"{site}/#/explore?min_acc=0.75", has_touch=True, viewport={"width": 390, "height": 844})
+    page = open_page(f"{site}/#/explore?min_acc=0.85", has_touch=True, viewport={"width": 390, "height": 844})
     box = page.locator(".budget-line").bounding_box()
     assert box is not None
     touch = page.context.new_cdp_session(page)
@@ -109,7 +109,7 @@ def test_a_finger_drags_the_line_too(open_page: OpenPage, site: str) -> None:
         ("touchEnd", []),
     ]:
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    wait_until(lambda: budget(page, "min_acc") < 0.75)
+    wait_until(lambda: budget(page, "min_acc") < 0.85)
     assert page.evaluate("scrollY") == 0
 
 
@@ -175,9 +175,12 @@ def test_a_checkpoint_is_shown_whole(open_page: OpenPage, site: str, dataset: st
     page.get_by_text("Data, accuracy with intervals").click()
     expect(page.get_by_label("Model card")).to_contain_text(f"# {detail['name'].split('-d')[0]}")
     expect(page.get_by_label("Model card")).to_contain_text("## Limits")
-    parent = httpx.get(f"{site}/models/{detail['parent']}").json()["name"]
-    page.get_by_role("link", name=parent).last.click()
-    expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])
+    parent = httpx.get(f"{site}/models/{detail['parent']}")
+    if parent.is_success:
+        page.get_by_role("link", name=parent.json()["name"]).last.click()
+        expect(page.locator(".readout code")).to_have_text(detail["parent"][:12])
+    else:  # what ships was fine-tuned from checkpoints that do not
+        expect(page.get_by_text(f"It grew out of {detail['parent'][:12]}, which is not here.")).to_be_visible()
 
 
 def test_which_class_is_taken_for_which_is_told(

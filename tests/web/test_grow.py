@@ -175,7 +175,7 @@ def test_runs_are_switched(open_page: OpenPage, site: str) -> None:
     expect(page.locator(".legend")).to_contain_text("annealed on a branch")
     expect(page.get_by_text(LADDER_RULE)).to_be_visible()
     # Its checkpoints are of another data set than the one that was looked at.
-    page.locator(".story .checkpoint a").first.click()
+    page.locator(".story .distilled a").first.click()
     expect(page.locator("h1")).to_have_text("How small is good enough?")
     expect(page.get_by_label("Data set")).to_have_value("cifar10")
     assert "dataset=cifar10" in page.evaluate("location.hash")

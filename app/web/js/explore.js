@@ -111,7 +111,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
 
   function drawDetail(found) {
     const parent = zoo.items.find((item) => item.id === found.parent);
-    const origin = parent && h("a", { "data-model": parent.id }, parent.name);
+    const origin = parent ? h("a", { "data-model": parent.id }, parent.name) : found.parent && `${found.parent.slice(0, 12)}, which is not here`;
     detail.replaceChildren(
       section("Architecture", drawArchitecture(found)),
       h(
