@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -84,7 +84,11 @@ class Server:
         assert self.process is not None
         found = subprocess.run(["ps", "-o", "pid=", "-g", str(self.process.pid)], capture_output=True, text=True)
         tasks = [task for pid in found.stdout.split() for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        nanoseconds = 0
+        for task in tasks:
+            with suppress(FileNotFoundError):  # a thread that has ended since they were listed
+                nanoseconds += int(task.read_text().split()[0])
+        return nanoseconds / 1e9
 
     def mean(self, concurrency: int) -> float:
         return mean(result.requests_per_second for result in self.results[concurrency])

@@ -34,7 +34,7 @@ def test_a_terminal_without_unicode_is_shown_the_nearest_that_it_has(
     done = command(*words, *zoo, environment={**ASCII, "XDG_CACHE_HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
-    assert not zoo or re.search(r"139,450 .* 0\.8851 +0\.879-0\.891", done.stdout)
+    assert not zoo or re.search(r"139,450 .* 0\.9140 +0\.908-0\.919", done.stdout)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"COLUMNS": "10"}])

@@ -368,7 +368,7 @@ def test_readers_of_ordinary_files_say_what_it_is(levels: list[bytes]) -> None:
 def test_ordinary_files_are_no_elastic_ones(levels: list[bytes]) -> None:
     assert is_elastic(io.BytesIO(pack(levels)))
     assert not any(is_elastic(io.BytesIO(data)) for data in (*levels, b"", b"12345678{}"))
-    with pytest.raises(CheckpointError, match="format_version: Input should be 2"):
+    with pytest.raises(CheckpointError, match="an ordinary checkpoint, no elastic file: format_version is 1, not 2"):
         opened(levels[0])
 
 
