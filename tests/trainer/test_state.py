@@ -266,6 +266,18 @@ def test_a_state_from_before_images_were_mirrored_at_their_border(tmp_path: Path
         load(path, replace(tiny_run, padding_mode="reflect"), DATA, CPU)
 
 
+def test_a_state_from_before_the_defaults_of_distillation_changed(tmp_path: Path, tiny_run: RunConfig) -> None:
+    """Growth does not depend on them."""
+    path = tmp_path / "state.pt"
+    save(path, trained(tiny_run), tiny_run, DATA)
+    saved = torch.load(path, weights_only=True)
+    saved["config"] |= {"distil_temperature": 4.0, "distil_weight": 0.9, "distil_epochs": 3}
+    torch.save(saved, path)
+    assert load(path, tiny_run, DATA, CPU).epoch == 3
+    with pytest.raises(RunError, match="was started with l1 = 1e-05, not 0.5: resume"):
+        load(path, replace(tiny_run, l1=0.5), DATA, CPU)
+
+
 def test_a_state_from_before_batches_were_bounded_by_the_data(tmp_path: Path, tiny_run: RunConfig) -> None:
     """It goes on with the batches and the warm-up that the run asked for."""
     path = tmp_path / "state.pt"

@@ -63,7 +63,9 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
 
 
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
-    """Raises RunError where the run was started with another configuration (more epochs are fine) or data."""
+    """Raises RunError where the run was started with other data, or another configuration than this: growth does not
+    depend on how long it may take in all, nor on distillation, which keeps its own settings.
+    """
     saved = torch.load(path, map_location=device, weights_only=True)
     if saved.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
@@ -71,8 +73,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     settings = _upgraded(saved["config"])
     before = _defaults(config, settings) | settings | saved["data"]
     now = _flat(asdict(config)) | _flat(data)
-    longer = {"limits.max_seconds", "distil_epochs", "epochs"}
-    differing = [key for key in before | now if before.get(key) != now.get(key) and key not in longer]
+    differing = [key for key in before | now if before.get(key) != now.get(key) and not _may_differ(key)]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
@@ -116,6 +117,10 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         batch_size=saved.get("batch_size", config.batch_size),
         warmup_steps=saved.get("warmup_steps", config.warmup_steps),
     )
+
+
+def _may_differ(setting: str) -> bool:
+    return setting in {"limits.max_seconds", "epochs"} or setting.startswith("distil_")
 
 
 def _saved_growth(growth: Growth | None) -> dict[str, Any] | None:
