@@ -274,7 +274,7 @@ def test_a_state_from_before_the_defaults_of_distillation_changed(tmp_path: Path
     saved["config"] |= {"distil_temperature": 4.0, "distil_weight": 0.9, "distil_epochs": 3}
     torch.save(saved, path)
     assert load(path, tiny_run, DATA, CPU).epoch == 3
-    with pytest.raises(RunError, match="was started with l1 = 1e-05, not 0.5: resume"):
+    with pytest.raises(RunError, match=r"was started with l1 = 1e-05, not 0\.5: resume"):
         load(path, replace(tiny_run, l1=0.5), DATA, CPU)
 
 
