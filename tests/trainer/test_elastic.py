@@ -272,6 +272,35 @@ def test_a_run_of_before_a_setting_was_added_goes_on(config: RunConfig, data: Da
         Run(replace(config, worth_compiling=1.0), data, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_a_run_is_made_longer(
+    ended: bool, config: RunConfig, data: Data, tmp_path: Path, interrupted_at: Callable[[int], Any]
+) -> None:
+    """Whether it had written its files: the rate goes on as that of a longer run does, and falls to 0."""
+    if ended:
+        first = Run(config, data, tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):  # the first of its levels is told
+            Run(config, data, tmp_path, observe=interrupted_at(4))
+    longer = replace(config, epochs=4)
+    run = Run(longer, data, tmp_path, resume=True)
+    epochs = [record for record in run.records if isinstance(record, EpochRecord)]
+    assert [(record.epoch, record.epochs) for record in epochs] == [(3, 4), (4, 4)]
+    assert [record.learning_rate for record in epochs] == pytest.approx([config.learning_rate / 2**n for n in (1, 2)])
+    assert all(level.descriptor.lineage.epoch == 4 for level in run.levels)
+    assert Run(longer, data, tmp_path, resume=True).made == run.made
+    if ended:
+        assert {digest for digest, _ in Directory(tmp_path).paths()} == {first.made.file, run.made.file}
+    with pytest.raises(RunError, match="cannot end after 3: --epochs 4 or more goes on with it"):
+        Run(replace(config, epochs=3), data, tmp_path, resume=True)
+
+
+def test_levels_around_a_frozen_one_have_as_many_epochs(config: RunConfig, data: Data, tmp_path: Path) -> None:
+    Run(config, data, tmp_path, freeze=True)
+    with pytest.raises(RunError, match="was frozen after 2 epochs, so larger ones cannot have 3: --epochs 2 goes on"):
+        Run(replace(config, epochs=3), data, tmp_path, freeze=True, resume=True)
+
+
 def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
     """Losses equal up to rounding, one file and one log, and the levels are told once."""
     one, two = tmp_path / "one", tmp_path / "two"

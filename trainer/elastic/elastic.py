@@ -42,9 +42,10 @@ def train_elastic(
     """Trains the levels for `config.epochs` and puts one file with all of them into the zoo.
 
     `freeze`: the smallest first, then each around the one before, which keeps its weights bit for bit; as many epochs
-    for each. Else all in each step: see `ElasticStep`. `rank`: a checkpoint that the levels begin with has its most
-    important channels first. All processes of a group call it alike; the first writes and observes. Raises RunError
-    where a run stands in the way, and for a checkpoint of other images.
+    for each. Else all in each step, see `ElasticStep`, and with `resume` such a run may have more epochs than before,
+    ended or not: its rate is then what a run of so many has there, and falls to 0 again. `rank`: a checkpoint that the
+    levels begin with has its most important channels first. All processes of a group call it alike; the first writes
+    and observes. Raises RunError where a run stands in the way, and for a checkpoint of other images.
 
     >>> config = replace(runs.grow(), name="elastic-grow", epochs=150)
     >>> train_elastic(config, levels, load("cifar10"), Path("zoo"), torch.device("cuda"), resume=False, observe=print)

@@ -84,7 +84,9 @@ class ElasticRun:
         state.training_flops += forward_flops(macs, num_images)
         files = self._files(state, architectures, stage.finished())
         state.files = [*state.files, *files]
-        state.stage, state.epoch, state.training = state.stage + 1, 0, None
+        state.stage, state.epoch = state.stage + 1, 0
+        if len(self.stages) > 1:  # else it may be made longer
+            state.training = None
         for data in files:
             log.record(checkpoint_record(digest_of(data), decode(data).descriptor))
         save(log, self.settings, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -131,7 +132,7 @@ class Stage:
                 f"{max(rates)}"
             )
         num_images = num_for_epoch(len(self._train))
-        validations = tuple(validation for _, validation in self._levels(index, num_images))
+        validations = tuple(validation for _, validation in self._levels(self._average.module, index, num_images))
         mean = sum(one.accuracy for one in validations)
         if self._best is None or mean >= self._best[0]:
             self._best = mean, {name: tensor.clone() for name, tensor in self._average.module.state_dict().items()}
@@ -142,13 +143,14 @@ class Stage:
     def finished(self) -> list[tuple[GraphModule, Accuracy]]:
         """The levels of the best epoch, smallest first, with their statistics and validation accuracy."""
         assert self._best is not None
-        self._average.module.load_state_dict(self._best[1])
-        return self._levels(self.number * self.config.epochs, num_for_checkpoint(len(self._train)))
+        best = deepcopy(self._average.module)
+        best.load_state_dict(self._best[1])
+        return self._levels(best, self.number * self.config.epochs, num_for_checkpoint(len(self._train)))
 
-    def _levels(self, index: int, num_images: int) -> list[tuple[GraphModule, Accuracy]]:
-        """Of the averaged weights; their batch norms get the statistics of so many training images."""
-        average, found = self._average.module, []
+    def _levels(self, average: GraphModule, index: int, num_images: int) -> list[tuple[GraphModule, Accuracy]]:
+        """Of averaged weights; their batch norms get the statistics of so many training images."""
         assert isinstance(average, ElasticModule)
+        found = []
         preprocessing = self._data.preprocessing
         for level in range(len(average.graphs)):
             module = average.extracted(level)

@@ -27,7 +27,7 @@ class ElasticState:
     stage: int = 0
     # Of the stage.
     epoch: int = 0
-    # Of the stage under way, see `trainer.elastic.stage`; None between two stages.
+    # Of the stage under way, see `trainer.elastic.stage`, and of the only one when it is over; None between two.
     training: dict[str, Any] | None = None
     # Files of the levels that are done, smallest first.
     files: list[bytes] = field(default_factory=list)
@@ -74,19 +74,42 @@ def save(log: RunLog, settings: Settings, state: ElasticState) -> None:
 
 
 def load(log: RunLog, settings: Settings) -> ElasticState:
-    """Raises RunError where the run was started with other settings or images."""
+    """Raises RunError where the run was started with other settings (more epochs are fine) or images."""
     saved = torch.load(log.state_path, map_location=log.device, weights_only=True)
     if saved.get("version") != _VERSION or "settings" not in saved:
         raise RunError(f"{log.directory} was written by another version of the trainer: use another --zoo or --seed")
     # A setting that there was not yet when the state was saved had its default.
     before, now = _DEFAULTS | saved["settings"], _DEFAULTS | _of(log, settings)
-    differing = [key for key in before | now if before.get(key) != now.get(key)]
+    differing = [key for key in before | now if before.get(key) != now.get(key) and key != "epochs"]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
             f"{log.directory} was started with {differences}: resume with the same, or use another --zoo or --seed"
         )
-    return ElasticState(**saved["state"])
+    state, asked = ElasticState(**saved["state"]), int(before["epochs"])
+    if asked != settings.run.epochs:
+        _change_epochs(log, settings, state, asked)
+    return state
+
+
+def _change_epochs(log: RunLog, settings: Settings, state: ElasticState, asked: int) -> None:
+    """To those of the settings, from so many that were asked for. A stage that was over goes on from its last epoch, at
+    the learning rate that a run of so many epochs has there. Raises RunError where that cannot be."""
+    epochs, trained = settings.run.epochs, state.stage > 0 or state.training is not None
+    if state.stage > 0 and settings.freeze:
+        raise RunError(
+            f"{log.directory}: its smallest level was frozen after {asked} epochs, so larger ones cannot have "
+            f"{epochs}: --epochs {asked} goes on with it"
+        )
+    if trained and state.training is None:
+        raise RunError(f"{log.directory} was ended by an earlier version, which kept nothing to train it longer with")
+    done = state.training["epochs_done"] if state.training is not None else 0
+    if epochs < done:
+        raise RunError(
+            f"{log.directory} was last asked for {asked} epochs and has {done} behind it, so it cannot end after "
+            f"{epochs}: --epochs {done} or more goes on with it"
+        )
+    state.stage, state.files = 0, []
 
 
 def _of(log: RunLog, settings: Settings) -> dict[str, str]:
