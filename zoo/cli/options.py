@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -19,6 +15,7 @@ from pydantic import ValidationError
 from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import Budget, FileFormat, Preference
 from zoo.cli.output import fail
+from zoo.cli.terminal import Options, made_of
 from zoo.client import ZooClient
 from zoo.protocol import Zoo
 
@@ -55,7 +52,6 @@ Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
 
-Options = dict[str, tuple[Any, Any]]
 # By name: what typer reads, and the default.
 _FILTERS: Options = {
     "min_acc": (Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")], None),
@@ -95,32 +91,6 @@ _FILE: Options = {
         None,
     )
 }
-
-
-def _made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
-    """A decorator: the command has these options instead of the parameter, which is made of what is given for them."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def wrapped(**given: Any) -> None:
-            made = make(**{name: given.pop(name) for name in options})
-            with made if isinstance(made, AbstractContextManager) else nullcontext():
-                command(**{parameter: made}, **given)
-
-        own = inspect.signature(command, eval_str=True)
-        parameters = [each for name, each in own.parameters.items() if name != parameter]
-        parameters += [
-            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=option)
-            for name, (option, default) in options.items()
-        ]
-        # Those with a default come last, as in any signature.
-        parameters.sort(key=lambda each: each.default is not inspect.Parameter.empty)
-        # What typer reads: the signature for names and defaults, the annotations for types.
-        wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
-        return wrapped
-
-    return decorate
 
 
 def opened(zoo: list[Path] | None, url: str | None, token: str | None, eval_data: tuple[str, ...] = ()) -> Zoo:
@@ -200,13 +170,13 @@ def _option(item: Any) -> str:
     return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
 
 
-with_filters = _made_of("budget", _FILTERS, budget_of)
-with_budget = _made_of("budget", _FILTERS | _PREFERENCE, budget_of)
-with_budget_and_format = _made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, budget_of)
-with_zoo = _made_of("zoo", {**_ZOO, **_FILE}, _opened_or_file)
-with_remote_or_local_zoo = _made_of("zoo", _ZOO, opened)
+with_filters = made_of("budget", _FILTERS, budget_of)
+with_budget = made_of("budget", _FILTERS | _PREFERENCE, budget_of)
+with_budget_and_format = made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, budget_of)
+with_zoo = made_of("zoo", {**_ZOO, **_FILE}, _opened_or_file)
+with_remote_or_local_zoo = made_of("zoo", _ZOO, opened)
 # For changing it: the token is that for publishing.
-with_changing_zoo = _made_of("zoo", {**_ZOO, "token": (PublishTokenOption, None)}, opened)
+with_changing_zoo = made_of("zoo", {**_ZOO, "token": (PublishTokenOption, None)}, opened)
 
 
 def chosen(zoo: Zoo, reference: str | None, budget: Budget) -> CheckpointView:

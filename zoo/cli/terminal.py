@@ -1,11 +1,15 @@
-"""What the three commands have in common: any terminal can show what they say, and --version."""
+"""What the three commands have in common: any terminal can show what they say, --version, options taken together."""
 
 from __future__ import annotations
 
 import codecs
+import inspect
 import io
 import sys
 import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -85,3 +89,32 @@ def missing(error: ModuleNotFoundError) -> str:
 VersionOption = Annotated[
     bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
 ]
+
+# By name: what typer reads, and the default; inspect.Parameter.empty where there has to be a value.
+Options = dict[str, tuple[Any, Any]]
+
+
+def made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
+    """A decorator: the command has these options instead of the parameter, which is made of what is given for them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(**given: Any) -> None:
+            made = make(**{name: given.pop(name) for name in options})
+            with made if isinstance(made, AbstractContextManager) else nullcontext():
+                command(**{parameter: made}, **given)
+
+        own = inspect.signature(command, eval_str=True)
+        parameters = [each for name, each in own.parameters.items() if name != parameter]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=option)
+            for name, (option, default) in options.items()
+        ]
+        # Those with a default come last, as in any signature.
+        parameters.sort(key=lambda each: each.default is not inspect.Parameter.empty)
+        # What typer reads: the signature for names and defaults, the annotations for types.
+        wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
+        return wrapped
+
+    return decorate
