@@ -156,6 +156,7 @@ def test_a_worker_that_dies_and_a_sweep_that_is_stopped(tmp_path: Path, images: 
     pytest.importorskip("ray")
     zoo = tmp_path / "zoo"
     options = ("sweep", "digits", "--data", images, "--zoo", zoo, "--thresholds", 0, "--max-params", 4000)
+    options += ("--license", "MIT")
     logs = [zoo / "runs" / f"bars-digits-threshold0-s{seed}" / "log.jsonl" for seed in (0, 1)]
     words = [Path(sys.executable).parent / "zoo-train", *options, "--seeds", 0, "--epochs", 2000]
     process = subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -176,7 +177,9 @@ def test_a_worker_that_dies_and_a_sweep_that_is_stopped(tmp_path: Path, images: 
     assert re.search(r"\n  2/2  digits-threshold0 seed [01]: \d+ checkpoints\n", done.stderr)
     digests = done.stdout.split()
     assert set(digests) == {path.stem for path in zoo.rglob("*.safetensors")}
-    seeds = [load(Directory(zoo).path(digest)).descriptor.lineage.seed for digest in digests]
+    descriptors = [load(Directory(zoo).path(digest)).descriptor for digest in digests]
+    assert {descriptor.license for descriptor in descriptors} == {"MIT"}
+    seeds = [descriptor.lineage.seed for descriptor in descriptors]
     assert seeds == sorted(seeds)
     assert set(seeds) == {0, 1}
     # What was done before stays done: no epoch is logged twice.

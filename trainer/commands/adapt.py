@@ -12,23 +12,16 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    DataOption,
     Device,
     DeviceOption,
-    FitChoice,
-    FitOption,
     Images,
-    ImageSizeOption,
     LicenseOption,
-    LimitTrainOption,
-    NameOption,
     SeedOption,
-    SkipBadOption,
-    TestShareOption,
     ZooOption,
     reported,
     say,
     torch_device,
+    with_images,
 )
 from zoo.errors import RunError
 
@@ -41,22 +34,17 @@ if TYPE_CHECKING:
     from trainer.journal.display import Display
 
 
+@with_images
 def adapt(
     from_: Annotated[Path, typer.Option("--from", help="The zoo to begin from.", metavar="DIR")],
-    data: DataOption,
     zoo: ZooOption,
+    images: Images,
     epochs: Annotated[int, typer.Option(help="For each size.", min=1)] = 40,
     dataset: Annotated[
         str | None, typer.Option(help="Of the zoo to begin from, where it has several.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
-    limit_train: LimitTrainOption = None,
-    image_size: ImageSizeOption = None,
-    name: NameOption = None,
-    fit: FitOption = FitChoice.crop,
-    test_share: TestShareOption = None,
-    skip_bad: SkipBadOption = False,
     license_: LicenseOption = None,
     teacher: Annotated[
         str | None,
@@ -94,7 +82,6 @@ def adapt(
             "grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs, license=license_)
         )
         config = replace(config, batch_size=batch_size)
-        images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
         for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, minutes, started):
             typer.echo(digest)

@@ -11,25 +11,19 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    BatchSizeOption,
     DataOption,
     Device,
     DeviceOption,
-    FitChoice,
-    FitOption,
     Images,
-    ImageSizeOption,
-    LearningRateOption,
-    LicenseOption,
-    LimitTrainOption,
-    NameOption,
+    ResumeOption,
     SeedOption,
-    SkipBadOption,
-    TestShareOption,
+    Training,
     ZooOption,
     reported,
     say,
     torch_device,
+    with_images,
+    with_training,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +34,6 @@ if TYPE_CHECKING:
 _DIGITS_EPOCHS = 40
 _GOES_ON = "with --resume goes on from the last whole epoch"
 
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
-
 
 class MeasureChoice(StrEnum):
     params = "params"
@@ -49,6 +41,8 @@ class MeasureChoice(StrEnum):
     memory = "memory"
 
 
+@with_images
+@with_training
 def elastic(
     from_: Annotated[
         str,
@@ -59,8 +53,9 @@ def elastic(
             metavar="ID|FILE|RUN",
         ),
     ],
-    data: DataOption,
     zoo: ZooOption,
+    images: Images,
+    training: Training,
     epochs: Annotated[int, typer.Option(help="Of all levels together; with --freeze of each.", min=1)],
     levels: Annotated[
         str | None,
@@ -84,15 +79,6 @@ def elastic(
     ranking: Annotated[
         bool, typer.Option(help="Let smaller levels have the most important channels of the checkpoint.")
     ] = True,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    limit_train: LimitTrainOption = None,
-    image_size: ImageSizeOption = None,
-    name: NameOption = None,
-    fit: FitOption = FitChoice.crop,
-    test_share: TestShareOption = None,
-    skip_bad: SkipBadOption = False,
-    license_: LicenseOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
     resume: ResumeOption = False,
@@ -103,14 +89,12 @@ def elastic(
     the SHA-256 digests of the levels' own files, smallest first; the file that holds them is in the zoo.
     """
     console = Console(stderr=True)
-    images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
     with reported(console, _GOES_ON):
         from trainer.elastic.levels import budgets_of
-        from trainer.recipes.overrides import Overrides
 
         wish = _Wish(
             from_,
-            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, license=license_),
+            training.overrides(epochs=epochs, seed=seed),
             None if levels is None else budgets_of(levels),
             levels_by.value,
             teacher,
@@ -128,12 +112,10 @@ def digits_elastic(
     resume: ResumeOption = False,
 ) -> None:
     """Three sizes of one network in one file, in well under a minute on two cores."""
-    from trainer.recipes.overrides import Overrides
-
     console = Console(stderr=True)
-    images = Images(data, None, None, FitChoice.crop, None, None, False)
     with reported(console, _GOES_ON):
-        _train(console, _Wish("digits", Overrides(epochs=_DIGITS_EPOCHS, seed=seed)), images, zoo, device, resume)
+        wish = _Wish("digits", Training().overrides(epochs=_DIGITS_EPOCHS, seed=seed))
+        _train(console, wish, Images(data), zoo, device, resume)
 
 
 @dataclass(frozen=True)

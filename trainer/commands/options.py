@@ -1,4 +1,8 @@
-"""What the commands of zoo-train share: options, images, a device, and errors in one line."""
+"""What the commands of zoo-train share: options, images, a device, and errors in one line.
+
+A command has the options of images by `@with_images` and a parameter `images: Images`, those of training by
+`@with_training` and `training: Training`, each a value made of what was given.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from zoo.cli.terminal import made_of, options_of
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:
     import torch
 
     from trainer.data.datasets import Data, Split
+    from trainer.recipes.overrides import Overrides
 
 # `trainer.recipes.runs` has them; to import it takes as long as torch does.
 RUN_NAMES = "alexnet, digits, grow, paper, paper-code, resnet20, resnet56, vgg16"
@@ -47,34 +53,6 @@ EpochsOption = Annotated[
         help="Of the trunk, instead of the run's own number; grow trains half as many more, in branches.", min=1
     ),
 ]
-BatchSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        help="As it is. Without it the run's own, and of few images at most an eighth.", min=2, show_default=False
-    ),
-]
-LearningRateOption = Annotated[
-    float | None, typer.Option(help="The highest; without it the run's own.", min=0, show_default=False)
-]
-LimitTrainOption = Annotated[
-    int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
-]
-ImageSizeOption = Annotated[
-    int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
-]
-NameOption = Annotated[
-    str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
-]
-FitOption = Annotated[
-    FitChoice, typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed.")
-]
-TestShareOption = Annotated[
-    float | None,
-    typer.Option(help="Set aside for the test, of each class, where there is no test folder; without it 0.2."),
-]
-SkipBadOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending.")
-]
 MaxParamsOption = Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)]
 DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
 LicenseOption = Annotated[
@@ -84,19 +62,34 @@ LicenseOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0)]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
 
 
 @dataclass(frozen=True)
 class Images:
     """The images that the command's options select."""
 
-    source: str
-    limit_train: int | None
-    image_size: int | None
-    fit: FitChoice
-    test_share: float | None
-    name: str | None
-    skip_bad: bool
+    data: DataOption
+    limit_train: Annotated[
+        int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
+    ] = None
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
+    ] = None
+    name: Annotated[
+        str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
+    ] = None
+    fit: Annotated[
+        FitChoice, typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed.")
+    ] = FitChoice.crop
+    test_share: Annotated[
+        float | None,
+        typer.Option(help="Set aside for the test, of each class, where there is no test folder; without it 0.2."),
+    ] = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out images that cannot be read, instead of naming them and ending."),
+    ] = False
 
     def load(self, console: Console) -> Data:
         """Says what is odd about them. Raises DataError."""
@@ -116,7 +109,7 @@ class Images:
         _, height, width = data.image_shape
         if factor == 1:
             return data.train
-        if self.source not in NAMED and height == width:
+        if self.data not in NAMED and height == width:
             return self._load(factor * height).train
         images = F.interpolate(data.train.images.float(), scale_factor=factor, mode="bilinear", antialias=True)
         return Split(images.round().byte(), data.train.labels)
@@ -125,7 +118,7 @@ class Images:
         from trainer.data.datasets import load
 
         return load(
-            self.source,
+            self.data,
             limit_train=self.limit_train,
             image_size=image_size,
             fit=self.fit.value,
@@ -133,6 +126,32 @@ class Images:
             name=self.name,
             skip_bad=self.skip_bad,
         )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the command's options have a run train; None: as the run itself says."""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="As it is. Without it the run's own, and of few images at most an eighth.", min=2, show_default=False
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest; without it the run's own.", min=0, show_default=False)
+    ] = None
+    license: LicenseOption = None
+
+    def overrides(self, **others: Any) -> Overrides:
+        """`others`: fields of Overrides."""
+        from trainer.recipes.overrides import Overrides
+
+        return Overrides(**vars(self), **others)
+
+
+with_images = made_of("images", options_of(Images), Images)
+with_training = made_of("training", options_of(Training), Training)
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -10,23 +10,15 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    BatchSizeOption,
-    DataOption,
     Device,
     DeviceOption,
-    FitChoice,
-    FitOption,
     Images,
-    ImageSizeOption,
-    LearningRateOption,
-    LicenseOption,
-    LimitTrainOption,
-    NameOption,
-    SkipBadOption,
-    TestShareOption,
+    Training,
     ZooOption,
     reported,
     torch_device,
+    with_images,
+    with_training,
 )
 
 
@@ -35,13 +27,16 @@ class RankingChoice(StrEnum):
     l2 = "l2"
 
 
+@with_images
+@with_training
 def prune(
     checkpoint: Annotated[
         str,
         typer.Argument(help="What to cut: a file, or the first digits of a digest in the zoo.", metavar="ID|FILE"),
     ],
-    data: DataOption,
     zoo: ZooOption,
+    images: Images,
+    training: Training,
     max_params: Annotated[
         int | None, typer.Option(help="Leave at most this many parameters.", min=1, show_default=False)
     ] = None,
@@ -57,15 +52,6 @@ def prune(
         RankingChoice,
         typer.Option(help="What channels are worth: the loss without them, to first order; the norm of their weights."),
     ] = RankingChoice.taylor,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    limit_train: LimitTrainOption = None,
-    image_size: ImageSizeOption = None,
-    name: NameOption = None,
-    fit: FitOption = FitChoice.crop,
-    test_share: TestShareOption = None,
-    skip_bad: SkipBadOption = False,
-    license_: LicenseOption = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Cut a checkpoint to a budget, and teach what is left what the whole one knows.
@@ -74,14 +60,12 @@ def prune(
     old file stays. The same command again goes on where it was stopped. Prints the SHA-256 digest.
     """
     console = Console(stderr=True)
-    source = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
     with reported(console, "goes on from the last whole epoch"):
         from trainer.distil.distil import descriptors_of, find
         from trainer.distil.prune import prune as prune_one
         from trainer.journal.display import Display
         from trainer.journal.origin import read, read_from
         from trainer.recipes.names import run_named
-        from trainer.recipes.overrides import Overrides
         from zoo.errors import RunError
         from zoo.network.levels import NetworkBudget
         from zoo.store.directory import Directory
@@ -94,25 +78,10 @@ def prune(
         else:
             origin = read_from(directory, find(zoo, descriptors_of(directory), checkpoint))
         lineage = origin.descriptor.lineage
-        overrides = Overrides(
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            distil_epochs=epochs,
-            seed=lineage.seed,
-            license=license_,
-        )
+        config = run_named(lineage.run, training.overrides(distil_epochs=epochs, seed=lineage.seed))
         budget = NetworkBudget(max_params, max_macs, max_memory_bytes)
         chosen = torch_device(device)
-        images = source.load(console)
+        data = images.load(console)
         with Display(console) as display:
-            digest = prune_one(
-                run_named(lineage.run, overrides),
-                images,
-                zoo,
-                origin,
-                budget,
-                chosen,
-                display,
-                ranking=ranking.value,
-            )
+            digest = prune_one(config, data, zoo, origin, budget, chosen, display, ranking=ranking.value)
     typer.echo(digest)

@@ -12,24 +12,17 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    BatchSizeOption,
-    DataOption,
     EpochsOption,
-    FitChoice,
-    FitOption,
     Images,
-    ImageSizeOption,
-    LearningRateOption,
-    LimitTrainOption,
     MaxParamsOption,
-    NameOption,
     RunArgument,
-    SkipBadOption,
-    TestShareOption,
+    Training,
     ZooOption,
     refuse,
     reported,
     say,
+    with_images,
+    with_training,
 )
 from zoo.errors import RunError
 
@@ -38,24 +31,19 @@ if TYPE_CHECKING:
     from trainer.config import RunConfig
 
 
+@with_images
+@with_training
 def sweep(
     run: RunArgument,
-    data: DataOption,
     zoo: ZooOption,
+    images: Images,
+    training: Training,
     seeds: Annotated[str, typer.Option(help="Like 0-4, or 0,2,5-7.")] = "0-4",
     taus: Annotated[
         str | None, typer.Option(help="Each with every seed, like 1,1.5,2: runs RUN-tau1, RUN-tau1.5, …")
     ] = None,
     thresholds: Annotated[str | None, typer.Option(help="Each with every seed: runs RUN-threshold0.5, …")] = None,
     epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    limit_train: LimitTrainOption = None,
-    image_size: ImageSizeOption = None,
-    name: NameOption = None,
-    fit: FitOption = FitChoice.crop,
-    test_share: TestShareOption = None,
-    skip_bad: SkipBadOption = False,
     max_params: MaxParamsOption = None,
     cpus_per_run: Annotated[float, typer.Option(help="As many runs at once as that allows.", min=0.01)] = 1.0,
     gpus_per_run: Annotated[
@@ -69,22 +57,20 @@ def sweep(
     The same command again goes on with the runs that were begun. Prints the checkpoints' SHA-256 digests, run by run.
     """
     console = Console(stderr=True)
-    source = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
     with reported(console, "goes on from the last whole epoch of each run"):
         from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of
         from trainer.config import Limits
         from trainer.recipes.names import run_named
-        from trainer.recipes.overrides import Overrides
 
         limits = Limits(max_params=max_params)
         configs = plan(
             partial(run_named, run),
-            Overrides(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, limits=limits),
+            training.overrides(epochs=epochs, limits=limits),
             seeds_of(seeds),
             taus=numbers_of("--taus", taus),
             thresholds=numbers_of("--thresholds", thresholds),
         )
-        outcomes = _sweep(console, configs, source, zoo, Share(cpus_per_run, gpus_per_run), address)
+        outcomes = _sweep(console, configs, images, zoo, Share(cpus_per_run, gpus_per_run), address)
     for outcome in outcomes:
         for digest in outcome.digests:
             typer.echo(digest)

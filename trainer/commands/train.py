@@ -11,29 +11,22 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    BatchSizeOption,
-    DataOption,
     Device,
     DeviceOption,
     EpochsOption,
-    FitChoice,
-    FitOption,
     Images,
-    ImageSizeOption,
-    LearningRateOption,
-    LicenseOption,
-    LimitTrainOption,
     MaxParamsOption,
-    NameOption,
+    ResumeOption,
     RunArgument,
     SeedOption,
-    SkipBadOption,
-    TestShareOption,
+    Training,
     ZooOption,
     reported,
     say,
     torch_device,
     whole_numbers,
+    with_images,
+    with_training,
 )
 from zoo.errors import RunError
 
@@ -47,20 +40,14 @@ class GrowForChoice(StrEnum):
     both = "both"
 
 
+@with_images
+@with_training
 def train(
     run: RunArgument,
-    data: DataOption,
     zoo: ZooOption,
+    images: Images,
+    training: Training,
     epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    learning_rate: LearningRateOption = None,
-    limit_train: LimitTrainOption = None,
-    image_size: ImageSizeOption = None,
-    name: NameOption = None,
-    fit: FitOption = FitChoice.crop,
-    test_share: TestShareOption = None,
-    skip_bad: SkipBadOption = False,
-    license_: LicenseOption = None,
     tau: Annotated[float | None, typer.Option(help="Threshold of the paper's ratio rule (paper: 2).", min=0)] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
@@ -107,29 +94,24 @@ def train(
     ] = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Grow a network on images and save a checkpoint at every expansion.
 
     Prints the checkpoints' SHA-256 digests, first to last.
     """
     console, started = Console(stderr=True), time.monotonic()
-    images = Images(data, limit_train, image_size, fit, test_share, name, skip_bad)
     with reported(console, "with --resume goes on from the last whole epoch"):
         from trainer.config import Limits
-        from trainer.recipes.overrides import Overrides
 
-        overrides = Overrides(
+        overrides = training.overrides(
             epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
             seed=seed,
             tau=tau,
             threshold=threshold,
             grow_for=grow_for.value if grow_for else None,
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
-            license=license_,
             widths=None if widths is None else whole_numbers(widths, "--widths"),
         )
         if minutes is not None and (epochs, distil, max_seconds, from_) != (None, None, None, None):

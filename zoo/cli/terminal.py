@@ -94,6 +94,12 @@ VersionOption = Annotated[
 Options = dict[str, tuple[Any, Any]]
 
 
+def options_of(make: Any) -> Options:
+    """The options that annotate a function's parameters, or a dataclass's fields."""
+    parameters = inspect.signature(make, eval_str=True).parameters.items()
+    return {name: (each.annotation, each.default) for name, each in parameters}
+
+
 def made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
     """A decorator: the command has these options instead of the parameter, which is made of what is given for them."""
 
