@@ -1,19 +1,22 @@
-"""How good a zoo of one's own photos becomes: adapted, from random weights, and beside a network with ImageNet weights.
+"""How good a zoo of one's own photos becomes: adapted, from random weights, grown, and beside a network with ImageNet
+weights.
 
     python benchmarks/photos.py --data waste128.tar.gz --out /tmp/waste --per-class 90 --epochs 25 --sizes 10000 40000
     python benchmarks/photos.py --data waste128.tar.gz --out /tmp/all --minutes 10 --splits 3
 
 adapted             every size of the shipped zoo, as `zoo-train adapt` does it
 random              the same networks from random weights, the largest again teaching the rest
+grown               sizes as large, grown from nothing as `zoo-train grow --distil` does it; the best teaches the rest
 adapted, taught     with the fine-tuned EfficientNet-Lite0 as teacher besides (`--teacher`)
 random, taught      the same from random weights
 efficientnet-lite0  that network itself, fine-tuned on larger images
 
 Each split draws other photos to train on, --per-class of each kind or four fifths of it, near duplicates on one side;
 the rest is tested on, once for each file. --epochs is the same for all sizes and says most on a machine that does other
-things too; --minutes gives each way that much time, its teacher's included. What is done is kept in --out, and not done
-again.
+things too; growth has as many in all, half of them for distillation. --minutes gives each way that much time, its
+teacher's included. What is done is kept in --out, and not done again; grown, also what is half done.
 
+A network that was grown stands beside the size that it was grown to, of which it has 92 % or more of the parameters.
 Prints mean and standard deviation over the splits, and the mean gain of one way over another at the same sizes.
 """
 
@@ -37,13 +40,17 @@ from trainer.data import datasets
 from trainer.data.datasets import Data, Split
 from trainer.distil import plan, pretrained
 from trainer.distil.adapt import Sources, adapt, sources
+from trainer.distil.distil import distil
 from trainer.distil.lessons import Member
 from trainer.distil.pretrained import PretrainedAnswers
+from trainer.distil.timed_run import TimedRun
+from trainer.grow import grow
 from trainer.journal.records import Record
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
 from trainer.loop.step import prepare
-from trainer.recipes.runs import grow
+from trainer.recipes import runs
+from trainer.recipes.ladder import Ladder
 from zoo.checkpoint.file import Checkpoint, digest_of, encode, read_header
 from zoo.images import duplicates
 from zoo.images.splits import validation
@@ -52,7 +59,9 @@ from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory, write_atomically
 
 ZOO = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
-WAYS = ("adapted", "random", "adapted, taught", "random, taught", "efficientnet-lite0")
+WAYS = ("adapted", "random", "grown", "adapted, taught", "random, taught", "efficientnet-lite0")
+# Of which the gains are told.
+PAIRS = (("adapted", "random"), ("adapted", "grown"), ("adapted, taught", "adapted"), ("random, taught", "random"))
 # As `zoo-train adapt` has it.
 LEARNING_RATE, BATCH_SIZE, TEACHER_EPOCHS = 0.02, 128, 6
 
@@ -154,6 +163,34 @@ def trained(
     return dict(measured(Directory(zoo), digests))
 
 
+def grown(
+    words: argparse.Namespace, seed: int, data: Data, sizes: Sequence[int], zoo: Path, device: torch.device
+) -> Result:
+    """From nothing, as `zoo-train grow` has it with these sizes."""
+    config, observe = runs.grow(), observed(words)
+    assert isinstance(config.recipe, Ladder)
+    ladder = replace(config.recipe, sizes=tuple(sizes))
+    config = replace(config, seed=seed, recipe=ladder, cpu_threads=words.threads)
+    timed = None
+    if words.minutes is None:
+        # Half of all epochs, branches included, but one at each size; the other half is for distillation, also into the
+        # network that growth begins with.
+        trunk = words.epochs * len(sizes) / 2 / (1 + config.anneal_share)
+        config = replace(config, epochs=max(len(sizes) + 1, round(trunk)), distil_epochs=max(1, words.epochs // 2))
+    else:
+        timed = TimedRun(data, zoo, device, time.monotonic(), 60 * words.minutes, observe)
+        config = timed.growth(config)
+    digests = grow(config, data, zoo, device, resume=True, observe=observe)
+    config = config if timed is None else timed.distillation(config, digests)
+    if config.distil_epochs:
+        digests += tuple(distil(config, data, zoo, digests, device, observe))
+    best: Result = {}
+    for params, accuracies in measured(Directory(zoo), digests):
+        size = next((one for one in sizes if 0.9 * one < int(params) <= one), params)
+        best[str(size)] = max(best.get(str(size), accuracies), accuracies)
+    return best
+
+
 def measured(directory: Directory, digests: Iterator[str] | Sequence[str]) -> Iterator[tuple[str, list[float]]]:
     for digest in digests:
         descriptor = read_header(directory.path(digest)).descriptor
@@ -188,7 +225,7 @@ def all_results(words: argparse.Namespace, device: torch.device) -> dict[str, di
     photos = Photos.read(words.data, words.image_size)
     path = words.out / "results.json"
     results: dict[str, dict[str, Result]] = json.loads(path.read_text()) if path.exists() else {}
-    config = replace(grow(), learning_rate=words.learning_rate, batch_size=BATCH_SIZE, distil_epochs=words.epochs)
+    config = replace(runs.grow(), learning_rate=words.learning_rate, batch_size=BATCH_SIZE, distil_epochs=words.epochs)
     for seed in range(words.splits):
         data, *large = photos.split(seed, words.per_class)
         adapted = chosen_sizes(sources(words.zoo, data), words.sizes)
@@ -196,11 +233,14 @@ def all_results(words: argparse.Namespace, device: torch.device) -> dict[str, di
             if str(seed) in results.get(way, {}):
                 continue
             started, folder = time.monotonic(), words.out / f"{way.replace(', ', '-')}-{seed}"
-            teacher, itself = None, {}
+            teacher: PretrainedAnswers | None = None
+            itself: Result = {}
             if way in ("efficientnet-lite0", "adapted, taught", "random, taught"):
                 teacher, itself = teacher_of(data, (large[0], large[1]), seed, words.out / f"t{seed}", device)
             if way == "efficientnet-lite0":
                 found = itself
+            elif way == "grown":
+                found = grown(words, seed, data, [member.params for member in adapted.members], folder, device)
             else:
                 members = fresh(adapted, data, seed) if way.startswith("random") else adapted
                 seconds = None if words.minutes is None else 60 * words.minutes - (time.monotonic() - started)
@@ -226,7 +266,12 @@ def print_table(results: dict[str, dict[str, Result]]) -> None:
         print(f"{size:>12,}  " + "  ".join(f"{spread(cell, 1) if cell else '–':>18}" for cell in cells))
     seconds = ([one["seconds"][0] for one in results[way].values()] for way in ways)
     print(f"{'seconds':>12}  " + "  ".join(f"{spread(cell, 0):>18}" for cell in seconds))
-    for one, other in (("adapted", "random"), ("adapted, taught", "adapted"), ("random, taught", "random")):
+    for one, other in (
+        ("adapted", "random"),
+        ("adapted", "grown"),
+        ("adapted, taught", "adapted"),
+        ("random, taught", "random"),
+    ):
         pairs = [
             100 * (results[one][split][size][1] - results[other][split][size][1])
             for split in results.get(one, {}).keys() & results.get(other, {}).keys()
@@ -254,7 +299,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="each record")
     words = parser.parse_args()
     device = chosen_device(words.device)
-    prepare(device, replace(grow(), cpu_threads=words.threads))
+    prepare(device, replace(runs.grow(), cpu_threads=words.threads))
     print(describe(device))
     print_table(all_results(words, device))
 
