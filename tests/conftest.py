@@ -270,14 +270,15 @@ def _secnn_architectures(draw: st.DrawFn) -> SecnnArchitecture:
 def _blueprint_architectures(draw: st.DrawFn) -> BlueprintArchitecture:
     """Stages with and without layers, of one channel too, on images down to one pixel in the last stage."""
     stages = draw(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 2)), min_size=1, max_size=3))
-    stem_pools = draw(st.integers(0, 1))
-    smallest = 2 ** (stem_pools + len(stages) - 1)
+    stem_stride, stem_pools = draw(st.sampled_from((1, 2))), draw(st.integers(0, 1))
+    smallest = stem_stride * 2 ** (stem_pools + len(stages) - 1)
     size = st.integers(smallest, smallest + 5)
     return BlueprintArchitecture(
         input_channels=draw(st.sampled_from([1, 3])),
         input_height=draw(size),
         input_width=draw(size),
         num_classes=draw(st.integers(2, 5)),
+        stem_stride=stem_stride,
         stem_pools=stem_pools,
         stages=tuple(Stage(channels=channels, num_layers=num_layers) for channels, num_layers in stages),
     )

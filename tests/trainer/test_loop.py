@@ -19,6 +19,8 @@ from trainer.loop.epoch import WeightAverage, evaluate, metrics_of, predict, tra
 from trainer.loop.step import TrainingStep
 from trainer.recipes.runs import digits, paper
 from zoo.checkpoint.descriptor import Preprocessing
+from zoo.network.cost import activation_bytes
+from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.families.secnn import SecnnArchitecture, start
 from zoo.runtime.module import GraphModule, normalize
 
@@ -116,6 +118,16 @@ def train_once(module: GraphModule, split: Split, config: RunConfig, seed: int =
 
 def weights(module: GraphModule) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def test_large_images_are_predicted_few_at_once() -> None:
+    """By what the network makes of them: a thousand photos in layers as wide took 7 GB."""
+    shape = {"input_channels": 1, "input_height": 256, "input_width": 256, "num_classes": 4, "stem_pools": 0}
+    wide = GraphModule(BlueprintArchitecture(**shape, stages=(Stage(channels=64, num_layers=0),)).graph())
+    sizes: list[int] = []
+    wide.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert len(predict(wide, drawn_images(70, 1, 256, 256), GRAY)) == sum(sizes) == 70
+    assert max(sizes) * activation_bytes(wide.graph) <= 2**30
 
 
 def test_an_epoch_is_one_step_for_each_batch(architecture: SecnnArchitecture, random_module: RandomModule) -> None:

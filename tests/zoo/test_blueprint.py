@@ -13,7 +13,7 @@ from zoo.network.cost import num_macs, num_params
 from zoo.network.families import blueprint
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.network.graph import output_shapes, parameter_shapes
-from zoo.network.ops import Conv2d, MaxPool2d
+from zoo.network.ops import Conv2d
 
 
 def cifar10(
@@ -117,24 +117,43 @@ def test_every_stage_but_the_first_halves_the_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "stem_pools", "first_side"),
-    [(8, 0, 8), (32, 0, 32), (48, 0, 48), (49, 1, 24), (64, 1, 32), (96, 1, 48), (128, 2, 32), (224, 3, 28)],
+    ("side", "stride", "pools", "first_side"),
+    [
+        (8, 1, 0, 8),
+        (32, 1, 0, 32),
+        (48, 1, 0, 48),
+        (49, 2, 0, 25),
+        (64, 2, 0, 32),
+        (96, 2, 0, 48),
+        (128, 2, 1, 32),
+        (224, 2, 2, 28),
+    ],
 )
-def test_large_images_are_pooled_in_the_stem(side: int, stem_pools: int, first_side: int) -> None:
-    """Until no side is above 48 pixels."""
+def test_large_images_are_halved_in_the_stem(side: int, stride: int, pools: int, first_side: int) -> None:
+    """Until no side is above 48 pixels, by the convolution first, so that it does a quarter of the work."""
     found = blueprint.start(input_shape=(3, side, side // 2), num_classes=10, channels=(4, 4), num_layers=(1, 1))
-    assert found.stem_pools == stem_pools
-    graph = found.graph()
-    assert sum(node.name.startswith("stem.pools.") for node in graph.nodes) == stem_pools
-    assert output_shapes(graph)["stages.0.layers.0.add"][1] == first_side
+    assert (found.stem_stride, found.stem_pools) == (stride, pools)
+    shapes = output_shapes(found.graph())
+    assert shapes["stem.conv"][1] == -(-side // stride)
+    assert shapes["stages.0.layers.0.add"][1] == first_side
+    assert [stage.height for stage in found.outline()] == [first_side, first_side // 2]
 
 
-def test_a_pool_in_the_stem_costs_no_parameter() -> None:
+def test_a_stride_in_the_stem_costs_no_parameter() -> None:
     large = blueprint.start(input_shape=(3, 96, 96), num_classes=10, channels=(16, 24), num_layers=(1, 1))
     small = blueprint.start(input_shape=(3, 48, 48), num_classes=10, channels=(16, 24), num_layers=(1, 1))
-    assert (large.stem_pools, small.stem_pools) == (1, 0)
+    assert (large.stem_stride, small.stem_stride) == (2, 1)
     assert params(large) == params(small)
-    assert sum(isinstance(node.op, MaxPool2d) for node in large.graph().nodes) == 2
+
+
+def test_a_stem_of_stride_1_is_written_as_it_was_before_there_was_another(
+    make_checkpoint: Callable[..., Checkpoint],
+) -> None:
+    assert '"stem_stride"' not in make_checkpoint(cifar10()).descriptor.to_json()
+    strided = cifar10().model_copy(update={"stem_stride": 2})
+    text = make_checkpoint(strided).descriptor.to_json()
+    assert '"stem_stride":2,"stem_pools":0' in text
+    assert parse(text).architecture == strided
 
 
 @pytest.mark.parametrize("size", [(7, 32), (32, 7), (1, 1)])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
+from math import prod
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,12 +19,15 @@ from trainer.loop import optim
 from trainer.loop.augment import Augmentation, augmentation_of
 from trainer.loop.step import TrainingStep
 from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
+from zoo.network.cost import activation_bytes
 from zoo.network.graph import output_shapes
 from zoo.runtime.module import GraphModule, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
 # than to run.
 _BYTES_AT_ONCE = 2**24
+# Images that are predicted at once, and bytes of what the network makes of them: wide layers on large images took 7 GB.
+_IMAGES_AT_ONCE, _ACTIVATIONS_AT_ONCE = 1000, 2**30
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,16 @@ def predict(
     module.eval()
     # In full float32, as everything that runs a checkpoint has it: TF32 gives some images another class.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        at_once = max(1, min(1000, _BYTES_AT_ONCE // images[0].numel()))
-        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in images.split(at_once)])
+        parts = images.split(_num_at_once(module))
+        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in parts])
     module.train(was_training)
     return predicted
+
+
+def _num_at_once(module: GraphModule) -> int:
+    pixels = prod(module.graph.input_shape)
+    activations = activation_bytes(module.graph)
+    return max(1, min(_IMAGES_AT_ONCE, _BYTES_AT_ONCE // pixels, _ACTIVATIONS_AT_ONCE // activations))
 
 
 @torch.no_grad()
@@ -167,7 +177,7 @@ def mean_loss(module: GraphModule, split: Split, preprocessing: Preprocessing) -
     """Cross-entropy over the split, in eval mode."""
     was_training = module.training
     module.eval()
-    at_once = max(1, min(1000, _BYTES_AT_ONCE // split.images[0].numel()))
+    at_once = _num_at_once(module)
     pieces = zip(split.images.split(at_once), split.labels.split(at_once), strict=True)
     losses = [
         F.cross_entropy(module(normalize(images, preprocessing)), labels, reduction="sum") for images, labels in pieces

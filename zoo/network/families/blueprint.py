@@ -29,7 +29,9 @@ class BlueprintArchitecture(Architecture):
     """A network of the family, complete: with the shapes of its input it fixes every tensor."""
 
     family: Literal["blueprint"] = "blueprint"
-    # Times that the sides are halved before the first stage.
+    # Of the stem's convolution; 1 is left out, so that a file written before there was a choice keeps its bytes.
+    stem_stride: Annotated[Literal[1, 2], Field(exclude_if=lambda value: value == 1)] = 1
+    # Times that the sides are halved by pools after it, before the first stage.
     stem_pools: Annotated[int, Field(ge=0, le=12)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=16)]
 
@@ -38,7 +40,8 @@ class BlueprintArchitecture(Architecture):
         builder = GraphBuilder((self.input_channels, self.input_height, self.input_width))
         add = builder.add
         channels = self.stages[0].channels
-        value = add("stem.conv", Conv2d(self.input_channels, channels, kernel_size=3, bias=False), INPUT)
+        stem = Conv2d(self.input_channels, channels, kernel_size=3, bias=False, stride=self.stem_stride)
+        value = add("stem.conv", stem, INPUT)
         for index in range(self.stem_pools):
             value = add(f"stem.pools.{index}", MaxPool2d(2), value)
         for s, stage in enumerate(self.stages):
@@ -71,11 +74,13 @@ class BlueprintArchitecture(Architecture):
         return builder.add(f"{name}.add", Add(), value, hidden)
 
     def outline(self) -> tuple[StageOutline, ...]:
+        # A convolution of stride 2 rounds up, a pool down.
+        height, width = (-(-side // self.stem_stride) for side in (self.input_height, self.input_width))
         return tuple(
             StageOutline(
                 channels=stage.channels,
-                height=self.input_height // 2 ** (self.stem_pools + s),
-                width=self.input_width // 2 ** (self.stem_pools + s),
+                height=height // 2 ** (self.stem_pools + s),
+                width=width // 2 ** (self.stem_pools + s),
                 layers=(
                     "1×1 convolution after a 2×2 pool" if s else "3×3 convolution",
                     *("residual layer: 1×1, then 3×3 depthwise",) * stage.num_layers,
@@ -132,16 +137,18 @@ def start(
 ) -> BlueprintArchitecture:
     """The network a run begins with. `input_shape` is (channels, height, width).
 
-    Images with a side above 1.5 · `max_side` pixels are pooled in the stem until they are below.
+    Images with a side above 1.5 · `max_side` pixels are halved before the first stage until no side is: first by the
+    stem's convolution, which saves three quarters of its work, then by pools.
     """
-    side, stem_pools = max(input_shape[1:]), 0
+    side, halvings = max(input_shape[1:]), 0
     while side > 1.5 * max_side:
-        side, stem_pools = side // 2, stem_pools + 1
+        side, halvings = side // 2 if halvings else -(-side // 2), halvings + 1
     return BlueprintArchitecture(
         input_channels=input_shape[0],
         input_height=input_shape[1],
         input_width=input_shape[2],
         num_classes=num_classes,
-        stem_pools=stem_pools,
+        stem_stride=2 if halvings else 1,
+        stem_pools=max(0, halvings - 1),
         stages=tuple(Stage(channels=c, num_layers=n) for c, n in zip(channels, num_layers, strict=True)),
     )
