@@ -56,7 +56,7 @@ class BlueprintStart:
     channels: tuple[int, ...] = (16, 24, 24)
     num_layers: tuple[int, ...] = (1, 1, 1)
     # Larger images are pooled in the stem until the larger side is at most one and a half times this.
-    max_side: int = 32
+    max_side: int = 24
 
     def network(self, input_shape: tuple[int, int, int], num_classes: int) -> Architecture:
         return blueprint.start(input_shape=input_shape, num_classes=num_classes, **vars(self))

@@ -133,7 +133,7 @@ def start(
     num_classes: int,
     channels: tuple[int, ...],
     num_layers: tuple[int, ...],
-    max_side: int = 32,
+    max_side: int = 24,
 ) -> BlueprintArchitecture:
     """The network a run begins with. `input_shape` is (channels, height, width).
 
