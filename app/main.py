@@ -32,8 +32,8 @@ from app.routes import files, health, hub, inference_protocol, models, predict, 
 from app.service import Service, follow, follow_claims, parameters_given_once
 from app.settings import Settings
 from zoo.errors import BusyError, NoSpaceError, ZooError
-from zoo.library import trial
 from zoo.library.local import LocalZoo
+from zoo.library.publishing import trial
 from zoo.store.directories import store_of
 from zoo.store.store import Store
 

@@ -10,8 +10,8 @@ from app.settings import Settings
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget
 from zoo.errors import ConflictError, ZooError
-from zoo.library.evaluate import TestSplits
 from zoo.library.local import LocalZoo
+from zoo.library.publishing.evaluate import TestSplits
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from zoo.library.publish import PublishSettings
+from zoo.library.publishing.publish import PublishSettings
 
 
 class Settings(PublishSettings):

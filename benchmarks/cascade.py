@@ -26,8 +26,8 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Cascade, Margins, answered_by, margins
 from zoo.images.folder import name_of
-from zoo.library.calibrate import find_cascades
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.calibrate import find_cascades
 from zoo.runtime.measure import HeldOutImages, scores
 
 

@@ -19,7 +19,7 @@ from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery, Sha256
 from app.service import Service, ServiceDep
 from zoo.catalog.views import CheckpointView
 from zoo.errors import CheckpointError
-from zoo.library.publish import Upload, publish
+from zoo.library.publishing.publish import Upload, publish
 from zoo.store.entries import Alias
 
 AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]

@@ -13,8 +13,8 @@ import pytest
 
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.client import ZooClient
-from zoo.library.calibrate import measure_latencies
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.calibrate import measure_latencies
 
 ClientOf = Callable[..., httpx.Client]
 

@@ -19,8 +19,8 @@ from starlette.types import Scope
 from app.http.response_cache import ResponseCache
 from app.predict.model_choice import ModelChoices
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.device import device_name
 from zoo.network.families.secnn import SecnnArchitecture
-from zoo.runtime.device import device_name
 from zoo.store.entries import Latency
 
 PATHS = ("/models", "/models?min_acc=0.5", "/models/pareto", "/models/smallest", "/models?min_acc=0.5&limit=1")

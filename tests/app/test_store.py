@@ -20,8 +20,8 @@ from PIL import Image
 from zoo.checkpoint.elastic import pack
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, BusyError, CheckpointError, GoneError, NotFoundError, ZooError
-from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.garbage import collect
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories, store_of

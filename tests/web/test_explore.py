@@ -18,8 +18,8 @@ from tests.web.conftest import OpenPage, wait_until
 from zoo.checkpoint.descriptor import Accuracy, Metrics
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.device import device_name
 from zoo.network.families import secnn
-from zoo.runtime.device import device_name
 from zoo.store.directory import Directory
 from zoo.store.entries import Latency
 

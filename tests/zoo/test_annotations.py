@@ -70,7 +70,7 @@ def test_an_earlier_version_at_work_on_the_directory_loses_nothing_and_takes_not
 
 
 def test_measurements_of_an_earlier_version_count(tmp_path: Path, put: Put, opened: Opened) -> None:
-    from zoo.runtime.device import device_name
+    from zoo.library.upkeep.device import device_name
 
     digest = put(tmp_path)
     line = {"kind": "latency", "digest": digest, "device": device_name(), "p95_ms": 9, "num_runs": 3}

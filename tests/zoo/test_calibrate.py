@@ -18,10 +18,10 @@ from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.images.decode import Form
-from zoo.library.calibrate import calibrate_cascades, find_cascades, measure_latencies
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.calibrate import calibrate_cascades, find_cascades, measure_latencies
+from zoo.library.upkeep.device import device_name
 from zoo.network.families.secnn import SecnnArchitecture
-from zoo.runtime.device import device_name
 from zoo.runtime.measure import HeldOutImages
 from zoo.store.directory import Directory
 from zoo.store.entries import Latency
@@ -161,7 +161,7 @@ def test_a_catalog_that_learns_latencies_later_answers_as_if_it_had_known_them()
 MEASURES = """
 import os, sys
 from pathlib import Path
-from zoo.library.calibrate import measure_latencies
+from zoo.library.upkeep.calibrate import measure_latencies
 from zoo.library.local import LocalZoo
 
 if os.geteuid() == 0:  # whom no mode stops

@@ -16,9 +16,9 @@ from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
 from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import decode, digest_of
 from zoo.errors import BusyError, CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
-from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
-from zoo.library.verify import verified
+from zoo.library.upkeep.garbage import collect
+from zoo.library.upkeep.verify import verified
 from zoo.runtime.module import module_of, normalize
 from zoo.runtime.predictor import Predictor
 from zoo.store.directories import Directories

@@ -17,10 +17,10 @@ from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.choosing.budget import Budget, wilson_interval
 from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.library.local import LocalZoo
+from zoo.library.upkeep.device import device_name
 from zoo.network.cost import num_macs, num_params, ram_bytes
 from zoo.network.families.blueprint import BlueprintArchitecture
 from zoo.network.families.secnn import SecnnArchitecture
-from zoo.runtime.device import device_name
 from zoo.store.entries import Latency
 
 Put = Callable[..., str]

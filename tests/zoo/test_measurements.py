@@ -11,9 +11,9 @@ import pytest
 
 from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import NotFoundError
-from zoo.library.garbage import garbage
 from zoo.library.local import LocalZoo
-from zoo.runtime.device import device_name
+from zoo.library.upkeep.device import device_name
+from zoo.library.upkeep.garbage import garbage
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories
 from zoo.store.entries import Latency

@@ -15,9 +15,9 @@ import pytest
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.choosing.budget import Budget
 from zoo.errors import AnnotationsError, CheckpointError, ConflictError
-from zoo.library.garbage import collect
 from zoo.library.local import LocalZoo
-from zoo.library.publish import PublishSettings, Upload, publish
+from zoo.library.publishing.publish import PublishSettings, Upload, publish
+from zoo.library.upkeep.garbage import collect
 from zoo.network.families import secnn
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories

@@ -15,7 +15,7 @@ import pytest
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.errors import AnnotationsError, CheckpointError
 from zoo.library.local import LocalZoo
-from zoo.library.publish import Upload, publish
+from zoo.library.publishing.publish import Upload, publish
 from zoo.store.directory import INCOMING, Directory
 
 Make = Callable[..., Checkpoint]
@@ -96,7 +96,7 @@ import resource, sys
 from pathlib import Path
 from zoo.errors import NoSpaceError
 from zoo.library.local import LocalZoo
-from zoo.library.publish import publish
+from zoo.library.publishing.publish import publish
 
 root, digest = Path(sys.argv[1]), sys.argv[2]
 zoo = LocalZoo([root])

@@ -9,8 +9,8 @@ import pytest
 
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import CheckpointError
-from zoo.library import trial
-from zoo.library.trial import Limits
+from zoo.library.publishing import trial
+from zoo.library.publishing.trial import Limits
 from zoo.network.families.blueprint import BlueprintArchitecture, Stage
 from zoo.runtime.predictor import Predictor
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from zoo.choosing.budget import ALL_DATASETS, Budget
 from zoo.cli.options import JsonOption, SkipBadOption, TestShareOption, UrlOption, ZooOption, followed
 from zoo.cli.output import fail, print_json, print_table
-from zoo.runtime.device import device_name
+from zoo.library.upkeep.device import device_name
 
 if TYPE_CHECKING:  # of an extra
     from zoo.catalog.rows import CheckpointRow
@@ -62,7 +62,7 @@ def find_cascades(
     zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False, test_share: float | None = None
 ) -> Calibration:
     from zoo.images.folder import name_of
-    from zoo.library.calibrate import calibrate_cascades
+    from zoo.library.upkeep.calibrate import calibrate_cascades
 
     name = dataset or name_of(Path(data))
     return calibrate_cascades(
@@ -76,7 +76,7 @@ def find_cascades(
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:
-    from zoo.library.calibrate import measure_latencies
+    from zoo.library.upkeep.calibrate import measure_latencies
 
     rows = zoo.chooser.rows(Budget(dataset=dataset or ALL_DATASETS, prefer="params"))
     if not rows:

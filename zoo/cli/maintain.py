@@ -33,7 +33,7 @@ def collect_garbage(
     """Delete the files of deleted checkpoints, and what unfinished writes left more than a day ago."""
     if not zoo:
         fail("give --zoo DIR")
-    from zoo.library.garbage import collect, damaged, garbage
+    from zoo.library.upkeep.garbage import collect, damaged, garbage
 
     for root in zoo:  # without a catalog, for which a full disk may have no room
         if not root.is_dir():

@@ -141,7 +141,7 @@ def followed(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
 
 def library(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
     from zoo.library.local import LocalZoo
-    from zoo.library.publish import PublishSettings
+    from zoo.library.publishing.publish import PublishSettings
 
     publishing = PublishSettings(eval_data=eval_data) if eval_data else None
     return LocalZoo(zoo, publishing=publishing, store=store(zoo))

@@ -39,7 +39,7 @@ def verify(
     images right as it says; --dataset names the data set if the path does not.
     Exits with 1 if one fails.
     """
-    from zoo.library.verify import is_of, verified
+    from zoo.library.upkeep.verify import is_of, verified
     from zoo.runtime.measure import HeldOutImages
 
     images = HeldOutImages(data, skip_bad=skip_bad, test_share=test_share) if data else None

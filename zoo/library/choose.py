@@ -14,7 +14,7 @@ from zoo.choosing.budget import ALL_DATASETS, Budget, Filters
 from zoo.errors import GoneError, NoModelMeetsConstraintsError, NotFoundError
 from zoo.library.ready_cascades import ReadyCascade, ReadyCascades
 from zoo.library.rows import view_of
-from zoo.runtime.device import device_name
+from zoo.library.upkeep.device import device_name
 from zoo.store.annotations import Annotations
 
 _PAGE = 1000

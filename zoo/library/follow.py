@@ -16,7 +16,7 @@ from zoo.library.files import CheckpointFiles
 from zoo.library.members import Members
 from zoo.library.ready_cascades import ReadyCascades
 from zoo.library.rows import row_of
-from zoo.runtime.device import device_name
+from zoo.library.upkeep.device import device_name
 from zoo.store.annotations import Annotations
 from zoo.store.entries import DatasetEntry, Entry, Said
 from zoo.store.store import Listing

@@ -25,11 +25,11 @@ from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.library import adaptive
 from zoo.library.annotate import Annotator
 from zoo.library.choose import Chooser
-from zoo.library.evaluate import TestSplits
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
 from zoo.library.members import Members
-from zoo.library.publish import PublishSettings, Terms, Upload, publish
+from zoo.library.publishing.evaluate import TestSplits
+from zoo.library.publishing.publish import PublishSettings, Terms, Upload, publish
 from zoo.library.ready_cascades import ReadyCascades, by_cascade
 from zoo.protocol import AnyPath, PredictOptions, Progress, Reference, reference_of
 from zoo.runtime.predictor import Predictor
@@ -226,7 +226,7 @@ class LocalZoo:
     # --- changing --------------------------------------------------------------------------------------
 
     def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
-        """Adds a checkpoint, given as the bytes of its file, to the first directory; see `zoo.library.publish`."""
+        """Adds a checkpoint, given as the bytes of its file, to the first directory; see `zoo.library.publishing`."""
         digest = checkpoint_file.digest_of(data)
         with Upload(self.uploads) as upload:
             upload.write(data)

@@ -19,7 +19,7 @@ from zoo.choosing.cascade import Calibration, Candidate, margins, search
 from zoo.errors import DataError, ZooError
 from zoo.library import audit
 from zoo.library.local import LocalZoo
-from zoo.runtime.device import device_name
+from zoo.library.upkeep.device import device_name
 from zoo.runtime.measure import HeldOutImages, scores
 from zoo.runtime.predictor import Predictor
 from zoo.store.entries import Latency

@@ -13,8 +13,8 @@ from zoo.checkpoint.content import digest_of_images
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import BusyError, CheckpointError, DataError
 from zoo.images.folder import name_of
-from zoo.library import trial
-from zoo.library.trial import Limits
+from zoo.library.publishing import trial
+from zoo.library.publishing.trial import Limits
 from zoo.runtime.classifier import form_of
 from zoo.runtime.measure import HeldOutImages
 from zoo.store.entries import Measured

@@ -26,9 +26,10 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Checkpoint, decode, read
 from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
-from zoo.library import audit, trial
-from zoo.library.evaluate import TestSplits
-from zoo.library.trial import Limits
+from zoo.library import audit
+from zoo.library.publishing import trial
+from zoo.library.publishing.evaluate import TestSplits
+from zoo.library.publishing.trial import Limits
 from zoo.store.directory import NO_SPACE, move_into_place
 from zoo.store.entries import Measured
 from zoo.store.locks import locked

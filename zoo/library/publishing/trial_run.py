@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 # Started isolated, so that nothing is imported from wherever the server was started.
-sys.path.append(str(Path(__file__).parents[2]))
+sys.path.append(str(Path(__file__).parents[3]))
 
 from zoo.runtime import onnx_runtime
 
