@@ -147,6 +147,23 @@ def test_a_stride_in_the_stem_costs_no_parameter() -> None:
     assert params(large) == params(small)
 
 
+@pytest.mark.parametrize(
+    ("learned_on", "side", "first_side"),
+    [(32, 32, 32), (32, 48, 48), (32, 96, 48), (96, 96, 24), (96, 32, 32), (96, 48, 24)],
+)
+def test_the_first_stage_sees_images_of_another_size_about_as_large(
+    learned_on: int, side: int, first_side: int
+) -> None:
+    """Stages that have learned on 32 pixels would see little on 96, at nine times the work."""
+    source = blueprint.start(
+        input_shape=(3, learned_on, learned_on), num_classes=10, channels=(4, 4), num_layers=(1, 1)
+    )
+    found = source.fitted(height=side, width=side, num_classes=6)
+    assert output_shapes(found.graph())["stages.0.layers.0.add"] == (4, first_side, first_side)
+    assert output_shapes(found.graph())["head.output"] == (6,)
+    assert found.stages == source.stages
+
+
 def test_a_stem_of_stride_1_is_written_as_it_was_before_there_was_another(
     make_checkpoint: Callable[..., Checkpoint],
 ) -> None:

@@ -76,9 +76,7 @@ def _adapted(digest: str, checkpoint: Checkpoint, data: Data) -> Member:
         kinds = {1: "gray", 3: "colour"}
         kind = kinds[descriptor.architecture.input_channels]
         raise RunError(f"{digest[:12]} takes {kind} images, and these are {kinds[channels]} ones")
-    architecture = descriptor.architecture.model_copy(
-        update={"input_height": height, "input_width": width, "num_classes": len(data.classes)}
-    )
+    architecture = descriptor.architecture.fitted(height=height, width=width, num_classes=len(data.classes))
     tensors = _tensors(digest, architecture, checkpoint, data)
     lineage = descriptor.lineage
     if num_params(architecture.graph()) != num_params(descriptor.architecture.graph()):

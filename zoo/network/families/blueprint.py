@@ -73,14 +73,26 @@ class BlueprintArchitecture(Architecture):
         hidden = builder.add(f"{name}.depthwise", depthwise, hidden)
         return builder.add(f"{name}.add", Add(), value, hidden)
 
-    def outline(self) -> tuple[StageOutline, ...]:
-        # A convolution of stride 2 rounds up, a pool down.
+    def fitted(self, *, height: int, width: int, num_classes: int) -> BlueprintArchitecture:
+        """The first stage sees images of another size about as large as it is used to: they are halved in the stem, as
+        often as `start` halves them."""
+        resized = super().fitted(height=height, width=width, num_classes=num_classes)
+        if (height, width) == (self.input_height, self.input_width):
+            return resized
+        return resized.model_copy(update=_stem(max(height, width), max(self._first_sides())))
+
+    def _first_sides(self) -> tuple[int, int]:
+        """Pixels that the first stage sees: a convolution of stride 2 rounds up, a pool down."""
         height, width = (-(-side // self.stem_stride) for side in (self.input_height, self.input_width))
+        return height // 2**self.stem_pools, width // 2**self.stem_pools
+
+    def outline(self) -> tuple[StageOutline, ...]:
+        height, width = self._first_sides()
         return tuple(
             StageOutline(
                 channels=stage.channels,
-                height=height // 2 ** (self.stem_pools + s),
-                width=width // 2 ** (self.stem_pools + s),
+                height=height // 2**s,
+                width=width // 2**s,
                 layers=(
                     "1×1 convolution after a 2×2 pool" if s else "3×3 convolution",
                     *("residual layer: 1×1, then 3×3 depthwise",) * stage.num_layers,
@@ -140,15 +152,20 @@ def start(
     Images with a side above 1.5 · `max_side` pixels are halved before the first stage until no side is: first by the
     stem's convolution, which saves three quarters of its work, then by pools.
     """
-    side, halvings = max(input_shape[1:]), 0
-    while side > 1.5 * max_side:
-        side, halvings = side // 2 if halvings else -(-side // 2), halvings + 1
     return BlueprintArchitecture(
         input_channels=input_shape[0],
         input_height=input_shape[1],
         input_width=input_shape[2],
         num_classes=num_classes,
-        stem_stride=2 if halvings else 1,
-        stem_pools=max(0, halvings - 1),
+        **_stem(max(input_shape[1:]), max_side),
         stages=tuple(Stage(channels=c, num_layers=n) for c, n in zip(channels, num_layers, strict=True)),
     )
+
+
+def _stem(side: int, max_side: int) -> dict[str, int]:
+    """Stride and pools that halve this side until it is at most 1.5 · `max_side`."""
+    stride = 2 if side > 1.5 * max_side else 1
+    side, pools = -(-side // stride), 0
+    while side > 1.5 * max_side:
+        side, pools = side // 2, pools + 1
+    return {"stem_stride": stride, "stem_pools": pools}

@@ -65,6 +65,13 @@ class Architecture(Frozen, ABC):
     def graph(self) -> Graph:
         """Raises DescriptorError where there is no such network: where the input is too small, mostly."""
 
+    def fitted(self, *, height: int, width: int, num_classes: int) -> Self:
+        """The network for images of another size and other classes. Its weights, but for the last layer's, fit.
+
+        Example: `cifar10.fitted(height=96, width=96, num_classes=6)`.
+        """
+        return self.model_copy(update={"input_height": height, "input_width": width, "num_classes": num_classes})
+
     def outline(self) -> tuple[StageOutline, ...]:
         """The stages of its picture; unless a family knows better, convolutions that make images of one size."""
         graph = self.graph()
