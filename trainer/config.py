@@ -122,6 +122,19 @@ class Mixup:
 
 
 @dataclass(frozen=True)
+class Zoom:
+    """A part of each training image is shown, drawn anew each time, as large as the whole: objects come nearer, as in
+    random resized crops (Szegedy et al., arXiv 1409.4842). Smaller images are shown whole, and smaller networks see
+    all of them whole."""
+
+    # Sides of the smallest part, as a part of the image's.
+    part: float
+    # Pixels of an image's smaller side.
+    from_side: int
+    from_params: int
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Training defaults are those of section 3.3 of the paper."""
 
@@ -164,6 +177,7 @@ class RunConfig:
     padding_mode: PaddingMode = "constant"
     # Smaller networks than this have them shifted less, by the root of their size: they have less to overfit with.
     full_shift_params: int = 1
+    zoom: Zoom | None = None
     cutout: Cutout | None = None
     mixup: Mixup | None = None
     # Each checkpoint comes from a branch: the learning rate falls linearly to 0 and the weights are averaged. A branch

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.config import Cutout, Mixup, PaddingMode
-from trainer.loop.augment import cutout_of, draw, mixup_of, shift_of
+from trainer.config import Cutout, Mixup, PaddingMode, Zoom
+from trainer.loop.augment import cutout_of, draw, mixup_of, shift_of, zoom_of
 from trainer.recipes.runs import grow
 
 CPU = torch.device("cpu")
@@ -130,9 +130,50 @@ def test_no_augmentation_leaves_the_images() -> None:
     assert torch.equal(augmented(images, False, 0, seed=0), images)
 
 
+def slopes(count: int, height: int, width: int) -> Tensor:
+    """Images whose first channel tells the row of each pixel, and whose second the column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack((rows, columns)).to(torch.uint8).expand(count, -1, -1, -1).contiguous()
+
+
+def test_a_part_of_the_image_fills_it() -> None:
+    """Of its sides at least the half, and every area from there on as likely as another."""
+    height, width, count = 80, 120, 400
+    found = draw(count, False, 0, torch.Generator().manual_seed(1), CPU, zoom=0.5).of(
+        slopes(count, height, width), slice(0, count)
+    )
+    rows, columns = found[:, 0, :, width // 2].int(), found[:, 1, height // 2].int()
+    assert torch.equal(found[:, 0], rows[:, :, None].expand(-1, -1, width))
+    sides = (rows[:, -1] - rows[:, 0] + 1) / height
+    assert ((columns[:, -1] - columns[:, 0] + 1) / width - sides).abs().max() < 0.03
+    assert 0.48 < sides.min() < 0.55
+    assert 0.95 < sides.max() <= 1
+    assert sides.square().mean().item() == pytest.approx((0.25 + 1) / 2, abs=0.04)
+    # Anywhere in the image: the first row shown is between 0 and what the part leaves over.
+    room = (1 - sides) * height
+    wide = room > 10
+    assert (rows[wide, 0] / room[wide]).mean().item() == pytest.approx(0.5, abs=0.06)
+    assert torch.equal(rows, rows.sort(1).values)
+
+
+def test_small_images_and_small_networks_are_shown_whole_images() -> None:
+    config = replace(grow(), zoom=Zoom(part=0.6, from_side=64, from_params=10_000))
+    sizes = ((32, 32), (63, 200), (64, 64), (96, 128))
+    assert [zoom_of(config, 10_000, size) for size in sizes] == [1, 1, 0.6, 0.6]
+    assert zoom_of(config, 9_999, (96, 96)) == 1
+    assert zoom_of(replace(config, zoom=None), 150_000, (96, 96)) == 1
+
+
+def test_the_mirror_image_of_a_part_is_of_the_same_part() -> None:
+    images = drawn_images(10, 3, 64, 64)
+    drawn = draw(10, True, 4, torch.Generator().manual_seed(4), CPU, padding_mode="reflect", zoom=0.6)
+    everything = slice(0, 10)
+    assert torch.equal(drawn.mirror().of(images, everything), drawn.of(images, everything).flip(3))
+
+
 def test_a_batch_is_treated_as_in_the_whole_epoch() -> None:
     images = drawn_images(10, 3, 5, 5)
-    drawn = draw(10, True, 2, torch.Generator().manual_seed(4), CPU, cutout=0.4)
+    drawn = draw(10, True, 2, torch.Generator().manual_seed(4), CPU, cutout=0.4, zoom=0.7)
     parts = [drawn.of(images[place], place) for place in (slice(0, 4), slice(4, 8), slice(8, 10))]
     assert torch.equal(torch.cat(parts), drawn.of(images, slice(0, 10)))
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Split
-from trainer.loop.augment import Augmentation, draw
+from trainer.loop.augment import Augmentation, draw, zoom_of
 from trainer.loop.epoch import Lesson
 from trainer.loop.seeds import seed_of
 from trainer.loop.step import low_precision, pays_to_compile
 from zoo.checkpoint.descriptor import Preprocessing
-from zoo.network.cost import num_macs
+from zoo.network.cost import num_macs, num_params
 from zoo.runtime.module import GraphModule, normalize
 from zoo.store.directory import write_atomically
 
@@ -67,8 +67,12 @@ class Answers:
         self._config = config
         self._max_shift = min(config.max_shift, min(split.images.shape[2:]) - 1)
         self._cutout = cutout
+        params = [num_params(teacher.module.graph) for teacher in teachers]
+        self._zoom = zoom_of(config, max(params, default=0), split.images.shape[2:])
         whose = [teacher.digest for teacher in teachers]
         shown = [config.seed, config.horizontal_flip, self._max_shift, config.padding_mode, cutout, _fingerprint(split)]
+        if self._zoom < 1:  # others keep their name of before there was a choice
+            shown.append(self._zoom)
         self._key = hashlib.sha256(repr([whose, shown]).encode()).hexdigest()[:16]
 
     def lesson(self, number: int) -> Lesson:
@@ -106,7 +110,9 @@ class Answers:
             generator = torch.Generator().manual_seed(seed_of(config, number, "images of lessons"))
             mode, part = config.padding_mode, self._cutout
             mirror, shift = config.horizontal_flip, self._max_shift
-            return draw(len(self._split), mirror, shift, generator, device, padding_mode=mode, cutout=part)
+            return draw(
+                len(self._split), mirror, shift, generator, device, padding_mode=mode, cutout=part, zoom=self._zoom
+            )
 
         first = drawn(2 * pair)
         return first, first.mirror() if config.horizontal_flip else drawn(2 * pair + 1)

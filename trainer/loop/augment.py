@@ -16,8 +16,8 @@ from trainer.config import PaddingMode, RunConfig
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each of n images: mirrored or not, shifted by so many pixels, a part blacked out, and mixed with
-    the one before it."""
+    """What happens to each of n images: a part of it enlarged, mirrored or not, shifted by so many pixels, a part
+    blacked out, and mixed with the one before it."""
 
     mirrored: Bool[Tensor, " n"] | None
     # Rows and columns into the image padded by `max_shift` on all sides.
@@ -32,11 +32,15 @@ class Augmentation:
     kept: Float[Tensor, " n"] | None
     # Places count from the right: what is then covered is the mirror image.
     from_right: bool = False
+    # The part that is enlarged: its sides, and the first line and column of it, all as parts of the image's. None: all.
+    shown: Float[Tensor, "3 n"] | None = None
 
     def of(
         self, images: UInt8[Tensor, "batch channels height width"], place: slice
     ) -> UInt8[Tensor, "batch channels height width"]:
         """The images at that place among the n, changed but not mixed."""
+        if self.shown is not None:
+            images = _enlarged(images, self.shown[:, place])
         if self.mirrored is not None:
             images = torch.where(self.mirrored[place].view(-1, 1, 1, 1), images.flip(3), images)
         if self.max_shift:
@@ -62,6 +66,7 @@ class Augmentation:
             offsets=self.offsets[:, order],
             places=self.places[:, order],
             kept=None if self.kept is None else self.kept[order],
+            shown=None if self.shown is None else self.shown[:, order],
         )
 
     def mirror(self) -> Augmentation:
@@ -95,6 +100,22 @@ class Augmentation:
         return (first <= lines) & (lines < first + side)
 
 
+def _enlarged(
+    images: UInt8[Tensor, "batch channels height width"], shown: Float[Tensor, "3 batch"]
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Between pixels, in proportion to their distances."""
+    height, width = images.shape[2:]
+    side, *first = shown
+    # The middles of the pixels to be, from -1 at an image's first edge to 1 at its last.
+    rows, columns = (
+        2 * (start[:, None] + side[:, None] * (torch.arange(size, device=side.device) + 0.5) / size) - 1
+        for size, start in zip((height, width), first, strict=True)
+    )
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), 3)
+    found = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found.round().to(torch.uint8)
+
+
 def draw(
     num_images: int,
     mirror: bool,
@@ -105,15 +126,18 @@ def draw(
     padding_mode: PaddingMode = "constant",
     cutout: float = 0.0,
     mixup: float = 0.0,
+    zoom: float = 1.0,
 ) -> Augmentation:
     """For a whole epoch at once, on the CPU, where `generator` is: every device sees the same images.
 
     What is kept of an image is drawn from Beta(mixup, mixup), or the rest is, whichever is more; 0: all is kept.
+    `zoom`: sides of the smallest part that is enlarged; of larger ones each area is as likely as another. 1: none.
     """
     mirrored = torch.rand(num_images, generator=generator) < 0.5 if mirror else None
     offsets = torch.randint(0, 2 * max_shift + 1, (2, num_images), generator=generator)
     places = torch.rand(2, num_images, generator=generator)
     kept = _beta(mixup, num_images, generator) if mixup else None
+    shown = _part(zoom, num_images, generator).to(device) if zoom < 1 else None
     return Augmentation(
         mirrored.to(device) if mirrored is not None else None,
         offsets.to(device),
@@ -122,6 +146,7 @@ def draw(
         places.to(device),
         cutout,
         torch.maximum(kept, 1 - kept).to(device) if kept is not None else None,
+        shown=shown,
     )
 
 
@@ -143,6 +168,7 @@ def augmentation_of(
         padding_mode=config.padding_mode,
         cutout=cutout_of(config, num_params),
         mixup=mixup_of(config, num_params),
+        zoom=zoom_of(config, num_params, size),
     )
 
 
@@ -150,6 +176,19 @@ def _beta(alpha: float, count: int, generator: torch.Generator) -> Float[Tensor,
     """From Beta(alpha, alpha), by NumPy: torch's takes no generator."""
     seed = int(torch.randint(2**62, (), generator=generator))
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count).astype(np.float32))
+
+
+def _part(zoom: float, count: int, generator: torch.Generator) -> Float[Tensor, "3 n"]:
+    drawn = torch.rand(3, count, generator=generator)
+    side = torch.lerp(torch.tensor(zoom**2), torch.tensor(1.0), drawn[0]).sqrt()
+    return torch.stack((side, *((1 - side) * drawn[1:])))
+
+
+def zoom_of(config: RunConfig, num_params: int, size: Sequence[int]) -> float:
+    """Sides of the smallest part, of images of this height and width, that a network of this size is shown; 1: it is
+    shown them whole."""
+    zoom = config.zoom
+    return zoom.part if zoom is not None and min(size) >= zoom.from_side and num_params >= zoom.from_params else 1.0
 
 
 def shift_of(config: RunConfig, num_params: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from trainer.config import BlueprintStart, Cutout, FixedStart, Mixup, RunConfig, StartNet
+from trainer.config import BlueprintStart, Cutout, FixedStart, Mixup, RunConfig, StartNet, Zoom
 from trainer.growth.expand import Exact, Noise
 from trainer.recipes.fixed import Fixed
 from trainer.recipes.ladder import Ladder
@@ -114,6 +114,8 @@ def grow() -> RunConfig:
         # Over black, an image's borders differ from those that are predicted (docs/log.md).
         padding_mode="reflect",
         full_shift_params=30_000,
+        # Of 11,530 parameters, which soon know 92 % of 8,522 photos, it leaves 80 % (docs/log.md).
+        zoom=Zoom(part=0.6, from_side=64, from_params=10_000),
         # Of 18,530 parameters, which know 89 % of the training images, both take more than they give (docs/log.md).
         cutout=Cutout(part=0.25, from_params=35_000),
         mixup=Mixup(alpha=0.5, from_params=50_000),
