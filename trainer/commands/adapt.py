@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,9 +37,17 @@ if TYPE_CHECKING:
 
 @with_images
 def adapt(
-    from_: Annotated[Path, typer.Option("--from", help="The zoo to begin from.", metavar="DIR")],
     zoo: ZooOption,
     images: Images,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="The zoo to begin from; without it the one of photos that comes with this program.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="For each size.", min=1)] = 40,
     dataset: Annotated[
         str | None, typer.Option(help="Of the zoo to begin from, where it has several.", show_default=False)
@@ -83,8 +92,19 @@ def adapt(
         )
         config = replace(config, batch_size=batch_size)
         teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
-        for digest in _adapt(console, config, from_, dataset, images, zoo, device, teaching, minutes, started):
+        source = from_ or _shipped()
+        say(console, f"begins from {source}")
+        for digest in _adapt(console, config, source, dataset, images, zoo, device, teaching, minutes, started):
             typer.echo(digest)
+
+
+def _shipped() -> Path:
+    """Of photos, where that is there."""
+    places = [Path(str(files("zoo"))) / "pretrained" / name for name in ("imagenette96", "cifar10")]
+    found = next(filter(Path.is_dir, places), None)
+    if found is None:
+        raise RunError("no zoo comes with this program: name one by --from")
+    return found
 
 
 def _adapt(

@@ -62,7 +62,7 @@ app = typer.Typer(
 )
 _EXAMPLES: dict[Callable[..., None], str] = {
     distil: "zoo-train distil 5d41402a 7d793037 --data cifar10.tar.gz --zoo my-zoo --epochs 30",
-    adapt: "zoo-train adapt --from zoo/pretrained/cifar10 --data photos/ --zoo my-zoo --epochs 40",
+    adapt: "zoo-train adapt --data photos/ --zoo my-zoo --minutes 10",
     elastic: "zoo-train elastic --from 5d41402a --levels 7k,16k,34k --data cifar10.tar.gz --zoo my-zoo --epochs 20",
     digits_elastic: "zoo-train digits-elastic --data digits --zoo my-zoo",
     prune: "zoo-train prune 7d793037 --max-params 30000 --data cifar10.tar.gz --zoo my-zoo --epochs 12",
