@@ -13,12 +13,14 @@ Where no checkpoint is named a budget chooses (`zoo.choosing.budget`), whose fie
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, Unpack
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
 
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
-from zoo.choosing.budget import Bounds, Complexity, FileFormat
+from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat
 from zoo.errors import ZooError
 from zoo.images.inputs import Image
 
@@ -40,6 +42,11 @@ class PredictOptions(Bounds, total=False):
     top_k: int
     policy: Policy
     deadline_ms: float
+
+
+class Marks(TypedDict, total=False):
+    deprecated: bool
+    staged: bool
 
 
 class Zoo(Protocol):
@@ -102,3 +109,48 @@ class Zoo(Protocol):
 
 def reference_of(checkpoint: Reference) -> str:
     return checkpoint if isinstance(checkpoint, str) else checkpoint.id
+
+
+class ZooBase(ABC):
+    """Those methods of a Zoo that are others of them with fixed arguments; and `with`, which closes it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView: ...
+
+    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the one with the fewest parameters."""
+        return self.choose(**Budget(**bounds).preferring("params").given())
+
+    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
+        """Of those within the bounds, the most accurate one."""
+        return self.choose(**Budget(**bounds).preferring("accuracy").given())
+
+    @abstractmethod
+    def _mark(self, checkpoint: Reference, dataset: str | None, **marks: Unpack[Marks]) -> CheckpointView: ...
+
+    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by whatever names it, and chosen by no budget and no computed alias."""
+        return self._mark(checkpoint, dataset, deprecated=True)
+
+    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Has budgets choose a deprecated checkpoint again."""
+        return self._mark(checkpoint, dataset, deprecated=False)
+
+    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Then it is found by its digest alone, until it is promoted."""
+        return self._mark(checkpoint, dataset, staged=True)
+
+    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
+        """Makes a staged checkpoint one that budgets choose from."""
+        return self._mark(checkpoint, dataset, staged=False)

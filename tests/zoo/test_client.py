@@ -154,7 +154,7 @@ def test_bounds_are_those_of_a_budget() -> None:
 
 def test_both_clients_have_the_same_methods() -> None:
     def parameters(client: type) -> dict[str, object]:
-        methods = {name: method for name, method in vars(client).items() if not name.startswith("_")}
+        methods = {name: getattr(client, name) for name in dir(client) if not name.startswith("_")}
         methods.pop("close", methods.pop("aclose", None))
         return {name: inspect.signature(method).parameters for name, method in methods.items()} | {
             "__init__": inspect.signature(client).parameters

@@ -28,7 +28,7 @@ def test_every_program_runs(program: str, server: Any, tmp_path: Path, monkeypat
 
 
 def test_every_method_and_bound_is_named() -> None:
-    methods = {name for name in vars(ZooClient) if not name.startswith("_")} - {"close"}
+    methods = {name for name in dir(ZooClient) if not name.startswith("_")} - {"close"}
     assert methods == set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE))
     assert all(f"`{name}`" in PAGE for name in Budget.model_fields)
 

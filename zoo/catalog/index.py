@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func
+from sqlalchemy import Connection, func
 from sqlmodel import SQLModel, or_, select
-from sqlmodel import desc as descending
 
-from zoo.catalog import changes, rows, staircase
+from zoo.catalog import changes, names, rows, staircase
 from zoo.catalog.database import Database
 from zoo.catalog.rows import OFFERED as _OFFERED
 from zoo.catalog.rows import ROW as _ROW
@@ -23,19 +21,12 @@ from zoo.catalog.rows import ROWS as _ROWS
 from zoo.catalog.rows import CheckpointRow, Listing, Page
 from zoo.catalog.staircase import FRONT as _FRONT
 from zoo.catalog.staircase import FRONTS as _FRONTS
-from zoo.catalog.staircase import first as _first
+from zoo.catalog.staircase import all_of
 from zoo.catalog.views import DatasetView, ElasticPlace
 from zoo.choosing import pareto
 from zoo.choosing.budget import ALL_DATASETS, Budget, Complexity, Filters
-from zoo.errors import CatalogError, NotFoundError
+from zoo.errors import CatalogError
 from zoo.store.entries import Said
-
-# The least that a digest may be shortened to.
-MIN_PREFIX = 8
-COMPUTED_ALIASES = ("smallest", "best", "latest")
-
-
-_NEWEST_FIRST = (descending(_ROW.created_at), _ROW.digest)
 
 
 class Catalog:
@@ -155,7 +146,7 @@ class Catalog:
             return self._dataset_of(connection, filters)
 
     def _dataset_of(self, connection: Connection, filters: Filters) -> str | None:
-        return filters.dataset or self._default_dataset or connection.scalar(_DEFAULT_DATASET)
+        return filters.dataset or self._default_dataset or connection.scalar(names.DEFAULT_DATASET)
 
     def choose(self, budget: Budget) -> CheckpointRow | None:
         """The eligible row that the budget prefers; ties go to the smaller one."""
@@ -193,14 +184,14 @@ class Catalog:
             for claimed in (True,) if first else (False, True):
                 place = [after] if after is not None and claimed == first else []
                 query = select(_ROWS).where(*wanted, _ROW.claimed == claimed, *place).order_by(*rows.order(preference))
-                found += _rows(connection, query.limit(limit + 1 - len(found)))
+                found += all_of(connection, query.limit(limit + 1 - len(found)))
             after_last = rows.cursor_at(found[limit - 1], budget.preference, preference) if len(found) > limit else None
             return Listing(
                 dataset,
                 Page(found[:limit], after_last),
                 next(iter(found), None) if after is None else staircase.choose(connection, budget, dataset),
                 _count(connection, wanted),
-                self._aliases(connection),
+                names.aliases(connection, self._dataset_of(connection, Filters())),
             )
 
     def count(self, filters: Filters) -> int:
@@ -259,7 +250,7 @@ class Catalog:
                     # Bounds on the two axes themselves cut the ends off the front and change nothing in between.
                     steps = staircase.front_of(cost, dataset, claimed=claimed)
                     query = query.join(_FRONTS, _ROW.digest == _FRONT.digest).where(steps)
-                if found := _rows(connection, query):
+                if found := all_of(connection, query):
                     break
         return pareto.front(found, cost=lambda row: getattr(row, cost), value=lambda row: row.accuracy or 0.0)
 
@@ -269,82 +260,20 @@ class Catalog:
         `dataset` is what computed aliases are about, the default one if None.
         """
         with self._engine.connect() as connection:
-            if reference in COMPUTED_ALIASES:
-                row = self._alias(connection, reference, dataset)
-            elif set(reference) <= set("0123456789abcdef") and MIN_PREFIX <= len(reference) <= 64:
-                row = _by_prefix(connection, reference)
-            else:
-                row = None
-            if row is None:
-                row = _by_name(connection, reference, dataset)
-        if row is None:
-            raise NotFoundError(
-                f"no checkpoint {reference!r}: expected a digest, {MIN_PREFIX} or more of its first digits, a name, "
-                f"or one of {', '.join(COMPUTED_ALIASES)}"
-            )
-        return row
+            is_alias = reference in names.COMPUTED_ALIASES
+            of_alias = self._dataset_of(connection, Filters(dataset=dataset)) if is_alias else None
+            return names.find(connection, reference, dataset, of_alias)
 
     def named(self, name: str) -> list[CheckpointRow]:
         """Rows with exactly this name, sorted by digest; the first hundred at most."""
         with self._engine.connect() as connection:
-            return _named(connection, name)
+            return names.named(connection, name)
 
     def aliases(self) -> dict[str, str]:
         """Computed alias -> digest, in the default data set."""
         with self._engine.connect() as connection:
-            return self._aliases(connection)
-
-    def _aliases(self, connection: Connection) -> dict[str, str]:
-        found = {alias: self._alias(connection, alias) for alias in COMPUTED_ALIASES}
-        return {alias: row.digest for alias, row in found.items() if row is not None}
-
-    def _alias(self, connection: Connection, alias: str, dataset: str | None = None) -> CheckpointRow | None:
-        dataset = self._dataset_of(connection, Filters(dataset=dataset))
-        if dataset is None:
-            return None
-        if alias == "latest":
-            return _first(connection, _newest(everywhere=dataset == ALL_DATASETS), dataset=dataset)
-        return staircase.choose(connection, Budget(prefer="accuracy" if alias == "best" else "params"), dataset)
-
-
-_CIFAR10 = select(_ROW.dataset).where(_OFFERED, _ROW.dataset == "cifar10").limit(1).scalar_subquery()
-_NEWEST_DATASET = select(_ROW.dataset).where(_OFFERED).order_by(*_NEWEST_FIRST).limit(1).scalar_subquery()
-_DEFAULT_DATASET = select(func.coalesce(_CIFAR10, _NEWEST_DATASET))
-_OF_NAME = select(_ROWS).where(_ROW.name == bindparam("name"), ~_ROW.staged).order_by(_ROW.digest).limit(100)
-
-
-@cache
-def _newest(*, everywhere: bool) -> Any:
-    conditions = [] if everywhere else [_ROW.dataset == bindparam("dataset")]
-    return select(_ROWS).where(_OFFERED, *conditions).order_by(*_NEWEST_FIRST).limit(1)
+            return names.aliases(connection, self._dataset_of(connection, Filters()))
 
 
 def _count(connection: Connection, conditions: Sequence[Any]) -> int:
     return connection.execute(select(func.count()).select_from(_ROWS).where(*conditions)).scalar_one()
-
-
-def _rows(connection: Connection, query: Any) -> list[CheckpointRow]:
-    return [CheckpointRow(**row) for row in connection.execute(query).mappings()]
-
-
-def _by_prefix(connection: Connection, prefix: str) -> CheckpointRow | None:
-    query = select(_ROWS).where(_ROW.digest >= prefix, _ROW.digest <= prefix + "g").limit(2)
-    rows = _rows(connection, query)
-    if len(rows) > 1:
-        raise NotFoundError(f"several checkpoints begin with {prefix}: give more of the digest's digits")
-    return rows[0] if rows else None
-
-
-def _named(connection: Connection, name: str) -> list[CheckpointRow]:
-    return [CheckpointRow(**row) for row in connection.execute(_OF_NAME, {"name": name}).mappings()]
-
-
-def _by_name(connection: Connection, name: str, dataset: str | None) -> CheckpointRow | None:
-    """Among several, the only one that is not deprecated. Raises NotFoundError where the name is ambiguous."""
-    found = _named(connection, name)
-    in_dataset = [row for row in found if dataset in (None, ALL_DATASETS, row.dataset)] or found[:1]
-    candidates = [row for row in in_dataset if not row.deprecated] or in_dataset
-    if len(candidates) > 1:
-        digests = ", ".join(row.digest[:12] for row in candidates[:10])
-        raise NotFoundError(f"{len(candidates)} checkpoints are named {name}: give a digest: {digests}")
-    return candidates[0] if candidates else None

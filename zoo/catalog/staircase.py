@@ -208,3 +208,7 @@ def rebuild(connection: Connection, staircases: Iterable[tuple[str, str]] | None
 def first(connection: Connection, query: Any, **values: object) -> CheckpointRow | None:
     row = connection.execute(query, values).mappings().first()
     return None if row is None else CheckpointRow(**row)
+
+
+def all_of(connection: Connection, query: Any, **values: object) -> list[CheckpointRow]:
+    return [CheckpointRow(**row) for row in connection.execute(query, values).mappings()]

@@ -19,8 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import httpx
 
@@ -32,7 +31,7 @@ from zoo.client.transport import Exchange, Result, Send, Server, Wait
 from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
-from zoo.protocol import AnyPath, PredictOptions, Progress, Reference
+from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, ZooBase
 
 if TYPE_CHECKING:
     from zoo.checkpoint.file import Checkpoint
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
 
-class ZooClient:
+class ZooClient(ZooBase):
     """A zoo behind a URL, with the methods of `zoo.protocol.Zoo`.
 
         with ZooClient("http://127.0.0.1:8000") as zoo:
@@ -70,14 +69,6 @@ class ZooClient:
         self._zoo = Operations(Server(self._http.build_request, url, retries, proxy), path_of(cache))
         self._elastic = ElasticOperations(self._zoo)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self._http.close()
 
@@ -89,14 +80,6 @@ class ZooClient:
         >>> zoo.choose(min_acc=0.8, prefer="macs")
         """
         return self._run(self._zoo.choose(Budget(**bounds)))
-
-    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """Of those within the bounds, the one with the fewest parameters."""
-        return self._run(self._zoo.choose(Budget(**bounds).preferring("params")))
-
-    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """Of those within the bounds, the most accurate one."""
-        return self._run(self._zoo.choose(Budget(**bounds).preferring("accuracy")))
 
     def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
         """All checkpoints within the bounds, the preferred ones first; fetched page by page, none if there are none."""
@@ -254,20 +237,8 @@ class ZooClient:
         """Takes the alias away, in the default data set unless another is given."""
         self._run(self._zoo.unalias(alias, dataset))
 
-    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Then it is found by whatever names it, and chosen by no budget."""
-        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=True))
-
-    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return self._run(self._zoo.mark(checkpoint, dataset, deprecated=False))
-
-    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Then it is found by its digest alone, until it is promoted."""
-        return self._run(self._zoo.mark(checkpoint, dataset, staged=True))
-
-    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Makes a staged checkpoint one that budgets choose from."""
-        return self._run(self._zoo.mark(checkpoint, dataset, staged=False))
+    def _mark(self, checkpoint: Reference, dataset: str | None, **marks: Unpack[Marks]) -> CheckpointView:
+        return self._run(self._zoo.mark(checkpoint, dataset, **marks))
 
     def delete(self, checkpoint: Reference) -> None:
         """Takes it out of the zoo: by its whole digest, or as the object that another method returned."""

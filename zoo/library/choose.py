@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from zoo.catalog.index import COMPUTED_ALIASES, MIN_PREFIX
+from zoo.catalog.names import COMPUTED_ALIASES, MIN_PREFIX
 from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView, Selection

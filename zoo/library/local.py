@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self, Unpack, overload
+from typing import Unpack, overload
 
 from pydantic import ValidationError
 
@@ -18,20 +17,19 @@ from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Pre
 from zoo.checkpoint import file as checkpoint_file
 from zoo.checkpoint.elastic import ElasticFile, reaching, read_levels
 from zoo.checkpoint.file import Checkpoint
-from zoo.choosing.adaptive import check
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.errors import CheckpointError, ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
-from zoo.library import adaptive
 from zoo.library.annotate import Annotator
+from zoo.library.answer import answer
 from zoo.library.choose import Chooser
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
 from zoo.library.members import Members
 from zoo.library.publishing.evaluate import TestSplits
 from zoo.library.publishing.publish import PublishSettings, Terms, Upload, publish
-from zoo.library.ready_cascades import ReadyCascades, by_cascade
-from zoo.protocol import AnyPath, PredictOptions, Progress, Reference, reference_of
+from zoo.library.ready_cascades import ReadyCascades
+from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, ZooBase, reference_of
 from zoo.runtime.predictor import Predictor
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories
@@ -42,7 +40,7 @@ from zoo.store.store import Store
 _MAX_LOADED = 8
 
 
-class LocalZoo:
+class LocalZoo(ZooBase):
     """Several directories count as one zoo; the first holds the catalog, or nothing where it is read-only.
 
         with LocalZoo([Path("my-zoo")]) as zoo:
@@ -86,14 +84,6 @@ class LocalZoo:
         )
         self._predictor = lru_cache(maxsize=_MAX_LOADED)(lambda digest: Predictor(self.files.load(digest)))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         self.catalog.close()
 
@@ -110,14 +100,6 @@ class LocalZoo:
     def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
         """The checkpoint that the budget chooses. Raises NoModelMeetsConstraintsError, with the nearest one."""
         return self.chooser.view(self.chooser.choose(Budget(**bounds)))
-
-    def smallest(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """Of those within the bounds, the one with the fewest parameters."""
-        return self.chooser.view(self.chooser.choose(Budget(**bounds).preferring("params")))
-
-    def best(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """Of those within the bounds, the most accurate one."""
-        return self.chooser.view(self.chooser.choose(Budget(**bounds).preferring("accuracy")))
 
     def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
         """All checkpoints within the bounds, the preferred ones first."""
@@ -196,23 +178,8 @@ class LocalZoo:
         self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
     ) -> list[Prediction] | list[list[Prediction]]:
         """The likeliest classes of one image, or of each of a list, as ZooClient.predict. Raises ImageError."""
-        top_k, policy = options.pop("top_k", 5), options.pop("policy", "single")
-        deadline_ms = options.pop("deadline_ms", None)
-        budget, files = Budget.model_validate(options), [encoded(image) for image in listed(images)]
-        try:
-            check(policy, deadline_ms, budget, is_named=model is not None)
-        except ValueError as error:
-            raise ZooError(str(error)) from error
-        if policy == "cascade":
-            stages = self.chooser.cascade(budget.min_acc or 0.0, budget.dataset).cascade.stages
-            answers = by_cascade([(stage, self._predictor(stage.digest)) for stage in stages], files, top_k)
-        elif deadline_ms is not None:
-            predictor, scores = adaptive.answered(self.chooser.levels(budget), self._predictor, files, deadline_ms)
-            answers = predictor.top_k(scores, top_k)
-        else:
-            digest = self.chooser.choose(budget).digest if model is None else self._digest(model, budget.dataset)
-            predictor = self._predictor(digest)
-            answers = predictor.top_k(predictor.probabilities(predictor.decode(files)), top_k)
+        files = [encoded(image) for image in listed(images)]
+        answers = answer(self.chooser, self._predictor, files, None if model is None else reference_of(model), options)
         return answers[0] if is_one(images) else answers
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
@@ -242,20 +209,8 @@ class LocalZoo:
         """Takes the alias away, in the default data set unless another is given."""
         self.annotator.unalias(alias, dataset=dataset)
 
-    def deprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Then it is found by whatever names it, and chosen by no budget and no computed alias."""
-        return self.annotator.mark(self._digest(checkpoint, dataset), deprecated=True)
-
-    def undeprecate(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        return self.annotator.mark(self._digest(checkpoint, dataset), deprecated=False)
-
-    def stage(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Then it is found by its digest alone, until it is promoted."""
-        return self.annotator.mark(self._digest(checkpoint, dataset), staged=True)
-
-    def promote(self, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Makes a staged checkpoint one that budgets choose from."""
-        return self.annotator.mark(self._digest(checkpoint, dataset), staged=False)
+    def _mark(self, checkpoint: Reference, dataset: str | None, **marks: Unpack[Marks]) -> CheckpointView:
+        return self.annotator.mark(self._digest(checkpoint, dataset), **marks)
 
     def delete(self, checkpoint: Reference) -> None:
         """Softly, and by its whole digest only; see `Annotator.delete`."""

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
-from zoo.choosing.cascade import Calibration, Cascade, Stage, margins
-from zoo.runtime.predictor import Prediction, Predictor
+from zoo.choosing.cascade import Calibration, Cascade
 from zoo.store.annotations import Annotations
 from zoo.store.entries import Said
 
@@ -97,16 +96,3 @@ def _ready(calibrations: Iterable[Calibration], catalog: Index) -> dict[str, lis
         if found:
             ready.setdefault(calibration.dataset, []).insert(0, found)
     return ready
-
-
-def by_cascade(stages: Sequence[tuple[Stage, Predictor]], files: Sequence[bytes], top_k: int) -> list[list[Prediction]]:
-    """Of each image file the likeliest classes, from the first stage that is sure of it. Raises ImageError."""
-    answered: dict[int, list[Prediction]] = {}
-    for stage, predictor in stages:
-        unsure = [index for index in range(len(files)) if index not in answered]
-        if not unsure:
-            break
-        scores = predictor.probabilities(predictor.decode([files[index] for index in unsure]))
-        ranked, sure = predictor.top_k(scores, top_k), stage.is_sure(margins(scores))
-        answered |= {index: ranked[place] for place, index in enumerate(unsure) if sure[place]}
-    return [answered[index] for index in range(len(files))]
