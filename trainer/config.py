@@ -19,7 +19,7 @@ PaddingMode = Literal["constant", "reflect"]
 
 
 def refuse_unless(holds: bool, name: str, expected: str, value: object) -> None:
-    """NaN holds nothing: ask for what should be, not for what should not."""
+    """Raises RunError unless it holds. Ask for what should be, not for what should not: NaN fails each comparison."""
     if not holds:
         raise RunError(f"{name} should be {expected}, is {value}")
 
@@ -72,7 +72,7 @@ _FIXED: dict[str, Callable[..., Architecture]] = {
 
 @dataclass(frozen=True)
 class FixedStart:
-    """A network of a family that does not grow: `channels` of each stage, of alexnet of each convolution."""
+    """A network of a family that does not grow. `channels`: of each stage; for alexnet, of each convolution."""
 
     family: Literal["alexnet", "resnet20", "resnet56", "vgg16"]
     channels: tuple[int, ...]
@@ -105,7 +105,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Cutout:
-    """A part of each training image is black (DeVries and Taylor, arXiv 1708.04552); smaller networks see it whole."""
+    """A square of each training image is black (DeVries and Taylor, arXiv 1708.04552); not for smaller networks."""
 
     # Its sides, as a part of the image's.
     part: float

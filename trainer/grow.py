@@ -1,4 +1,4 @@
-"""The story of a run: train an epoch, look for a way to grow, anneal and save what there is, expand, go on.
+"""The training loop of a run: train an epoch, look for a way to grow, anneal and save a checkpoint, expand, go on.
 
 The state is saved after each epoch, before the decision that follows it, with a checkpoint's content before its file
 is written, and after each expansion. What comes after these points depends on the state alone (random numbers are
@@ -92,7 +92,7 @@ def grow(
 
 
 def _look(trainer: Trainer, journal: Journal, state: RunState, *, at_once: bool = False) -> Growth | None:
-    """What to become, if the time to look for it has come and something is worth it."""
+    """The growth that the recipe proposes, if it is due and worth it."""
     look = trainer.look(state, at_once=at_once)
     if not trainer.config.recipe.is_due(look):
         return None

@@ -52,7 +52,7 @@ def because(query: PredictQuery, reason: Reason) -> str:
 
 
 class Adaptive:
-    """The memory of one worker; belongs to its event loop.
+    """Chooses and answers adaptive predictions in one worker; belongs to its event loop.
 
     Levels are rows that ascend in both multiply-accumulates and accuracy.
     """
@@ -144,7 +144,7 @@ class Adaptive:
                 del self._lanes[key]
 
     def _decide(self, levels: Sequence[CheckpointRow], who: Waiting, num_images_soon: int) -> tuple[Decision, float]:
-        """And the margin that is in what is expected."""
+        """The decision, and the safety margin (ms) that its expected time includes."""
         now = time.perf_counter()
         margin_ms = min(self._lateness.margin_ms(now), who.deadline_ms * _MAX_MARGIN)
         options = self._options(levels, who, num_images_soon, margin_ms, now)
@@ -193,7 +193,7 @@ class Adaptive:
         return options[::-1]
 
     def _load(self, digests: Sequence[str], now: float) -> None:
-        """In the background, one after another, those that are not in memory; a level is needed at once under load."""
+        """Loads missing networks in the background, one after another: under load a level is needed at once."""
         if self._loading is not None and not self._loading.done():
             return
         wanted = [
@@ -220,8 +220,8 @@ def _forward_seconds(
     network: Network | None,
     num_images: int,
 ) -> tuple[float, float]:
-    """At the moment, and as usual. Of a network that is not loaded: by multiply-accumulates, from the nearest one that
-    is."""
+    """Estimated seconds of a forward pass: at present, and on average. Of a network that is not loaded: scaled by
+    multiply-accumulates from the nearest one that is."""
     part = 1.0
     if network is None:
         known = [(other, found) for other, found in zip(levels, networks, strict=True) if found is not None]

@@ -134,7 +134,7 @@ class Batcher:
         self._finish(jobs, future)
 
     def _take(self) -> list[_Job]:
-        """Whole jobs, in order, as long as they fit into one batch; a job that is larger is a batch of its own."""
+        """The next batch: whole jobs in order (FIFO) while they fit; a larger job is a batch of its own."""
         jobs: list[_Job] = []
         num_images = 0
         num_before, max_images = len(self._waiting), self.max_images

@@ -1,4 +1,4 @@
-"""How long things take here and now, as running estimates; what `policy=adaptive` decides by. No clock, no I/O."""
+"""Running estimates of latency and load, by which `policy=adaptive` decides. Pure arithmetic: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Lateness:
 
 @dataclass(slots=True)
 class Demand:
-    """Images a second, mostly of the last second."""
+    """The arrival rate in images a second, decaying exponentially over about a second."""
 
     _images: float = 0.0
     _since: float = field(default=0.0)

@@ -81,7 +81,7 @@ class Network:
 
 
 def _parts(headers: Sequence[Header]) -> Iterator[slice]:
-    """Of images that are decoded in one go."""
+    """Slices of the images that are decoded in one go."""
     start, work = 0, 0
     for index, header in enumerate(headers):
         if index > start and work + header.work > _MAX_PIXELS_AT_ONCE:
@@ -165,7 +165,7 @@ class Inference:
         return task.result() if task is not None and task.done() else None
 
     def remaining_seconds(self) -> dict[str, float]:
-        """Of each network under way: until it has run all images that are."""
+        """By network with work in its queue: seconds until that is done."""
         networks = ((digest, count, self.loaded(digest)) for digest, count in self._num_images.items())
         return {
             digest: self.load_seconds if network is None else network.batcher.remaining_seconds(count)
@@ -173,7 +173,7 @@ class Inference:
         }
 
     def has_room(self, digest: str) -> bool:
-        """Whether a prediction that comes now may wait."""
+        """Whether the queue of this checkpoint has room for one more prediction."""
         return self._under_way[digest] <= self.max_queue
 
     def may_wait(self, digest: str) -> bool:
@@ -233,7 +233,7 @@ class Inference:
         return Network(Predictor(checkpoint), self.work, self._metrics, self._slowness)
 
     def _evict(self) -> None:
-        """Until the loaded networks fit; the last one stays, however large. Who still uses one keeps it to the end."""
+        """Evicts the least recently used networks until the rest fit in memory; the newest stays, however large."""
         sizes = {digest: task.result().predictor.size_bytes for digest, task in self._networks.items() if task.done()}
         total = sum(sizes.values())
         for digest in list(sizes)[:-1]:

@@ -1,4 +1,4 @@
-"""Who goes next, of those who may be answered by any of several checkpoints: the earliest deadline first.
+"""A queue of adaptive predictions, in the order of their deadlines (earliest deadline first, EDF).
 
 A checkpoint is chosen when the turn comes, not when the request does: by then its wait is known, and only the forward
 pass is left to be estimated. One group runs at a time, so that no level's batches slow down another's.
@@ -62,7 +62,7 @@ class Lane(Generic[Choice]):
         return bool(self._late)
 
     def refuse_late(self, error: Exception) -> None:
-        """To make room: whoever is late for longest is told so."""
+        """Load shedding: refuses the request that has been late for longest, to make room."""
         _, begins = self._late.popleft()
         if not begins.done():
             begins.set_exception(error)
@@ -84,7 +84,7 @@ class Lane(Generic[Choice]):
             raise
 
     def _leave(self, begins: asyncio.Future[Choice]) -> None:
-        """Who gave up takes no room, and nobody goes faster to leave it time."""
+        """Removes a cancelled request, so that it takes no room and no other is hurried for its sake."""
         self._waiting = [place for place in self._waiting if place[1] is not begins]
         heapify(self._waiting)
         self._late = deque(place for place in self._late if place[1] is not begins)
@@ -107,7 +107,7 @@ class Lane(Generic[Choice]):
                 self._begin([place[1]], choice)
 
     def _chosen(self, place: _Place[Choice]) -> Choice | None:
-        """None for who gave up, and who is told that it failed."""
+        """The choice for a request whose turn it is; None for a cancelled or failed one."""
         who, begins = place
         if begins.done():
             return None
@@ -119,7 +119,7 @@ class Lane(Generic[Choice]):
             return None
 
     def _joining(self, first: Waiting) -> Iterator[asyncio.Future[Choice]]:
-        """Those next in line with the same deadline, as many as one batch takes."""
+        """The next requests with the same deadline, as many as fit into one batch."""
         num_images = first.num_images
         while self._waiting and self._waiting[0][0].deadline_ms == first.deadline_ms:
             num_images += self._waiting[0][0].num_images

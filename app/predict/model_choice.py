@@ -1,4 +1,4 @@
-"""Which checkpoint a prediction's query chooses: a cache, as old as the catalog may be unread.
+"""Which checkpoint a prediction's query chooses: a cache with a time to live of half a second.
 
 Taken out, a prediction costs twice the CPU time (docs/benchmarks.md).
 """
@@ -53,7 +53,7 @@ def _is_default(name: str, value: str) -> bool:
 
 
 def _are_equal(one: str, other: str) -> bool:
-    """Also 0.8 and 0.80."""
+    """Whether they say the same, as 0.8 and 0.80 do."""
     try:
         return one == other or float(one) == float(other)
     except ValueError:

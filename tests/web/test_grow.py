@@ -172,7 +172,7 @@ def test_runs_are_switched(open_page: OpenPage, site: str) -> None:
     expect(page.locator(".run-head")).to_contain_text(f"epoch {run['epoch']} of {run['epochs']}")
     assert "run=cifar10-grow-s0" in page.evaluate("location.hash")
     expect(page.locator(".state")).to_have_text(run["status"])
-    expect(page.locator(".legend")).to_contain_text("annealed on a branch")
+    expect(page.locator(".legend")).to_contain_text("annealed (learning rate lowered to 0)")
     expect(page.get_by_text(LADDER_RULE)).to_be_visible()
     # Its checkpoints are of another data set than the one that was looked at.
     page.locator(".story .distilled a").first.click()

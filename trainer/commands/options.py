@@ -101,7 +101,7 @@ class Images:
         return images
 
     def larger(self, data: Data, factor: int) -> Split:
-        """The training images so many times as large: read again where files are larger, else interpolated."""
+        """The training images upscaled by `factor`: decoded again at that size from files, else interpolated."""
         from torch.nn import functional as F
 
         from trainer.data.datasets import NAMED, Split
@@ -130,7 +130,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Training:
-    """How the command's options have a run train; None: as the run itself says."""
+    """Training settings given as options; None keeps the default of the named run."""
 
     batch_size: Annotated[
         int | None,
@@ -185,7 +185,7 @@ def refuse(console: Console, error: Exception) -> NoReturn:
 
 @contextmanager
 def reported(console: Console, goes_on: str) -> Iterator[None]:
-    """Errors in one line, and Ctrl-C with how the same command goes on."""
+    """Reports errors in one line without a traceback, and on Ctrl-C says how the same command resumes (`goes_on`)."""
     # Where torch was built for CUDA and there is none, it says so in the middle of the display.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:

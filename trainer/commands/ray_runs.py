@@ -66,7 +66,7 @@ def plan(
     taus: tuple[float, ...] = (),
     thresholds: tuple[float, ...] = (),
 ) -> list[RunConfig]:
-    """Every seed with every threshold. Runs of a threshold carry it in their name: "paper-tau1.5".
+    """The grid of runs: every seed with every threshold, which is part of the run's name: "paper-tau1.5".
 
     The name keeps them apart in the zoo, and in its report. Raises RunError for what the run's rule does not have.
     """
@@ -128,7 +128,7 @@ def sweep(configs: list[RunConfig], data: Data, zoo: Path, share: Share, address
 
 @contextmanager
 def _noted_interrupts() -> Iterator[threading.Event]:
-    """Set by Ctrl-C. Raised instead, it is lost where it meets one of Ray's own callbacks."""
+    """An event that Ctrl-C sets, in place of KeyboardInterrupt, which is lost if raised in one of Ray's callbacks."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
@@ -142,7 +142,7 @@ def _noted_interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
-    # Nothing of a sweep is anyone else's business.
+    # Ray sends usage statistics home unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -165,7 +165,7 @@ def _cluster(address: str) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at HOST:PORT: Ray itself goes on trying for minutes."""
+    """Checks that HOST:PORT accepts connections. Raises OSError at once, where Ray itself would retry for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

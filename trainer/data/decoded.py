@@ -1,4 +1,4 @@
-"""Decoded archives, kept on disk: the 60,000 JPEG files of CIFAR-10 are decoded once.
+"""A cache of decoded archives on disk: the 60,000 JPEG files of CIFAR-10 are decoded once.
 
     $XDG_CACHE_HOME/checkpoint-zoo/decoded/<key>.npz        ~/.cache, where the variable names no directory
 

@@ -157,7 +157,7 @@ def _adapt(
     tell: Callable[[Record], None],
     at: Callable[[str], None],
 ) -> str:
-    """The digest of what becomes of the member, or became of it before."""
+    """The digest of the fine-tuned member; of an earlier call's, if there is one (idempotent)."""
     content, taught_by = data.content, teacher.digest if teacher else None
     pretrained = lessons.pretrained.record if lessons.pretrained else None
     before = {

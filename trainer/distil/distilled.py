@@ -1,4 +1,4 @@
-"""What was distilled in a run's directory, and how: a teaching with other settings is another one.
+"""A log of finished distillations and their settings, in a run's directory: the same command again skips what is done.
 
 A checkpoint names its teacher but not the batches or the learning rate, and the run's log is cut back to the end of
 growth when the run is resumed; so there is a file beside it, with one line for each student.
@@ -17,7 +17,7 @@ from trainer.journal.records import DistilledRecord
 
 
 class Memory:
-    """Students of earlier calls, those that did not get better too; in a file that only grows.
+    """Students of earlier calls, also those that did not get better; an append-only file.
 
     The caller holds the run's lock.
     """
@@ -33,11 +33,11 @@ class Memory:
         }
 
     def knows(self, digest: str) -> bool:
-        """Whether the file came of a teaching that is remembered, with whatever settings."""
+        """Whether the file came of a distillation in this log, with whatever settings."""
         return any(record.digest == digest for _, record in self._lines())
 
     def same(self) -> list[DistilledRecord]:
-        """What came of teachings with the settings of this one, first to last."""
+        """What came of distillations with the present settings, first to last."""
         return [record for settings, record in self._lines() if settings == self._settings]
 
     def add(self, record: DistilledRecord) -> None:

@@ -1,4 +1,4 @@
-"""Which sizes a growing run goes through, and in how many epochs, so that it is done in the time there is.
+"""Plans a growing run to fit a time limit: which sizes it goes through, and in how many epochs.
 
 A run that is cut off has trained its smallest networks only. So a few epochs of likely networks of three sizes are
 timed first, real ones, with annealing, scoring and evaluation; then the most epochs are chosen that fit. Where those
@@ -36,7 +36,7 @@ _NUM_LOOKS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one size: an epoch of trunk or branch, a look at ways to grow, and what comes once."""
+    """Seconds of one size: of an epoch, of one scoring of the ways to grow (`look`), and of what is done once."""
 
     epoch: float
     look: float
@@ -100,7 +100,7 @@ def _choices(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def most_alike(sizes: Sequence[int]) -> int:
-    """The place of the size, not the first or last, without which the gap is smallest."""
+    """The index of the inner size whose neighbours' ratio is smallest: the one that is missed least."""
     return min(range(1, len(sizes) - 1), key=lambda place: sizes[place + 1] / sizes[place - 1])
 
 

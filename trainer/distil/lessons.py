@@ -38,7 +38,7 @@ class Member:
     checkpoint: Checkpoint
 
     def licensed(self, terms: str | None) -> Member:
-        """For what becomes of it; None leaves its own."""
+        """The same with this licence, which what is trained from it inherits; None keeps its own."""
         if terms is None:
             return self
         descriptor = self.descriptor.model_copy(update={"license": terms})
@@ -110,11 +110,11 @@ class Lessons:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def lesson(self, number: int) -> Lesson | None:
-        """What is shown in epoch `number`, from 0, and the answers to it; None without a teacher."""
+        """The augmented images of epoch `number`, from 0, with the teacher's logits; None without a teacher."""
         return self._answers.lesson(number) if self._is_taught else None
 
     def teach(self, student: Member, tell: Callable[[Record], None]) -> tuple[GraphModule, list[LessonRecord]]:
-        """The network that comes of it, and every epoch, those before an interruption too."""
+        """Trains the student; returns its network and all epochs, those before an interruption too."""
         config, train = self._config, self._train
         module = student.module(self.device)
         optimizer = optim.make(module, config)
@@ -270,7 +270,7 @@ def save(
     device: torch.device,
     pretrained: PretrainedTeacher | None = None,
 ) -> str:
-    """Writes what became of a student, with its test accuracy, and returns the file's digest.
+    """Writes the trained student as a checkpoint, with its test accuracy, and returns the file's digest.
 
     The test split is read here, once for each file that is kept.
     """

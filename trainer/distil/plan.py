@@ -1,4 +1,4 @@
-"""How many epochs, and of which sizes, fit into the time that there is."""
+"""Plans distillation to fit a time limit: how many epochs, and of which sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of a network's batch norms, measured anew by forward passes alone."""
+"""Recalibrates a network's batch norms: their running statistics, measured again by forward passes alone."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from zoo.runtime.module import GraphModule
 
 @dataclass(frozen=True)
 class Exact:
-    """New parameters begin so that the logits stay as they are."""
+    """New parameters are initialised so that the logits do not change (a function-preserving expansion, Net2Net)."""
 
     # Images that give new batch norms their running statistics.
     calibration_samples: int = 256
@@ -140,7 +140,7 @@ def _initialize(
 
 
 def _silence_new_inputs(new: GraphModule, places: dict[str, Placement]) -> None:
-    """Old outputs read new channels through zeros: this is what leaves the logits alone."""
+    """Zero weights from new channels to old outputs: that is what keeps the logits unchanged."""
     for node in new.graph.nodes:
         for name, tensor in node.op.tensors().items():
             place = places.get(f"{node.name}.{name}")

@@ -1,4 +1,4 @@
-"""What a recipe is: when a run grows, and what it adds.
+"""The interface of a recipe, which decides when a run grows and what it adds.
 
 The product's recipes are in trainer/recipes/; docs/adding.md shows how to write another.
 """
@@ -25,7 +25,7 @@ Allows = Callable[[int, int], bool]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to grow, what it costs, and its score, in a unit of the recipe's own."""
+    """One way to grow: its cost, and its score in the recipe's own unit."""
 
     change: Change
     params_added: int = 0
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Growth:
-    """The network to become, and the steps to it; without steps, nothing was worth it.
+    """A proposed expansion: the larger network, and the steps to it; without steps, nothing was worth it.
 
     `flops` is what scoring the candidates took.
     """
@@ -50,7 +50,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run has behind it when it begins: the size of a checkpoint, what that took, and on which device."""
+    """What a run starts from: a checkpoint's epoch, size, cost so far, and device."""
 
     epoch: int = 0
     params: int = 0
@@ -64,7 +64,7 @@ FROM_NOTHING = Beginning()
 
 @dataclass(frozen=True)
 class Look:
-    """A run between two epochs, as its recipe sees it. Recipes leave the module as it is."""
+    """The state of a run between two epochs, as its recipe sees it (read-only)."""
 
     architecture: Architecture
     module: GraphModule

@@ -1,4 +1,4 @@
-"""What a run is trained on, for people to look at: `data.json` beside its log.
+"""A summary of a run's training data for people to look at: `data.json` beside its log.
 
 Counts of each class, what was left out, and a contact sheet: a row for each class of some of its training images, as
 the network sees them, in one WebP. Bounded in classes, pixels and bytes, whatever the data set.

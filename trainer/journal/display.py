@@ -1,4 +1,4 @@
-"""A run as people watch it: a live panel on a terminal, plain lines elsewhere. Goes to stderr."""
+"""Progress of a run on stderr: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Display:
                     )
 
     def at(self, what: str) -> None:
-        """What takes time until the next record: a line that moves, and elsewhere one if nothing was said for long."""
+        """Shows the present activity until the next record: by a spinner; elsewhere by a line after a long silence."""
         self._activity, self._since = Spinner("dots", style="bar.complete"), time.monotonic()
         self._what = what
         if self._live is None and time.monotonic() - self._last_line > _PLAIN_SECONDS:

@@ -56,7 +56,7 @@ def run_directory(zoo: Path, config: RunConfig, data_name: str) -> Path:
 
 
 def lock(log: BinaryIO, directory: Path) -> None:
-    """Until the log is closed or the process ends, however it ends. Raises RunError where another process has it."""
+    """Locks the run until the log is closed or the process ends. Raises RunError where another process has it."""
     try:
         locks.lock(log, directory)
     except BlockingIOError:
@@ -101,12 +101,12 @@ class RunLog:
             self._observe(record)
 
     def synced(self) -> int:
-        """Bytes of the log, which outlive a power cut: a state counts on this much of it."""
+        """Flushes the log to disk (fsync) and returns its length in bytes, which the saved state refers to."""
         os.fsync(self._log.fileno())
         return self._log.tell()
 
     def rewind(self, log_bytes: int) -> None:
-        """What was logged after the state was saved happens again now."""
+        """Cuts the log back to the saved state: what came after it is done and logged again."""
         if self.group.writes:
             for leftover in self.directory.glob(".*.tmp"):
                 leftover.unlink()
@@ -198,7 +198,7 @@ class Journal(RunLog):
             self.save(state)
 
     def waits(self, state: RunState, chance: float) -> None:
-        """Validation is at chance, so ways to grow are not scored."""
+        """Logs that validation is at chance, so that ways to grow are not scored."""
         assert state.validation is not None
         self.record(ChanceRecord(state.epoch, state.validation.accuracy, chance))
 

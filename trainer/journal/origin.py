@@ -1,4 +1,4 @@
-"""A checkpoint that a run begins with: its own, where its state is lost, or one that somebody published."""
+"""The checkpoint that a run starts from (`--from`): its own, where its state is lost, or a published one."""
 
 from __future__ import annotations
 

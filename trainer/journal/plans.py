@@ -1,4 +1,4 @@
-"""What was planned for a run, kept in its directory: a run that goes on keeps to it."""
+"""A run's plan (sizes, epochs) in its directory, so that a resumed run keeps to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Plan = TypeVar("Plan")
 
 
 def kept(path: Path, key: Sequence[str], kind: type[Plan], make: Callable[[], Plan]) -> Plan:
-    """What the file says was planned for the same key; else what `make` returns, which is then kept there."""
+    """The plan stored for the same key, else the one that `make` returns, which is then stored."""
     file = TypeAdapter(tuple[list[str], kind])  # type: ignore[valid-type]
     try:
         saved = file.validate_json(path.read_bytes())

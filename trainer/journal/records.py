@@ -27,7 +27,7 @@ class LevelRecord:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What a run that is to take so long comes to, and when it is to be over. It is shown and not logged."""
+    """The plan of a run with a time limit, and the seconds left. Shown, not logged."""
 
     event: ClassVar[str] = "plan"
     what: str
@@ -71,7 +71,7 @@ class BatchesRecord:
 
 @dataclass(frozen=True)
 class ChanceRecord:
-    """Ways to grow were not scored: validation is at chance."""
+    """Ways to grow were not scored, since validation accuracy is that of the majority class."""
 
     event: ClassVar[str] = "chance"
     epoch: int
@@ -196,7 +196,7 @@ def line_of(record: Record) -> bytes:
 
 
 def write(record: Record, log: BinaryIO) -> None:
-    """As one line, for others to read at once; a plan is of the moment."""
+    """Appends it as one line and flushes, for those who follow the log; plans are not logged."""
     if isinstance(record, PlanRecord):
         return
     with naming(getattr(log, "name", "log")):

@@ -149,7 +149,7 @@ _GONE = {"choose": "score", "curvature": "diagonal"}
 
 
 def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run of before 2026-11-29 by today's names; what is done no more stays, and differs."""
+    """Settings saved before 2026-11-29, by today's names; those that no longer exist stay, and so differ."""
     old = dict(saved)
     if not any(name.startswith("expansion.") for name in old):
         return old

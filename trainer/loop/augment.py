@@ -1,4 +1,4 @@
-"""Random changes to training images: such as leave their class alone, and mixtures of two, which have two."""
+"""Data augmentation: mirroring, shifts and cutout, which keep an image's class, and mixup of two images and classes."""
 
 from __future__ import annotations
 

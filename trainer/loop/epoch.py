@@ -215,7 +215,7 @@ def _accuracy(split: Split, predicted: Int64[Tensor, " n"], num_classes: int) ->
 
 
 def chance_of(labels: Int64[Tensor, " n"]) -> float:
-    """The accuracy of always naming the commonest of these classes."""
+    """The accuracy of the majority-class baseline."""
     return labels.bincount().max().item() / len(labels)
 
 

@@ -1,4 +1,4 @@
-"""The optimiser, and its state carried across an expansion."""
+"""The optimiser, and its state (moments) carried over to an expanded network."""
 
 from __future__ import annotations
 

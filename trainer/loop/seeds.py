@@ -1,4 +1,4 @@
-"""Random numbers that depend on the run, the epoch and their purpose alone, so that a resumed run draws them again."""
+"""Reproducible seeds: they depend on run, epoch and purpose alone, so that a resumed run draws the same numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves while a run trains and grows; trainer/journal/state.py keeps it on disk."""
+"""The mutable state of a run; trainer/journal/state.py saves it to disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.runtime.module import GraphModule
 
 @dataclass(frozen=True)
 class Branch:
-    """An annealing under way, from whose end the run goes on: the state's network and optimiser are its own."""
+    """An annealing in progress. The state's network and optimiser are the branch's; the run goes on from its end."""
 
     epochs_done: int
     # The trunk's, to which the run returns.
@@ -73,7 +73,7 @@ class RunState:
 
 
 def first_network(config: RunConfig, data: Data) -> Architecture:
-    """That a run begins with. Raises RunError where there is none for these images, or it is over the run's limits."""
+    """The network that a run starts with. Raises RunError where none fits these images, or it is over the limits."""
     _, height, width = data.image_shape
     try:
         architecture = config.start.network(data.image_shape, len(data.classes))
@@ -94,7 +94,7 @@ def first_network(config: RunConfig, data: Data) -> Architecture:
 
 
 def fresh(config: RunConfig, architecture: Architecture, device: torch.device) -> RunState:
-    """Before the first epoch, with random weights."""
+    """The state before the first epoch, with random weights."""
     torch.manual_seed(seed_of(config, 0, "start"))
     module = GraphModule(architecture.graph()).to(device)
     optimizer = optim.make(module, config)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of the weights that a network has now, measured again by forward passes alone.
+"""Recalibrated batch norms: statistics of a network's present weights, measured by forward passes alone.
 
 Running statistics trail behind the weights, by tens of steps, and an average of weights has those of no network at all.
 Where an epoch is a few steps, a checkpoint with them can be at chance whose weights know four fifths of the images. So
@@ -33,7 +33,7 @@ def num_for_checkpoint(num_train: int) -> int:
 
 
 def num_for_epoch(num_train: int) -> int:
-    """Images for a network that nobody keeps, only validated: at most a third of the cost of its epoch."""
+    """Images for a network that is only validated, not saved: at most a third of the cost of its epoch."""
     return min(512, num_train)
 
 

@@ -1,4 +1,4 @@
-"""What an epoch really costs here: real ones are timed, with averaging, augmentation, statistics and evaluation.
+"""Times real epochs on this machine, to plan a run: with averaging, augmentation, statistics and evaluation.
 
 Steps alone say too little where images are few: `adapt --minutes 1` on 120 photos took 1.7 minutes when it was planned
 by them (docs/log.md).
@@ -31,12 +31,12 @@ def sample_of(data: Data, macs: int, batch_size: int) -> tuple[Data, float]:
 
 
 def places_to_time(number: int) -> list[int]:
-    """Of so many networks, smallest first, those to be timed: the ends and the middle."""
+    """Which of so many networks, smallest first, are timed: the first, the middle one, the last."""
     return sorted({0, number // 2, number - 1})
 
 
 class Clock:
-    """Called at the end of each epoch, it notes the time; the first is that of its making."""
+    """Notes the time when it is made, and whenever it is called: at the end of each epoch."""
 
     def __init__(self) -> None:
         self.times = [time.perf_counter()]
@@ -54,6 +54,6 @@ def once_and_again(times: Sequence[float], share: float) -> tuple[float, float]:
 
 
 def by_macs(macs: Sequence[int], places: Sequence[int], seconds: Sequence[float]) -> tuple[float, ...]:
-    """Of all networks, from the seconds of those in these places: in between it goes with multiply-accumulates."""
+    """Seconds of all networks, interpolated by multiply-accumulates between those that were timed."""
     at, timed = zip(*sorted(zip((macs[place] for place in places), seconds, strict=True)), strict=True)
     return tuple(np.interp(macs, at, timed).tolist())

@@ -1,4 +1,4 @@
-"""What a run does between two decisions: an epoch, an annealing, an evaluation, an expansion. Nothing is written."""
+"""The steps of a run: an epoch, an annealing, an evaluation, an expansion. Nothing is written to disk here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Epoch:
 
 
 class Trainer:
-    """Moves a run's state on. All processes of a group call it alike. `at` is told what takes time now."""
+    """Advances a run's state. All processes of a group make the same calls. `at` is told the present activity."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Trainer:
     # --- training ---------------------------------------------------------------------------------------------
 
     def epoch(self, state: RunState) -> Epoch:
-        """One of the trunk, with its validation. Raises RunError where the loss is no number."""
+        """Trains an epoch of the trunk and validates. Raises RunError where the loss diverges (NaN or infinite)."""
         started = time.perf_counter()
         state.finished_branch = None
         config = self.config
@@ -151,7 +151,7 @@ class Trainer:
         return self.group.shared(validation)
 
     def is_at_chance(self, validation: Accuracy | None) -> bool:
-        """Then there is nothing yet that a larger network could do better."""
+        """Whether validation accuracy is within noise of the majority-class baseline: then nothing grows."""
         return validation is not None and is_at_chance(validation, self.chance, self.config.chance_errors)
 
     def is_over(self, state: RunState) -> bool:
@@ -187,7 +187,7 @@ class Trainer:
         )
 
     def propose(self, state: RunState, look: Look) -> tuple[Growth | None, float]:
-        """What to add, and the seconds that scoring took."""
+        """The recipe's proposal, and the seconds that scoring took."""
         started = time.perf_counter()
         self.at("scoring ways to grow")
         growth = self.group.shared(self.config.recipe.propose(look))
@@ -266,7 +266,7 @@ class Trainer:
         branch_epoch: int = 0,
         branch_epochs: int = 0,
     ) -> Epoch:
-        """Books an epoch's cost."""
+        """Adds an epoch's cost to the state."""
         state.num_epochs += 1
         state.training_flops += training_flops(num_macs(state.module.graph), result.num_images)
         seconds = time.perf_counter() - started

@@ -45,7 +45,7 @@ _LOOKS = 4
 
 @dataclass(frozen=True)
 class Rung:
-    """The size to grow to next; `share_left` of the time for it falls from 1 to 0."""
+    """The size to grow to next; `share_left`: the fraction of its epochs that is left, from 1 to 0."""
 
     size: int
     share_left: float
@@ -122,7 +122,7 @@ class Ladder(Recipe):
     # --- when -------------------------------------------------------------------------------------------------
 
     def next_size(self, params: int) -> int | None:
-        """The lowest size that a network of so many parameters has not reached; None at the top."""
+        """The smallest target size that a network of so many parameters has not reached; None at the top."""
         return next((size for size in self.sizes if params < _REACHED * size), None)
 
     def deadlines(self, epochs: int, begun: Beginning = FROM_NOTHING) -> list[int]:

@@ -1,4 +1,4 @@
-"""Growth by one change at a time: every way to grow is built and scored, and a rule picks one."""
+"""Greedy growth, one change at a time: every candidate is built and scored, and a rule picks one."""
 
 from __future__ import annotations
 

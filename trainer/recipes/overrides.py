@@ -1,4 +1,4 @@
-"""What a person may change about a named run, from the command line or a sweep."""
+"""Settings of a named run that the command line or a sweep may override."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.errors import RunError
 
 @dataclass(frozen=True)
 class Overrides:
-    """None: as the run has it."""
+    """None keeps the run's own value."""
 
     epochs: int | None = None
     # As it is, however few the data are.

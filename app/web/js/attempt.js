@@ -113,7 +113,7 @@ export async function show(page, { zoo, choice, signal }) {
   let sending = new AbortController();
   let sent = null;
   const policy = policyControl(() => answer());
-  const invitation = () => (policy.isAdaptive() ? "Give an image: the most accurate size that is in time answers, whatever else the service has to do." : "Give an image, and each of the sizes below answers.");
+  const invitation = () => (policy.isAdaptive() ? "Give an image: the most accurate size that meets the deadline under the present load answers." : "Give an image, and each of the sizes below answers.");
   const levels = new Map(); // Of each elastic file, the level that is looked at.
 
   function send(picture) {

@@ -1,4 +1,4 @@
-// Which class is taken for which: the worst in words, and the whole matrix.
+// The confusion matrix: the classes most often confused in words, and the whole matrix.
 
 import { h, scroller } from "./dom.js";
 import { count } from "./format.js";
@@ -7,7 +7,7 @@ const NUM_WORST = 5;
 
 export function drawConfusion({ classes, metrics }) {
   const { confusion } = metrics;
-  if (!confusion) return [h("p", { class: "quiet" }, "Not recorded: the file is an older one, was not tested by its run, or tells more than 50 classes apart.")];
+  if (!confusion) return [h("p", { class: "quiet" }, "Not recorded: the file is an older one, was not tested by its run, or has more than 50 classes.")];
   const totals = confusion.map((row) => row.reduce((sum, number) => sum + number, 0));
   const pairs = confusion.flatMap((row, from) => row.map((number, to) => ({ from, to, number })));
   const worst = pairs.filter(({ from, to, number }) => from !== to && number > 0).sort((a, b) => b.number - a.number);
@@ -22,7 +22,7 @@ export function drawConfusion({ classes, metrics }) {
     );
   return [
     worst.length > 0 ? h("ol", { class: "worst", "aria-label": "Most often confused" }, worst.slice(0, NUM_WORST).map((pair) => h("li", {}, words(pair)))) : h("p", {}, "No test image was taken for another class."),
-    h("p", { class: "quiet" }, "A row has the test images of a class, a column what they were taken for."),
+    h("p", { class: "quiet" }, "A row has the test images of one class, a column what was predicted for them."),
     scroller(
       "Confusion matrix",
       h(

@@ -120,7 +120,7 @@ export async function show(page, { zoo, choice, remember, again, signal }) {
         section("Accuracy by class", drawClasses(found.descriptor)),
         h("div", {}, section("Lineage", ...drawLineage(found.descriptor, origin)), section("Cost", drawCost(found.descriptor))),
       ),
-      section("Which class is taken for which", ...drawConfusion(found.descriptor)),
+      section("Confusion matrix", ...drawConfusion(found.descriptor)),
       section("Model card", drawCard(found, signal)),
       section("Commands for this choice", h("div", { class: "lines" })),
     );

@@ -94,7 +94,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     // Of the same parts as the sum that a run ends with, which also has the little that making an expansion takes.
     const seconds = [...of("epoch"), ...of("decision"), ...(isOnlyTaught ? of("lesson") : [])].reduce((sum, record) => sum + record.seconds, 0);
     const hasBranches = of("epoch").some((record) => record.branch_epoch > 0);
-    saved.textContent = hasBranches ? "checkpoint, annealed on a branch" : "checkpoint";
+    saved.textContent = hasBranches ? "checkpoint, annealed (learning rate lowered to 0)" : "checkpoint";
     picture.hidden = isOnlyTaught;
     const unknown = isOnlyTaught ? "its growth is not logged here" : "nothing logged yet";
     const where = last ? `epoch ${last.epoch} of ${last.epochs}${annealing(last)}` : unknown;
@@ -156,7 +156,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     ];
     const size = { name: "sizes", kind: "steps", points: all.map(({ x, params: y }) => ({ x, y })), tell: ({ x, y }) => `epoch ${x}\n${count(y)} parameters` };
     drawChart({
-      label: "Accuracy and parameters over the epochs; every step is told below",
+      label: "Accuracy and parameters over the epochs; the text below describes every step",
       x: { scale: scale([0, numEpochs * 1.02]), title: hasBranches ? "Epochs, annealing included" : "Epoch", text: count, leastStep: 1 },
       panels: [
         { from: 0, to: 0.6, y: { scale: scale(accuracies), title: "Accuracy", text: percentTick }, layers },

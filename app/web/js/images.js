@@ -23,7 +23,7 @@ export function drawImages({ name, data }, signal) {
   fill();
   return [
     about.length > 0 && h("p", {}, about.join("; "), "."),
-    findings.length > 0 && h("ul", { class: "findings", "aria-label": "What was left out, and what is odd" }, findings.map((sentence) => h("li", {}, sentence))),
+    findings.length > 0 && h("ul", { class: "findings", "aria-label": "Left out, and warnings" }, findings.map((sentence) => h("li", {}, sentence))),
     h("p", { class: "quiet" }, `As the networks see them, ${data.image.height}×${data.image.width} pixels`, numClasses > rows.length && `; the first ${plural(rows.length, "class", "classes")} of ${count(numClasses)}`, "."),
     told,
     scroller("Images of each class", h("table", { class: "images" }, h("thead", {}, h("tr", {}, head.map((title) => h("th", { scope: "col" }, title)))), h("tbody", {}, rows))),
