@@ -34,8 +34,7 @@ from app.settings import Settings
 from zoo.errors import BusyError, NoSpaceError, ZooError
 from zoo.library.local import LocalZoo
 from zoo.library.publishing import trial
-from zoo.store.directories import store_of
-from zoo.store.store import Store
+from zoo.store.store import Store, store_of
 
 if TYPE_CHECKING:  # of an extra
     from app.monitoring.tracing import Tracing

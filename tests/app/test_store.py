@@ -24,10 +24,10 @@ from zoo.library.local import LocalZoo
 from zoo.library.upkeep.garbage import collect
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.store.annotations import Annotations
-from zoo.store.directories import Directories, store_of
+from zoo.store.directories import Directories
 from zoo.store.entries import FlagEntry
 from zoo.store.object_store import ObjectStore
-from zoo.store.store import Store
+from zoo.store.store import Store, store_of
 
 ADDING = (Path(__file__).parents[2] / "docs" / "adding.md").read_text()
 TOKEN = "a-token-for-publishing"

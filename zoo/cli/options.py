@@ -148,7 +148,7 @@ def library(zoo: list[Path], eval_data: tuple[str, ...] = ()) -> LocalZoo:
 
 
 def store(zoo: list[Path]) -> Store:
-    from zoo.store.directories import store_of
+    from zoo.store.store import store_of
 
     return store_of(zoo, os.environ.get(STORE_VARIABLE) or None)
 

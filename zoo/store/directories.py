@@ -16,18 +16,9 @@ from pathlib import Path
 from zoo.errors import BusyError, NotFoundError
 from zoo.store.directory import Directory, checkpoints, is_named_by_digest, move_into_place, walk
 from zoo.store.directory_log import DirectoryLog
-from zoo.store.store import AnnotationLog, Listing, Stat, Store
+from zoo.store.store import AnnotationLog, Listing, Stat
 
 log = logging.getLogger(__name__)
-
-
-def store_of(roots: Sequence[Path], url: str | None) -> Store:
-    """The directories, or the object storage at the URL, if there is one (ZOO_STORE). Raises ZooError."""
-    if url is None:
-        return Directories(roots)
-    from zoo.store.object_store import ObjectStore  # of an extra
-
-    return ObjectStore.at(url)
 
 
 class Directories:

@@ -103,3 +103,14 @@ class Store(Protocol):
 
     def logs(self) -> Sequence[AnnotationLog]:
         """The first is appended to, the others are read."""
+
+
+def store_of(roots: Sequence[Path], url: str | None) -> Store:
+    """The directories, or the object storage at the URL, if there is one (ZOO_STORE). Raises ZooError."""
+    if url is None:
+        from zoo.store.directories import Directories
+
+        return Directories(roots)
+    from zoo.store.object_store import ObjectStore  # of an extra
+
+    return ObjectStore.at(url)

@@ -14,29 +14,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zoo.network.families.family import Architecture, register
-from zoo.network.families.plain import plain_graph
+from zoo.network.families.family import input_fields, register
+from zoo.network.families.plain import Channels, PlainArchitecture, plain_graph
 from zoo.network.graph import Graph
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
 @register
-class AlexnetArchitecture(Architecture):
-    """A network of the family. `channels`: of each convolution, in order; each is a group of its own."""
+class AlexnetArchitecture(PlainArchitecture):
+    """A network of the family."""
 
     family: Literal["alexnet"] = "alexnet"
     channels: Annotated[tuple[Channels, ...], Field(min_length=5, max_length=5)]
 
     def graph(self) -> Graph:
-        shape = (self.input_channels, self.input_height, self.input_width)
-        return plain_graph(shape, self.num_classes, self.channels, [5, 5, 3, 3, 3], (0, 1, 4))
-
-    def widths(self) -> tuple[int, ...]:
-        return self.channels
-
-    def _of_widths(self, widths: tuple[int, ...]) -> AlexnetArchitecture:
-        return self.model_copy(update={"channels": widths})
+        return plain_graph(self, [5, 5, 3, 3, 3], (0, 1, 4))
 
 
 def start(
@@ -47,9 +38,6 @@ def start(
 ) -> AlexnetArchitecture:
     """`input_shape` is (channels, height, width)."""
     return AlexnetArchitecture(
-        input_channels=input_shape[0],
-        input_height=input_shape[1],
-        input_width=input_shape[2],
-        num_classes=num_classes,
+        **input_fields(input_shape, num_classes),
         channels=channels,
     )

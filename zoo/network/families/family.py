@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +60,11 @@ class Architecture(Frozen, ABC):
     input_height: Annotated[int, Field(ge=1, le=4096)]
     input_width: Annotated[int, Field(ge=1, le=4096)]
     num_classes: Annotated[int, Field(ge=2, le=65536)]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        return self.input_channels, self.input_height, self.input_width
 
     @abstractmethod
     def graph(self) -> Graph:
@@ -124,6 +129,12 @@ class Architecture(Frozen, ABC):
         """Of checked widths; whoever has `widths` has this too."""
         assert not widths
         return self
+
+
+def input_fields(input_shape: tuple[int, int, int], num_classes: int) -> dict[str, Any]:
+    """The fields of an Architecture for images of (channels, height, width)."""
+    names = ("input_channels", "input_height", "input_width", "num_classes")
+    return dict(zip(names, (*input_shape, num_classes), strict=True))
 
 
 def deeper_or_wider(

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zoo.network.families.family import Architecture, Frozen, register
+from zoo.network.families.family import Architecture, Frozen, input_fields, register
 from zoo.network.graph import INPUT, Graph, GraphBuilder
 from zoo.network.ops import Add, AveragePool2d, BatchNorm, Conv2d, GlobalAveragePool, Linear, PadChannels, ReLU
 
@@ -49,7 +49,7 @@ class ResnetArchitecture(Architecture):
         return self
 
     def graph(self) -> Graph:
-        builder = GraphBuilder((self.input_channels, self.input_height, self.input_width))
+        builder = GraphBuilder(self.input_shape)
         channels = self.stages[0].channels
         value = _convolved(builder, "stem", "", INPUT, Conv2d(self.input_channels, channels, 3, bias=False))
         value = builder.add("stem.act", ReLU(), value)
@@ -120,10 +120,7 @@ def start(
 ) -> ResnetArchitecture:
     """`channels`: of each of the three stages, hidden ones too. `input_shape` is (channels, height, width)."""
     return family(
-        input_channels=input_shape[0],
-        input_height=input_shape[1],
-        input_width=input_shape[2],
-        num_classes=num_classes,
+        **input_fields(input_shape, num_classes),
         stages=tuple(
             ResidualStage(channels=width, hidden_channels=(width,) * family.layers_per_stage) for width in channels
         ),

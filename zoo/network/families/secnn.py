@@ -67,7 +67,7 @@ class SecnnArchitecture(Architecture):
 
     def graph(self) -> Graph:
         """Raises DescriptorError where the input is too small for the blocks' pools."""
-        builder = GraphBuilder((self.input_channels, self.input_height, self.input_width))
+        builder = GraphBuilder(self.input_shape)
         value, channels, skip = INPUT, self.input_channels, ""
         for b, block in enumerate(self.blocks):
             for index, layer in enumerate(block.layers):

@@ -12,11 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zoo.network.families.family import Architecture, register
-from zoo.network.families.plain import plain_graph
+from zoo.network.families.family import input_fields, register
+from zoo.network.families.plain import Channels, PlainArchitecture, plain_graph
 from zoo.network.graph import Graph
-
-Channels = Annotated[int, Field(ge=1, le=4096)]
 
 # Convolutions of each stage.
 STAGES = (2, 2, 3, 3, 3)
@@ -24,21 +22,14 @@ _POOLED = (1, 3, 6, 9, 12)
 
 
 @register
-class Vgg16Architecture(Architecture):
-    """A network of the family. `channels`: of each convolution, in order; each is a group of its own."""
+class Vgg16Architecture(PlainArchitecture):
+    """A network of the family."""
 
     family: Literal["vgg16"] = "vgg16"
     channels: Annotated[tuple[Channels, ...], Field(min_length=13, max_length=13)]
 
     def graph(self) -> Graph:
-        shape = (self.input_channels, self.input_height, self.input_width)
-        return plain_graph(shape, self.num_classes, self.channels, [3] * 13, _POOLED)
-
-    def widths(self) -> tuple[int, ...]:
-        return self.channels
-
-    def _of_widths(self, widths: tuple[int, ...]) -> Vgg16Architecture:
-        return self.model_copy(update={"channels": widths})
+        return plain_graph(self, [3] * 13, _POOLED)
 
 
 def start(
@@ -49,9 +40,6 @@ def start(
 ) -> Vgg16Architecture:
     """`channels`: of each of the five stages. `input_shape` is (channels, height, width)."""
     return Vgg16Architecture(
-        input_channels=input_shape[0],
-        input_height=input_shape[1],
-        input_width=input_shape[2],
-        num_classes=num_classes,
+        **input_fields(input_shape, num_classes),
         channels=tuple(width for width, number in zip(channels, STAGES, strict=True) for _ in range(number)),
     )
