@@ -19,7 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 from trainer.commands.main import app
-from trainer.config import BlueprintStart, RunConfig
+from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.adapt import sources
 from trainer.distil.distil import distil, pair
@@ -34,6 +34,7 @@ from trainer.elastic.step import Block, ElasticStep
 from trainer.journal.origin import Origin, read, read_from
 from trainer.journal.records import CheckpointRecord, EpochRecord, Record
 from trainer.loop import optim
+from trainer.loop.augment import augmentation_of
 from trainer.loop.epoch import WeightAverage, train_epoch
 from trainer.recipes.names import run_named
 from trainer.recipes.overrides import Overrides
@@ -42,6 +43,7 @@ from zoo.checkpoint.elastic import ElasticFile, extract
 from zoo.checkpoint.file import Checkpoint, decode, digest_of
 from zoo.checkpoint.nesting import shared_places
 from zoo.errors import RunError
+from zoo.network.cost import num_macs, num_params
 from zoo.network.families import blueprint, secnn
 from zoo.network.families.family import Architecture
 from zoo.network.levels import NetworkBudget
@@ -140,6 +142,63 @@ def test_averages_are_of_every_levels_batch_norms(config: RunConfig, data: Data)
     statistics = [name for name in before if name.endswith(("running_mean", "running_var", "norm.weight"))]
     assert sum(name.startswith("levels.0.") for name in statistics) > 5
     assert moved.issuperset(statistics)
+
+
+def test_each_level_sees_what_suits_its_size(config: RunConfig, data: Data) -> None:
+    """Whole images below the sizes from which a part is black, and from which two are mixed; where the next larger
+    one sees others, it answers for these too, and that trains nothing of it."""
+    graphs = [one.graph() for one in LEVELS]
+    sizes = [num_params(graph) for graph in graphs]
+    config = replace(config, cutout=Cutout(0.5, from_params=sizes[1]), mixup=Mixup(0.5, from_params=sizes[2]))
+    module = ElasticModule(graphs)
+    step = ElasticStep(module, optim.make(module, config), config, data.preprocessing)
+    images, labels = data.train.images[:80:10], data.train.labels[:80:10]
+    drawn = augmentation_of(config, sizes[2], (8, 8), 8, torch.Generator().manual_seed(0), CPU)
+    views, targets = step.shown(images, labels, drawn, slice(0, 8))
+    assert views.shape == (8, 3, *images.shape[1:])
+    whole, cut, mixed = views.unbind(1)
+    assert torch.equal(whole, replace(drawn, cutout=0.0).of(images, slice(0, 8)))
+    assert (cut != whole).any()
+    assert torch.equal(torch.where(cut != whole, 0, whole), cut), "black where it differs"
+    assert (mixed != cut).any()
+    assert torch.equal(targets[:, 0].argmax(1), labels)
+    assert ((targets[:, 2] > 0).sum(1) > 1).any()
+
+    logits = module(step.normalized(views))
+    assert len(logits) == 5, "three levels, and two that answer for what the one before them sees"
+    alone = [ElasticModule(graphs) for _ in range(2)]
+    for one in alone:
+        one.load_state_dict(module.state_dict())
+    torch.testing.assert_close(logits[0], alone[0](step.normalized(whole))[0])
+    torch.testing.assert_close(logits[3], alone[0](step.normalized(whole))[1])
+    torch.testing.assert_close(logits[4], alone[1](step.normalized(cut))[2])
+    gradients = torch.autograd.grad(logits[3:].sum(), tuple(module.parameters()), retain_graph=True, allow_unused=True)
+    assert not any(one is not None and one.any() for one in gradients)
+    loss, _ = step.objective(logits, targets, None)
+    expected = [
+        step.loss_of(logits[level], targets[:, level], wanted)
+        for level, wanted in enumerate([logits[3], logits[4], None])
+    ]
+    torch.testing.assert_close(loss, sum(expected, torch.zeros(())) / 3)
+    same = replace(config, cutout=None, mixup=None)
+    views, targets = ElasticStep(module, optim.make(module, same), same, data.preprocessing).shown(
+        images, labels, replace(drawn, cutout=0.0, kept=None), slice(0, 8)
+    )
+    assert views.shape == images.shape
+    assert torch.equal(targets, labels)
+
+
+def test_a_run_whose_levels_see_different_images_pays_for_the_answers(
+    config: RunConfig, data: Data, tmp_path: Path
+) -> None:
+    sizes = [num_params(one.graph()) for one in LEVELS]
+    config = replace(config, cutout=Cutout(0.25, from_params=sizes[1]), mixup=Mixup(0.5, from_params=sizes[2]))
+    run = Run(config, data, tmp_path)
+    alike = Run(replace(config, cutout=None, mixup=None), data, tmp_path / "alike")
+    flops = [one.levels[-1].descriptor.cost.training_flops for one in (run, alike)]
+    answering = 2 * sum(num_macs(one.graph()) for one in LEVELS[1:]) * config.epochs * 80
+    assert len(data.train) == 81, "of which the last is left out: batch norm needs two"
+    assert flops[0] - flops[1] == answering
 
 
 # --- together -------------------------------------------------------------------------------------------

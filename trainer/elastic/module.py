@@ -35,10 +35,24 @@ class ElasticModule(GraphModule):
         super().__init__(graphs[-1])
         self._smaller = [_Level(graph, self) for graph in graphs[:-1]]
         self.levels = nn.ModuleList(self._smaller)
+        self.views = (0,) * len(graphs)
+        """Which of the views of the images each level sees."""
+        self.asked: tuple[int, ...] = ()
+        """Levels that also answer for what the one before them sees."""
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "levels batch classes"]:
-        """`images` are normalised. The logits of every level."""
-        return torch.stack([*(level(images) for level in self._smaller), super().forward(images)])
+    def forward(
+        self, views: Float[Tensor, "batch channels height width"] | tuple[Tensor, ...]
+    ) -> Float[Tensor, "outputs batch classes"]:
+        """`views` are normalised: the images, or several views of them. The logits of every level; then the answers of
+        those that are `asked`, without gradients."""
+        views = views if isinstance(views, tuple) else (views,)
+        logits = [self._answers(level, views[view]) for level, view in enumerate(self.views)]
+        with torch.no_grad():
+            logits += [self._answers(level, views[self.views[level - 1]]) for level in self.asked]
+        return torch.stack(logits)
+
+    def _answers(self, level: int, images: Tensor) -> Tensor:
+        return self._smaller[level](images) if level < len(self._smaller) else super().forward(images)
 
     @property
     def graphs(self) -> list[Graph]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config import Cutout, Mixup, RunConfig
+from trainer.config import RunConfig
 from trainer.distil.answers import Answers, Teacher
 from trainer.distil.lessons import Member
 from trainer.elastic.stage import Epoch, Frozen, Stage
@@ -18,7 +18,7 @@ from trainer.elastic.state import ElasticState, Settings, save
 from trainer.growth.ranking import ranked
 from trainer.journal.journal import RunLog, checkpoint_record, code_version
 from trainer.journal.records import EpochRecord, FinishedRecord, LevelRecord
-from trainer.loop.augment import cutout_of, mixup_of, shift_of
+from trainer.loop.augment import shift_of
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import chance_of, is_at_chance, metrics_of
 from trainer.loop.seeds import seed_of
@@ -137,20 +137,13 @@ class ElasticRun:
         )
 
     def _fitted(self, *, taught: bool) -> RunConfig:
-        """With batches that fit the data. All levels see the same images, changed as the largest network has them."""
+        """With batches that fit the data. All levels see the same images, shifted as the largest network has them."""
         config = fitted(self.log.config, len(self.data.train))
         if taught:
             # Whole images, as `trainer.distil.lessons` shows them.
             config = replace(config, cutout=None, mixup=None)
         params = num_params(self.settings.levels.architectures[-1].graph())
-        cutout, mixup = cutout_of(config, params), mixup_of(config, params)
-        return replace(
-            config,
-            max_shift=shift_of(config, params),
-            full_shift_params=1,
-            cutout=Cutout(cutout, from_params=0) if cutout else None,
-            mixup=Mixup(mixup, from_params=0) if mixup else None,
-        )
+        return replace(config, max_shift=shift_of(config, params), full_shift_params=1)
 
     def _answers(self, teacher: Member) -> Answers:
         device = self.log.device

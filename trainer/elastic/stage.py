@@ -77,14 +77,14 @@ class Stage:
         if before is not None:
             module.load_state_dict(before["module"])
             optim.load_state(optimizer, before["optimizer"])
-        self._macs = sum(num_macs(graph) for graph in graphs)
+        macs = sum(num_macs(graph) for graph in graphs)
         self._step = ElasticStep(
             module,
             optimizer,
             config,
             data.preprocessing,
             group,
-            compiled=pays_to_compile(config, self._macs, len(self._train)),
+            compiled=pays_to_compile(config, macs, len(self._train)),
         )
         if frozen is not None:
             self._step.frozen = Block(module, frozen.graph, frozen.tensors)
@@ -137,7 +137,10 @@ class Stage:
         if self._best is None or mean >= self._best[0]:
             self._best = mean, {name: tensor.clone() for name, tensor in self._average.module.state_dict().items()}
         self.epochs_done += 1
-        flops = training_flops(self._macs, result.num_images) + forward_flops(self._macs, num_images)
+        flops = training_flops(step.training_macs, result.num_images) + forward_flops(
+            step.answering_macs, result.num_images
+        )
+        flops += forward_flops(step.training_macs, num_images)
         return Epoch(result, validations, max(rates), time.perf_counter() - started, flops)
 
     def finished(self) -> list[tuple[GraphModule, Accuracy]]:

@@ -19,8 +19,7 @@ from trainer.loop import optim
 from trainer.loop.augment import Augmentation, augmentation_of
 from trainer.loop.step import TrainingStep
 from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
-from zoo.network.cost import activation_bytes
-from zoo.network.graph import output_shapes
+from zoo.network.cost import activation_bytes, num_params
 from zoo.runtime.module import GraphModule, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
@@ -95,8 +94,8 @@ def train_epoch(
 
 
 def _augmentation(step: TrainingStep, split: Split, generator: torch.Generator) -> Augmentation:
-    num_params = sum(parameter.numel() for parameter in step.module.parameters())
-    return augmentation_of(step.config, num_params, split.images.shape[2:], len(split), generator, split.labels.device)
+    params = num_params(step.module.graph)
+    return augmentation_of(step.config, params, split.images.shape[2:], len(split), generator, split.labels.device)
 
 
 def _batches(
@@ -114,10 +113,7 @@ def _batches(
     several = batch_size * max(1, _BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
     for index, indices in enumerate(order.split(several)):
         place = slice(index * several, index * several + len(indices))
-        images, targets = augmentation.of(split.images[indices], place), split.labels[indices]
-        if augmentation.kept is not None:
-            graph = step.module.graph
-            images, targets = augmentation.mixed(images, targets, place, output_shapes(graph)[graph.output][0])
+        images, targets = step.shown(split.images[indices], split.labels[indices], augmentation, place)
         wanted = repeat(None) if answers is None else answers[place].float().split(batch_size)
         yield from zip(images.split(batch_size), targets.split(batch_size), wanted, strict=answers is not None)
 

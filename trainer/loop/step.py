@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -16,14 +17,16 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.config import RunConfig
+from trainer.loop.augment import Augmentation
 from trainer.loop.parallel import ALONE, Group, synchronize_batch_norms
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.families import secnn
+from zoo.network.graph import output_shapes
 from zoo.runtime import glibc
 from zoo.runtime.module import GraphModule
 
-# Of each image its class, or how much of it belongs to each class.
-Targets = Int64[Tensor, " batch"] | Float[Tensor, "batch classes"]
+# Of each image its class, or how much of it, of each view of it, belongs to each class.
+Targets = Int64[Tensor, " batch"] | Float[Tensor, "batch *views classes"]
 
 # By the id of the tensor that each is a copy of.
 Snapshot = dict[int, Tensor]
@@ -77,7 +80,7 @@ class TrainingStep:
 
     def __call__(
         self,
-        images: UInt8[Tensor, "batch channels height width"],
+        images: UInt8[Tensor, "batch *views channels height width"],
         targets: Targets,
         answers: Float[Tensor, "batch classes"] | None = None,
     ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
@@ -111,6 +114,24 @@ class TrainingStep:
     def num_trained(self, num_images: int) -> int:
         """Images of these batches."""
         return min(num_images, self.num_steps(num_images) * self.config.batch_size)
+
+    def shown(
+        self,
+        images: UInt8[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, " batch"],
+        augmentation: Augmentation,
+        place: slice,
+    ) -> tuple[UInt8[Tensor, "batch *views channels height width"], Targets]:
+        """What it takes of these images, which are at that place among those of the augmentation, and their targets."""
+        images = augmentation.of(images, place)
+        if augmentation.kept is None:
+            return images, labels
+        return augmentation.mixed(images, labels, place, self.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        graph = self.module.graph
+        return output_shapes(graph)[graph.output][0]
 
     def snapshot(self) -> Snapshot:
         """A copy of weights, running statistics and the optimiser's state."""
@@ -166,12 +187,16 @@ class TrainingStep:
             return self._loss(images, targets, answers)
 
     def _loss(self, images: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
-        inputs = ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
+        inputs = self.normalized(images)
         # Each weight is cast once a step: a cache would only outlive a captured graph.
         dtype = self._dtype or torch.bfloat16
         with torch.autocast(self.device.type, dtype, enabled=self._dtype is not None, cache_enabled=False):
             logits = self._network(inputs)
         return self.objective(logits.float(), targets, answers)
+
+    def normalized(self, images: Tensor) -> Any:
+        """As the network takes them."""
+        return ((images.float() - self._mean) * self._scale).contiguous(memory_format=torch.channels_last)
 
     def objective(self, logits: Tensor, targets: Tensor, answers: Tensor | None) -> tuple[Tensor, Tensor]:
         """The loss of what the network answers, and how many of its answers are right."""
