@@ -81,7 +81,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
             trial.start_runner()
         if publishing.measures:
             threading.Thread(target=follow_claims, args=(app.state.service, stopping), daemon=True).start()
-        gate.connections.on_closing(gate.work.close_soon)
         yield
         stopping.set()
         follower.cancel()

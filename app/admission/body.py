@@ -26,7 +26,7 @@ class AdmitBody:
         self.app = app
         self.max_bytes = max_bytes
         self.budget = gate.bodies
-        self._connections = gate.connections
+        self._overflow = gate.overflow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         declared, encoding = _framing(scope) if scope["type"] == "http" else (0, b"")
@@ -81,7 +81,7 @@ class AdmitBody:
 
     def _check_room(self, scope: Scope, declared: int) -> None:
         if not self.budget.has_room(declared):
-            self._connections.found_full(scope, lambda other: not self.budget.has_room(_framing(other)[0] or 0))
+            self._overflow.found_full(scope, "bodies", lambda other: not self.budget.has_room(_framing(other)[0] or 0))
             raise _no_room()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from app.admission.file_limit import connections_allowed
 from app.monitoring.metrics import Metrics
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # which imports this module
 # this long however many clients there are: a probe, which waits for nobody, takes two or three.
 _TURN_SECONDS = 0.01
 _MIN_BEGUN, _MAX_BEGUN = 4, 64
-_MAX_FULL_URLS = 256
 _CHECK_SECONDS = 1.0
 # Who has answered nothing for so long has stopped reading.
 _MAX_UNREAD_SECONDS = 10.0
@@ -41,7 +40,6 @@ class Connections:
         self._num_begun = 0
         self._max_begun = _MAX_BEGUN // 2
         self._turn_began = 0.0
-        self._full: dict[tuple[str, bytes], Callable[[Mapping[str, Any]], bool]] = {}
         # Looked for once after each check, which is what finds them.
         self._may_be_slow = True
         self._check_timer: asyncio.TimerHandle | None = None
@@ -143,25 +141,6 @@ class Connections:
             self._to_begin.popleft()()
         if self._num_begun:
             asyncio.get_running_loop().call_soon(self._next_turn)
-
-    # --- who is turned away ---
-
-    def found_full(self, scope: Mapping[str, Any], is_full: Callable[[Mapping[str, Any]], bool]) -> None:
-        """This request was refused for want of room. Others of its URL for which `is_full` says that there is still
-        none are turned away without being looked at, at a fraction of the cost."""
-        if len(self._full) >= _MAX_FULL_URLS:
-            self._full.clear()
-        self._full[scope["path"], scope["query_string"]] = is_full
-
-    def is_full(self, scope: Mapping[str, Any]) -> bool:
-        if not self._full:
-            return False
-        url = scope["path"], scope["query_string"]
-        is_full = self._full.get(url)
-        if is_full is None or is_full(scope):
-            return is_full is not None
-        del self._full[url]
-        return False
 
     # --- the end ---
 

@@ -1,15 +1,6 @@
-"""How fast the other side of a connection is: sending a body, reading an answer, coming back after a refusal."""
+"""How fast the other side of a connection is: sending a body, reading an answer."""
 
 from __future__ import annotations
-
-import random
-
-# How long a client that was turned away with 503 or 429 is not listened to, if it asks again on the same connection
-# at once: answering it would take the time from those who are served.
-_DEAF_SECONDS = 1.0
-# Who had sent its next request before it was listened to again waits twice as long the next time.
-_AT_ONCE_SECONDS = 0.3
-_MAX_DEAF_SECONDS = 8.0
 
 
 class BodyPace:
@@ -57,20 +48,3 @@ class ReaderPace:
         self._still_seconds = self._still_seconds + seconds if is_still else 0.0
         self._unsent_bytes = unsent_bytes
         return self._still_seconds
-
-
-class ReturnPace:
-    """Exponential backoff, with jitter, for who does not back off by itself."""
-
-    def __init__(self) -> None:
-        self._heard_at = -1.0
-        self._seconds = _DEAF_SECONDS
-
-    def deaf_seconds(self, now: float) -> float:
-        """How long not to listen after a refusal; jitter, so that who was refused together does not come back so."""
-        asked_at_once = now - self._heard_at < _AT_ONCE_SECONDS
-        self._seconds = min(2 * self._seconds, _MAX_DEAF_SECONDS) if asked_at_once else _DEAF_SECONDS
-        return self._seconds * random.uniform(0.5, 1)  # noqa: S311
-
-    def listens(self, now: float) -> None:
-        self._heard_at = now

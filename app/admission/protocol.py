@@ -14,9 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.admission import refusals
 from app.admission.connections import Connections
-from app.admission.pace import BodyPace, ReaderPace, ReturnPace
+from app.admission.overflow import Overflow
+from app.admission.pace import BodyPace, ReaderPace
 from app.admission.refusals import QUEUE_FULL
-from app.http.middleware import COMPLETE_AT, PROBES, TURNED_AWAY
+from app.http.middleware import COMPLETE_AT, PROBES
 
 # Longer than any URL that this service makes, and what nginx and Apache allow.
 MAX_URL_BYTES = 8192
@@ -39,6 +40,7 @@ class GatedProtocol(HttpToolsProtocol):
     def __init__(self, config: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
         self._connections: Connections = config.app.state.gate.connections
+        self._overflow: Overflow = config.app.state.gate.overflow
         settings = self._connections.settings
         self._max_header_bytes = settings.max_header_bytes
         self._max_drained_bytes = max(_MIN_DRAINED_BYTES, _MAX_DRAINED_BODIES * settings.max_body_bytes)
@@ -48,6 +50,7 @@ class GatedProtocol(HttpToolsProtocol):
         self._has_head = False
         self._is_uploading = False
         self._is_ignoring = False
+        self._is_waiting = False  # to be admitted
         self._num_ignored = 0
         # Of several requests in a row the one that is being answered; `self.cycle` is the last that came.
         self._answering: tuple[RequestResponseCycle, asyncio.Task[Any]] | None = None
@@ -56,7 +59,6 @@ class GatedProtocol(HttpToolsProtocol):
         self._num_body = 0
         self.body_pace = BodyPace(settings.min_body_rate, settings.body_grace_seconds)
         self._reader_pace = ReaderPace()
-        self._return_pace = ReturnPace()
 
     # --- what is asked of it by Connections ---
 
@@ -132,7 +134,9 @@ class GatedProtocol(HttpToolsProtocol):
             self._is_uploading = True
             self.body_pace.begin()
             self._connections.uploading(self)
-        if self._is_draining():  # libuv would read on, up to 8 MiB of each of all who were refused in this turn
+        if self._is_waiting and self._is_in_message:
+            self.flow.pause_reading()
+        elif self._is_draining():  # libuv would read on, up to 8 MiB of each of all who were refused in this turn
             self.flow.pause_reading()
             self._connections.begin(self._drain)
 
@@ -197,31 +201,13 @@ class GatedProtocol(HttpToolsProtocol):
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
         if _REFUSAL in scope:
             app = scope.pop(_REFUSAL)
-        elif self._connections.is_full(cycle.scope):
-            self._turn_away(cycle)
-            return
         if cycle.scope["path"] in PROBES:
             super()._start_asgi_task(cycle, app)
         else:
             self._connections.begin(partial(self._start, cycle, app))
 
-    def _turn_away(self, cycle: RequestResponseCycle) -> None:
-        """As the app would, without it."""
-        self._connections.refused("queue")
-        cycle.response_started = cycle.response_complete = True
-        cycle.scope[TURNED_AWAY] = True  # type: ignore[literal-required]
-        answer = refusals.raw(503, "queue-full", QUEUE_FULL, path=cycle.scope["path"], close=not cycle.keep_alive)
-        self.transport.write(answer)
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.disconnected:
-            return
-        if self._connections.is_full(cycle.scope):  # meanwhile
-            self._turn_away(cycle)
-        else:
+        if not cycle.disconnected:
             super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
 
     async def _answer(self, cycle: RequestResponseCycle, app: Any, *arguments: Any) -> None:
@@ -229,12 +215,32 @@ class GatedProtocol(HttpToolsProtocol):
         assert task is not None
         self._answering = cycle, task
         try:
-            await app(*arguments)
+            if not self._overflow.may_have_to_wait(cycle.scope) or await self._is_admitted(cycle):
+                await app(*arguments)
+            else:
+                self._turn_away(cycle)
         except asyncio.CancelledError:
             if not cycle.disconnected:
                 _cut_short(cycle, self.transport)
         finally:
             self._answering = None
+
+    async def _is_admitted(self, cycle: RequestResponseCycle) -> bool:
+        self._is_waiting = True
+        try:
+            return await self._overflow.admitted(cycle.scope, has_body_to_come=cycle.more_body)
+        finally:
+            self._is_waiting = False
+
+    def _turn_away(self, cycle: RequestResponseCycle) -> None:
+        """As the app would, without it."""
+        self._connections.refused("queue")
+        cycle.response_started = cycle.response_complete = True
+        answer = refusals.raw(503, "queue-full", QUEUE_FULL, path=cycle.scope["path"], close=not cycle.keep_alive)
+        self.transport.write(answer)
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def on_body(self, body: bytes) -> None:
         self._num_framing -= len(body)
@@ -258,7 +264,7 @@ class GatedProtocol(HttpToolsProtocol):
             if not self.pipeline:
                 self.flow.resume_reading()  # or it would not be seen that the client leaves
             if self.cycle.response_complete:  # without having read the body
-                self._is_idle()
+                self._connections.idle(self)
 
     def on_response_complete(self) -> None:
         self.has_answered = True
@@ -269,19 +275,7 @@ class GatedProtocol(HttpToolsProtocol):
             if self.expect_100_continue:
                 self.transport.close()  # the body may never come, and what comes may be the next request
             return
-        self._is_idle()
-
-    def _is_idle(self) -> None:
-        """Request and answer are complete."""
         self._connections.idle(self)
-        if self.cycle.scope.get(TURNED_AWAY) and self.scope["path"] not in PROBES:
-            self.flow.pause_reading()
-            self.loop.call_later(self._return_pace.deaf_seconds(self.loop.time()), self._listen)
-
-    def _listen(self) -> None:
-        if not self.transport.is_closing():
-            self._return_pace.listens(self.loop.time())
-            self.flow.resume_reading()
 
 
 def _cut_short(cycle: RequestResponseCycle, transport: asyncio.Transport) -> None:

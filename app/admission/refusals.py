@@ -55,7 +55,7 @@ def install(handled: FastAPI) -> None:
 
 def _queue_full(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QueueFullError)
-    request.app.state.gate.connections.found_full(request.scope, lambda _: error.is_full())
+    request.app.state.gate.overflow.found_full(request.scope, error.queue, lambda _: error.is_full())
     return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
 
 

@@ -30,9 +30,10 @@ _DRAIN_SECONDS = 6.0
 class QueueFullError(Exception):
     """Nothing was begun; the message says how much waits already, `is_full` whether it still does."""
 
-    def __init__(self, message: str, is_full: Callable[[], bool]) -> None:
+    def __init__(self, message: str, is_full: Callable[[], bool], queue: str = "checkpoint") -> None:
         super().__init__(message)
         self.is_full = is_full
+        self.queue = queue
 
 
 class ClosingError(Exception):
@@ -67,7 +68,8 @@ class Work:
     def check_room(self) -> None:
         """Raises QueueFullError where what is to be decoded would be refused now."""
         if self._is_full():
-            raise QueueFullError(f"{self._max_waiting} requests wait to be decoded already", self._is_full)
+            message = f"{self._max_waiting} requests wait to be decoded already"
+            raise QueueFullError(message, self._is_full, "decoders")
 
     def _is_full(self) -> bool:
         return len(self._decoders) > self._max_waiting

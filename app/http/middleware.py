@@ -29,8 +29,6 @@ PROBES = (*HEALTH, "/metrics")
 PAGES, PAGE_FILES = ("/", "/docs"), "/web/"
 # nginx's number for a client that went away before its answer.
 CLIENT_GONE = 499
-# What the scope of a request says that was answered with 503 or 429: its connection is not listened to for a while.
-TURNED_AWAY = "zoo.turned_away"
 # When the last byte of a request had come, by time.perf_counter.
 COMPLETE_AT = "zoo.complete_at"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -71,8 +69,6 @@ class ObserveRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if status in (429, 503):
-                    scope[TURNED_AWAY] = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -9,9 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import uvicorn
+
+from app.process.listen import bind
+from app.process.server import Server
 
 PROGRAM = """
 import logging, os, signal, sys, time
@@ -163,3 +169,26 @@ def test_after_a_pause_of_the_machine_all_go_on(supervised: Callable[..., Watche
     assert watched.process.poll() is None
     states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in everybody]
     assert "Z" not in states, "nobody has ended"
+
+
+def test_a_loop_that_turns_slowly_beats_on() -> None:
+    """On a starved machine it is slow, and does not hang: to replace it would make it slower."""
+    beats: list[float] = []
+
+    async def app(scope: object, receive: object, send: object) -> None: ...
+
+    async def run() -> None:
+        listener = bind("127.0.0.1", 0)
+        config = uvicorn.Config(app, lifespan="off", log_config=None)
+        server = Server(config, listener, is_worker=True, beat=lambda: beats.append(time.monotonic()))
+        serving = asyncio.create_task(server.serve())
+        started = time.monotonic()
+        while time.monotonic() - started < 4:
+            await asyncio.sleep(0)
+            time.sleep(0.4)
+        server.should_exit = True
+        await serving
+
+    asyncio.run(run())
+    assert len(beats) >= 3
+    assert max(later - earlier for earlier, later in pairwise(beats)) < 2.5
