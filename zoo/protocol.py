@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
 
-from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
+from zoo.catalog.views import AnsweredBy, CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat
 from zoo.errors import ZooError
 from zoo.images.inputs import Image
@@ -37,11 +37,13 @@ Progress = Callable[[int, int | None], None]
 
 class PredictOptions(Bounds, total=False):
     """`top_k`: how many classes to name for each image, 5 by default. `policy` "cascade": a small network first;
-    "adaptive": the most accurate network that answers within `deadline_ms` under the present load."""
+    "adaptive": the most accurate network that answers within `deadline_ms` under the present load. `told`: called
+    with which that was and why, once for each batch of images."""
 
     top_k: int
     policy: Policy
     deadline_ms: float
+    told: Callable[[AnsweredBy], None]
 
 
 class Marks(TypedDict, total=False):

@@ -22,7 +22,7 @@ from app.predict.estimates import Demand, Lateness
 from app.predict.inference import Inference, Network
 from app.predict.lane import Lane, Waiting
 from zoo.catalog.rows import CheckpointRow
-from zoo.choosing.adaptive import Decision, Hysteresis, Option, Reason
+from zoo.choosing.adaptive import Decision, Hysteresis, Option, because
 from zoo.errors import ZooError
 from zoo.runtime.classifier import form_of
 
@@ -36,19 +36,6 @@ _MAX_MARGIN = 0.5
 # A network that was put in memory and is there no more, for want of room, is tried again after so long.
 _RELOAD_SECONDS = 60.0
 _MAX_REMEMBERED = 1024
-_BECAUSE: dict[Reason, str] = {
-    "best": "no eligible one is more accurate",
-    "deadline": "more accurate ones take longer",
-    "pressure": "more accurate ones would wait too long now",
-    "held": "more accurate ones would have waited too long a moment ago",
-    "loading": "more accurate ones are being loaded",
-    "late": "none is expected within it",
-}
-
-
-def because(query: PredictQuery, reason: Reason) -> str:
-    preferred = query.model_copy(update={"prefer": "params" if reason == "late" else "accuracy"}).because()
-    return f"{preferred}, for a deadline of {query.deadline_ms:g} ms: {_BECAUSE[reason]}"
 
 
 class Adaptive:
@@ -108,7 +95,7 @@ class Adaptive:
         self._metrics.adapted(row.params, decision.reason, is_late=took_ms > query.deadline_ms)
         return timing, {
             "model": PredictedBy.of(row).model_dump(),
-            "because": because(query, decision.reason),
+            "because": because(query, query.deadline_ms, decision.reason),
             "predictions": network.predictor.ranked(scores, query.top_k),
             "timing_ms": timing,
             "adaptive": {

@@ -194,7 +194,9 @@ def test_pressure_leads_down_and_a_quiet_second_up_again(
 def test_programs_and_the_command_line_ask_near_and_far(
     client: httpx.Client, zoo_root: Path, digit_files: list[bytes], tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    wanted = [row[0]["label"] for row in ask(client, digit_files[:3], prefer="accuracy").json()["predictions"]]
+    by_most_accurate = ask(client, digit_files[:3], prefer="accuracy").json()
+    most_accurate = by_most_accurate["model"]
+    wanted = [row[0]["label"] for row in by_most_accurate["predictions"]]
     smallest = [row[0]["label"] for row in ask(client, digit_files, model=front(client)[0]["id"]).json()["predictions"]]
     with LocalZoo([zoo_root]) as local, ZooClient(str(client.base_url)) as remote:
         local.sync()
@@ -216,8 +218,17 @@ def test_programs_and_the_command_line_ask_near_and_far(
         answer = json.loads(done.stdout)
         assert (answer["policy"], answer["deadline_ms"]) == ("adaptive", 20_000)
         assert answer["predictions"][0][0]["label"] == wanted[0]
-    plain = command("zoo", "predict", image, "--policy", "adaptive", "--deadline-ms", 500, "--zoo", zoo_root)
-    assert plain.stderr == "most accurate, for a deadline of 500 ms\n"
+        [who] = answer["answered_by"]
+        because = "for a deadline of 20000 ms: no eligible one is more accurate"
+        assert (who["id"], who["because"]) == (
+            most_accurate["id"],
+            f"most accurate with accuracy of at least 0.5, {because}",
+        )
+        plain = command(*words, "--deadline-ms", 20_000)
+        assert plain.stderr == (
+            f"{who['name']}: {who['params']:,} parameters, accuracy {who['accuracy']:.4f}\n"
+            f"chosen: most accurate, {because}\n"
+        )
     refused = command("zoo", "predict", image, "--policy", "adaptive", "--zoo", zoo_root)
     assert refused.returncode == 1
     assert refused.stderr.startswith("zoo: policy=adaptive takes deadline_ms")

@@ -220,6 +220,40 @@ def test_a_damaged_level_leaves_the_catalog_and_smaller_ones_stay(
     assert listed(zoo) == digests
 
 
+@pytest.mark.parametrize("is_file", [False, True], ids=["two elastic files", "elastic file and file of its own"])
+def test_a_level_that_lies_in_two_files_is_read_from_the_one_that_is_whole(
+    zoo: LocalZoo, root: Path, levels: list[bytes], digests: list[str], elastic: bytes, *, is_file: bool
+) -> None:
+    def damaged(data: bytes, end: int) -> bytes:
+        return data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:]
+
+    other = levels[1] if is_file else pack(levels[:2])
+    end = zoo.show(digests[1]).elastic.prefix_bytes  # type: ignore[union-attr]
+    files = {
+        path_of(root, elastic): (elastic, damaged(elastic, end)),
+        path_of(root, other): (other, damaged(other, len(other))),
+    }
+    Directory(root).put(other)
+    zoo.sync()
+    for path, (whole, broken) in files.items():
+        path.write_bytes(broken)
+        assert zoo.files.file(digests[1], "safetensors") == levels[1]
+        zoo.sync()
+        assert digests[1] in listed(zoo)
+        path.write_bytes(whole)
+        zoo.sync()
+    for path, (_, broken) in files.items():
+        path.write_bytes(broken)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        zoo.files.load(digests[1])
+    zoo.sync()
+    assert digests[1] not in listed(zoo)
+    for path, (whole, _) in files.items():
+        path.write_bytes(whole)
+    zoo.sync()
+    assert zoo.files.file(digests[1], "safetensors") == levels[1]
+
+
 class PassingStore(Directories):
     """Can be listed, and for a while not read, as storage behind a network."""
 

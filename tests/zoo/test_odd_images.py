@@ -328,6 +328,18 @@ def test_what_ones_own_files_cannot_be() -> None:
         images.read(file(Image.new("1", (5000, 4000)), "TIFF"))
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_is_told_of_once(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff has lines of its own for standard error, which name no file."""
+    whole = file(photo(), "TIFF", compression=compression)
+    with pytest.raises(ImageError, match="damaged: it ends too early"):
+        images.read(whole[: len(whole) // 2])
+    damaged = whole[:8] + bytes(byte ^ 255 for byte in whole[8:40]) + whole[40:]
+    with pytest.raises(ImageError, match="damaged: its pixels cannot be decoded"):
+        images.pixels(images.read(damaged), "rgb")
+    assert capfd.readouterr().err == ""
+
+
 def tiff(*more: tuple[int, int, int, int], tile: int = 16, size: int = 16) -> bytes:
     """A gray square in one tile; further tags as tag, type, count and value."""
     data = zlib.compress(bytes(min(tile, 256) ** 2))

@@ -118,6 +118,16 @@ class Prediction(BaseModel):
     index: int
 
 
+class AnsweredBy(BaseModel):
+    """The checkpoint that answered, and why that one."""
+
+    id: str
+    name: str
+    params: int
+    accuracy: float | None
+    because: str | None = None
+
+
 _DATASET: JsonDict = {"name": "cifar10", "checkpoints": 26, "classes": 10, "best_accuracy": 0.8851, "default": True}
 
 

@@ -107,7 +107,7 @@ def _parsed(text: bytes) -> tuple[ElasticDescriptor, list[int]]:
         described = header.pop("__metadata__")[METADATA_KEY]
         counts = [entry["shape"][0] for entry in header.values()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the safetensors header cannot be read: {error!r}") from error
+        raise CheckpointError(f"the safetensors header is damaged: {error}") from error
     if isinstance(described, str) and described.startswith(_ORDINARY):
         raise CheckpointError("an ordinary checkpoint, no elastic file: format_version is 1, not 2")
     try:

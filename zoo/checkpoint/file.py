@@ -160,7 +160,7 @@ def _header_json(start: bytes, size_bytes: int, name: str, rest: BinaryIO | None
         ends = [entry["data_offsets"][1] for entry in tensors if entry["dtype"] and isinstance(entry["shape"], list)]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: the safetensors header cannot be read: {error}") from error
+        raise CheckpointError(f"{name}: the safetensors header is damaged: {error}") from error
     if expected != size_bytes:
         raise CheckpointError(f"{name}: the header promises {expected} bytes, the file has {size_bytes}")
     return header

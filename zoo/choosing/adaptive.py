@@ -24,6 +24,15 @@ from zoo.choosing.budget import ALL_DATASETS, Budget
 # deadline.
 Reason = Literal["best", "deadline", "pressure", "held", "loading", "late"]
 
+_BECAUSE: dict[Reason, str] = {
+    "best": "no eligible one is more accurate",
+    "deadline": "more accurate ones take longer",
+    "pressure": "more accurate ones would wait too long now",
+    "held": "more accurate ones would have waited too long a moment ago",
+    "loading": "more accurate ones are being loaded",
+    "late": "none is expected within it",
+}
+
 MAX_DEADLINE_MS = 60_000.0
 HOLD_SECONDS = 1.0
 # Of one core's time. At more than this the queue of a gap's end grows past most deadlines.
@@ -50,6 +59,11 @@ def check(policy: str, deadline_ms: float | None, budget: Budget, *, is_named: b
         raise ValueError("policy=adaptive prefers accuracy within the deadline: leave prefer out")
     if budget.dataset == ALL_DATASETS:
         raise ValueError("policy=adaptive answers with the classes of one data set: name it, or leave it out")
+
+
+def because(budget: Budget, deadline_ms: float | None, reason: Reason) -> str:
+    preferred = budget.preferring("params" if reason == "late" else "accuracy").because()
+    return f"{preferred}, for a deadline of {deadline_ms:g} ms: {_BECAUSE[reason]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zoo.catalog.views import CheckpointView
+from zoo.catalog.views import AnsweredBy, CheckpointView
 from zoo.choosing.budget import Budget
 from zoo.cli import terminal
 
@@ -38,7 +38,7 @@ def say_why(budget: Budget) -> None:
     typer.echo(f"chosen: {budget.because()}", err=True)
 
 
-def described(view: CheckpointView) -> str:
+def described(view: CheckpointView | AnsweredBy) -> str:
     accuracy = "unknown accuracy" if view.accuracy is None else f"accuracy {view.accuracy:.4f}"
     return f"{view.name}: {view.params:,} parameters, {accuracy}"
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from zoo.catalog.views import CheckpointView
+from zoo.catalog.views import AnsweredBy, CheckpointView
 from zoo.choosing.adaptive import check
 from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
 from zoo.cli import image_arguments
@@ -146,21 +146,38 @@ def predict(
     except ValueError as error:
         fail(str(error))
     view = None if policy is not Policy.single else chosen(zoo, model, budget)
+    told = _Told(is_shown=not as_json)
     names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
         facts: dict[str, Any] = {"policy": policy.value}
         who = f"a cascade with accuracy {budget.min_acc} or more"
         if policy is Policy.adaptive:
             facts["deadline_ms"] = deadline_ms
-            who = f"{budget.preferring('accuracy').because()}, for a deadline of {deadline_ms:g} ms"
+            who = ""
+            options["told"] = told.add
         answers = image_arguments.answers(names, lambda files: zoo.predict(files, **options))
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
         facts |= {"because": budget.because() if model is None else None}
         who = described(view) + (f"\nchosen: {budget.because()}" if model is None else "")
         answers = image_arguments.answers(names, lambda files: zoo.predict(files, view.id, top_k=top_k))
-    if not (_predictions_as_json(facts, answers) if as_json else _predictions_as_lines(who, answers)):
+    if not (_predictions_as_json(facts, answers, told) if as_json else _predictions_as_lines(who, answers)):
         raise typer.Exit(1)
+
+
+class _Told:
+    """Which checkpoints answered with --policy adaptive, and why, batch by batch."""
+
+    def __init__(self, *, is_shown: bool) -> None:
+        self._is_shown = is_shown
+        self.answered_by: list[AnsweredBy] = []
+
+    def add(self, who: AnsweredBy) -> None:
+        if who in self.answered_by[-1:]:
+            return
+        self.answered_by.append(who)
+        if self._is_shown:
+            typer.echo(f"{described(who)}\nchosen: {who.because}", err=True)
 
 
 def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
@@ -171,7 +188,7 @@ def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
             failed += 1
             typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
         else:
-            if not answered:
+            if not answered and who:
                 typer.echo(who, err=True)
             answered += 1
             typer.echo(
@@ -180,7 +197,7 @@ def _predictions_as_lines(who: str, answers: Iterable[Answer]) -> bool:
     return not failed
 
 
-def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer]) -> bool:
+def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer], told: _Told) -> bool:
     """One object, written as its parts come; `files` names the images of `predictions`, in their order."""
     files: list[str] = []
     failed: list[dict[str, str]] = []
@@ -193,7 +210,8 @@ def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer]) -> bo
             row = as_text([item.model_dump() for item in answer.predictions], indent=None)
             typer.echo(f"{',' if files else ''}\n    {row}", nl=False)
             files.append(answer.name)
-    rest = as_text({"files": files, "failed": failed}).removeprefix("{")
+    answered_by = {"answered_by": [who.model_dump() for who in told.answered_by]} if told.answered_by else {}
+    rest = as_text({"files": files, **answered_by, "failed": failed}).removeprefix("{")
     typer.echo(f"\n  ],{rest}")
     return not failed
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from zoo.catalog.views import CheckpointDetail, CheckpointView, Datasets, DatasetView, Prediction
+from zoo.catalog.views import AnsweredBy, CheckpointDetail, CheckpointView, Datasets, DatasetView, Prediction
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
 from zoo.client.download import fetch, is_digest, sha256_of_onnx
 from zoo.client.transport import Exchange, Server
@@ -43,6 +43,8 @@ class _Selection(BaseModel):
 
 
 class _Answer(BaseModel):
+    model: dict[str, Any]
+    because: str | None = None
     predictions: list[list[Prediction]]
 
 
@@ -168,6 +170,7 @@ class Operations:
         how: dict[str, Any] = {"top_k": options.pop("top_k", 5), "policy": options.pop("policy", "single")}
         if "deadline_ms" in options:
             how["deadline_ms"] = options.pop("deadline_ms")
+        told = options.pop("told", None)
         named = {} if model is None else {"model": reference_of(model)}
         params = {**Budget.model_validate(options).given(), **named, **how}
         predictions: list[list[Prediction]] = []
@@ -180,6 +183,8 @@ class Operations:
                 first, last = len(predictions) + 1, len(predictions) + len(batch)
                 raise ImageError(f"images {first} to {last} of {len(images)}: {error}") from error
             predictions += answer.predictions
+            if told is not None and how["policy"] == "adaptive":
+                told(AnsweredBy.model_validate({**answer.model, "because": answer.because}))
         return predictions
 
     def _predict(self, images: Sequence[bytes], params: dict[str, Any]) -> Exchange[_Answer]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, NamedTuple, cast
@@ -112,7 +115,16 @@ def pixels(header: Header, color: Color, size: tuple[int, int] | None = None, fi
         turn = _TURNS.get(header.orientation)
         return fitted(image if turn is None else image.transpose(turn), color, size, fit)
     except _DAMAGE as error:
-        raise ImageError(f"the image is truncated or damaged: {error}") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ImageError:
+    what: object = error
+    if isinstance(error, struct.error | EOFError):
+        what = "it ends too early"
+    elif str(error).startswith("decoder error"):  # and a number
+        what = "its pixels cannot be decoded"
+    return ImageError(f"the image is truncated or damaged: {what}")
 
 
 def read(data: bytes) -> Header:
@@ -126,10 +138,11 @@ def read(data: bytes) -> Header:
             raise ImageError(image_header.foreign(data, f"{', '.join(names[:-1])} or {names[-1]}")) from None
     try:
         if kind == "tiff":
+            _silence_libtiff()
             _check_tiff(data)
         image = _reader(kind)(io.BytesIO(data))
     except _DAMAGE as error:
-        raise ImageError(f"the image is truncated or damaged: {error}") from error
+        raise _damaged(error) from error
     image_header.check_size(*image.size)
     if image.mode == "F":
         raise ImageError("the image has floating point pixels: save it with 8 or 16 bits")
@@ -138,6 +151,15 @@ def read(data: bytes) -> Header:
     # Pillow turns a TIFF by itself.
     turn = orientation(image.info.get("exif") or b"") if kind in ("avif", "heic") else 1
     return Header(kind, *image.size, depth, channels, "gray" if gray else "rgb", orientation=turn, picture=data)
+
+
+@cache
+def _silence_libtiff() -> None:
+    """It writes what it finds wrong to standard error, without the file's name; what counts is raised anyway."""
+    library = ctypes.CDLL(Image.core.__file__)  # symbols of what it is linked with are found too
+    with suppress(AttributeError):  # linked statically
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
 
 
 def _check_tiff(data: bytes) -> None:

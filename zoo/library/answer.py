@@ -11,8 +11,8 @@ from time import perf_counter
 import numpy as np
 
 from zoo.catalog.rows import CheckpointRow
-from zoo.catalog.views import Prediction
-from zoo.choosing.adaptive import check
+from zoo.catalog.views import AnsweredBy, Prediction
+from zoo.choosing.adaptive import Reason, because, check
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Stage, margins
 from zoo.errors import ZooError
@@ -33,7 +33,7 @@ def answer(
     Raises ImageError, and ZooError for options that do not go together.
     """
     top_k, policy = options.pop("top_k", 5), options.pop("policy", "single")
-    deadline_ms = options.pop("deadline_ms", None)
+    deadline_ms, told = options.pop("deadline_ms", None), options.pop("told", None)
     budget = Budget.model_validate(options)
     try:
         check(policy, deadline_ms, budget, is_named=reference is not None)
@@ -43,7 +43,9 @@ def answer(
         stages = chooser.cascade(budget.min_acc or 0.0, budget.dataset).cascade.stages
         return by_cascade([(stage, loaded(stage.digest)) for stage in stages], files, top_k)
     if deadline_ms is not None:
-        predictor, scores = in_time(chooser.levels(budget), loaded, files, deadline_ms)
+        predictor, scores, who = in_time(chooser.levels(budget), loaded, files, budget, deadline_ms)
+        if told is not None:
+            told(who)
         return predictor.top_k(scores, top_k)
     row = chooser.choose(budget) if reference is None else chooser.find(reference, budget.dataset)
     predictor = loaded(row.digest)
@@ -67,20 +69,30 @@ def in_time(
     levels: Sequence[CheckpointRow],
     loaded: Callable[[str], Predictor],
     files: Sequence[bytes],
+    budget: Budget,
     deadline_ms: float,
-) -> tuple[Predictor, Scores]:
-    """The most accurate of the levels that is measured to meet the deadline, else the first; and its scores.
+) -> tuple[Predictor, Scores, AnsweredBy]:
+    """The most accurate of the levels that is measured to meet the deadline, else the first; its scores; and why.
 
-    Levels ascend in accuracy and in cost. Raises ImageError.
+    Levels are those within the budget, and ascend in accuracy and in cost. Raises ImageError.
     """
     for row in reversed(levels):
         predictor = loaded(row.digest)
         started = perf_counter()
         pixels = predictor.decode(files)
         decode_ms = 1000 * (perf_counter() - started)
-        if row is levels[0] or decode_ms + _forward_ms(predictor, len(files)) <= deadline_ms:
+        is_in_time = decode_ms + _forward_ms(predictor, len(files)) <= deadline_ms
+        if is_in_time:
             break
-    return predictor, predictor.probabilities(pixels)
+    reason: Reason = "late" if not is_in_time else "best" if row is levels[-1] else "deadline"
+    who = AnsweredBy(
+        id=row.digest,
+        name=row.name,
+        params=row.params,
+        accuracy=row.accuracy,
+        because=because(budget, deadline_ms, reason),
+    )
+    return predictor, predictor.probabilities(pixels), who
 
 
 def _forward_ms(predictor: Predictor, num_images: int) -> float:

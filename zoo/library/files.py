@@ -19,6 +19,7 @@ from zoo.checkpoint.file import Checkpoint, Header, decode, require_digest
 from zoo.errors import CheckpointError, ZooError
 from zoo.library.members import Members, name_of
 from zoo.runtime import onnx_model
+from zoo.store.store import Stamp
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ _MAX_DESCRIPTORS = 256
 _SETTLED_SECONDS = 2.0
 
 Read = TypeVar("Read")
-Stamp = tuple[object, ...]
 
 
 class CheckpointFiles:
@@ -93,6 +93,9 @@ class CheckpointFiles:
         try:
             return read(digest)
         except CheckpointError as error:
+            if self._members.is_elsewhere(digest):
+                log.error("read from another file that holds it: %s", error)
+                return self._checked(digest, read)
             log.error("taken out of the catalog: %s", error)
             with suppress(ZooError, OSError):
                 self._damaged[digest] = self._members.stat(digest).stamp

@@ -16,7 +16,7 @@ from zoo.catalog.views import ElasticPlace
 from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Header, header_of
 from zoo.errors import BusyError, CheckpointError, NotFoundError, ZooError
-from zoo.store.store import Listing, Stat, Store
+from zoo.store.store import Listing, Stamp, Stat, Store
 
 
 class Members:
@@ -30,6 +30,8 @@ class Members:
         self._elastic: dict[str, dict[str, ElasticPlace]] = {}
         # Files that were looked into and are no elastic ones; what is wrong with them is for their reader to find.
         self._ordinary: set[str] = set()
+        # By file and digest, where a checkpoint was found damaged that is elsewhere too; and the file as it was then.
+        self._avoided: dict[tuple[str, str], Stamp] = {}
         # Of the ordinary files that levels are.
         self._sizes: dict[str, int] = {}
         self._listed: Set[str] = frozenset()
@@ -44,6 +46,7 @@ class Members:
         listing = self._store.listing(since)
         self._elastic = {file: levels for file, levels in self._elastic.items() if file in listing.digests}
         self._ordinary &= listing.digests
+        self._avoided = {where: stamp for where, stamp in self._avoided.items() if self._stamp(where[0]) == stamp}
         unread = set()
         for file in listing.digests - known - self._ordinary - self._elastic.keys():
             try:
@@ -90,8 +93,29 @@ class Members:
     def _place(self) -> None:
         found: dict[str, ElasticPlace] = {}
         for file in sorted(self._elastic, reverse=True):
-            found |= self._elastic[file]
+            levels = self._elastic[file].items()
+            found |= {digest: place for digest, place in levels if (file, digest) not in self._avoided}
         self.places = found
+
+    def _stamp(self, file: str) -> Stamp | None:
+        with suppress(ZooError, OSError):
+            return self._store.stat(file).stamp
+        return None
+
+    def is_elsewhere(self, digest: str) -> bool:
+        """Whether another file holds the checkpoint that was found damaged: then it is read from that one.
+
+        Until the file that is damaged changes.
+        """
+        place = self._place_of(digest)
+        file = digest if place is None else place.file
+        holders = {other for other, levels in self._elastic.items() if digest in levels} | {digest} & self._listed
+        stamp = self._stamp(file)
+        if stamp is None or all((other, digest) in self._avoided for other in holders - {file}):
+            return False
+        self._avoided[file, digest] = stamp
+        self._place()
+        return True
 
     def forget(self, digest: str) -> None:
         """Has the file that was found damaged looked into again, when it is listed next."""
@@ -136,7 +160,7 @@ class Members:
 
     def _place_of(self, digest: str) -> ElasticPlace | None:
         """None where it is a file."""
-        if digest in self._listed:
+        if digest in self._listed and (digest, digest) not in self._avoided:
             return None
         if digest not in self.places and (file := self._file_of(digest)) is not None:
             with suppress(CheckpointError, NotFoundError):

@@ -19,12 +19,14 @@ from typing import Protocol
 
 from zoo.store.entries import Entry
 
+Stamp = tuple[object, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
     place: str  # a path or a URL, for people
     size_bytes: int
-    stamp: tuple[object, ...]  # changes with the content
+    stamp: Stamp  # changes with the content
     changed_at: float  # seconds since the epoch
 
 
