@@ -24,6 +24,11 @@ from zoo.store.directory import write_atomically
 
 # Changes whenever the contents of the file do.
 _VERSION = 6
+# Fields of a RunState that are saved as they are.
+_PLAIN = (
+    *("epoch", "num_epochs", "checkpoint_epoch", "finished_branch", "device_seconds", "training_flops", "device"),
+    *("log_bytes", "batch_size", "warmup_steps"),
+)
 
 
 def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -> None:
@@ -39,23 +44,14 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "module": state.module.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict(),
-            "epoch": state.epoch,
-            "num_epochs": state.num_epochs,
             "validation": state.validation.model_dump_json() if state.validation else None,
             "expansions": [step.model_dump_json() for step in state.expansions],
             "checkpoints": list(state.checkpoints),
-            "checkpoint_epoch": state.checkpoint_epoch,
-            "finished_branch": state.finished_branch,
             "decided": _saved_growth(state.growth),
             "branch": vars(state.branch) if state.branch else None,
-            "device_seconds": state.device_seconds,
-            "training_flops": state.training_flops,
             "saved_at": state.saved_at.isoformat(),
-            "device": state.device,
             "begun": vars(state.begun),
-            "log_bytes": state.log_bytes,
-            "batch_size": state.batch_size,
-            "warmup_steps": state.warmup_steps,
+            **{name: getattr(state, name) for name in _PLAIN},
         },
         buffer,
     )
@@ -85,6 +81,8 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
             f"{path.parent} was last asked for {saved['config']['epochs']} epochs and has {saved['epoch']} behind it, "
             f"so it cannot end after {config.epochs}: --epochs {saved['epoch']} or more goes on with it"
         )
+    # Runs of before these were bounded by the data go on with what they asked for.
+    saved = {"batch_size": config.batch_size, "warmup_steps": config.warmup_steps, **saved}
     architecture = parse_architecture(saved["architecture"])
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(saved["module"])
@@ -98,24 +96,14 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         module=module,
         optimizer=optimizer,
         scheduler=scheduler,
-        epoch=saved["epoch"],
-        num_epochs=saved["num_epochs"],
         validation=Accuracy.model_validate_json(validation) if validation else None,
         expansions=tuple(ExpansionStep.model_validate_json(step) for step in saved["expansions"]),
         checkpoints=tuple(saved["checkpoints"]),
-        checkpoint_epoch=saved["checkpoint_epoch"],
-        finished_branch=saved["finished_branch"],
         growth=_growth(saved["decided"]),
         branch=Branch(**saved["branch"]) if saved["branch"] else None,
-        device_seconds=saved["device_seconds"],
-        training_flops=saved["training_flops"],
         saved_at=datetime.fromisoformat(saved["saved_at"]),
-        device=saved["device"],
         begun=Beginning(**saved.get("begun", {})),
-        log_bytes=saved["log_bytes"],
-        # Runs of before these were bounded by the data go on with what they asked for.
-        batch_size=saved.get("batch_size", config.batch_size),
-        warmup_steps=saved.get("warmup_steps", config.warmup_steps),
+        **{name: saved[name] for name in _PLAIN},
     )
 
 

@@ -12,6 +12,8 @@ from trainer.recipes.one_by_one import OneByOne
 from trainer.recipes.rules import RatioRule, Rule
 from zoo.errors import RunError
 
+_REPLACED = ("epochs", "batch_size", "learning_rate", "distil_epochs")
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -38,15 +40,12 @@ class Overrides:
             config,
             name=config.name if start == config.start else "-".join(map(str, [config.name, *(self.widths or [])])),
             start=start,
-            epochs=config.epochs if self.epochs is None else self.epochs,
-            batch_size=config.batch_size if self.batch_size is None else self.batch_size,
             batch_share=config.batch_share if self.batch_size is None else None,
-            learning_rate=config.learning_rate if self.learning_rate is None else self.learning_rate,
             seed=self.seed,
             limits=self.limits,
-            distil_epochs=config.distil_epochs if self.distil_epochs is None else self.distil_epochs,
             license=self.license,
             recipe=self._recipe(config.name, config.recipe),
+            **{name: wish for name in _REPLACED if (wish := getattr(self, name)) is not None},
         )
 
     def _start(self, config: RunConfig) -> Start:

@@ -7,13 +7,13 @@ import os
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import typer
 from pydantic import ValidationError
 
 from zoo.catalog.views import CheckpointView
-from zoo.choosing.budget import Budget, FileFormat, Preference
+from zoo.choosing.budget import Bounds, Budget, FileFormat, Preference
 from zoo.cli.output import fail
 from zoo.cli.terminal import Options, made_of
 from zoo.client import ZooClient
@@ -52,25 +52,19 @@ Reference = Annotated[
     str | None, typer.Argument(help="Digest, digest prefix, name or alias, instead of a budget.", metavar="ID")
 ]
 
-# By name: what typer reads, and the default.
+
+def _of_budget(name: str, kind: Any = None) -> tuple[Any, Any]:
+    """A field of a budget as an option, described as the service describes it."""
+    option = typer.Option(help=str(Budget.model_fields[name].description).replace("min_acc", "--min-acc"))
+    return cast(Any, Annotated)[kind or get_type_hints(Bounds)[name], option], None
+
+
 _FILTERS: Options = {
-    "min_acc": (Annotated[float | None, typer.Option(help="Least test accuracy, a fraction: 0.8.")], None),
-    "max_params": (Annotated[int | None, typer.Option(help="Most parameters.")], None),
-    "max_macs": (Annotated[int | None, typer.Option(help="Most multiply-accumulates for one image.")], None),
-    "max_bytes": (Annotated[int | None, typer.Option(help="Largest file, in the format.")], None),
-    "max_latency_ms": (Annotated[float | None, typer.Option(help="Longest measured time for one image.")], None),
-    "dataset": (Annotated[str | None, typer.Option(help="Data set; without it the default one; '*' for all.")], None),
-    "family": (Annotated[str | None, typer.Option(help="Architecture family.")], None),
-    "confidence": (Annotated[float | None, typer.Option(help="How sure --min-acc must be, like 0.95.")], None),
+    name: _of_budget(name)
+    for name in ("min_acc", "max_params", "max_macs", "max_bytes", "max_latency_ms", "dataset", "family", "confidence")
 }
 _PREFERENCE: Options = {
-    "prefer": (
-        Annotated[
-            PreferredBy | None,
-            typer.Option(help="What decides within the budget; else params with --min-acc, accuracy without."),
-        ],
-        None,
-    ),
+    "prefer": _of_budget("prefer", kind=PreferredBy | None),
     "best": (
         Annotated[bool, typer.Option("--best", help="The most accurate within the budget: --prefer accuracy.")],
         False,

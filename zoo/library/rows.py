@@ -15,6 +15,9 @@ from zoo.network.cost import ram_bytes
 from zoo.runtime import onnx_model
 from zoo.store.entries import Said
 
+# What a row and a view have alike.
+_SAME = CheckpointView.model_fields.keys() & CheckpointRow.model_fields.keys() - {"classes", "created_at"}
+
 
 def row_of(digest: str, header: Header, said: Said, place: ElasticPlace | None = None) -> CheckpointRow:
     descriptor = header.descriptor
@@ -57,28 +60,12 @@ def view_of(row: CheckpointRow, aliases: Sequence[str]) -> CheckpointView:
     interval = wilson_interval(row.accuracy or 0, row.accuracy_n or 1) if known else None
     place = f"models/{row.digest}"  # relative to the service's root
     return CheckpointView(
+        **{name: getattr(row, name) for name in _SAME},
         id=row.digest,
-        name=row.name,
-        dataset=row.dataset,
-        family=row.family,
-        params=row.params,
-        macs=row.macs,
-        bytes=row.bytes,
-        onnx_bytes=row.onnx_bytes,
-        ram_bytes=row.ram_bytes,
-        latency_ms=row.latency_ms,
-        accuracy=row.accuracy,
-        accuracy_n=row.accuracy_n,
         accuracy_ci95=(round(interval[0], 4), round(interval[1], 4)) if interval else None,
-        val_accuracy=row.val_accuracy,
         classes=tuple(json.loads(row.classes)),
         created_at=row.created,
-        parent=row.parent,
-        distilled_from=row.distilled_from,
         aliases=tuple(aliases),
-        deprecated=row.deprecated,
-        staged=row.staged,
-        accuracy_source=row.accuracy_source,
         elastic=row.place,
         links=Links(self=place, file=f"{place}/file", onnx=f"{place}/file?format=onnx"),
     )
