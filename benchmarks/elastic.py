@@ -3,6 +3,12 @@
     python benchmarks/elastic.py --data digits --from digits --epochs 10 --zoo results      # small
     python benchmarks/elastic.py --data cifar10.tar.gz --from grow --epochs 60 --zoo results
     python benchmarks/elastic.py --data cifar10.tar.gz --from resnet20 --levels 20k,70k,150k,270k --epochs 40 …
+    python benchmarks/elastic.py --data imagenette96.tar.gz --from resnet20 --epochs 10 --zoo r --out r/resnet20.json
+
+    for run in grow resnet20 resnet56 vgg16 alexnet; do
+        python benchmarks/elastic.py --data cifar10.tar.gz --from $run --limit-train 2000 --epochs 4 \\
+            --zoo results/$run --out results/$run.json
+    done
 
 separate          each level alone, from random weights: what the others are measured by
 joint             all levels in each step, from random weights, by the labels alone
@@ -12,18 +18,20 @@ ranked            … with its most important channels first
 freeze            from the same, ranked; smallest first, each larger level trains what it adds (arXiv 2505.11569)
 freeze unranked   … its channels as they are
 
-The same command again goes on where it was stopped. Prints test accuracies, gaps to `separate` in points (of all levels
-in the mean; of the largest), seconds of training, bytes of the levels' files, and multiply-accumulates of a step's
-forward pass as a multiple of the largest level's. `warm` to `freeze unranked` have the largest separate one's training
-behind them, which is not in their seconds.
+The same command again goes on where it was stopped; --out has every row that is done. Prints test accuracies, gaps to
+`separate` in points (of all levels in the mean; of the largest), seconds of training, bytes of the levels' files, and
+multiply-accumulates of a step's forward pass as a multiple of the largest level's. `warm` to `freeze unranked` have the
+largest separate one's training behind them, which is not in their seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import chosen_device, describe
@@ -45,6 +53,7 @@ from zoo.checkpoint.elastic import extract
 from zoo.checkpoint.file import decode
 from zoo.errors import ZooError
 from zoo.network.cost import num_macs, num_params
+from zoo.store.directory import write_atomically
 
 VARIANTS = ("separate", "joint", "distilled", "warm", "ranked", "freeze", "freeze unranked")
 
@@ -119,6 +128,7 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="compile nothing: short runs are over sooner")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--zoo", type=Path, required=True, help="keeps what came of each, and goes on with it")
+    parser.add_argument("--out", type=Path, help="a JSON file for the rows, written anew after each")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
     try:
@@ -157,6 +167,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     sizes = "".join(f"{num_params(one.graph()):>10,}" for one in levels.architectures)
     print(f"{'parameters':18}{sizes}{'mean gap':>10}{'top gap':>9}{'seconds':>9}{'bytes':>11}")
     separate: list[float] = []
+    rows: dict[str, dict[str, Any]] = {}
     largest: Origin | None = None
     for name in dict.fromkeys(["separate", *arguments.variants]):
         made = variant(name, config, levels, data, arguments.zoo, device, largest)
@@ -172,6 +183,18 @@ def benchmark(arguments: argparse.Namespace) -> None:
         separate = separate or tests
         gaps = [mine - theirs for mine, theirs in zip(tests, separate, strict=True)]
         accuracies = "".join(f"{test:>10.2f}" for test in tests)
+        rows[name] = {
+            "test": tests,
+            "validation": [100 * decode(file).descriptor.metrics.validation.accuracy for file in files],
+            "seconds": cost,
+            "bytes": num_bytes,
+        }
+        if arguments.out is not None:
+            about = {"command": sys.argv[1:], "machine": describe(device), "data": data.name, "images": len(data.train)}
+            about |= {"epochs": arguments.epochs, "seed": arguments.seed, "macs": macs}
+            about["parameters"] = [num_params(one.graph()) for one in levels.architectures]
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(arguments.out, json.dumps(about | {"rows": rows}, indent=1).encode())
         row = f"{sum(gaps) / len(gaps):>+10.2f}{gaps[-1]:>+9.2f}{cost:>9.0f}{num_bytes:>11,}"
         print(f"{name:18}{accuracies}{row}", flush=True)
 

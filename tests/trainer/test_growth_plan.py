@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 
 from trainer.commands.main import app
 from trainer.config import RunConfig
-from trainer.data.datasets import load
+from trainer.data.datasets import Data, load
 from trainer.distil.growth_plan import Cost, Plan, plan, total
 from trainer.distil.timed_run import TimedRun
 from trainer.grow import grow
 from trainer.journal.records import PlanRecord, Record
+from trainer.loop.timing import by_macs, sample_of, timed_within
 from trainer.recipes import runs
 from trainer.recipes.ladder import Ladder
+from trainer.recipes.overrides import few_epochs
 from zoo.errors import RunError
 from zoo.network.cost import num_macs, num_params
 
@@ -83,7 +85,7 @@ def test_growth_is_planned_and_then_distillation_for_the_time_that_is_left(
     records: list[Record] = []
     activities: list[str] = []
     started = time.monotonic()
-    timed = TimedRun(data, zoo, device, started, 120.0, records.append, activities.append)
+    timed = TimedRun(data, zoo, device, started, 1200.0, records.append, activities.append)
     config = timed.growth(ladder_run)
     assert config.epochs == ladder_run.epochs, "all that it wants"
     assert timed.growth(ladder_run) == config, "as it was planned before"
@@ -93,11 +95,53 @@ def test_growth_is_planned_and_then_distillation_for_the_time_that_is_left(
     assert timed.distillation(config, digests) == config
     ends = [record.seconds_left for record in records if isinstance(record, PlanRecord)]
     assert ends == sorted(ends, reverse=True), "less is left each time"
-    assert ends[0] < 120
-    for what in ("timing epochs of three sizes", "training", "measuring batch norms", "evaluating", "testing"):
+    assert ends[0] < 1200
+    assert activities[0].startswith("timing size 1 of 3 (1 of 3, at most 7")
+    for what in ("training", "measuring batch norms", "evaluating", "testing"):
         assert what in activities
     with pytest.raises(RunError, match="minutes are left for growth; the smallest sizes take"):
         replace(timed, seconds=0.5).growth(ladder_run)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "epochs"), [(60, 429), (90, 273), (450, 214), (2250, 375), (4095, 200), (4096, None), (45_000, None)]
+)
+def test_few_images_have_epochs_by_steps(num_train: int, epochs: int | None) -> None:
+    assert few_epochs(CONFIG, num_train) == epochs
+    assert few_epochs(replace(CONFIG, epochs=epochs or 1), num_train) is None, "as asked for"
+    assert few_epochs(runs.paper(), num_train) is None
+
+
+def test_timing_takes_no_longer_than_it_may(data: Data) -> None:
+    """The smallest is always timed; the others, from the largest on, if those before were quick enough."""
+    told: list[str] = []
+
+    def timed(within: float) -> dict[int, int]:
+        def time_one(place: int) -> int:
+            time.sleep(0.01)
+            return place
+
+        return timed_within(within, data, [100, 200, 300, 400, 500], 16, time_one, told.append)
+
+    assert timed(60.0) == {0: 0, 2: 2, 4: 4}
+    assert told[:2] == [
+        "timing size 1 of 5 (1 of 3, at most 60 s in all)",
+        "timing size 5 of 5 (2 of 3, at most 60 s in all)",
+    ]
+    assert timed(0.0) == {0: 0}
+    assert by_macs([100, 200, 400], [0], [1.0]) == (1.0, 2.0, 4.0)
+    assert by_macs([100, 200, 400], [0, 1], [1.0, 1.5]) == (1.0, 1.5, 3.0)
+    assert by_macs([100, 200, 400], [0, 2], [1.0, 4.0]) == (1.0, 2.0, 4.0)
+
+
+def test_what_is_timed_is_a_part_of_all_splits(data: Data) -> None:
+    part, share = sample_of(data, 10**9, 8)
+    assert len(part.train) == 16
+    assert share == 16 / len(data.train)
+    assert 0 < len(part.test) < len(data.test)
+    whole, share = sample_of(data, 100, 8)
+    assert share == 1
+    assert whole.test is data.test or len(whole.test) == len(data.test)
 
 
 def test_minutes_choose_epochs_themselves(tmp_path: Path) -> None:

@@ -183,6 +183,20 @@ def test_a_change_within_the_noise_is_never_taken(net: Net) -> None:
     assert all(step.score > errors[step.score] for step in strict.steps)
 
 
+def test_few_images_do_not_hold_a_network_back_for_ever(net: Net) -> None:
+    """Where fewer are there than are to be scored, the time at a size ends; with enough, noise is noise."""
+    ladder, images = replace(FREE, sizes=(500,), standard_errors=1e9), sample(24)
+
+    def grown(ladder: Ladder, epoch: int) -> int:
+        look = look_at(net, *images, torch.Generator().manual_seed(0))
+        return len(ladder.propose(replace(look, at_once=False, epoch=epoch, epochs=16)).steps)
+
+    assert ladder.deadlines(16) == [8, 16]
+    assert grown(ladder, 8) > 0
+    assert grown(ladder, 6) == 0, "there is time left"
+    assert grown(replace(ladder, score_samples=24), 8) == 0
+
+
 def test_a_climb_depends_on_its_generator_alone(net: Net) -> None:
     one, two, other = (climbed(net, 1000, seed=seed) for seed in (3, 3, 4))
     assert one == two

@@ -144,9 +144,8 @@ def _adapt(
             seconds, num_sizes = 60 * minutes, len(found.members)
 
             def make() -> plan.Plan:
-                display.at(f"measuring how long {num_sizes} sizes take")
                 left = started + seconds - time.monotonic()
-                return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, left)
+                return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, left, display.at)
 
             what = [f"until {seconds:g} s", str(chosen), f"{config.batch_size} at a time"]
             key = [*what, images.content.model_dump_json(), *(member.digest for member in found.members)]

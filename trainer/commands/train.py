@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,6 +143,7 @@ def _grow(
     from trainer.journal.origin import read
     from trainer.loop.parallel import group_of, local_device
     from trainer.recipes.names import run_named
+    from trainer.recipes.overrides import few_epochs
 
     config = run_named(run, overrides)
     origin = None if from_ is None else read(from_)
@@ -156,6 +158,14 @@ def _grow(
             f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
             f"{chosen}; log: {run_directory(zoo, config, images.name)}/log.jsonl",
         )
+        epochs = few_epochs(config, len(images.train)) if seconds is None and overrides.epochs is None else None
+        if epochs is not None:
+            say(
+                console,
+                f"  few images: {epochs} epochs, not {config.epochs}: as many steps as growth needs; --epochs or "
+                "--minutes choose others",
+            )
+            config = replace(config, epochs=epochs)
         timed = None if seconds is None else TimedRun(images, zoo, chosen, started, seconds, display, display.at)
         if timed is not None:
             config = group.shared(timed.growth(config) if group.writes else config)

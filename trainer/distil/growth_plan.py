@@ -1,14 +1,15 @@
 """Plans a growing run to fit a time limit: which sizes it goes through, and in how many epochs.
 
-A run that is cut off has trained its smallest networks only. So a few epochs of likely networks of three sizes are
-timed first, real ones, with annealing, scoring and evaluation; then the most epochs are chosen that fit. Where those
-are few, sizes are left out, and at last the largest. Distillation has what time is left (`trainer.distil.plan`).
+A run that is cut off has trained its smallest networks only. So a few epochs of likely networks of up to three sizes
+are timed first, real ones on a part of the images, with annealing, scoring and evaluation; then the most epochs are
+chosen that fit. Where those are few, sizes are left out, and at last the largest. Distillation has what time is left
+(`trainer.distil.plan`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
 from trainer.loop.parallel import ALONE
 from trainer.loop.state import first_network, fresh
-from trainer.loop.timing import NUM_EPOCHS, Clock, by_macs, once_and_again, places_to_time, sample_of
+from trainer.loop.timing import NUM_EPOCHS, TIMING, Clock, by_macs, once_and_again, sample_of, timed_batch, timed_within
 from trainer.loop.trainer import Trainer
 from trainer.recipes.ladder import Ladder
 from zoo.errors import RunError
@@ -59,14 +60,22 @@ def within(config: RunConfig, plan: Plan, seconds: float) -> RunConfig:
     return replace(config, epochs=plan.epochs, recipe=recipe, limits=limits)
 
 
-def planned(config: RunConfig, data: Data, device: torch.device, seconds: float) -> Plan:
-    """For at most `config.epochs`. Raises RunError where not even the smallest sizes fit, and for a run that does not
-    grow from size to size."""
+def planned(
+    config: RunConfig,
+    data: Data,
+    device: torch.device,
+    seconds: float,
+    at: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """For at most `config.epochs`; of the seconds a tenth at most is for timing, of which `at` is told.
+
+    Raises RunError where not even the smallest sizes fit, and for a run that does not grow from size to size.
+    """
     ladder = config.recipe
     if not isinstance(ladder, Ladder):
         raise RunError(f"run {config.name} has no sizes to plan, so no --minutes; it has --max-seconds")
     started = time.monotonic()
-    costs = measure(config, ladder, data, device)
+    costs = measure(config, ladder, data, device, TIMING * seconds, at)
     steps = max(1, len(data.train) // fitted(config, len(data.train)).batch_size)
     return plan(config, ladder, costs, steps, seconds - (time.monotonic() - started))
 
@@ -129,25 +138,35 @@ def total(config: RunConfig, ladder: Ladder, costs: Sequence[Cost], epochs: int)
     return seconds
 
 
-def measure(config: RunConfig, ladder: Ladder, data: Data, device: torch.device) -> list[Cost]:
-    """Of the network that the run starts with, and of a likely one of each size."""
+def measure(
+    config: RunConfig,
+    ladder: Ladder,
+    data: Data,
+    device: torch.device,
+    seconds: float,
+    at: Callable[[str], None] = lambda _: None,
+) -> list[Cost]:
+    """Of the network that the run starts with, and of a likely one of each size; see `timed_within`."""
     start = first_network(config, data)
     networks = [start, *ladder.likely(start, config.limits.allow)]
-    places = places_to_time(len(networks))
     macs = [num_macs(network.graph()) for network in networks]
-    timed = [_timed(config, ladder, networks[place], data, device) for place in places]
-    if len(timed) > 1:  # from the last one nothing grows
-        before, last = macs[places[-2]], macs[places[-1]]
-        timed[-1] = replace(timed[-1], look=timed[-2].look * last / before)
+    config = fitted(config, len(data.train))
+    config = replace(config, batch_size=timed_batch(config.batch_size, device))
+    timed = timed_within(
+        seconds, data, macs, config.batch_size, lambda place: _timed(config, ladder, networks[place], data, device), at
+    )
+    places = tuple(timed)
+    if len(places) > 1 and places[-1] == len(networks) - 1:  # from the last one nothing grows
+        before, last = places[-2:]
+        timed[last] = replace(timed[last], look=timed[before].look * macs[last] / macs[before])
     epochs, looks, once = (
         by_macs(macs, places, seconds)
-        for seconds in zip(*((one.epoch, one.look, one.once) for one in timed), strict=True)
+        for seconds in zip(*((one.epoch, one.look, one.once) for one in timed.values()), strict=True)
     )
     return [Cost(*seconds) for seconds in zip(epochs, looks, once, strict=True)]
 
 
 def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: Data, device: torch.device) -> Cost:
-    config = fitted(config, len(data.train))
     part, share = sample_of(data, num_macs(architecture.graph()), config.batch_size)
     config = replace(config, worth_compiling=share * config.worth_compiling)
     state = fresh(config, architecture, device)
@@ -158,7 +177,8 @@ def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: 
     once, epoch = once_and_again(clock.times, share)
     started = time.perf_counter()
     evaluate(annealed, part.test.to(device), part.preprocessing, len(part.classes))
-    look, seconds = trainer.look(state, at_once=True), 0.0
+    once += (time.perf_counter() - started) / share
+    look, seconds, started = trainer.look(state, at_once=True), 0.0, time.perf_counter()
     if ladder.is_due(look):
         growth, seconds = trainer.propose(state, look)
         if growth is not None and growth.steps:

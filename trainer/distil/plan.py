@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.loop.epoch import evaluate
 from trainer.loop.timing import NUM_EPOCHS as TIMED_EPOCHS
-from trainer.loop.timing import Clock, by_macs, once_and_again, places_to_time, sample_of
+from trainer.loop.timing import TIMING, Clock, by_macs, once_and_again, sample_of, timed_batch, timed_within
 from zoo.checkpoint.descriptor import PretrainedTeacher
 from zoo.errors import RunError
 from zoo.store.directory import Directory
@@ -55,21 +55,36 @@ class Plan:
     seconds: float
 
 
-def planned(members: Sequence[Member], data: Data, config: RunConfig, device: torch.device, seconds: float) -> Plan:
-    """As long as that takes on this machine. `members`: smallest first. Raises RunError, see `plan`."""
+def planned(
+    members: Sequence[Member],
+    data: Data,
+    config: RunConfig,
+    device: torch.device,
+    seconds: float,
+    at: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """As long as that takes on this machine. `members`: smallest first. `at` is told what is timed.
+
+    Raises RunError, see `plan`.
+    """
     started = time.monotonic()
-    costs = measure(members, data, config, device)
+    costs = measure(members, data, config, device, TIMING * seconds, at)
     return plan(costs, [member.params for member in members], seconds - (time.monotonic() - started))
 
 
 def epochs_within(
-    members: Sequence[Member], data: Data, config: RunConfig, device: torch.device, seconds: float
+    members: Sequence[Member],
+    data: Data,
+    config: RunConfig,
+    device: torch.device,
+    seconds: float,
+    at: Callable[[str], None] = lambda _: None,
 ) -> int:
     """For which the last of the members, the best, can teach the others in so many seconds; 0: none."""
     started = time.monotonic()
     if len(members) < 2:
         return 0
-    costs = measure(members, data, config, device)
+    costs = measure(members, data, config, device, TIMING * seconds, at)
     left = seconds - (time.monotonic() - started)
     return _most_epochs(costs, range(len(members) - 1), left)
 
@@ -94,21 +109,33 @@ def _most_epochs(costs: Costs, sizes: Sequence[int], seconds: float) -> int:
     return epochs
 
 
-def measure(members: Sequence[Member], data: Data, config: RunConfig, device: torch.device) -> Costs:
-    """`members`: smallest first; the last teaches. Three of them are taught for some epochs, with all that belongs to
-    it, of the images or a part of them; the others take as long as their multiply-accumulates say."""
+def measure(
+    members: Sequence[Member],
+    data: Data,
+    config: RunConfig,
+    device: torch.device,
+    seconds: float,
+    at: Callable[[str], None] = lambda _: None,
+) -> Costs:
+    """`members`: smallest first; the last teaches. Up to three of them are taught for some epochs, with all that
+    belongs to it, of the images or a part of them, see `timed_within`; the others take as long as their
+    multiply-accumulates say."""
     *_, largest = members
-    places, macs = places_to_time(len(members)), [member.macs for member in members]
+    macs = [member.macs for member in members]
+    config = replace(config, batch_size=timed_batch(config.batch_size, device))
     with TemporaryDirectory() as folder:
-        timed = [
-            _timed(members[place], members[place] is not largest, data, config, device, folder) for place in places
-        ]
+
+        def time_one(place: int) -> tuple[float, float]:
+            return _timed(members[place], members[place] is not largest, data, config, device, folder)
+
+        timed = timed_within(seconds, data, macs, config.batch_size, time_one, at)
+        at("timing the teacher's answers")
         part, share = sample_of(data, largest.macs, config.batch_size)
         started = time.perf_counter()
         if len(members) > 1:
             Lessons(config, part, [largest], device, Path(folder)).lesson(0)
         answers = (time.perf_counter() - started) / 2 / share  # of a pair of epochs
-    lessons_seconds, once_seconds = (by_macs(macs, places, seconds) for seconds in zip(*timed, strict=True))
+    lessons_seconds, once_seconds = (by_macs(macs, timed, each) for each in zip(*timed.values(), strict=True))
     return Costs(lessons_seconds, answers, once_seconds)
 
 
@@ -126,4 +153,4 @@ def _timed(
     started = time.perf_counter()
     validation = evaluate(module, part.validation.to(device), data.preprocessing, len(data.classes))
     save(Directory(Path(folder)), module, validation, member, None, part, epochs, device)
-    return epoch, once + time.perf_counter() - started
+    return epoch, once + (time.perf_counter() - started) / share

@@ -24,6 +24,8 @@ from trainer.loop.batches import fitted
 
 # Of the time: what growth is planned for, what it may take if all is slower, and the end of distillation.
 _GROWTH, _LONGEST_GROWTH, _END = 0.65, 0.85, 0.95
+# Seconds of a run on a CPU from which compiling a dozen networks, 10 to 20 s each, pays.
+_COMPILING = 1_800
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class TimedRun:
     at: Callable[[str], None] = lambda _: None
 
     def growth(self, config: RunConfig) -> RunConfig:
-        """The run with sizes and epochs that fit. Raises RunError, see `trainer.distil.growth_plan.planned`."""
+        """The run with sizes and epochs that fit; in a short time nothing is compiled, which takes some of it for each
+        network. Raises RunError, see `trainer.distil.growth_plan.planned`."""
+        pays = self.device.type == "cuda" or self.seconds >= _COMPILING
+        wanted = replace(config, compile=config.compile and pays)
 
         def make() -> growth.Plan:
-            self.at("timing epochs of three sizes")
-            return growth.planned(config, self.data, self.device, self._until(_GROWTH))
+            return growth.planned(wanted, self.data, self.device, self._until(_GROWTH), self.at)
 
         key = [f"{self.seconds:g} s", str(self.device), repr(config), self.data.content.model_dump_json()]
         plan = kept(self._path(config, "plan.json"), key, growth.Plan, make)
@@ -51,7 +55,7 @@ class TimedRun:
         sizes = ", ".join(f"{size:,}" for size in plan.sizes)
         what = f"{plan.epochs} epochs, up to {sizes} parameters, in {minutes}; then distillation"
         self.observe(PlanRecord(what, self._until(_END)))
-        return growth.within(config, plan, _LONGEST_GROWTH * self.seconds)
+        return growth.within(wanted, plan, _LONGEST_GROWTH * self.seconds)
 
     def distillation(self, config: RunConfig, digests: Sequence[str]) -> RunConfig:
         """The run with as many epochs of it as the time that is left allows; 0: none."""
@@ -63,8 +67,8 @@ class TimedRun:
         def make() -> int:
             if seconds <= 0 or not students:
                 return 0
-            self.at("timing epochs of distillation")
-            return lessons.epochs_within(members, self.data, fitted(config, len(self.data.train)), self.device, seconds)
+            fit = fitted(config, len(self.data.train))
+            return lessons.epochs_within(members, self.data, fit, self.device, seconds, self.at)
 
         key = [f"{self.seconds:g} s", *digests]
         epochs = kept(self._path(config, "distil-plan.json"), key, int, make)

@@ -67,7 +67,8 @@ class Ladder(Recipe):
     # Below 1, an expanded network's kernels are multiplied by it and the rest is filled up with a fresh network's
     # (shrink and perturb: Ash and Adams, arXiv 1910.08475), which changes the logits.
     shrink: float = 1.0
-    # A change whose gain is below this many times its standard error is noise, and never taken.
+    # A change whose gain is below this many times its standard error is noise, and not taken; but where there are fewer
+    # images than are to be scored, once the time at a size is over.
     standard_errors: float = 2.0
     # A size's share of the epochs is in proportion to size ** -pace.
     pace: float = 0.25
@@ -75,6 +76,10 @@ class Ladder(Recipe):
     width_step: int = 8
     max_layers_per_stage: int = 16
     score_samples: int = 4096
+
+    # Of the trunk, where images are so few that batches are made smaller: an epoch is then 8 to 15 steps, however few.
+    # 3,000 are 250 for each network of `grow`, and half as many on its branch.
+    steps_of_few_images: ClassVar[int] = 3_000
 
     # What a subclass may do otherwise (benchmarks/ablations.py does): scoring, and how new parameters begin.
     score: ClassVar[Score] = staticmethod(diagonal_gains)
@@ -94,8 +99,8 @@ class Ladder(Recipe):
         """Grows to the next size at most, and leaves the logits as they are unless the ladder shrinks.
 
         Some change must gain the threshold's part of the loss, and each that is taken `standard_errors` times its
-        standard error. They are taken in the order of their gain per cost, so the first need not be the one that gains
-        most. One pass scores them all, for what is added exactly changes no other's gradient.
+        standard error, unless images are few. They are taken in the order of their gain per cost, so the first need not
+        be the one that gains most. One pass scores them all, for what is added exactly changes no other's gradient.
         """
         rung = self.rung(look)
         assert rung is not None
@@ -104,7 +109,10 @@ class Ladder(Recipe):
         candidates, flops = self.candidates(look, images, labels)
         ranks = {one.change: self.rank(one, look) for one in candidates}
         ranked = sorted(candidates, key=lambda one: ranks[one.change], reverse=True)
-        sound = [one for one in ranked if one.score > self.standard_errors * (one.standard_error or 0.0)]
+        # Few images tell no gain from noise, and a run that waits for one stays as small as it begins.
+        is_over = rung.share_left == 0 and not look.at_once
+        standard_errors = 0.0 if is_over and len(labels) < self.score_samples else self.standard_errors
+        sound = [one for one in ranked if one.score > standard_errors * (one.standard_error or 0.0)]
         clears = any(one.score > threshold for one in sound)
         ranked_sound = {one: ranks[one.change] for one in sound}
         taken = self._taken(look.architecture, look.allows, ranked_sound, rung.size) if clears else []
