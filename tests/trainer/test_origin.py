@@ -236,7 +236,11 @@ def test_it_is_refused_where_the_run_cannot_go_on_from_it(
     ("counts", "options", "message"),
     [
         ({"train": 31, "test": 8}, {}, r"has another data set: \(bars, 81 \+ 9 \+ 24 images\), not \(bars, 84"),
-        ({"train": 30, "test": 8}, {"size": (8, 9)}, r"another image shape: \(\(1, 8, 8\)\), not \(\(1, 8, 9\)\)"),
+        (
+            {"train": 30, "test": 8},
+            {"size": (8, 9)},
+            r"shape: \(\(1, 8, 8\)\), not \(\(1, 8, 9\)\): give --image-size 8",
+        ),
         ({"train": 30, "test": 8}, {"classes": ("l", "m", "r")}, r"another classes: \(\('left', .*not \(\('l', "),
         (
             {"train": 30, "test": 8},

@@ -115,10 +115,13 @@ def differences(descriptor: Descriptor, data: Data) -> Iterator[str]:
     """Between a checkpoint's images and these."""
     then, now = descriptor.dataset, data.record()
     facts: dict[str, tuple[object, object]] = {
-        "image shape": (descriptor.architecture.graph().input_shape, data.image_shape),
         "classes": (descriptor.classes, data.classes),
         "data set": (_counted(then), _counted(now)),
     }
+    shape = channels, height, width = descriptor.architecture.graph().input_shape
+    if shape != data.image_shape:
+        resized = f": give --image-size {height}" if (channels, height) == (data.image_shape[0], width) else ""
+        yield f"image shape: ({shape}), not ({data.image_shape}){resized}"
     for what, (before, here) in facts.items():
         if before != here:
             yield f"{what}: ({before}), not ({here})"
