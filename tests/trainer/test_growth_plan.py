@@ -17,14 +17,13 @@ from typer.testing import CliRunner
 from trainer.commands.main import app
 from trainer.config import RunConfig
 from trainer.data.datasets import Data, load
-from trainer.distil.growth_plan import Cost, Plan, plan, total
+from trainer.distil.growth_plan import Cost, Plan, few_epochs, plan, total
 from trainer.distil.timed_run import TimedRun
 from trainer.grow import grow
 from trainer.journal.records import PlanRecord, Record
 from trainer.loop.timing import by_macs, sample_of, timed_within
 from trainer.recipes import runs
 from trainer.recipes.ladder import Ladder
-from trainer.recipes.overrides import few_epochs
 from zoo.errors import RunError
 from zoo.network.cost import num_macs, num_params
 

@@ -136,6 +136,7 @@ def _grow(
 ) -> tuple[str, ...]:
     """In so many `seconds` since `started` (of `time.monotonic`), if it is to be planned."""
     from trainer.distil.distil import distil
+    from trainer.distil.growth_plan import few_epochs
     from trainer.distil.timed_run import TimedRun
     from trainer.grow import grow
     from trainer.journal.display import Display
@@ -143,7 +144,6 @@ def _grow(
     from trainer.journal.origin import read
     from trainer.loop.parallel import group_of, local_device
     from trainer.recipes.names import run_named
-    from trainer.recipes.overrides import few_epochs
 
     config = run_named(run, overrides)
     origin = None if from_ is None else read(from_)

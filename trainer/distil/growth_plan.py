@@ -53,6 +53,16 @@ class Plan:
     seconds: float
 
 
+def few_epochs(config: RunConfig, num_train: int) -> int | None:
+    """Of a ladder's trunk on so few images that its batches are made smaller, by its budget in steps; None: as the run
+    has them."""
+    ladder, size = config.recipe, fitted(config, num_train).batch_size
+    if not isinstance(ladder, Ladder) or size == config.batch_size:
+        return None
+    epochs = round(ladder.steps_of_few_images / max(1, num_train // size))
+    return epochs if epochs < config.epochs else None
+
+
 def within(config: RunConfig, plan: Plan, seconds: float) -> RunConfig:
     """The run as it was planned; growth ends in so many seconds, however slow the machine has become."""
     assert isinstance(config.recipe, Ladder)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from trainer.config import NO_LIMITS, FixedStart, Limits, RunConfig, Start
 from trainer.growth.recipe import Recipe
-from trainer.loop.batches import fitted
 from trainer.recipes.fixed import Fixed
 from trainer.recipes.ladder import GrowFor, Ladder
 from trainer.recipes.one_by_one import OneByOne
@@ -93,16 +92,6 @@ class Overrides:
     def _refuse_tau(self, name: str) -> None:
         if self.tau is not None:
             raise RunError(f"run {name} has no ratio rule, so no --tau; it has --threshold")
-
-
-def few_epochs(config: RunConfig, num_train: int) -> int | None:
-    """Of a ladder's trunk on so few images that its batches are made smaller, by its budget in steps; None: as the run
-    has them."""
-    ladder, size = config.recipe, fitted(config, num_train).batch_size
-    if not isinstance(ladder, Ladder) or size == config.batch_size:
-        return None
-    epochs = round(ladder.steps_of_few_images / max(1, num_train // size))
-    return epochs if epochs < config.epochs else None
 
 
 def _sizes_up_to(ladder: Ladder, max_params: int) -> tuple[int, ...]:
