@@ -3,6 +3,10 @@
     zoo-serve --zoo .zoo --zoo zoo/pretrained
     python docs/screenshots/take.py http://127.0.0.1:8000 --browser /usr/bin/chromium
 
+One of them alone, of the elastic file that `zoo-train digits-elastic` makes:
+
+    python docs/screenshots/take.py http://127.0.0.1:8000 --only elastic-light
+
 Colours are reduced to 256, which a page of paper and ink does not miss; fonts are those of the machine.
 """
 
@@ -25,6 +29,7 @@ SHOTS = [
     ("try-light", f"#/try?{CHOICE}", DESK, "light"),
     ("try-phone", f"#/try?{CHOICE}", PHONE, "dark"),
     ("grow-light", "#/grow?dataset=cifar10&run=cifar10-grow-s0", DESK, "light"),
+    ("elastic-light", "#/explore?dataset=digits&min_acc=0.95", (1280, 900), "light"),
     ("download-dark", f"#/download?{CHOICE}", DESK, "dark"),
 ]
 
@@ -49,10 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="where zoo-serve answers")
     parser.add_argument("--browser", default="/usr/bin/chromium", help="Chromium or Chrome")
+    parser.add_argument("--only", choices=[name for name, *_ in SHOTS], help="this picture alone")
     arguments = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.browser)
         for name, view, (width, height), scheme in SHOTS:
+            if arguments.only not in (None, name):
+                continue
             # Twice as many pixels on a phone, as phones have.
             page = browser.new_page(
                 viewport={"width": width, "height": height},
