@@ -33,6 +33,8 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 6, 150
 _FEWEST_SIZES = 3
 # Looks at ways to grow from a size, at most: at the half, three quarters and the end of its time.
 _NUM_LOOKS = 3
+# Images that are scored to time it, which costs several times as much as training on them.
+_SCORED = 256
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def measure(
 
 def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: Data, device: torch.device) -> Cost:
     part, share = sample_of(data, num_macs(architecture.graph()), config.batch_size)
-    config = replace(config, worth_compiling=share * config.worth_compiling)
+    part_scored = replace(ladder, score_samples=min(_SCORED, ladder.score_samples))
+    config = replace(config, recipe=part_scored, worth_compiling=share * config.worth_compiling)
     state = fresh(config, architecture, device)
     trainer, clock = Trainer(config, part, device, ALONE), Clock()
     for _ in range(NUM_EPOCHS - 1):
@@ -194,5 +197,5 @@ def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: 
         if growth is not None and growth.steps:
             trainer.expand(state, growth)
     once += time.perf_counter() - started - seconds
-    samples = min(len(data.train), ladder.score_samples) / min(len(part.train), ladder.score_samples)
+    samples = min(len(data.train), ladder.score_samples) / min(len(part.train), part_scored.score_samples)
     return Cost(epoch, samples * seconds, once)

@@ -22,8 +22,8 @@ Timed = TypeVar("Timed")
 
 # The first begins (it compiles, or chooses kernels), the last ends with statistics for a checkpoint.
 NUM_EPOCHS = 3
-# Multiply-accumulates of an epoch that is timed: a second or less on a core.
-_MACS = 2e9
+# Multiply-accumulates of an epoch that is timed: a quarter of a second or less on a core.
+_MACS = 5e8
 _CPU_BATCH = 64
 # Images to evaluate on, where there are as many.
 _FEWEST = 16
