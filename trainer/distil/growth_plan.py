@@ -1,9 +1,9 @@
 """Plans a growing run to fit a time limit: which sizes it goes through, and in how many epochs.
 
-A run that is cut off has trained its smallest networks only. So a few epochs of likely networks of up to three sizes
-are timed first, real ones on a part of the images, with annealing, scoring and evaluation; then the most epochs are
-chosen that fit. Where those are few, sizes are left out, and at last the largest. Distillation has what time is left
-(`trainer.distil.plan`).
+A run that is cut off has trained its smallest networks only. So a few epochs of the first network are timed before,
+real ones on a part of the images, with annealing, scoring and evaluation, and a few steps of likely networks of two
+other sizes; then the most epochs are chosen that fit. Where those are few, sizes are left out, and at last the largest.
+Distillation has what time is left (`trainer.distil.plan`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 
+import numpy as np
 import torch
 
 from trainer.config import RunConfig
@@ -21,7 +23,7 @@ from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
 from trainer.loop.parallel import ALONE
 from trainer.loop.state import first_network, fresh
-from trainer.loop.timing import NUM_EPOCHS, TIMING, Clock, by_macs, once_and_again, sample_of, timed_batch, timed_within
+from trainer.loop.timing import NUM_EPOCHS, Clock, by_macs, once_and_again, places_to_time, sample_of, timed_batch
 from trainer.loop.trainer import Trainer
 from trainer.recipes.ladder import Ladder
 from zoo.errors import RunError
@@ -33,8 +35,10 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 6, 150
 _FEWEST_SIZES = 3
 # Looks at ways to grow from a size, at most: at the half, three quarters and the end of its time.
 _NUM_LOOKS = 3
-# Images that are scored to time it, which costs several times as much as training on them.
-_SCORED = 256
+# Images that a run of a short time scores, each of which costs several times as much as training on it; and the seconds
+# from which on a time is not short.
+_SCORED, _LONG = 512, 1800
+_SCORED_FIRST = 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,15 @@ def within(config: RunConfig, plan: Plan, seconds: float) -> RunConfig:
     return replace(config, epochs=plan.epochs, recipe=recipe, limits=limits)
 
 
+def in_short(config: RunConfig, seconds: float, device: torch.device) -> RunConfig:
+    """The run for so short a time: fewer images are scored, and on a CPU nothing is compiled (10 to 20 s for each of a
+    dozen networks), either of which could take most of it."""
+    if seconds >= _LONG or not isinstance(config.recipe, Ladder):
+        return config
+    recipe = replace(config.recipe, score_samples=min(_SCORED, config.recipe.score_samples))
+    return replace(config, recipe=recipe, compile=config.compile and device.type == "cuda")
+
+
 def planned(
     config: RunConfig,
     data: Data,
@@ -79,7 +92,7 @@ def planned(
     seconds: float,
     at: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """For at most `config.epochs`; of the seconds a tenth at most is for timing, of which `at` is told.
+    """For at most `config.epochs`; `at` is told what is timed.
 
     Raises RunError where not even the smallest sizes fit, and for a run that does not grow from size to size.
     """
@@ -87,7 +100,7 @@ def planned(
     if not isinstance(ladder, Ladder):
         raise RunError(f"run {config.name} has no sizes to plan, so no --minutes; it has --max-seconds")
     started = time.monotonic()
-    costs = measure(config, ladder, data, device, TIMING * seconds, at)
+    costs = measure(config, ladder, data, device, at)
     steps = max(1, len(data.train) // fitted(config, len(data.train)).batch_size)
     return plan(config, ladder, costs, steps, seconds - (time.monotonic() - started))
 
@@ -151,37 +164,44 @@ def total(config: RunConfig, ladder: Ladder, costs: Sequence[Cost], epochs: int)
 
 
 def measure(
-    config: RunConfig,
-    ladder: Ladder,
-    data: Data,
-    device: torch.device,
-    seconds: float,
-    at: Callable[[str], None] = lambda _: None,
+    config: RunConfig, ladder: Ladder, data: Data, device: torch.device, at: Callable[[str], None] = lambda _: None
 ) -> list[Cost]:
-    """Of the network that the run starts with, and of a likely one of each size; see `timed_within`."""
+    """Of the network that the run starts with, and of a likely one of each size.
+
+    All that a size takes is timed for the first one. The others' seconds are in proportion to those of a few steps,
+    which are timed for the middle and the last one too.
+    """
     start = first_network(config, data)
     networks = [start, *ladder.likely(start, config.limits.allow)]
     macs = [num_macs(network.graph()) for network in networks]
     config = fitted(config, len(data.train))
-    config = replace(config, batch_size=timed_batch(config.batch_size, device))
-    timed = timed_within(
-        seconds, data, macs, config.batch_size, lambda place: _timed(config, ladder, networks[place], data, device), at
-    )
-    places = tuple(timed)
-    if len(places) > 1 and places[-1] == len(networks) - 1:  # from the last one nothing grows
-        before, last = places[-2:]
-        timed[last] = replace(timed[last], look=timed[before].look * macs[last] / macs[before])
-    epochs, looks, once = (
-        by_macs(macs, places, seconds)
-        for seconds in zip(*((one.epoch, one.look, one.once) for one in timed.values()), strict=True)
-    )
-    return [Cost(*seconds) for seconds in zip(epochs, looks, once, strict=True)]
+    config = replace(config, recipe=ladder, batch_size=timed_batch(config.batch_size, device))
+    places = places_to_time(len(networks))
+    steps = []
+    for number, place in enumerate(places, start=1):
+        at(f"timing size {place + 1} of {len(networks)} ({number} of {len(places)})")
+        steps.append(_step_seconds(config, networks[place], data, device))
+    at("timing all that the first size takes")
+    first = _timed(config, ladder, start, data, device)
+    ratios = [seconds / steps[0] for seconds in by_macs(macs, places, steps)]
+    return [Cost(ratio * first.epoch, ratio * first.look, ratio * first.once) for ratio in ratios]
+
+
+def _step_seconds(config: RunConfig, architecture: Architecture, data: Data, device: torch.device) -> float:
+    """Of a second epoch of two steps, with statistics and validation; the first one begins."""
+    part = replace(data, train=data.train.take(np.arange(min(len(data.train), 2 * config.batch_size))))
+    part = replace(part, validation=data.validation.take(np.arange(min(len(data.validation), config.batch_size // 4))))
+    config = replace(config, worth_compiling=inf)
+    state, trainer = fresh(config, architecture, device), Trainer(config, part, device, ALONE)
+    trainer.epoch(state)
+    started = time.perf_counter()
+    trainer.epoch(state)
+    return time.perf_counter() - started
 
 
 def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: Data, device: torch.device) -> Cost:
     part, share = sample_of(data, num_macs(architecture.graph()), config.batch_size)
-    part_scored = replace(ladder, score_samples=min(_SCORED, ladder.score_samples))
-    config = replace(config, recipe=part_scored, worth_compiling=share * config.worth_compiling)
+    config = replace(config, worth_compiling=share * config.worth_compiling)
     state = fresh(config, architecture, device)
     trainer, clock = Trainer(config, part, device, ALONE), Clock()
     for _ in range(NUM_EPOCHS - 1):
@@ -191,11 +211,14 @@ def _timed(config: RunConfig, ladder: Ladder, architecture: Architecture, data: 
     started = time.perf_counter()
     evaluate(annealed, part.test.to(device), part.preprocessing, len(part.classes))
     once += (time.perf_counter() - started) / share
+    trainer = Trainer(config, data, device, ALONE)  # scores as many images as the run will
     look, seconds, started = trainer.look(state, at_once=True), 0.0, time.perf_counter()
     if ladder.is_due(look):
+        # What comes once for a process, such as a library's choice of kernels, comes now.
+        replace(ladder, score_samples=_SCORED_FIRST).propose(look)
+        started = time.perf_counter()
         growth, seconds = trainer.propose(state, look)
         if growth is not None and growth.steps:
             trainer.expand(state, growth)
     once += time.perf_counter() - started - seconds
-    samples = min(len(data.train), ladder.score_samples) / min(len(part.train), part_scored.score_samples)
-    return Cost(epoch, samples * seconds, once)
+    return Cost(epoch, seconds, once)

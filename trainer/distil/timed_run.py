@@ -24,8 +24,6 @@ from trainer.loop.batches import fitted
 
 # Of the time: what growth is planned for, what it may take if all is slower, and the end of distillation.
 _GROWTH, _LONGEST_GROWTH, _END = 0.65, 0.85, 0.95
-# Seconds of a run on a CPU from which compiling a dozen networks, 10 to 20 s each, pays.
-_COMPILING = 1_800
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,8 @@ class TimedRun:
     at: Callable[[str], None] = lambda _: None
 
     def growth(self, config: RunConfig) -> RunConfig:
-        """The run with sizes and epochs that fit; in a short time nothing is compiled, which takes some of it for each
-        network. Raises RunError, see `trainer.distil.growth_plan.planned`."""
-        pays = self.device.type == "cuda" or self.seconds >= _COMPILING
-        wanted = replace(config, compile=config.compile and pays)
+        """The run with sizes and epochs that fit. Raises RunError, see `trainer.distil.growth_plan.planned`."""
+        wanted = growth.in_short(config, self.seconds, self.device)
 
         def make() -> growth.Plan:
             return growth.planned(wanted, self.data, self.device, self._until(_GROWTH), self.at)

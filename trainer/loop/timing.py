@@ -22,9 +22,9 @@ Timed = TypeVar("Timed")
 
 # The first begins (it compiles, or chooses kernels), the last ends with statistics for a checkpoint.
 NUM_EPOCHS = 3
-# Multiply-accumulates of an epoch that is timed: a quarter of a second or less on a core.
-_MACS = 5e8
-_CPU_BATCH = 64
+# Multiply-accumulates of an epoch that is timed: a second or less on a core.
+_MACS = 2e9
+_CPU_BATCH = 128
 # Images to evaluate on, where there are as many.
 _FEWEST = 16
 # Of the time there is, for timing: all else is planned by what it finds.
@@ -54,6 +54,11 @@ def _num_sampled(data: Data, macs: int, batch_size: int) -> int:
     return min(len(data.train), max(2 * batch_size, int(_MACS / macs)))
 
 
+def places_to_time(number: int) -> list[int]:
+    """Of so many networks, smallest first, those to be timed: the ends and the middle."""
+    return sorted({0, number // 2, number - 1})
+
+
 def timed_within(
     seconds: float,
     data: Data,
@@ -65,7 +70,8 @@ def timed_within(
     """Times networks, smallest first in `macs`: the first, the last and the one in the middle, by their places; those
     that will be done in so many seconds, and always the first. `at` is told of each."""
     found: dict[int, Timed] = {}
-    order = list(dict.fromkeys([0, len(macs) - 1, len(macs) // 2]))
+    first, *others = places_to_time(len(macs))
+    order = [first, *reversed(others)]
     started, before = time.perf_counter(), (0.0, 1)
     for number, place in enumerate(order, start=1):
         work = macs[place] * _num_sampled(data, macs[place], batch_size)
