@@ -21,6 +21,7 @@ from zoo.runtime.predictor import Predictor
 from zoo.store.directory import Directory
 
 SHIPPED = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
+PHOTOS = SHIPPED.with_name("imagenette96")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,32 @@ def test_they_are_of_one_run_on_all_of_cifar10(checkpoints: list[Checkpoint]) ->
         )
 
 
+def test_a_second_zoo_is_of_photos(tmp_path: Path) -> None:
+    """Eight sizes or more, from under 4,000 parameters to over 90,000, in at most 5 MB, all of them distilled."""
+    assert sum(path.stat().st_size for path in PHOTOS.rglob("*") if ".sqlite" not in path.name) < 5e6
+    with closing(LocalZoo([tmp_path, PHOTOS])) as zoo:
+        zoo.sync()
+        rows = sorted(zoo.chooser.rows(Budget()), key=lambda row: row.params)
+        assert len({row.params for row in rows}) == len(rows) >= 8
+        assert rows[0].params < 4_000
+        assert rows[-1].params > 90_000
+        assert {(row.dataset, row.accuracy_n, row.distilled_from is not None) for row in rows} == {
+            ("imagenette96", 3_925, True)
+        }
+        best = zoo.chooser.choose(Budget())
+        assert (best.accuracy or 0) > 0.82
+        assert zoo.chooser.cascade(0.8, "imagenette96").cascade.macs < best.macs
+
+
+def test_each_photo_gets_a_finite_answer() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    for digest, path in Directory(PHOTOS).paths():
+        assert digest_of(path.read_bytes()) == digest
+        assert np.isfinite(Predictor(load(path)).logits(pixels)).all()
+
+
 def test_the_length_of_the_onnx_file_is_known_without_the_weights() -> None:
-    for _, path in Directory(SHIPPED).paths():
+    for _, path in (*Directory(SHIPPED).paths(), *Directory(PHOTOS).paths()):
         assert onnx_model.size_bytes(read_header(path).descriptor) == len(onnx_model.build(load(path)))
 
 

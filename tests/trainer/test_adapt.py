@@ -184,6 +184,13 @@ def test_the_command(tmp_path: Path, grown: Path, write_images: WriteImages) -> 
     assert again.stdout.split() == digests
 
 
+def test_the_zoo_of_photos_that_ships_is_begun_from(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["adapt", "--data", str(tmp_path / "none"), "--zoo", str(tmp_path / "mine")])
+    assert "begins from" in result.stderr
+    assert "zoo/pretrained/imagenette96" in "".join(result.stderr.split())
+    assert result.exit_code == 1
+
+
 def test_a_pretrained_network_teaches_too_and_is_named(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
     photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
     words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--epochs", "2"]

@@ -156,7 +156,7 @@ def test_what_was_left_out_of_the_images_is_told(
     log.with_name("data.json").write_text(json.dumps(record))
     page = open_page(f"{serve_zoo(tmp_path)}/#/grow", viewport={"width": 360, "height": 800})
     expect(page.get_by_text("810 training and 90 test images of 2 classes.")).to_be_visible()
-    expect(page.get_by_role("list", name="What was left out")).to_have_text("left out: 3 .heic (cat/1.heic)")
+    expect(page.get_by_role("list", name="Left out, and warnings")).to_have_text("left out: 3 .heic (cat/1.heic)")
     expect(page.get_by_text("the first 3 classes of 1,003")).to_be_visible()
     region = page.get_by_role("region", name="Images of each class")
     assert region.locator("tbody th").all_inner_texts() == list(names)

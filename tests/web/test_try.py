@@ -65,7 +65,9 @@ def test_the_service_picks_who_is_in_time_and_says_why(open_page: OpenPage, site
     page = open_page(f"{site}/#/try?dataset=cifar10&min_acc=0.8")
     page.get_by_role("radio", name="Every size").press("ArrowRight")
     expect(page.get_by_role("radio", name="The best in time")).to_be_checked()
-    expect(page.get_by_role("status")).to_contain_text("the most accurate size that is in time answers")
+    expect(page.get_by_role("status")).to_contain_text(
+        "the most accurate size that meets the deadline under the present load answers"
+    )
     deadline = page.get_by_role("spinbutton", name="within")
     deadline.fill("30000")
     with page.expect_response("**/predict?*") as answered:

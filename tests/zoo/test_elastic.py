@@ -301,7 +301,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "negative": (_with_entry("level.00", shape=[-1]), "of some values"),
     "true": (_with_entry("level.00", shape=[True]), "of some values"),
     "half": (_with_entry("level.02", dtype="F16"), "without gaps or overlaps"),
-    "no shape": (_with_entry("level.02", shape=[]), "cannot be read"),
+    "no shape": (_with_entry("level.02", shape=[]), "header is damaged"),
     "spaces": (
         lambda data: with_header(data, json.dumps(header_of(data)).encode()),
         "no spaces",

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
-from math import prod
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -19,7 +18,7 @@ from trainer.loop import optim
 from trainer.loop.augment import Augmentation, augmentation_of
 from trainer.loop.step import TrainingStep
 from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
-from zoo.network.cost import activation_bytes, num_params
+from zoo.network.cost import activation_bytes
 from zoo.runtime.module import GraphModule, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
@@ -94,7 +93,7 @@ def train_epoch(
 
 
 def _augmentation(step: TrainingStep, split: Split, generator: torch.Generator) -> Augmentation:
-    params = num_params(step.module.graph)
+    params = sum(parameter.numel() for parameter in step.module.parameters())
     return augmentation_of(step.config, params, split.images.shape[2:], len(split), generator, split.labels.device)
 
 
@@ -156,16 +155,17 @@ def predict(
     module.eval()
     # In full float32, as everything that runs a checkpoint has it: TF32 gives some images another class.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        parts = images.split(_num_at_once(module))
+        parts = images.split(_num_at_once(module, images))
         predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in parts])
     module.train(was_training)
     return predicted
 
 
-def _num_at_once(module: GraphModule) -> int:
-    pixels = prod(module.graph.input_shape)
-    activations = activation_bytes(module.graph)
-    return max(1, min(_IMAGES_AT_ONCE, _BYTES_AT_ONCE // pixels, _ACTIVATIONS_AT_ONCE // activations))
+def _num_at_once(module: nn.Module, images: UInt8[Tensor, "n channels height width"]) -> int:
+    most = min(_IMAGES_AT_ONCE, _BYTES_AT_ONCE // images[0].numel())
+    if isinstance(module, GraphModule):  # others do not say what they take
+        most = min(most, _ACTIVATIONS_AT_ONCE // activation_bytes(module.graph))
+    return max(1, most)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def mean_loss(module: GraphModule, split: Split, preprocessing: Preprocessing) -
     """Cross-entropy over the split, in eval mode."""
     was_training = module.training
     module.eval()
-    at_once = _num_at_once(module)
+    at_once = _num_at_once(module, split.images)
     pieces = zip(split.images.split(at_once), split.labels.split(at_once), strict=True)
     losses = [
         F.cross_entropy(module(normalize(images, preprocessing)), labels, reduction="sum") for images, labels in pieces

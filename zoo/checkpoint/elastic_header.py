@@ -107,7 +107,8 @@ def _parsed(text: bytes) -> tuple[ElasticDescriptor, list[int]]:
         described = header.pop("__metadata__")[METADATA_KEY]
         counts = [entry["shape"][0] for entry in header.values()]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the safetensors header is damaged: {error}") from error
+        expected = f"JSON with {METADATA_KEY} among its metadata, and tensors with a shape"
+        raise CheckpointError(f"the safetensors header is damaged: expected {expected}") from error
     if isinstance(described, str) and described.startswith(_ORDINARY):
         raise CheckpointError("an ordinary checkpoint, no elastic file: format_version is 1, not 2")
     try:
