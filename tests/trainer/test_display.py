@@ -8,6 +8,7 @@ from rich.console import Console
 
 from trainer.journal.display import Display
 from trainer.journal.records import (
+    BatchesRecord,
     CandidateScore,
     DecisionRecord,
     EpochRecord,
@@ -149,3 +150,12 @@ def test_the_panel_shows_every_level_of_an_elastic_run() -> None:
     shown = panel(display)
     assert "epoch 3/10  loss 1.250  train 0.500  validation 0.500 at 766, 0.625 at 3,426 parameters" in shown
     assert "last expansion" not in shown
+
+
+def test_only_what_was_made_smaller_is_told() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Display(console) as display:
+        display(BatchesRecord(512, 512, 24, 100, 8_522))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    assert output.getvalue() == "  8,522 training images: a warm-up of 24 steps, not 100; --batch-size sets another\n"

@@ -70,11 +70,12 @@ class Display:
                 self._ends = time.monotonic() + record.seconds_left
                 self._print(f"  plans {record.what}")
             case BatchesRecord():
-                self._print(
-                    f"  {record.num_train:,} training images: batches of {record.batch_size}, not "
-                    f"{record.batch_size_before}, and a warm-up of {record.warmup_steps} steps, not "
-                    f"{record.warmup_steps_before}; --batch-size sets another"
-                )
+                smaller = {
+                    "batches of {}, not {}": (record.batch_size, record.batch_size_before),
+                    "a warm-up of {} steps, not {}": (record.warmup_steps, record.warmup_steps_before),
+                }
+                told = " and ".join(text.format(*both) for text, both in smaller.items() if both[0] != both[1])
+                self._print(f"  {record.num_train:,} training images: {told}; --batch-size sets another")
             case ChanceRecord():
                 if not self._waits:
                     self._print(
