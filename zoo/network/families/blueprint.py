@@ -2,10 +2,11 @@
 
     input ─ stem ─ stage 0 ─ enter 1 ─ stage 1 ─ … ─ head ─ logits
 
-A stage is a row of residual layers x + depthwise(pointwise(SiLU(batch norm(x)))): a 1×1 convolution mixes the
-channels, a 3×3 convolution then filters each by itself. Entering a stage, a 2×2 max-pool halves its sides and a 1×1
-convolution sets its number of channels. The head averages over the image. A layer adds C² + 11·C parameters
-to a stage of C channels, where a dense 3×3 convolution would add 9·C² + 2·C.
+The stem is a 3×3 convolution, of stride 2 for larger images, and pools. A stage is a row of residual layers x +
+depthwise(pointwise(SiLU(batch norm(x)))): a 1×1 convolution mixes the channels, a 3×3 convolution then filters each
+by itself. Entering a stage, a 2×2 max-pool halves its sides and a 1×1 convolution sets its number of channels. The
+head averages over the image. A layer adds C² + 11·C parameters to a stage of C channels, where a dense 3×3
+convolution would add 9·C² + 2·C.
 """
 
 from __future__ import annotations
