@@ -128,7 +128,9 @@ def differences(descriptor: Descriptor, data: Data) -> Iterator[str]:
     if _counted(then) == _counted(now) and then.is_other_than(now):
         yield f"data set: it is called {then.name} too, but these are other images, or they are split in another way"
     if descriptor.preprocessing != data.preprocessing:
-        yield f"preprocessing: ({descriptor.preprocessing}), not ({data.preprocessing})"
+        fits = descriptor.preprocessing.fit, data.preprocessing.fit
+        option = f": give --fit {fits[0] or 'squeeze'}" if fits[0] != fits[1] else ""
+        yield f"preprocessing: ({descriptor.preprocessing}), not ({data.preprocessing}){option}"
 
 
 def _counted(dataset: Dataset) -> str:
