@@ -26,7 +26,7 @@ from trainer.distil.distil import distil, pair
 from trainer.distil.lessons import Member
 from trainer.distil.prune import prune
 from trainer.elastic.elastic import train_elastic
-from trainer.elastic.levels import Levels, budgets_of
+from trainer.elastic.levels import Levels, budgets_of, levels_of
 from trainer.elastic.module import ElasticModule
 from trainer.elastic.run import Elastic
 from trainer.elastic.start import named, start_of
@@ -421,6 +421,31 @@ def test_budgets_are_what_rounds_to_them() -> None:
     assert budgets_of("7k,16.4k,34098,1M") == (7_499, 16_449, 34_098, 1_499_999)
 
 
+def test_a_checkpoint_becomes_smaller_as_it_was_while_it_grew() -> None:
+    zoo = Path(__file__).parents[2] / "zoo" / "pretrained" / "cifar10"
+    *_, top = sorted(map(read, (zoo / "checkpoints").iterdir()), key=lambda origin: origin.params)
+    sizes = {
+        num_params(member.descriptor.architecture.graph()) for member in map(read, (zoo / "checkpoints").iterdir())
+    }
+
+    def found(**wishes: Any) -> list[int]:
+        levels = levels_of(top, (3, 32, 32), 10, **wishes)
+        return [num_params(one.graph()) for one in levels.architectures]
+
+    grown = found(budgets=(7_000, 20_000, 58_890, 139_450))
+    assert grown == [6_834, 19_834, 58_890, 139_450]
+    assert sizes >= set(grown)
+    # Below what it began with there is no network that it was.
+    below, *others = found(budgets=(3_000, 58_890))
+    assert below < 3_000
+    assert others == [58_890]
+    assert found(budgets=(58_890, 139_450), cut="widths") != [58_890, 139_450]
+    smallest, *_, largest = found()
+    assert 0.05 < smallest / largest < 0.07
+    with pytest.raises(RunError, match=r"a level within 6,850 parameters .* 6,834 parameters, and so is the next"):
+        found(budgets=(6_850, 6_900))
+
+
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
@@ -430,7 +455,10 @@ def test_budgets_are_what_rounds_to_them() -> None:
         ("7k,7k", "should rise, smallest first, and 7k,7k do not"),
         ("7k,much", "should be numbers like 7k,16k,34k or 34098, and 'much' is none"),
         ("7k,1.5", "should be whole numbers or have a k or M, and 1.5 has neither"),
-        ("2k,900k,1M", "a level within 900,499 parameters is the largest network itself, so there is none above it"),
+        (
+            "2k,900k,1M",
+            "a level within 900,499 parameters is the network of 6,074 parameters, and so is the next larger",
+        ),
         ("10,2k", "cannot be cut to these levels: no network within 10 parameters: with [1, 1] channels it has more"),
     ],
 )

@@ -27,7 +27,7 @@ from trainer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from trainer.elastic.levels import Measure
+    from trainer.elastic.levels import Cut, Measure
     from trainer.recipes.overrides import Overrides
 
 # 25 s of one core.
@@ -39,6 +39,11 @@ class MeasureChoice(StrEnum):
     params = "params"
     macs = "macs"
     memory = "memory"
+
+
+class CutChoice(StrEnum):
+    growth = "growth"
+    widths = "widths"
 
 
 @with_images
@@ -61,13 +66,20 @@ def elastic(
         str | None,
         typer.Option(
             help="Sizes of 2 to 5 levels, smallest first, like 7k,16k,34k; 7k is what rounds to it. Without it the "
-            "run's own, or a quarter, half and three quarters of all widths and all of them.",
+            "run's own; of a checkpoint that grew four sizes that it had; else a quarter, half and three quarters of "
+            "all widths and all of them.",
             show_default=False,
         ),
     ] = None,
     levels_by: Annotated[
         MeasureChoice, typer.Option(help="What --levels counts; memory: the most bytes of one image's activations.")
     ] = MeasureChoice.params,
+    cut: Annotated[
+        CutChoice,
+        typer.Option(
+            help="How a checkpoint becomes smaller. growth: as it was while it grew, if it did; widths: all alike."
+        ),
+    ] = CutChoice.growth,
     teacher: Annotated[
         str | None,
         typer.Option(help="A checkpoint in the zoo that teaches the largest level.", metavar="ID", show_default=False),
@@ -97,6 +109,7 @@ def elastic(
             training.overrides(epochs=epochs, seed=seed),
             None if levels is None else budgets_of(levels),
             levels_by.value,
+            cut.value,
             teacher,
             freeze,
             ranking,
@@ -126,6 +139,7 @@ class _Wish:
     overrides: Overrides
     budgets: tuple[int, ...] | None = None
     measure: Measure = "params"
+    cut: Cut = "growth"
     teacher: str | None = None
     freeze: bool = False
     ranking: bool = True
@@ -151,7 +165,7 @@ def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Dev
         console.quiet = not group.writes
         with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
             images = source.load(console)
-        levels = levels_of(start, images.image_shape, len(images.classes), wish.budgets, wish.measure)
+        levels = levels_of(start, images.image_shape, len(images.classes), wish.budgets, wish.measure, wish.cut)
         sizes = ", ".join(f"{num_params(one.graph()):,}" for one in levels.architectures)
         say(console, f"{config.name} on {images.name}: levels of {sizes} parameters; {chosen}")
         made = train_elastic(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from trainer.config import RunConfig
 from trainer.journal.origin import Origin
+from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.nesting import shared_places
 from zoo.errors import CheckpointError, DescriptorError, RunError
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
-from zoo.network.families.family import Architecture
+from zoo.network.families.family import Architecture, Change
 from zoo.network.levels import NetworkBudget, levels_within
 
 MIN_LEVELS, MAX_LEVELS = 2, 5
 Measure = Literal["params", "macs", "memory"]
+Cut = Literal["growth", "widths"]
 _BUDGETS: dict[Measure, Callable[[int], NetworkBudget]] = {
     "params": lambda most: NetworkBudget(max_params=most),
     "macs": lambda most: NetworkBudget(max_macs=most),
@@ -41,7 +44,9 @@ _LADDERS = {
         ((16, 2), (32, 3)),
     ),
 }
-# Of a run that does not grow, unless it is told: parts of its widths.
+# Of a checkpoint that grew, unless it is told: parts of its parameters.
+_SHARES = (0.064, 0.16, 0.4, 1.0)
+# Of a run or checkpoint that did not, unless it is told: parts of its widths.
 _WIDTHS = (0.25, 0.5, 0.75, 1.0)
 
 _NUMBER = re.compile(r"(\d+(?:\.(\d+))?)([kM]?)")
@@ -98,25 +103,42 @@ def levels_of(
     num_classes: int,
     budgets: Sequence[int] | None = None,
     measure: Measure = "params",
+    cut: Cut = "growth",
 ) -> Levels:
     """The levels of a checkpoint, which is the largest or is cut to it, or of a named run from random weights.
 
-    Without budgets those that the run has, or a quarter, half and three quarters of all widths. Raises RunError where
-    a budget cannot be met.
+    `cut` says how the smaller ones of a checkpoint follow from it: the networks that it was while it grew, below these
+    and where it did not grow all widths cut alike; or these alone. Without budgets the levels that the run has; of a
+    checkpoint that grew four, each at most two fifths of the next; else a quarter, half and three quarters of all
+    widths. Raises RunError where a budget cannot be met.
     """
     origin = start if isinstance(start, Origin) else None
     if isinstance(start, RunConfig) and budgets is None and start.name in _LADDERS:
         return Levels(tuple(_blueprint(stages, image_shape, num_classes) for stages in _LADDERS[start.name]))
     if isinstance(start, RunConfig):
-        largest = _largest(start, image_shape, num_classes)
+        sizes = [_largest(start, image_shape, num_classes)]
     else:
-        largest = start.descriptor.architecture
+        sizes = _grown_through(start.descriptor) if cut == "growth" else [start.descriptor.architecture]
+    largest = sizes[0]
     try:
-        if budgets is None:
+        if budgets is None and len(sizes) == 1:
             return Levels(tuple(_narrowed(largest, part) for part in _WIDTHS), origin)
-        return Levels(tuple(_within(largest, budgets, measure)), origin)
+        if budgets is None:
+            measure, most = "params", num_params(largest.graph())
+            budgets = [int(share * most) for share in _SHARES]
+        limits = [_BUDGETS[measure](most) for most in budgets]
+        return Levels(tuple(_within(sizes, limits)), origin)
     except DescriptorError as error:
         raise RunError(f"networks of family {largest.family} cannot be cut to these levels: {error}") from None
+
+
+def _grown_through(descriptor: Descriptor) -> list[Architecture]:
+    """The network, and those that it was while it grew, largest first."""
+    found = [descriptor.architecture]
+    with suppress(DescriptorError):  # a family that cannot tell, or widths that were cut since
+        for step in reversed(descriptor.lineage.expansions):
+            found.append(found[-1].before(Change(step.kind, step.block, step.layer_kind, step.channels_added)))
+    return found
 
 
 def _largest(run: RunConfig, image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
@@ -132,16 +154,23 @@ def _blueprint(
     return blueprint.start(input_shape=image_shape, num_classes=num_classes, channels=channels, num_layers=num_layers)
 
 
-def _within(largest: Architecture, budgets: Sequence[int], measure: Measure) -> list[Architecture]:
-    """For each budget the widest network that meets it, all widths cut alike."""
-    limits = [_BUDGETS[measure](most) for most in budgets]
-    for limit in limits[:-1]:
-        if limit.allows(largest):
+def _within(sizes: Sequence[Architecture], limits: Sequence[NetworkBudget]) -> list[Architecture]:
+    """For each budget the largest of the sizes that meets it; where none does, the smallest is cut in its widths.
+
+    `sizes` come largest first, `limits` smallest first.
+    """
+    found: list[Architecture] = []
+    for number, limit in reversed(list(enumerate(limits))):
+        met = next((one for one in sizes if limit.allows(one)), None)
+        if met is None:
+            return [*levels_within(sizes[-1], limits[: number + 1]), *found]
+        if found and met is found[0]:
             raise RunError(
-                f"a level within {limit} is the largest network itself, so there is none above it: --levels should be "
-                "below that, but for the last one"
+                f"a level within {limit} is the network of {num_params(met.graph()):,} parameters, and so is the next "
+                "larger one: --levels should be further apart, and all but the last one below the largest network"
             )
-    return levels_within(largest, limits)
+        found.insert(0, met)
+    return found
 
 
 def _narrowed(largest: Architecture, part: float) -> Architecture:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from zoo.errors import DescriptorError
 from zoo.network.families.family import Architecture, Change, Frozen, LayerKind, StageOutline, deeper_or_wider, register
 from zoo.network.graph import INPUT, Graph, GraphBuilder
 from zoo.network.ops import Add, BatchNorm, Conv2d, GlobalAveragePool, Linear, MaxPool2d, SiLU
@@ -126,6 +127,13 @@ class BlueprintArchitecture(Architecture):
         """`num_channels` more channels throughout the stage."""
         old = self.stages[stage]
         return self._with_stage(stage, Stage(channels=old.channels + num_channels, num_layers=old.num_layers))
+
+    def before(self, change: Change) -> BlueprintArchitecture:
+        old = self.stages[change.block]
+        channels, num_layers = old.channels - change.channels_added, old.num_layers - (change.kind == "deepen")
+        if channels < 1 or num_layers < 0:
+            raise DescriptorError(f"a stage of {old.channels} channels and {old.num_layers} layers has no {change}")
+        return self._with_stage(change.block, Stage(channels=channels, num_layers=num_layers))
 
     def widths(self) -> tuple[int, ...]:
         return tuple(stage.channels for stage in self.stages)

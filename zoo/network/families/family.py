@@ -104,6 +104,11 @@ class Architecture(Frozen, ABC):
         del exact
         raise DescriptorError(f"networks of family {self.family} do not grow, so no {change}")
 
+    def before(self, change: Change) -> Self:
+        """The network that `change` made into this one, as far as its tensors go. Raises DescriptorError where there
+        is none, or the family cannot tell."""
+        raise DescriptorError(f"networks of family {self.family} do not shrink by steps of growth, so not by {change}")
+
     def widths(self) -> tuple[int, ...]:
         """The number of channels of each group (`channel_groups`), or of several that the family sets together.
 
