@@ -83,7 +83,7 @@ def main(
 ) -> None:
     """Serve the checkpoints of a zoo: choose by budget, predict, download.
 
-    Further settings are environment variables, ZOO_TOKEN and ZOO_DEFAULT_DATASET among them; see the README.
+    Further settings are environment variables, ZOO_TOKEN and ZOO_DEFAULT_DATASET among them; see docs/serving.md.
     """
     from pydantic import ValidationError
 
