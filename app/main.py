@@ -79,6 +79,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         stopping = threading.Event()
         if settings.publish_token is not None:
             trial.start_runner()
+            threading.Thread(target=zoo.annotations.reserve, daemon=True).start()
         if publishing.measures:
             threading.Thread(target=follow_claims, args=(app.state.service, stopping), daemon=True).start()
         yield

@@ -13,6 +13,7 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
 from zoo.choosing import adaptive
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
+from zoo.choosing.policy import check
 from zoo.runtime.predictor import Prediction
 from zoo.store.entries import Alias
 
@@ -23,7 +24,10 @@ TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name
 
 class ListQuery(Budget):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Most checkpoints in one page.")] = 50
-    cursor: Annotated[str | None, Field(description="Where the page begins, from the Link of the one before.")] = None
+    cursor: Annotated[
+        str | None,
+        Field(description="Where the page begins, from the Link of the one before: any other is 422.", min_length=1),
+    ] = None
 
 
 class ParetoQuery(Filters):
@@ -59,9 +63,12 @@ class ReferenceFileQuery(ReferenceQuery, FileQuery):
 
 
 class PredictQuery(Budget):
-    model: Annotated[str | None, Field(description="A digest, digest prefix, name or alias, instead of a budget.")] = (
-        None
-    )
+    model: Annotated[
+        str | None,
+        Field(
+            description="A digest, digest prefix, name or alias: this checkpoint, which must meet the budget if any."
+        ),
+    ] = None
     top_k: TopK = 5
     policy: Annotated[
         Literal["single", "cascade", "adaptive", "smallest"],
@@ -84,8 +91,8 @@ class PredictQuery(Budget):
     ] = None
 
     @model_validator(mode="after")
-    def _deadline_if_adaptive(self) -> Self:
-        adaptive.check(self.policy, self.deadline_ms, self, is_named=self.model is not None)
+    def _goes_together(self) -> Self:
+        check(self.policy, self.deadline_ms, self, is_named=self.model is not None)
         return self
 
 
@@ -104,11 +111,7 @@ class PredictParameters(PredictQuery):
     model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     @model_validator(mode="after")
-    def _confidence_in_something(self) -> Self:
-        return self
-
-    @model_validator(mode="after")
-    def _deadline_if_adaptive(self) -> Self:
+    def _goes_together(self) -> Self:
         return self
 
 
@@ -200,7 +203,9 @@ _PREDICTED_BY: JsonDict = {
 
 class PredictAnswer(BaseModel):
     model: PredictedBy
-    because: str | None = Field(default=None, description="Why this checkpoint; null where it was named.")
+    because: str | None = Field(
+        default=None, description="Why this checkpoint; null where it was named, without a budget."
+    )
     predictions: list[list[Prediction]] = Field(description="For each image its likeliest classes.")
     timing_ms: TimingMs
 

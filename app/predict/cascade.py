@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from app.http.problems import ProblemError
 from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
 from app.monitoring.metrics import Timing
 from app.predict.inference import Inference
 from zoo.catalog.rows import DIGITS
-from zoo.choosing.budget import ALL_DATASETS
 from zoo.choosing.cascade import margins
 from zoo.library.local import LocalZoo
 from zoo.library.ready_cascades import ReadyCascade
@@ -19,13 +17,7 @@ from zoo.runtime.predictor import Prediction
 
 
 def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
-    """Cascades were found for one question only: the fewest mean MACs that reach an accuracy."""
-    given = (["model"] if query.model else []) + (["prefer"] if query.prefer else [])
-    refused = sorted(query.bounds() - {"min_acc"}) + given
-    if query.min_acc is None or query.dataset == ALL_DATASETS or refused:
-        came = f"; it does not take {', '.join(refused)}" if refused else ""
-        detail = f"policy=cascade takes min_acc, and the name of a data set if it is not the default one{came}"
-        raise ProblemError(422, "invalid-parameter", detail)
+    assert query.min_acc is not None  # as policy.check has seen
     return zoo.chooser.cascade(query.min_acc, query.dataset)
 
 

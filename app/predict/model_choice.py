@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
-from app.http.problems import ProblemError, invalid_query, repeated
+from app.http.problems import invalid_query, repeated
 from app.http.schemas import PredictedBy, PredictQuery
 from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow
@@ -80,7 +80,7 @@ class ModelChoices:
         self._remembered: dict[bytes, tuple[float, asyncio.Future[Choice]]] = {}
 
     async def choose(self, query_string: bytes) -> Choice:
-        """Raises RequestValidationError, ProblemError, and NotFoundError where there is none to choose."""
+        """Raises RequestValidationError, and NotFoundError where there is none to choose."""
         since, choice = self._remembered.get(query_string, (0.0, None))
         if choice is None or time.monotonic() - since > _MAX_AGE_SECONDS:
             choice = asyncio.ensure_future(asyncio.to_thread(self._look_up, query_string))
@@ -108,13 +108,8 @@ class ModelChoices:
         if query.policy == "adaptive":
             levels = self._zoo.chooser.levels(query)
             return Choice(query, levels[-1].digest, {}, None, levels=levels)
-        row = self._row(query)
+        choose = self._zoo.chooser
+        row = choose.choose(query) if query.model is None else choose.named(query.model, query)
         model = PredictedBy.of(row).model_dump()
-        return Choice(query, row.digest, model, query.because() if query.model is None else None)
-
-    def _row(self, query: PredictQuery) -> CheckpointRow:
-        if query.model is None:
-            return self._zoo.chooser.choose(query)
-        if query.is_bounded():
-            raise ProblemError(422, "invalid-parameter", "model names one checkpoint: give it or a budget, not both")
-        return self._zoo.chooser.find(query.model, query.dataset)
+        is_choice = query.model is None or query.is_bounded()
+        return Choice(query, row.digest, model, query.because(query.model) if is_choice else None)

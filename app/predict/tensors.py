@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from pydantic.config import JsonDict
 
 from app.admission.json_size import MAX_SMALL_JSON_BYTES, count_values
 
@@ -33,6 +34,17 @@ _MAX_TENSORS = 16
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
+# Nested lists are read too.
+_FLAT_DATA: JsonDict = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
+        {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}},
+        {"type": "null"},
+    ],
+    "default": None,
+}
+
+
 class TensorError(Exception):
     """A request that cannot be read; the message says what was expected and what came."""
 
@@ -42,11 +54,11 @@ class InputParameters(BaseModel):
 
 
 class RequestInput(BaseModel):
-    name: str
-    datatype: str
+    name: Annotated[str, Field(json_schema_extra={"enum": ["images"]})]
+    datatype: Annotated[str, Field(json_schema_extra={"enum": ["UINT8", "BYTES"]})]
     shape: Annotated[list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]], Field(max_length=_MAX_DIMENSIONS)]
     parameters: InputParameters = InputParameters()
-    data: list[Any] | None = None
+    data: Annotated[list[Any] | None, WithJsonSchema(_FLAT_DATA)] = None
 
 
 class OutputParameters(BaseModel):
@@ -55,7 +67,7 @@ class OutputParameters(BaseModel):
 
 
 class RequestOutput(BaseModel):
-    name: str
+    name: Annotated[str, Field(json_schema_extra={"enum": ["scores", "labels"]})]
     parameters: OutputParameters = OutputParameters()
 
 
@@ -67,7 +79,9 @@ class InferRequest(BaseModel):
     """What clients send beyond this is for other servers: it is left alone."""
 
     id: str | None = None
-    inputs: Annotated[list[RequestInput], Field(max_length=_MAX_TENSORS)]
+    inputs: Annotated[
+        list[RequestInput], Field(max_length=_MAX_TENSORS, json_schema_extra={"minItems": 1, "maxItems": 1})
+    ]
     outputs: Annotated[list[RequestOutput], Field(max_length=_MAX_TENSORS)] = []
     parameters: RequestParameters = RequestParameters()
 

@@ -136,7 +136,7 @@ def test_the_command_line_asks_cascades_near_and_far(
         for options in ((), ("--model", "best"), ("--min-acc", 0.5, "--max-params", 9000)):
             refused = command("zoo", "predict", images[0], *options, *policy)
             assert refused.returncode == 1
-            assert refused.stderr.startswith("zoo: --policy cascade takes --min-acc, and --dataset if")
+            assert refused.stderr.startswith("zoo: policy=cascade takes min_acc, and the name of a data set if")
         too_much = command("zoo", "predict", images[0], "--min-acc", 0.9, *policy)
         assert "no cascade of data set digits reaches accuracy 0.9" in too_much.stderr
 

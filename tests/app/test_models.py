@@ -208,7 +208,6 @@ def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
         ({"min_acc": -1}, "accuracy is a fraction from 0 to 1, not -1"),
         ({"max_params": "few"}, "max_params: Input should be a valid integer"),
         ({"min_accuracy": 0.8}, "min_accuracy: not a parameter of this route"),
-        ({"confidence": 0.95}, "give min_acc too"),
         ({"prefer": "size"}, "prefer: Input should be 'params', 'macs', 'bytes', 'latency_ms', 'ram' or 'accuracy'"),
         ({"limit": 201}, "limit: Input should be less than or equal to 200 (got '201')"),
         ([("min_acc", 0.8), ("min_acc", 0.7)], "min_acc: given 2 times: give it once"),
@@ -285,8 +284,14 @@ def test_what_is_no_parameter_is_said_everywhere(client: httpx.Client) -> None:
 
 def test_an_error_names_its_parameter_or_none(client: httpx.Client) -> None:
     assert client.get("/models?min_acc=80").json()["errors"][0]["parameter"] == "min_acc"
-    [error] = client.get("/models?confidence=0.95").json()["errors"]
-    assert error == {"message": "confidence says how sure min_acc must be: give min_acc too"}
+    [error] = client.post("/predict?deadline_ms=5").json()["errors"]
+    assert error == {"message": "deadline_ms is for policy=adaptive, the policy is single: give both or neither"}
+
+
+def test_confidence_alone_asks_for_any_known_accuracy(client: httpx.Client) -> None:
+    sure, plain = client.get("/models?confidence=0.95").json(), client.get("/models").json()
+    assert sure["items"] == plain["items"]
+    assert sure["because"] == "most accurate with accuracy of at least 0 (with 95 % confidence)"
 
 
 def test_names_beside_a_data_set(

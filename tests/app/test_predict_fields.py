@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from zoo.client import ZooClient
+from zoo.errors import NoModelMeetsConstraintsError, ZooError
+from zoo.library.local import LocalZoo
 
 
 def ask(client: httpx.Client, image: bytes, fields: dict[str, Any], **query: Any) -> httpx.Response:
@@ -45,8 +52,8 @@ def test_fields_say_what_the_query_would(
 
 
 def test_a_query_that_only_its_form_completes(client: httpx.Client, digit_files: list[bytes]) -> None:
-    assert ask(client, digit_files[0], {}, confidence=0.9).status_code == 422
-    assert ask(client, digit_files[0], {"min_acc": 0.1}, confidence=0.9).status_code == 200
+    assert ask(client, digit_files[0], {}, policy="adaptive").status_code == 422
+    assert ask(client, digit_files[0], {"deadline_ms": 1000}, policy="adaptive").status_code == 200
 
 
 def test_the_same_twice_is_fine_and_another_value_is_not(client: httpx.Client, digit_files: list[bytes]) -> None:
@@ -75,9 +82,9 @@ def test_a_default_that_is_only_repeated_contradicts_nothing(
         ({"min_acc": 80}, "min_acc: accuracy is a fraction: 0.8, not 80"),
         ({"max_params": ""}, "max_params: Input should be a valid integer"),
         ({"min_acc": ["0.1", "0.2"]}, "min_acc: given 2 times: give it once"),
-        ({"model": "best", "max_params": 5000}, "model names one checkpoint: give it or a budget, not both"),
-        ({"model": "best", "prefer": "macs"}, "model names one checkpoint: give it or a budget, not both"),
-        ({"confidence": 0.9}, "give min_acc too"),
+        ({"model": "best", "policy": "adaptive", "deadline_ms": 5}, "give one of them"),
+        ({"model": "best", "policy": "cascade", "min_acc": 0.1}, "policy=cascade takes min_acc"),
+        ({"deadline_ms": 5}, "deadline_ms is for policy=adaptive"),
         ({"policy": "cascade", "max_params": 5}, "policy=cascade takes min_acc"),
     ],
 )
@@ -88,6 +95,52 @@ def test_fields_are_checked_as_the_query_is(
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     assert detail in response.json()["detail"]
+
+
+def test_who_is_named_must_meet_the_budget(client: httpx.Client, digit_files: list[bytes]) -> None:
+    smallest, best = (client.get(f"/models/{name}").json() for name in ("smallest", "best"))
+    bounds = {"max_params": smallest["params"], "family": "secnn"}
+    body = ask(client, digit_files[0], {"model": "smallest"}, **bounds).json()
+    assert (body["model"]["id"], body["because"]) == (
+        smallest["id"],
+        f"named smallest of family secnn with at most {smallest['params']:,} parameters",
+    )
+    preferred = ask(client, digit_files[0], {"model": "best", "prefer": "params"}).json()
+    assert (preferred["model"]["id"], preferred["because"]) == (best["id"], "named best, the only one to prefer")
+    response = ask(client, digit_files[0], {"model": "best"}, **bounds)
+    assert (response.status_code, response.json()["type"]) == (404, "no-model-meets-constraints")
+    assert response.json()["best_available"]["id"] == smallest["id"]
+    assert response.json()["detail"] == (
+        f"checkpoint {best['name']} does not meet max_params={smallest['params']}, family=secnn: it has "
+        f"{best['params']:,} parameters, family secnn; without its name, {smallest['name']} is chosen"
+    )
+    impossible = ask(client, digit_files[0], {"model": "best", "min_acc": 1, "confidence": 0.9}).json()
+    assert f"it has accuracy {best['accuracy']:.4f} of {best['accuracy_n']:,} images" in impossible["detail"]
+
+
+def test_libraries_and_commands_say_the_same_of_who_is_named(
+    client: httpx.Client, zoo_root: Path, digit_files: list[bytes], tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    smallest = client.get("/models/smallest").json()
+    (image := tmp_path / "digit.png").write_bytes(digit_files[0])
+    local = LocalZoo([zoo_root])
+    local.sync()
+    with ZooClient(str(client.base_url)) as remote, local:
+        for zoo in (local, remote):
+            with pytest.raises(NoModelMeetsConstraintsError, match="does not meet max_params=1: it has"):
+                zoo.predict(digit_files[0], "best", max_params=1)
+            assert zoo.predict(digit_files[0], "smallest", max_params=smallest["params"])
+            with pytest.raises(ZooError, match="policy"):
+                zoo.predict(digit_files[0], "best", policy="cascade")
+    for where in (("--zoo", zoo_root), ("--url", client.base_url)):
+        asked = ("zoo", "predict", image, "--model", "smallest", *where)
+        refused = command(*asked, "--max-params", 1, "--json")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "does not meet max_params=1: it has" in refused.stderr
+        answered = command(*asked, "--max-params", smallest["params"], "--json")
+        assert (
+            json.loads(answered.stdout)["because"] == f"named smallest with at most {smallest['params']:,} parameters"
+        )
 
 
 def test_a_budget_that_nothing_meets_is_404(client: httpx.Client, digit_files: list[bytes]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import resource
 import shutil
 import sqlite3
+import subprocess
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -120,3 +123,38 @@ def test_a_change_that_the_disk_has_no_room_for(
     assert [answer.status_code for answer in refused] == [507, 507]
     assert client.get("/models/best").json() == before
     assert client.delete(url).status_code == 204
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mounted)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield mounted
+    subprocess.run(["umount", "-l", mounted], check=True)
+
+
+def test_on_a_disk_without_one_free_byte_checkpoints_are_deleted(
+    client_of: Callable[..., httpx.Client], small_disk: Path, put: Callable[..., str], command: Callable[..., Any]
+) -> None:
+    """Of a zoo of which nothing was ever said, so that there is no annotations.jsonl yet."""
+    digest, kept = put(small_disk, accuracy=0.7), put(small_disk, accuracy=0.8)
+    client = client_of(small_disk, publish_token=TOKEN)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    wait_for((small_disk / "annotations.jsonl").exists)
+    wait_for(lambda: client.get("/readyz").status_code == 200)
+    with suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as file:
+        while file.write(b"full"):
+            pass
+    blob = f"/blobs/sha256:{sha256(b'bytes').hexdigest()}"
+    assert client.put(blob, content=b"bytes").status_code == 507
+    assert client.delete(f"/models/{digest}").status_code == 204
+    assert client.get(f"/models/{digest}").status_code == 410
+    assert client.get("/models").json()["count"] == 1
+    collected = command("zoo", "gc", "--zoo", small_disk)
+    assert collected.returncode == 0, collected.stderr
+    assert [found for found, _ in Directory(small_disk).paths()] == [kept]
+    assert client.put(blob, content=b"bytes").status_code == 201

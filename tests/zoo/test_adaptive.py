@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.choosing.adaptive import MAX_LEVELS, Hysteresis, Option, check, decide, spread
+from zoo.choosing.adaptive import MAX_LEVELS, Hysteresis, Option, decide, spread
 from zoo.choosing.budget import Budget
+from zoo.choosing.policy import check
 
 times = st.floats(0.01, 100)
 
@@ -149,6 +150,9 @@ def test_levels_keep_their_ends_and_order(count: int) -> None:
         ("adaptive", float("nan"), {}, "not nan"),
         ("adaptive", 5.0, {"prefer": "macs"}, "leave prefer out"),
         ("adaptive", 5.0, {"dataset": "*"}, "the classes of one data set"),
+        ("cascade", None, {}, "policy=cascade takes min_acc"),
+        ("cascade", None, {"min_acc": 0.5, "max_params": 9, "prefer": "macs"}, "does not take max_params, prefer"),
+        ("cascde", None, {}, "policy is one of single, cascade, adaptive, not 'cascde'"),
     ],
 )
 def test_what_does_not_go_together(

@@ -36,7 +36,6 @@ def test_fractions_include_their_ends(fraction: float) -> None:
         ({"max_params": -1}, "greater than or equal to 0"),
         ({"max_bytes": 2**63}, "less than or equal to 9223372036854775807"),
         ({"max_latency_ms": float("nan")}, "greater than or equal to 0"),
-        ({"confidence": 0.95}, "confidence says how sure min_acc must be: give min_acc too"),
         ({"min_acc": 0.5, "confidence": 1}, "less than 1"),
         ({"max_parms": 5}, "Extra inputs are not permitted"),
     ],

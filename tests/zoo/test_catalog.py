@@ -83,7 +83,8 @@ def meets(row: CheckpointRow, budget: Filters) -> bool:
         bound, value = getattr(budget, f"max_{name}"), cost(row, name, budget)
         if bound is not None and (value is None or value > bound):
             return False
-    if budget.min_acc is not None and not certainly_reaches(row, budget.min_acc, budget.confidence):
+    asks_accuracy = budget.min_acc is not None or budget.confidence is not None
+    if asks_accuracy and not certainly_reaches(row, budget.min_acc or 0, budget.confidence):
         return False
     return budget.family in (None, row.family)
 
@@ -171,7 +172,9 @@ BOUNDS: dict[str, st.SearchStrategy[Any]] = {
 }
 ONE_BOUND = st.one_of(*(st.fixed_dictionaries({name: bound}) for name, bound in BOUNDS.items()))
 MANY_BOUNDS = st.fixed_dictionaries({}, optional={**BOUNDS, "family": st.sampled_from(["secnn", "none such"])})
-CERTAIN = st.fixed_dictionaries({"min_acc": st.sampled_from([0.3, 0.6]), "confidence": st.sampled_from([0.5, 0.95])})
+CERTAIN = st.fixed_dictionaries(
+    {"confidence": st.sampled_from([0.5, 0.95])}, optional={"min_acc": st.sampled_from([0.3, 0.6])}
+)
 
 
 class Query(Budget):
@@ -226,6 +229,8 @@ def test_every_selection_equals_brute_force(
         assert shared.count(budget) == len(wanted), budget
         assert shared.page(budget, 100).rows == wanted, budget
         assert is_nearest(shared.best_available(budget), rows, budget), budget
+        for row in rows[:2]:
+            assert shared.meets(row.digest, budget) == meets(row, budget), (row, budget)
         assert shared.dataset_of(budget) == (budget.dataset or default_dataset(rows))
 
 

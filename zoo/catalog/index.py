@@ -154,6 +154,12 @@ class Catalog:
             dataset = self._dataset_of(connection, budget)
             return None if dataset is None else staircase.choose(connection, budget, dataset)
 
+    def meets(self, digest: str, filters: Filters) -> bool:
+        """Whether the row is there and within the bounds, also one that no budget would choose."""
+        query = select(_ROW.digest).where(_ROW.digest == digest, *rows.bounds(filters))
+        with self._engine.connect() as connection:
+            return connection.execute(query).first() is not None
+
     def best_available(self, filters: Filters) -> CheckpointRow | None:
         """The nearest to bounds that nothing meets: the most accurate within the costs, else the smallest."""
         with self._engine.connect() as connection:

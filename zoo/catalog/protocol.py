@@ -66,6 +66,9 @@ class Index(Protocol):
     def choose(self, budget: Budget) -> CheckpointRow | None:
         """The first row in the budget's order. Those that only claim their accuracy come last, here and below."""
 
+    def meets(self, digest: str, filters: Filters) -> bool:
+        """Whether the row is there and within the bounds, also one that no budget would choose."""
+
     def best_available(self, filters: Filters) -> CheckpointRow | None:
         """The nearest to bounds that nothing meets: the most accurate within the costs, else the smallest."""
 

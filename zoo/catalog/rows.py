@@ -165,16 +165,22 @@ def in_dataset(dataset: str) -> list[ColumnElement[bool]]:
 
 def conditions(filters: Filters, dataset: str) -> list[ColumnElement[bool]]:
     """SQL conditions of a budget. A row whose value is unknown (NULL) meets no bound on it."""
-    found = [OFFERED, *in_dataset(dataset)]
+    return [OFFERED, *in_dataset(dataset), *bounds(filters)]
+
+
+def bounds(filters: Filters) -> list[ColumnElement[bool]]:
+    """Those of them that are about the checkpoint itself."""
+    found: list[ColumnElement[bool]] = []
     if filters.min_acc is not None:
         found.append(filters.min_acc <= REACHED)
-    if filters.confidence is not None and filters.min_acc is not None:
+    if filters.confidence is not None:
         # Wilson's interval inverts the score test, so its lower end reaches m where p − m ≥ z √(m(1 − m)/n).
         # Squared, to do without a root in SQL.
-        margin = ROW.accuracy - filters.min_acc
-        variance = z_score(filters.confidence) ** 2 * filters.min_acc * (1 - filters.min_acc)
+        least = filters.min_acc or 0.0
+        margin = ROW.accuracy - least
+        variance = z_score(filters.confidence) ** 2 * least * (1 - least)
         found.append(margin * margin * ROW.accuracy_n >= variance)
-        if filters.min_acc == 1:  # where m is the other root: no finite sample makes sure of perfection
+        if least == 1:  # where m is the other root: no finite sample makes sure of perfection
             found.append(false())
     found += [getattr(ROW, column) <= bound for column, bound in cost_bounds(filters).items()]
     if filters.family is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from math import inf, log2
 from typing import Literal, TypeVar
 
-from zoo.choosing.budget import ALL_DATASETS, Budget
+from zoo.choosing.budget import Budget
 
 # best: the most accurate of all; deadline: the others take too long even where nothing waits; pressure: they would wait
 # too long; held: there was pressure within the last second; loading: they are not in memory yet; late: none meets the
@@ -41,24 +41,6 @@ SUSTAINABLE_LOAD = 0.8
 MAX_LEVELS = 16
 
 Level = TypeVar("Level")
-
-
-def check(policy: str, deadline_ms: float | None, budget: Budget, *, is_named: bool) -> None:
-    """Raises ValueError for what cannot be asked together. `is_named`: a checkpoint is named, too."""
-    if policy != "adaptive":
-        if deadline_ms is not None:
-            raise ValueError(f"deadline_ms is for policy=adaptive, the policy is {policy}: give both or neither")
-        return
-    if deadline_ms is None:
-        raise ValueError("policy=adaptive takes deadline_ms, in how many milliseconds to answer: give it too")
-    if not 0 < deadline_ms <= MAX_DEADLINE_MS:
-        raise ValueError(f"deadline_ms is over 0 and up to {MAX_DEADLINE_MS:g}, not {deadline_ms:g}")
-    if is_named:
-        raise ValueError("policy=adaptive chooses, and model names one checkpoint: give one of them")
-    if budget.prefer is not None:
-        raise ValueError("policy=adaptive prefers accuracy within the deadline: leave prefer out")
-    if budget.dataset == ALL_DATASETS:
-        raise ValueError("policy=adaptive answers with the classes of one data set: name it, or leave it out")
 
 
 def because(budget: Budget, deadline_ms: float | None, reason: Reason) -> str:

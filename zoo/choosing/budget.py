@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import NormalDist
 from typing import Annotated, Literal, Self, TypedDict, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from zoo.network.cost import MAX_COUNT
 
@@ -25,7 +25,12 @@ class Filters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_acc: Annotated[
-        float | None, Field(description="Least test accuracy, a fraction from 0 to 1.", examples=[0.8])
+        float | None,
+        Field(
+            description="Least test accuracy, a fraction from 0 to 1.",
+            examples=[0.8],
+            json_schema_extra={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
+        ),
     ] = None
     max_params: Annotated[Count | None, Field(description="Most parameters.", examples=[50_000])] = None
     max_macs: Annotated[
@@ -44,7 +49,8 @@ class Filters(BaseModel):
         Field(
             gt=0,
             lt=1,
-            description="With min_acc: the lower end of the Wilson interval at this confidence must reach it.",
+            description="The lower end of the accuracy's Wilson interval at this confidence must reach min_acc; "
+            "without min_acc, 0.",
             examples=[0.95],
         ),
     ] = None
@@ -58,12 +64,6 @@ class Filters(BaseModel):
             raise ValueError(meant if 1 < value <= 100 else f"accuracy is a fraction from 0 to 1, not {value:g}")
         return value
 
-    @model_validator(mode="after")
-    def _confidence_in_something(self) -> Self:
-        if self.confidence is not None and self.min_acc is None:
-            raise ValueError("confidence says how sure min_acc must be: give min_acc too")
-        return self
-
     def bounds(self) -> set[str]:
         """The fields that narrow the choice within a data set."""
         return {name for name in _BOUNDS if getattr(self, name) is not None}
@@ -71,6 +71,9 @@ class Filters(BaseModel):
     def is_filtered(self) -> bool:
         """Whether some checkpoints of the zoo may be left out by more than the default data set."""
         return bool(self.bounds()) or self.dataset not in (None, ALL_DATASETS)
+
+    def unit(self, bound: str) -> str:
+        return "bytes as ONNX" if (bound, self.format) == ("max_bytes", "onnx") else UNITS[bound]
 
     def given(self) -> Bounds:
         """What differs from the defaults, as keyword arguments or as the parameters of a query."""
@@ -118,26 +121,29 @@ class Budget(Filters):
         return self.model_copy(update={"prefer": preference})
 
     def is_bounded(self) -> bool:
-        """Whether it asks for anything: then it cannot be given beside the name of a checkpoint."""
+        """Whether it asks for anything of the checkpoint, also of one that is named."""
         return bool(self.bounds()) or self.prefer is not None
 
-    def because(self) -> str:
-        """Why the chosen checkpoint is the chosen one."""
+    def because(self, named: str | None = None) -> str:
+        """Why the chosen checkpoint is the chosen one; `named`: what it was named by, where it was.
+
+        >>> Budget(min_acc=0.8, prefer="macs").because("stable")
+        'named stable, the only one to prefer, with accuracy of at least 0.8'
+        """
+        only = ", the only one to prefer," if self.prefer is not None else ""
+        superlative = self._superlative() if named is None else f"named {named}{only}"
         of_family = "" if self.family is None else f" of family {self.family}"
         conditions = []
-        if self.min_acc is not None:
+        if self.min_acc is not None or self.confidence is not None:
             sure = "" if self.confidence is None else f" (with {100 * self.confidence:g} % confidence)"
-            conditions.append(f"accuracy of at least {_number(self.min_acc)}{sure}")
+            conditions.append(f"accuracy of at least {_number(self.min_acc or 0)}{sure}")
         conditions += [
-            f"at most {_number(bound)} {self._unit(name)}"
-            for name in _UNITS
+            f"at most {_number(bound)} {self.unit(name)}"
+            for name in UNITS
             if (bound := getattr(self, name)) is not None
         ]
         within = f" with {' and '.join(conditions)}" if conditions else ""
-        return f"{self._superlative()}{of_family}{within}"
-
-    def _unit(self, bound: str) -> str:
-        return "bytes as ONNX" if (bound, self.format) == ("max_bytes", "onnx") else _UNITS[bound]
+        return f"{superlative}{of_family}{within}".removesuffix(",")
 
     def _superlative(self) -> str:
         return "smallest ONNX file" if (self.preference, self.format) == ("bytes", "onnx") else _BEST[self.preference]
@@ -147,7 +153,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value).removesuffix(".0")
 
 
-_UNITS = {
+UNITS = {
     "max_params": "parameters",
     "max_macs": "multiply-accumulates",
     "max_bytes": "bytes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -14,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from zoo.catalog.views import AnsweredBy, CheckpointView
-from zoo.choosing.adaptive import check
-from zoo.choosing.budget import ALL_DATASETS, Budget, FileFormat
+from zoo.choosing.budget import Budget, FileFormat
+from zoo.choosing.policy import check
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
@@ -112,7 +113,9 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(help="Image files, folders of them, or - for standard input.", metavar="IMAGE…")
     ],
-    model: Annotated[str | None, typer.Option(help="Digest, name or alias, instead of a budget.", metavar="ID")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Digest, name or alias: this one, which must meet the budget.", metavar="ID")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
     policy: Annotated[
         Policy,
@@ -136,8 +139,6 @@ def predict(
     bounds that answers in time, under the server's load or as measured here.
     A file that is no image is named, the others are answered; exits with 1.
     """
-    if policy is Policy.cascade:
-        _refuse_more_than_accuracy(model, budget)
     options: PredictOptions = {"top_k": top_k, "policy": policy.value, **budget.given()}
     if deadline_ms is not None:
         options["deadline_ms"] = deadline_ms
@@ -145,7 +146,11 @@ def predict(
         check(policy.value, deadline_ms, budget, is_named=model is not None)
     except ValueError as error:
         fail(str(error))
-    view = None if policy is not Policy.single else chosen(zoo, model, budget)
+    view = (
+        None
+        if policy is not Policy.single
+        else chosen(zoo, model, budget if model is None else Budget(dataset=budget.dataset))
+    )
     told = _Told(is_shown=not as_json)
     names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
@@ -158,9 +163,12 @@ def predict(
         answers = image_arguments.answers(names, lambda files: zoo.predict(files, **options))
     else:
         facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
-        facts |= {"because": budget.because() if model is None else None}
-        who = described(view) + (f"\nchosen: {budget.because()}" if model is None else "")
-        answers = image_arguments.answers(names, lambda files: zoo.predict(files, view.id, top_k=top_k))
+        because = budget.because(model) if model is None or budget.is_bounded() else None
+        facts |= {"because": because}
+        who = described(view) + ("" if because is None else f"\nchosen: {because}")
+        if model is None:
+            options = {"top_k": top_k}
+        answers = image_arguments.answers(names, lambda files: zoo.predict(files, view.id, **options))
     if not (_predictions_as_json(facts, answers, told) if as_json else _predictions_as_lines(who, answers)):
         raise typer.Exit(1)
 
@@ -201,8 +209,10 @@ def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer], told:
     """One object, written as its parts come; `files` names the images of `predictions`, in their order."""
     files: list[str] = []
     failed: list[dict[str, str]] = []
+    answers = iter(answers)
+    first = list(islice(answers, 1))  # before anything is written: it may fail
     typer.echo(as_text(facts).removesuffix("\n}") + ',\n  "predictions": [', nl=False)
-    for answer in answers:
+    for answer in chain(first, answers):
         if answer.predictions is None:
             failed.append({"file": answer.name, "error": answer.error})
             typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
@@ -214,9 +224,3 @@ def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer], told:
     rest = as_text({"files": files, **answered_by, "failed": failed}).removeprefix("{")
     typer.echo(f"\n  ],{rest}")
     return not failed
-
-
-def _refuse_more_than_accuracy(model: str | None, budget: Budget) -> None:
-    """Cascades were found for one question only."""
-    if model is not None or budget.bounds() != {"min_acc"} or budget.dataset == ALL_DATASETS:
-        fail("--policy cascade takes --min-acc, and --dataset if it is not the default one; nothing else")

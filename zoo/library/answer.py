@@ -12,9 +12,10 @@ import numpy as np
 
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import AnsweredBy, Prediction
-from zoo.choosing.adaptive import Reason, because, check
+from zoo.choosing.adaptive import Reason, because
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Stage, margins
+from zoo.choosing.policy import check
 from zoo.errors import ZooError
 from zoo.library.choose import Chooser
 from zoo.protocol import PredictOptions
@@ -47,7 +48,7 @@ def answer(
         if told is not None:
             told(who)
         return predictor.top_k(scores, top_k)
-    row = chooser.choose(budget) if reference is None else chooser.find(reference, budget.dataset)
+    row = chooser.choose(budget) if reference is None else chooser.named(reference, budget)
     predictor = loaded(row.digest)
     return predictor.top_k(predictor.probabilities(predictor.decode(files)), top_k)
 

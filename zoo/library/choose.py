@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from zoo.catalog.names import COMPUTED_ALIASES, MIN_PREFIX
 from zoo.catalog.protocol import Index
-from zoo.catalog.rows import CheckpointRow
+from zoo.catalog.rows import CheckpointRow, column_of
 from zoo.catalog.views import CheckpointView, Selection
 from zoo.choosing.adaptive import spread
-from zoo.choosing.budget import ALL_DATASETS, Budget, Filters
+from zoo.choosing.budget import ALL_DATASETS, UNITS, Budget, Filters
 from zoo.errors import GoneError, NoModelMeetsConstraintsError, NotFoundError
 from zoo.library.ready_cascades import ReadyCascade, ReadyCascades
 from zoo.library.rows import view_of
@@ -113,6 +113,20 @@ class Chooser:
             raise NotFoundError(f"checkpoint {row.name} is of data set {row.dataset}, not of {dataset}")
         return row
 
+    def named(self, reference: str, budget: Budget) -> CheckpointRow:
+        """As `find`, and it must meet the budget. Raises NoModelMeetsConstraintsError where it does not."""
+        row = self.find(reference, budget.dataset)
+        if not budget.bounds() or self._catalog.meets(row.digest, budget):
+            return row
+        bounds = budget.model_copy(update={"dataset": None, "prefer": None})
+        chosen = self._catalog.choose(budget)
+        nearest = chosen or self._catalog.best_available(budget)
+        other = "" if chosen is None else f"; without its name, {chosen.name} is chosen"
+        raise NoModelMeetsConstraintsError(
+            f"checkpoint {row.name} does not meet {bounds}: it has {_qualities(row, budget)}{other}",
+            None if nearest is None else self.view(nearest).model_dump(mode="json"),
+        )
+
     def _find(self, reference: str, dataset: str | None) -> CheckpointRow:
         named = self._named(reference)
         of_dataset = self._catalog.dataset_of(Budget(dataset=dataset)) if named else None
@@ -188,6 +202,21 @@ class Chooser:
                 f"no latency has been measured on this machine ({device_name()}): `zoo calibrate --zoo DIR`, given the "
                 "directories that are served, measures them"
             )
-        accuracy = "unknown accuracy" if nearest.accuracy is None else f"accuracy {nearest.accuracy:.4f}"
-        found = f"the nearest has {nearest.params:,} parameters and {accuracy} ({nearest.name})"
+        found = f"the nearest has {nearest.params:,} parameters and {_accuracy(nearest)} ({nearest.name})"
         return f"{found}: ask for less, or allow more"
+
+
+def _accuracy(row: CheckpointRow) -> str:
+    return "unknown accuracy" if row.accuracy is None else f"accuracy {row.accuracy:.4f}"
+
+
+def _qualities(row: CheckpointRow, filters: Filters) -> str:
+    """What the bounds are about."""
+    asked = filters.bounds()
+    of_images = "" if row.accuracy_n is None else f" of {row.accuracy_n:,} images"
+    found = [f"{_accuracy(row)}{of_images}"] if asked & {"min_acc", "confidence"} else []
+    for bound in sorted(asked & UNITS.keys(), key=list(UNITS).index):
+        value = getattr(row, column_of(bound.removeprefix("max_"), filters.format))
+        found.append("unknown latency" if value is None else f"{value:,} {filters.unit(bound)}")
+    found += [f"family {row.family}"] if "family" in asked else []
+    return ", ".join(found)

@@ -44,6 +44,11 @@ class Annotations:
             each.carry_over()
         self.read()
 
+    def reserve(self) -> None:
+        """Room for changes to come, in a directory that may be full by then; where there is none, nothing happens."""
+        with suppress(OSError, ZooError):
+            self.change(lambda _: (), "")
+
     def read(self, *, strict: bool = False) -> bool:
         """Reads new entries; True if there are any. Raises AnnotationsError where a log cannot be read, if `strict`."""
         return self._latest(strict=strict)[-1]

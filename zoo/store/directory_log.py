@@ -58,6 +58,7 @@ class DirectoryLog:
     @contextmanager
     def changing(self) -> Iterator[None]:
         with locked(self._root):
+            self._journal.reserve()
             yield
 
     def carry_over(self) -> None:

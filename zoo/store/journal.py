@@ -1,12 +1,18 @@
-"""An append-only log in JSON lines: a damaged line loses that line only."""
+"""An append-only log in JSON lines: a damaged line loses that line only.
+
+It keeps room for some more lines where the file system can (Linux's fallocate), so that on a full disk checkpoints can
+still be deleted. The room lies beyond the file's end: nobody who reads the file sees it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +24,10 @@ from zoo.store.entries import KINDS, KNOWN, Entry
 log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int, int] | None
+
+# Of lines that say that a checkpoint is deleted: 300.
+_RESERVED_BYTES = 64 * 1024
+_FALLOC_FL_KEEP_SIZE = 1
 
 
 class _Kind(BaseModel):
@@ -98,8 +108,21 @@ class Journal:
                 os.fsync(file.fileno())
             except OSError:  # a full disk: nothing of it
                 os.ftruncate(file.fileno(), size)
+                _reserve(file.fileno(), size)
                 raise
         sync_directory(self.path.parent)
+
+    def reserve(self) -> None:
+        """Room for what is appended next, if there is any."""
+        with suppress(OSError), self.path.open("ab", buffering=0) as file:
+            _reserve(file.fileno(), file.tell())
+
+
+def _reserve(file: int, start: int) -> None:
+    with suppress(AttributeError):  # another system's C library
+        ctypes.CDLL(None).fallocate(
+            file, _FALLOC_FL_KEEP_SIZE, ctypes.c_longlong(start), ctypes.c_longlong(_RESERVED_BYTES)
+        )
 
 
 def parsed(line: bytes) -> list[Entry]:
