@@ -423,27 +423,36 @@ def test_budgets_are_what_rounds_to_them() -> None:
 
 def test_a_checkpoint_becomes_smaller_as_it_was_while_it_grew() -> None:
     zoo = Path(__file__).parents[2] / "zoo" / "pretrained" / "cifar10"
-    *_, top = sorted(map(read, (zoo / "checkpoints").iterdir()), key=lambda origin: origin.params)
-    sizes = {
-        num_params(member.descriptor.architecture.graph()) for member in map(read, (zoo / "checkpoints").iterdir())
-    }
+    *smaller, top = sorted(map(read, (zoo / "checkpoints").iterdir()), key=lambda origin: origin.params)
 
-    def found(**wishes: Any) -> list[int]:
-        levels = levels_of(top, (3, 32, 32), 10, **wishes)
+    def found(origin: Origin = top, **wishes: Any) -> list[int]:
+        levels = levels_of(origin, (3, 32, 32), 10, **wishes)
         return [num_params(one.graph()) for one in levels.architectures]
 
-    grown = found(budgets=(7_000, 20_000, 58_890, 139_450))
-    assert grown == [6_834, 19_834, 58_890, 139_450]
-    assert sizes >= set(grown)
+    budgets = 7_000, 20_000, 58_890, 139_450
+    assert found(budgets=budgets) == [6_834, 19_834, 58_890, 139_450]
     # Below what it began with there is no network that it was.
     below, *others = found(budgets=(3_000, 58_890))
     assert below < 3_000
     assert others == [58_890]
-    assert found(budgets=(58_890, 139_450), cut="widths") != [58_890, 139_450]
+    alike = found(budgets=budgets, cut="widths")
+    assert alike[:-1] != [6_834, 19_834, 58_890]
     smallest, *_, largest = found()
     assert 0.05 < smallest / largest < 0.07
     with pytest.raises(RunError, match=r"a level within 6,850 parameters .* 6,834 parameters, and so is the next"):
-        found(budgets=(6_850, 6_900))
+        found(budgets=(6_850, 6_900, 20_000))
+
+    # One that was adapted does not know its growth, but the sizes beside it lie within it.
+    lineage = top.descriptor.lineage.model_copy(update={"num_expansions": 0, "expansions": ()})
+    descriptor = top.descriptor.model_copy(update={"lineage": lineage})
+    adapted = replace(top, checkpoint=replace(top.checkpoint, descriptor=descriptor))
+    assert found(adapted, budgets=budgets) == alike
+    assert found(adapted, budgets=budgets, beside=[one.descriptor for one in smaller]) == [
+        6_834,
+        19_834,
+        58_890,
+        139_450,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ class _Wish:
 
 
 def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Device, resume: bool) -> None:
+    from trainer.distil.distil import descriptors_of
     from trainer.distil.lessons import Member
     from trainer.elastic.elastic import train_elastic
     from trainer.elastic.levels import levels_of
@@ -153,6 +154,7 @@ def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Dev
     from trainer.journal.display import Display
     from trainer.loop.parallel import group_of, local_device
     from zoo.network.cost import num_params
+    from zoo.store.directory import Directory
 
     run, start = start_of(wish.start, zoo, wish.overrides)
     config = named(run, freeze=wish.freeze)
@@ -165,7 +167,9 @@ def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Dev
         console.quiet = not group.writes
         with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
             images = source.load(console)
-        levels = levels_of(start, images.image_shape, len(images.classes), wish.budgets, wish.measure, wish.cut)
+        beside = descriptors_of(Directory(zoo)).values() if zoo.is_dir() else ()
+        shape, num_classes = images.image_shape, len(images.classes)
+        levels = levels_of(start, shape, num_classes, wish.budgets, wish.measure, wish.cut, beside)
         sizes = ", ".join(f"{num_params(one.graph()):,}" for one in levels.architectures)
         say(console, f"{config.name} on {images.name}: levels of {sizes} parameters; {chosen}")
         made = train_elastic(

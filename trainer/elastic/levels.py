@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,12 +104,14 @@ def levels_of(
     budgets: Sequence[int] | None = None,
     measure: Measure = "params",
     cut: Cut = "growth",
+    beside: Iterable[Descriptor] = (),
 ) -> Levels:
     """The levels of a checkpoint, which is the largest or is cut to it, or of a named run from random weights.
 
-    `cut` says how the smaller ones of a checkpoint follow from it: the networks that it was while it grew, below these
-    and where it did not grow all widths cut alike; or these alone. Without budgets the levels that the run has; of a
-    checkpoint that grew four, each at most two fifths of the next; else a quarter, half and three quarters of all
+    `cut` says how the smaller ones of a checkpoint follow from it: the networks that it was while it grew or, where it
+    does not know them, those `beside` it in a zoo that are of its run and lie within it; below these, and where there
+    are none, all widths cut alike. Or these alone. Without budgets the levels that the run has; of a checkpoint that
+    grew four, each at most two fifths of the next; else a quarter, half and three quarters of all
     widths. Raises RunError where a budget cannot be met.
     """
     origin = start if isinstance(start, Origin) else None
@@ -118,7 +120,7 @@ def levels_of(
     if isinstance(start, RunConfig):
         sizes = [_largest(start, image_shape, num_classes)]
     else:
-        sizes = _grown_through(start.descriptor) if cut == "growth" else [start.descriptor.architecture]
+        sizes = _sizes(start.descriptor, beside) if cut == "growth" else [start.descriptor.architecture]
     largest = sizes[0]
     try:
         if budgets is None and len(sizes) == 1:
@@ -132,13 +134,31 @@ def levels_of(
         raise RunError(f"networks of family {largest.family} cannot be cut to these levels: {error}") from None
 
 
-def _grown_through(descriptor: Descriptor) -> list[Architecture]:
-    """The network, and those that it was while it grew, largest first."""
+def _sizes(descriptor: Descriptor, beside: Iterable[Descriptor]) -> list[Architecture]:
+    """The network and what it was while it grew, largest first."""
     found = [descriptor.architecture]
-    with suppress(DescriptorError):  # a family that cannot tell, or widths that were cut since
+    with suppress(DescriptorError):  # a family that cannot tell
         for step in reversed(descriptor.lineage.expansions):
             found.append(found[-1].before(Change(step.kind, step.block, step.layer_kind, step.channels_added)))
+    if len(found) > 1:
+        return found
+    # One that was adapted to other images is of another run, as are the sizes that were adapted with it.
+    run = descriptor.lineage.run, descriptor.lineage.seed, descriptor.dataset
+    alike = [one.architecture for one in beside if (one.lineage.run, one.lineage.seed, one.dataset) == run]
+    for architecture in sorted(alike, key=lambda one: num_params(one.graph()), reverse=True):
+        if _lies_within(architecture, found[-1]):
+            found.append(architecture)
     return found
+
+
+def _lies_within(small: Architecture, large: Architecture) -> bool:
+    if num_params(small.graph()) >= num_params(large.graph()):
+        return False
+    try:
+        shared_places(large.graph(), small.graph())
+    except CheckpointError:
+        return False
+    return True
 
 
 def _largest(run: RunConfig, image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
