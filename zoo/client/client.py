@@ -30,8 +30,7 @@ from zoo.client.operations import Operations, Runtime
 from zoo.client.transport import Exchange, Result, Send, Server, Wait
 from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
-from zoo.images.inputs import Image, Images, encoded, is_one, listed
-from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, ZooBase
+from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, Zoo
 
 if TYPE_CHECKING:
     from zoo.checkpoint.file import Checkpoint
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
     from zoo.runtime.onnx_classifier import OnnxClassifier
 
 
-class ZooClient(ZooBase):
-    """A zoo behind a URL, with the methods of `zoo.protocol.Zoo`.
+class ZooClient(Zoo):
+    """A zoo behind a URL.
 
         with ZooClient("http://127.0.0.1:8000") as zoo:
             model = zoo.choose(min_acc=0.8)
@@ -73,16 +72,9 @@ class ZooClient(ZooBase):
         self._http.close()
 
     def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """The checkpoint that the budget chooses; the other methods use it where none is named.
-
-        >>> zoo.choose(min_acc=0.8)  # the smallest with that accuracy
-        >>> zoo.choose(max_params=20_000)  # the most accurate of that size
-        >>> zoo.choose(min_acc=0.8, prefer="macs")
-        """
         return self._run(self._zoo.choose(Budget(**bounds)))
 
     def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
-        """All checkpoints within the bounds, the preferred ones first; fetched page by page, none if there are none."""
         return self._pages(Budget(**bounds))
 
     def _pages(self, budget: Budget) -> Iterator[CheckpointView]:
@@ -93,18 +85,12 @@ class ZooClient(ZooBase):
             yield from page.items
 
     def datasets(self) -> list[DatasetView]:
-        """The data sets of which there is a checkpoint to choose."""
         return self._run(self._zoo.datasets())
 
     def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
-        """Those that no other beats in both accuracy and `x`, ascending."""
         return self._run(self._zoo.pareto(x, Filters.model_validate(bounds)))
 
     def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
-        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias.
-
-        `dataset`: whose "best" it is; beside a name, the data set that the checkpoint must be of.
-        """
         return self._run(self._zoo.show(reference, dataset))
 
     def download(
@@ -132,11 +118,6 @@ class ZooClient(ZooBase):
     def upgrade(
         self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
     ) -> CheckpointView:
-        """Completes a file that was downloaded as upgradable: up to its smallest level with that accuracy, or whole.
-
-        What is missing is fetched, and checked; the file is replaced in one step. A whole one is, byte for byte, that
-        which a new download would bring. Raises NoModelMeetsConstraintsError where no level reaches the accuracy.
-        """
         return self._run(self._elastic.upgrade(Path(file), min_acc, progress))
 
     @overload
@@ -187,28 +168,10 @@ class ZooClient(ZooBase):
             return self._run(self._elastic.load(checkpoint, as_, budget, self._run))
         return self._run(self._zoo.load(checkpoint, as_, budget))
 
-    @overload  # a path is a sequence too: the first that fits counts
-    def predict(  # type: ignore[overload-overlap]
-        self, images: Image, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction]: ...
-
-    @overload
-    def predict(
-        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[list[Prediction]]: ...
-
-    def predict(
-        self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction] | list[list[Prediction]]:
-        """What the server sees on one image, its likeliest classes first; or on each of a list.
-
-        An image is a path, the bytes of a PNG, JPEG or WebP file, a Pillow image or a uint8 array. With the policy
-        "cascade" a small network is asked first, a larger one where it is unsure; with "adaptive" and `deadline_ms`
-        the most accurate one that answers in time under the server's present load. Raises ImageError.
-        """
-        files = [encoded(image) for image in listed(images)]
-        answers = self._run(self._zoo.predict(files, model, options))
-        return answers[0] if is_one(images) else answers
+    def _predict(
+        self, files: Sequence[bytes], model: Reference | None, options: PredictOptions
+    ) -> list[list[Prediction]]:
+        return self._run(self._zoo.predict(files, model, options))
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each checkpoint by digest, as the server sends it now: read whole and checked, or what is wrong with it."""
@@ -222,30 +185,22 @@ class ZooClient(ZooBase):
                     yield view.id, error
 
     def publish(self, data: bytes, *, stage: bool = False) -> CheckpointView:
-        """Adds a checkpoint, given as the bytes of its file; the server checks it and runs it once.
-
-        With `stage` it is found by its digest alone, until it is promoted. This and all below need a token for
-        publishing; what fails in passing may be repeated, and is.
-        """
+        """This and all below need a token for publishing; what fails in passing may be repeated, and is."""
         return self._run(self._zoo.publish(data, stage=stage))
 
     def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
         return self._run(self._zoo.alias(alias, checkpoint, dataset))
 
     def unalias(self, alias: str, *, dataset: str | None = None) -> None:
-        """Takes the alias away, in the default data set unless another is given."""
         self._run(self._zoo.unalias(alias, dataset))
 
     def _mark(self, checkpoint: Reference, dataset: str | None, **marks: Unpack[Marks]) -> CheckpointView:
         return self._run(self._zoo.mark(checkpoint, dataset, **marks))
 
     def delete(self, checkpoint: Reference) -> None:
-        """Takes it out of the zoo: by its whole digest, or as the object that another method returned."""
         self._run(self._zoo.delete(checkpoint))
 
     def undelete(self, digest: str) -> CheckpointView:
-        """Brings it back, as long as its file has not been collected."""
         return self._run(self._zoo.undelete(digest))
 
     def _run(self, exchange: Exchange[Result]) -> Result:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Unpack, overload
+from typing import Unpack
 
 from pydantic import ValidationError
 
@@ -19,7 +19,6 @@ from zoo.checkpoint.elastic import ElasticFile, reaching, read_levels
 from zoo.checkpoint.file import Checkpoint
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.errors import CheckpointError, ZooError
-from zoo.images.inputs import Image, Images, encoded, is_one, listed
 from zoo.library.annotate import Annotator
 from zoo.library.answer import answer
 from zoo.library.choose import Chooser
@@ -29,7 +28,7 @@ from zoo.library.members import Members
 from zoo.library.publishing.evaluate import TestSplits
 from zoo.library.publishing.publish import PublishSettings, Terms, Upload, publish
 from zoo.library.ready_cascades import ReadyCascades
-from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, ZooBase, reference_of
+from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, Zoo, reference_of
 from zoo.runtime.predictor import Predictor
 from zoo.store.annotations import Annotations
 from zoo.store.directories import Directories
@@ -40,14 +39,14 @@ from zoo.store.store import Store
 _MAX_LOADED = 8
 
 
-class LocalZoo(ZooBase):
+class LocalZoo(Zoo):
     """Several directories count as one zoo; the first holds the catalog, or nothing where it is read-only.
 
         with LocalZoo([Path("my-zoo")]) as zoo:
             zoo.sync()
             print(zoo.choose(min_acc=0.8).name, zoo.predict("frog.png", max_params=20_000))
 
-    The methods are those of `zoo.protocol.Zoo`. Its parts, for who needs rows and bytes: `store`, `catalog`,
+    Its parts, for who needs rows and bytes: `store`, `catalog`,
     `files`, `chooser`, `annotator`, `annotations`. All may be used from any thread.
     """
 
@@ -98,23 +97,18 @@ class LocalZoo(ZooBase):
     # --- choosing --------------------------------------------------------------------------------------
 
     def choose(self, **bounds: Unpack[Bounds]) -> CheckpointView:
-        """The checkpoint that the budget chooses. Raises NoModelMeetsConstraintsError, with the nearest one."""
         return self.chooser.view(self.chooser.choose(Budget(**bounds)))
 
     def models(self, **bounds: Unpack[Bounds]) -> Iterator[CheckpointView]:
-        """All checkpoints within the bounds, the preferred ones first."""
         return iter(self.chooser.views(self.chooser.rows(Budget(**bounds))))
 
     def pareto(self, x: Complexity = "params", **bounds: Unpack[Bounds]) -> list[CheckpointView]:
-        """Those that no other beats in both accuracy and `x`, ascending."""
         return self.chooser.views(self.catalog.pareto(Filters.model_validate(bounds), x))
 
     def datasets(self) -> list[DatasetView]:
-        """The data sets of which there is a checkpoint to choose."""
         return self.catalog.dataset_views()
 
     def show(self, reference: str, *, dataset: str | None = None) -> CheckpointDetail:
-        """One checkpoint with its whole descriptor, by digest, digest prefix, name or alias."""
         row = self.chooser.find(reference, dataset)
         descriptor = self.files.descriptor(row.digest)
         stages = descriptor.architecture.outline()
@@ -131,10 +125,6 @@ class LocalZoo(ZooBase):
         upgradable: bool = False,
         progress: Progress | None = None,
     ) -> Path:
-        """Writes the checkpoint's file; if `upgradable`, the beginning of the elastic file that it is a level of.
-
-        Raises OSError where it cannot be written, ZooError where it is no level.
-        """
         digest, target = self._digest(checkpoint), Path(to)
         if upgradable and file_format != "safetensors":
             raise ZooError(f"an upgradable file is a safetensors file, not one of {file_format}")
@@ -147,10 +137,6 @@ class LocalZoo(ZooBase):
     def upgrade(
         self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
     ) -> CheckpointView:
-        """Completes a file that was downloaded as upgradable: up to its smallest level with that accuracy, or whole.
-
-        Raises NoModelMeetsConstraintsError where no level reaches it.
-        """
         target = Path(file)
         levels = read_levels(target)
         level = reaching(levels, min_acc)
@@ -164,23 +150,10 @@ class LocalZoo(ZooBase):
             progress(len(data), len(data))
         return view
 
-    @overload  # a path is a sequence too: the first that fits counts
-    def predict(  # type: ignore[overload-overlap]
-        self, images: Image, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction]: ...
-
-    @overload
-    def predict(
-        self, images: Sequence[Image], model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[list[Prediction]]: ...
-
-    def predict(
-        self, images: Images, model: Reference | None = None, **options: Unpack[PredictOptions]
-    ) -> list[Prediction] | list[list[Prediction]]:
-        """The likeliest classes of one image, or of each of a list, as ZooClient.predict. Raises ImageError."""
-        files = [encoded(image) for image in listed(images)]
-        answers = answer(self.chooser, self._predictor, files, None if model is None else reference_of(model), options)
-        return answers[0] if is_one(images) else answers
+    def _predict(
+        self, files: Sequence[bytes], model: Reference | None, options: PredictOptions
+    ) -> list[list[Prediction]]:
+        return answer(self.chooser, self._predictor, files, None if model is None else reference_of(model), options)
 
     def verified(self) -> Iterator[tuple[str, Checkpoint | ZooError]]:
         """Each file by digest, also those that the catalog leaves out: read whole and checked, or what is wrong."""
@@ -202,22 +175,18 @@ class LocalZoo(ZooBase):
         return self.chooser.view(row)
 
     def alias(self, alias: str, checkpoint: Reference, *, dataset: str | None = None) -> CheckpointView:
-        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
         return self.annotator.alias(alias, reference_of(checkpoint), dataset=dataset)
 
     def unalias(self, alias: str, *, dataset: str | None = None) -> None:
-        """Takes the alias away, in the default data set unless another is given."""
         self.annotator.unalias(alias, dataset=dataset)
 
     def _mark(self, checkpoint: Reference, dataset: str | None, **marks: Unpack[Marks]) -> CheckpointView:
         return self.annotator.mark(self._digest(checkpoint, dataset), **marks)
 
     def delete(self, checkpoint: Reference) -> None:
-        """Softly, and by its whole digest only; see `Annotator.delete`."""
         self.annotator.delete(reference_of(checkpoint))
 
     def undelete(self, digest: str) -> CheckpointView:
-        """Brings it back, as long as its file has not been collected."""
         return self.annotator.undelete(digest)
 
     def _elastic_file(self, digest: str) -> str | None:

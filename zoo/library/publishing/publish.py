@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, field_validator
@@ -64,9 +63,7 @@ class Upload:
             self._file = self._path.open("xb")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a buffer that finds no room; whoever wrote to it has been told
             self._file.close()
         self._path.unlink(missing_ok=True)
