@@ -7,9 +7,8 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.pop(0)  # `python -m` puts the current directory there, whose files are none of this program's
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -33,13 +32,6 @@ curl 'http://127.0.0.1:8000/models?min_acc=0.8'
 
 curl -F file=@frog.png 'http://127.0.0.1:8000/predict?min_acc=0.8'
 """
-
-
-class LogLevel(StrEnum):
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
 
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -72,10 +64,8 @@ def main(
     root_path: Annotated[
         str, typer.Option(help="Path below which a proxy serves this.", metavar="/PREFIX", envvar="ZOO_ROOT_PATH")
     ] = "",
-    log_level: Annotated[LogLevel, typer.Option(envvar="ZOO_LOG_LEVEL")] = LogLevel.info,
-    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = (
-        LogFormat.text
-    ),
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(envvar="ZOO_LOG_LEVEL")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line.", envvar="ZOO_LOG_FORMAT")] = "text",
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log each request.", envvar="ZOO_ACCESS_LOG")
     ] = False,
@@ -117,8 +107,7 @@ def main(
         listener = listener or listen.bind(host, port)
     except OSError as error:
         _fail(f"--host {host} --port {port}: {error}")
-    # log_level.value: `python -m app` makes LogLevel a class of __main__, which workers have another one of.
-    raise typer.Exit(serve(Worker(settings, log_level.value, log_format, access_log), workers, listener))
+    raise typer.Exit(serve(Worker(settings, log_level, log_format, access_log), workers, listener))
 
 
 def _setting(item: Any) -> str:

@@ -6,7 +6,7 @@ import json
 import logging
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from enum import StrEnum
+from typing import Literal
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -15,15 +15,13 @@ _IN_MESSAGE = ("method", "path")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
-class LogFormat(StrEnum):
-    text = "text"
-    json = "json"
+LogFormat = Literal["text", "json"]
 
 
 def configure(level: str, log_format: LogFormat, *, access: bool) -> None:
     """For the whole process, so entry points only. `access`: a record for each request, under "app.access"."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == LogFormat.json else TextFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("zoo.audit").setLevel(logging.INFO)
     logging.getLogger("app.access").setLevel(logging.INFO if access else logging.WARNING)

@@ -74,7 +74,7 @@ def adapt(
     ] = None,
     teacher_epochs: Annotated[int, typer.Option(help="For which the teacher is fine-tuned.", min=1)] = 6,
     download: Annotated[bool, typer.Option("--download", help="Fetch the teacher's weights if need be.")] = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
 ) -> None:
     """Fine-tune every size of a grown zoo on other images: the largest first, which then teaches the rest.

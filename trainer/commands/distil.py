@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    Device,
     DeviceOption,
     Images,
     Training,
@@ -38,7 +37,7 @@ def distil(
         str | None,
         typer.Option(help="Without it, the best in the zoo for these images.", metavar="ID", show_default=False),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Teach checkpoints what a larger one knows, where nothing but their files is left of their run too.
 

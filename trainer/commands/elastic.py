@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -35,17 +34,6 @@ _DIGITS_EPOCHS = 40
 _GOES_ON = "with --resume goes on from the last whole epoch"
 
 
-class MeasureChoice(StrEnum):
-    params = "params"
-    macs = "macs"
-    memory = "memory"
-
-
-class CutChoice(StrEnum):
-    growth = "growth"
-    widths = "widths"
-
-
 @with_images
 @with_training
 def elastic(
@@ -72,14 +60,15 @@ def elastic(
         ),
     ] = None,
     levels_by: Annotated[
-        MeasureChoice, typer.Option(help="What --levels counts; memory: the most bytes of one image's activations.")
-    ] = MeasureChoice.params,
+        Literal["params", "macs", "memory"],
+        typer.Option(help="What --levels counts; memory: the most bytes of one image's activations."),
+    ] = "params",
     cut: Annotated[
-        CutChoice,
+        Literal["growth", "widths"],
         typer.Option(
             help="How a checkpoint becomes smaller. growth: as it was while it grew, if it did; widths: all alike."
         ),
-    ] = CutChoice.growth,
+    ] = "growth",
     teacher: Annotated[
         str | None,
         typer.Option(help="A checkpoint in the zoo that teaches the largest level.", metavar="ID", show_default=False),
@@ -91,7 +80,7 @@ def elastic(
     ranking: Annotated[
         bool, typer.Option(help="Let smaller levels have the most important channels of the checkpoint.")
     ] = True,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
@@ -108,8 +97,8 @@ def elastic(
             from_,
             training.overrides(epochs=epochs, seed=seed),
             None if levels is None else budgets_of(levels),
-            levels_by.value,
-            cut.value,
+            levels_by,
+            cut,
             teacher,
             freeze,
             ranking,
@@ -120,7 +109,7 @@ def elastic(
 def digits_elastic(
     data: DataOption,
     zoo: ZooOption,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:

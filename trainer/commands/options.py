@@ -10,9 +10,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,17 +32,7 @@ RUN_NAMES = "alexnet, digits, grow, paper, paper-code, resnet20, resnet56, vgg16
 _TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class FitChoice(StrEnum):
-    crop = "crop"
-    squeeze = "squeeze"
-
-
+Device = Literal["auto", "cpu", "cuda"]
 RunArgument = Annotated[str, typer.Argument(help=f"A named run: {RUN_NAMES}.", metavar="RUN")]
 DataOption = Annotated[str, typer.Option(help="Images: a path or a name, see zoo-train --help.", metavar="PATH|NAME")]
 ZooOption = Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")]
@@ -80,8 +69,9 @@ class Images:
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)
     ] = None
     fit: Annotated[
-        FitChoice, typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed.")
-    ] = FitChoice.crop
+        Literal["crop", "squeeze"],
+        typer.Option(help="How images of another shape become squares: the middle cut out, or squeezed."),
+    ] = "crop"
     test_share: Annotated[
         float | None,
         typer.Option(help="Set aside for the test, of each class, where there is no test folder; without it 0.2."),
@@ -121,7 +111,7 @@ class Images:
             self.data,
             limit_train=self.limit_train,
             image_size=image_size,
-            fit=self.fit.value,
+            fit=self.fit,
             test_share=self.test_share,
             name=self.name,
             skip_bad=self.skip_bad,
@@ -172,9 +162,9 @@ def torch_device(device: Device) -> torch.device:
     import torch
 
     cuda = torch.cuda.is_available()
-    if device is Device.cuda and not cuda:
+    if device == "cuda" and not cuda:
         raise RunError("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
-    return torch.device("cuda" if cuda and device is not Device.cpu else "cpu")
+    return torch.device("cuda" if cuda and device != "cpu" else "cpu")
 
 
 def refuse(console: Console, error: Exception) -> NoReturn:

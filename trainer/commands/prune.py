@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    Device,
     DeviceOption,
     Images,
     Training,
@@ -20,11 +18,6 @@ from trainer.commands.options import (
     with_images,
     with_training,
 )
-
-
-class RankingChoice(StrEnum):
-    taylor = "taylor"
-    l2 = "l2"
 
 
 @with_images
@@ -49,10 +42,10 @@ def prune(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Of distillation.", min=1)] = 12,
     ranking: Annotated[
-        RankingChoice,
+        Literal["taylor", "l2"],
         typer.Option(help="What channels are worth: the loss without them, to first order; the norm of their weights."),
-    ] = RankingChoice.taylor,
-    device: DeviceOption = Device.auto,
+    ] = "taylor",
+    device: DeviceOption = "auto",
 ) -> None:
     """Cut a checkpoint to a budget, and teach what is left what the whole one knows.
 
@@ -83,5 +76,5 @@ def prune(
         chosen = torch_device(device)
         data = images.load(console)
         with Display(console) as display:
-            digest = prune_one(config, data, zoo, origin, budget, chosen, display, ranking=ranking.value)
+            digest = prune_one(config, data, zoo, origin, budget, chosen, display, ranking=ranking)
     typer.echo(digest)

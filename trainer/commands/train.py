@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
     from trainer.recipes.overrides import Overrides
 
 
-class GrowForChoice(StrEnum):
-    params = "params"
-    macs = "macs"
-    both = "both"
-
-
 @with_images
 @with_training
 def train(
@@ -54,7 +47,8 @@ def train(
         float | None, typer.Option(help="Gain, relative to the loss, that a change must promise.", min=0)
     ] = None,
     grow_for: Annotated[
-        GrowForChoice | None, typer.Option(help="What a gain is divided by to rank it.", show_default=False)
+        Literal["params", "macs", "both"] | None,
+        typer.Option(help="What a gain is divided by to rank it.", show_default=False),
     ] = None,
     widths: Annotated[
         str | None,
@@ -93,7 +87,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     seed: SeedOption = 0,
     resume: ResumeOption = False,
 ) -> None:
@@ -110,7 +104,7 @@ def train(
             seed=seed,
             tau=tau,
             threshold=threshold,
-            grow_for=grow_for.value if grow_for else None,
+            grow_for=grow_for,
             limits=Limits(max_params, max_macs, max_seconds),
             distil_epochs=distil,
             widths=None if widths is None else whole_numbers(widths, "--widths"),

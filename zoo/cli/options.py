@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 from pydantic import ValidationError
 
 from zoo.catalog.views import CheckpointView
-from zoo.choosing.budget import Bounds, Budget, FileFormat, Preference
+from zoo.choosing.budget import Bounds, Budget, FileFormat
 from zoo.cli.output import fail
 from zoo.cli.terminal import Options, made_of
 from zoo.client import ZooClient
@@ -23,9 +22,6 @@ if TYPE_CHECKING:  # of an extra
     from zoo.library.local import LocalZoo
     from zoo.store.store import Store
 
-PreferredBy = StrEnum("PreferredBy", {name: name for name in get_args(Preference)})  # type: ignore[misc]
-Format = StrEnum("Format", {name: name for name in get_args(FileFormat)})  # type: ignore[misc]
-
 # Object storage with the checkpoints, instead of the directory: as a server is told.
 STORE_VARIABLE = "ZOO_STORE"
 
@@ -34,6 +30,9 @@ ZooOption = Annotated[
     typer.Option(help=f"Zoo directory; give it again for several. See {STORE_VARIABLE} for buckets.", metavar="DIR"),
 ]
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
+FileOption = Annotated[
+    Path | None, typer.Option(help="A checkpoint file, or an elastic file, instead of a zoo.", metavar="FILE")
+]
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
 PublishTokenOption = Annotated[
     str | None,
@@ -53,10 +52,10 @@ Reference = Annotated[
 ]
 
 
-def _of_budget(name: str, kind: Any = None) -> tuple[Any, Any]:
+def _of_budget(name: str) -> tuple[Any, Any]:
     """A field of a budget as an option, described as the service describes it."""
     option = typer.Option(help=str(Budget.model_fields[name].description).replace("min_acc", "--min-acc"))
-    return cast(Any, Annotated)[kind or get_type_hints(Bounds)[name], option], None
+    return cast(Any, Annotated)[get_type_hints(Bounds)[name], option], None
 
 
 _FILTERS: Options = {
@@ -64,27 +63,17 @@ _FILTERS: Options = {
     for name in ("min_acc", "max_params", "max_macs", "max_bytes", "max_latency_ms", "dataset", "family", "confidence")
 }
 _PREFERENCE: Options = {
-    "prefer": _of_budget("prefer", kind=PreferredBy | None),
+    "prefer": _of_budget("prefer"),
     "best": (
         Annotated[bool, typer.Option("--best", help="The most accurate within the budget: --prefer accuracy.")],
         False,
     ),
 }
 _FORMAT: Options = {
-    "format": (
-        Annotated[Format, typer.Option("--format", help="The file, also for --max-bytes.")],
-        Format("safetensors"),
-    )
+    "format": (Annotated[FileFormat, typer.Option(help="The file, also for --max-bytes.")], "safetensors")
 }
 _ZOO: Options = {"zoo": (ZooOption, None), "url": (UrlOption, None), "token": (TokenOption, None)}
-_FILE: Options = {
-    "file": (
-        Annotated[
-            Path | None, typer.Option(help="A checkpoint file, or an elastic file, instead of a zoo.", metavar="FILE")
-        ],
-        None,
-    )
-}
+_FILE: Options = {"file": (FileOption, None)}
 
 
 def opened(zoo: list[Path] | None, url: str | None, token: str | None, eval_data: tuple[str, ...] = ()) -> Zoo:
@@ -167,10 +156,10 @@ def _option(item: Any) -> str:
 with_filters = made_of("budget", _FILTERS, budget_of)
 with_budget = made_of("budget", _FILTERS | _PREFERENCE, budget_of)
 with_budget_and_format = made_of("budget", _FORMAT | _FILTERS | _PREFERENCE, budget_of)
-with_zoo = made_of("zoo", {**_ZOO, **_FILE}, _opened_or_file)
+with_zoo = made_of("zoo", _ZOO | _FILE, _opened_or_file)
 with_remote_or_local_zoo = made_of("zoo", _ZOO, opened)
 # For changing it: the token is that for publishing.
-with_changing_zoo = made_of("zoo", {**_ZOO, "token": (PublishTokenOption, None)}, opened)
+with_changing_zoo = made_of("zoo", _ZOO | {"token": (PublishTokenOption, None)}, opened)
 
 
 def chosen(zoo: Zoo, reference: str | None, budget: Budget) -> CheckpointView:

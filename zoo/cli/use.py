@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Iterable
-from enum import StrEnum
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,16 +20,10 @@ from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
 from zoo.cli.output import as_text, described, fail, plain, print_json, say_why
-from zoo.protocol import PredictOptions, Zoo
+from zoo.protocol import Policy, PredictOptions, Zoo
 from zoo.store.directory import is_special
 
 app = typer.Typer()
-
-
-class Policy(StrEnum):
-    single = "single"
-    cascade = "cascade"
-    adaptive = "adaptive"
 
 
 @app.command(epilog="Example: zoo get --zoo my-zoo --min-acc 0.8 -o small.onnx --format onnx")
@@ -123,7 +116,7 @@ def predict(
             help="cascade: a small checkpoint first, a larger one where it is unsure. adaptive: the most accurate one "
             "that meets --deadline-ms."
         ),
-    ] = Policy.single,
+    ] = "single",
     deadline_ms: Annotated[
         float | None, typer.Option(help="With --policy adaptive: in how many ms a request should be answered.")
     ] = None,
@@ -139,24 +132,22 @@ def predict(
     bounds that answers in time, under the server's load or as measured here.
     A file that is no image is named, the others are answered; exits with 1.
     """
-    options: PredictOptions = {"top_k": top_k, "policy": policy.value, **budget.given()}
+    options: PredictOptions = {"top_k": top_k, "policy": policy, **budget.given()}
     if deadline_ms is not None:
         options["deadline_ms"] = deadline_ms
     try:
-        check(policy.value, deadline_ms, budget, is_named=model is not None)
+        check(policy, deadline_ms, budget, is_named=model is not None)
     except ValueError as error:
         fail(str(error))
-    view = (
-        None
-        if policy is not Policy.single
-        else chosen(zoo, model, budget if model is None else Budget(dataset=budget.dataset))
-    )
+    view = None
+    if policy == "single":
+        view = chosen(zoo, model, budget if model is None else Budget(dataset=budget.dataset))
     told = _Told(is_shown=not as_json)
     names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
     if view is None:
-        facts: dict[str, Any] = {"policy": policy.value}
+        facts: dict[str, Any] = {"policy": policy}
         who = f"a cascade with accuracy {budget.min_acc} or more"
-        if policy is Policy.adaptive:
+        if policy == "adaptive":
             facts["deadline_ms"] = deadline_ms
             who = ""
             options["told"] = told.add
