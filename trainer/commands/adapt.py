@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +12,6 @@ import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    Device,
     DeviceOption,
     Images,
     LicenseOption,
@@ -84,18 +82,61 @@ def adapt(
     """
     console, started = Console(stderr=True), time.monotonic()
     with reported(console, "goes on from the last whole epoch"):
+        from trainer.distil import plan
+        from trainer.distil.adapt import Sources, sources
+        from trainer.distil.adapt import adapt as adapt_all
+        from trainer.journal.display import Display
+        from trainer.journal.journal import run_directory
+        from trainer.journal.origin import read_from
+        from trainer.journal.plans import kept
+        from trainer.journal.records import PlanRecord
+        from trainer.loop.batches import fitted
+        from trainer.loop.step import prepare
         from trainer.recipes.names import run_named
         from trainer.recipes.overrides import Overrides
+        from zoo.store.directory import Directory
 
-        config = run_named(
-            "grow", Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs, license=license_)
-        )
-        config = replace(config, batch_size=batch_size)
-        teaching = None if teacher is None else _Teaching(teacher, teacher_epochs, download)
+        overrides = Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs, license=license_)
+        config = replace(run_named("grow", overrides), batch_size=batch_size)
         source = from_ or _shipped()
         say(console, f"begins from {source}")
-        for digest in _adapt(console, config, source, dataset, images, zoo, device, teaching, minutes, started):
-            typer.echo(digest)
+        if not source.is_dir():
+            raise RunError(f"{source}: no such zoo directory")
+        chosen = torch_device(device)
+        with Display(console) as display:
+            data = images.load(console)
+            prepare(chosen, config)
+            found = sources(source, data, dataset, display.at)
+            run = run_directory(zoo, config, data.name)
+            outside = None
+            if teacher is not None:
+                teaching = _Teaching(teacher, teacher_epochs, download)
+                outside = teaching.answers(console, display, data, images, config, chosen, run)
+            if minutes is not None:
+                seconds, num_sizes = 60 * minutes, len(found.members)
+
+                def make() -> plan.Plan:
+                    left = started + seconds - time.monotonic()
+                    return plan.planned(found.members, data, fitted(config, len(data.train)), chosen, left, display.at)
+
+                what = [f"until {seconds:g} s", str(chosen), f"{config.batch_size} at a time"]
+                key = [*what, data.content.model_dump_json(), *(member.digest for member in found.members)]
+                fits = kept(run / "plan.json", key, plan.Plan, make)
+                chosen_sizes = f"{len(fits.sizes)} of {num_sizes} sizes"
+                planned = f"{fits.epochs} epochs of {chosen_sizes}: {fits.seconds / 60:.1f} minutes"
+                display(PlanRecord(planned, fits.seconds))
+                config = replace(config, distil_epochs=fits.epochs)
+                found = Sources(tuple(found.members[index] for index in fits.sizes), found.knows_classes)
+            sizes = ", ".join(f"{member.params:,}" for member in found.members)
+            say(console, f"fine-tunes {sizes} parameters on {data.name}; the largest first")
+            before = {member.digest: member.descriptor.cost.epochs for member in found.members}
+            for digest in adapt_all(config, data, found, zoo, chosen, display, outside, display.at):
+                descriptor = read_from(Directory(zoo), digest).descriptor
+                taught = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
+                if taught != config.distil_epochs:
+                    wanted = f"in {taught} epochs, not {config.distil_epochs}; to train it again, delete {digest[:12]}"
+                    say(console, f"  kept: {descriptor.name} was fine-tuned on these images before, {wanted}")
+                typer.echo(digest)
 
 
 def _shipped() -> Path:
@@ -105,66 +146,6 @@ def _shipped() -> Path:
     if found is None:
         raise RunError("no zoo comes with this program: name one by --from")
     return found
-
-
-def _adapt(
-    console: Console,
-    config: RunConfig,
-    from_: Path,
-    dataset: str | None,
-    source: Images,
-    zoo: Path,
-    device: Device,
-    teaching: _Teaching | None,
-    minutes: float | None,
-    started: float,
-) -> Iterator[str]:
-    """`started`: of `time.monotonic`."""
-    from trainer.distil import plan
-    from trainer.distil.adapt import Sources, adapt, sources
-    from trainer.journal.display import Display
-    from trainer.journal.journal import run_directory
-    from trainer.journal.origin import read_from
-    from trainer.journal.plans import kept
-    from trainer.journal.records import PlanRecord
-    from trainer.loop.batches import fitted
-    from trainer.loop.step import prepare
-    from zoo.store.directory import Directory
-
-    if not from_.is_dir():
-        raise RunError(f"{from_}: no such zoo directory")
-    chosen = torch_device(device)
-    with Display(console) as display:
-        images = source.load(console)
-        prepare(chosen, config)
-        found = sources(from_, images, dataset, display.at)
-        run = run_directory(zoo, config, images.name)
-        outside = teaching.answers(console, display, images, source, config, chosen, run) if teaching else None
-        if minutes is not None:
-            seconds, num_sizes = 60 * minutes, len(found.members)
-
-            def make() -> plan.Plan:
-                left = started + seconds - time.monotonic()
-                return plan.planned(found.members, images, fitted(config, len(images.train)), chosen, left, display.at)
-
-            what = [f"until {seconds:g} s", str(chosen), f"{config.batch_size} at a time"]
-            key = [*what, images.content.model_dump_json(), *(member.digest for member in found.members)]
-            fits = kept(run / "plan.json", key, plan.Plan, make)
-            chosen_sizes = f"{len(fits.sizes)} of {num_sizes} sizes"
-            planned = f"{fits.epochs} epochs of {chosen_sizes}: {fits.seconds / 60:.1f} minutes"
-            display(PlanRecord(planned, fits.seconds))
-            config = replace(config, distil_epochs=fits.epochs)
-            found = Sources(tuple(found.members[index] for index in fits.sizes), found.knows_classes)
-        sizes = ", ".join(f"{member.params:,}" for member in found.members)
-        say(console, f"fine-tunes {sizes} parameters on {images.name}; the largest first")
-        before = {member.digest: member.descriptor.cost.epochs for member in found.members}
-        for digest in adapt(config, images, found, zoo, chosen, display, outside, display.at):
-            descriptor = read_from(Directory(zoo), digest).descriptor
-            epochs = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
-            if epochs != config.distil_epochs:
-                wanted = f"in {epochs} epochs, not {config.distil_epochs}; to train it again, delete {digest[:12]}"
-                say(console, f"  kept: {descriptor.name} was fine-tuned on these images before, {wanted}")
-            yield digest
 
 
 @dataclass(frozen=True)

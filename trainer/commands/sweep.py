@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,10 +24,6 @@ from trainer.commands.options import (
     with_training,
 )
 from zoo.errors import RunError
-
-if TYPE_CHECKING:
-    from trainer.commands.ray_runs import Outcome, Share
-    from trainer.config import RunConfig
 
 
 @with_images
@@ -59,6 +54,7 @@ def sweep(
     console = Console(stderr=True)
     with reported(console, "goes on from the last whole epoch of each run"):
         from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of
+        from trainer.commands.ray_runs import sweep as run_all
         from trainer.config import Limits
         from trainer.recipes.names import run_named
 
@@ -70,7 +66,15 @@ def sweep(
             taus=numbers_of("--taus", taus),
             thresholds=numbers_of("--thresholds", thresholds),
         )
-        outcomes = _sweep(console, configs, images, zoo, Share(cpus_per_run, gpus_per_run), address)
+        data = images.load(console)
+        say(console, f"{len(configs)} runs on {data.name} with {address}; logs: {zoo}/runs/")
+        outcomes = []
+        # Ray prints what became of its workers; standard output is for digests.
+        with redirect_stdout(sys.stderr):
+            for outcome in run_all(configs, data, zoo, Share(cpus_per_run, gpus_per_run), address):
+                outcomes.append(outcome)
+                say(console, f"  {len(outcomes)}/{len(configs)}  {outcome}")
+    outcomes.sort(key=lambda outcome: configs.index(outcome.config))
     for outcome in outcomes:
         for digest in outcome.digests:
             typer.echo(digest)
@@ -78,20 +82,3 @@ def sweep(
     if failed:
         lines = "\n".join(map(str, failed))
         refuse(console, RunError(f"{len(failed)} of {len(outcomes)} runs failed, the others are done\n{lines}"))
-
-
-def _sweep(
-    console: Console, configs: list[RunConfig], source: Images, zoo: Path, share: Share, address: str
-) -> list[Outcome]:
-    """In the order of `configs`."""
-    from trainer.commands.ray_runs import sweep as run_all
-
-    images = source.load(console)
-    say(console, f"{len(configs)} runs on {images.name} with {address}; logs: {zoo}/runs/")
-    outcomes = []
-    # Ray prints what became of its workers; standard output is for digests.
-    with redirect_stdout(sys.stderr):
-        for outcome in run_all(configs, images, zoo, share, address):
-            outcomes.append(outcome)
-            say(console, f"  {len(outcomes)}/{len(configs)}  {outcome}")
-    return sorted(outcomes, key=lambda outcome: configs.index(outcome.config))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from trainer.commands.options import (
-    Device,
     DeviceOption,
     EpochsOption,
     Images,
@@ -29,9 +28,6 @@ from trainer.commands.options import (
     with_training,
 )
 from zoo.errors import RunError
-
-if TYPE_CHECKING:
-    from trainer.recipes.overrides import Overrides
 
 
 @with_images
@@ -98,6 +94,15 @@ def train(
     console, started = Console(stderr=True), time.monotonic()
     with reported(console, "with --resume goes on from the last whole epoch"):
         from trainer.config import Limits
+        from trainer.distil.distil import distil as distil_all
+        from trainer.distil.growth_plan import few_epochs
+        from trainer.distil.timed_run import TimedRun
+        from trainer.grow import grow
+        from trainer.journal.display import Display
+        from trainer.journal.journal import run_directory
+        from trainer.journal.origin import read
+        from trainer.loop.parallel import group_of, local_device
+        from trainer.recipes.names import run_named
 
         overrides = training.overrides(
             epochs=epochs,
@@ -111,65 +116,39 @@ def train(
         )
         if minutes is not None and (epochs, distil, max_seconds, from_) != (None, None, None, None):
             raise RunError("--minutes chooses epochs itself, so no --epochs, --distil, --max-seconds or --from")
-        seconds = None if minutes is None else 60 * minutes
-        for digest in _grow(console, run, overrides, images, zoo, from_, device, resume, started, seconds):
-            typer.echo(digest)
-
-
-def _grow(
-    console: Console,
-    run: str,
-    overrides: Overrides,
-    source: Images,
-    zoo: Path,
-    from_: Path | None,
-    device: Device,
-    resume: bool,
-    started: float,
-    seconds: float | None,
-) -> tuple[str, ...]:
-    """In so many `seconds` since `started` (of `time.monotonic`), if it is to be planned."""
-    from trainer.distil.distil import distil
-    from trainer.distil.growth_plan import few_epochs
-    from trainer.distil.timed_run import TimedRun
-    from trainer.grow import grow
-    from trainer.journal.display import Display
-    from trainer.journal.journal import run_directory
-    from trainer.journal.origin import read
-    from trainer.loop.parallel import group_of, local_device
-    from trainer.recipes.names import run_named
-
-    config = run_named(run, overrides)
-    origin = None if from_ is None else read(from_)
-    chosen = local_device(torch_device(device))
-    with group_of(chosen) as group, Display(console, config.anneal_share) as display:
-        console.quiet = not group.writes
-        with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
-            images = source.load(console)
-        say(
-            console,
-            f"{config.name} on {images.name}: {len(images.train):,} training, {len(images.validation):,} validation, "
-            f"{len(images.test):,} test images {images.image_shape}, {len(images.classes)} classes; "
-            f"{chosen}; log: {run_directory(zoo, config, images.name)}/log.jsonl",
-        )
-        epochs = few_epochs(config, len(images.train)) if seconds is None and overrides.epochs is None else None
-        if epochs is not None:
+        config = run_named(run, overrides)
+        origin = None if from_ is None else read(from_)
+        chosen = local_device(torch_device(device))
+        with group_of(chosen) as group, Display(console, config.anneal_share) as display:
+            console.quiet = not group.writes
+            with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
+                data = images.load(console)
             say(
                 console,
-                f"  few images: {epochs} epochs, not {config.epochs}: as many steps as growth needs; --epochs or "
-                "--minutes choose others",
+                f"{config.name} on {data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
+                f"{len(data.test):,} test images {data.image_shape}, {len(data.classes)} classes; "
+                f"{chosen}; log: {run_directory(zoo, config, data.name)}/log.jsonl",
             )
-            config = replace(config, epochs=epochs)
-        timed = None if seconds is None else TimedRun(images, zoo, chosen, started, seconds, display, display.at)
-        if timed is not None:
-            config = group.shared(timed.growth(config) if group.writes else config)
-        digests = grow(
-            config, images, zoo, chosen, resume=resume, observe=display, group=group, origin=origin, at=display.at
-        )
-        if not group.writes:
-            return ()
-        if timed is not None:
-            config = timed.distillation(config, digests)
-        if config.distil_epochs:
-            digests += tuple(distil(config, images, zoo, digests, chosen, display, display.at))
-        return digests
+            fewer = few_epochs(config, len(data.train)) if minutes is None and epochs is None else None
+            if fewer is not None:
+                say(
+                    console,
+                    f"  few images: {fewer} epochs, not {config.epochs}: as many steps as growth needs; --epochs or "
+                    "--minutes choose others",
+                )
+                config = replace(config, epochs=fewer)
+            timed = None
+            if minutes is not None:
+                timed = TimedRun(data, zoo, chosen, started, 60 * minutes, display, display.at)
+                config = group.shared(timed.growth(config) if group.writes else config)
+            digests = grow(
+                config, data, zoo, chosen, resume=resume, observe=display, group=group, origin=origin, at=display.at
+            )
+            if not group.writes:
+                return
+            if timed is not None:
+                config = timed.distillation(config, digests)
+            if config.distil_epochs:
+                digests += tuple(distil_all(config, data, zoo, digests, chosen, display, display.at))
+    for digest in digests:
+        typer.echo(digest)
