@@ -6,7 +6,7 @@ The files are the truth; this can be thrown away and rebuilt from them at any ti
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlmodel import SQLModel, or_, select
 
 from zoo.catalog import changes, names, rows, staircase
 from zoo.catalog.database import Database
+from zoo.catalog.protocol import Index
 from zoo.catalog.rows import OFFERED as _OFFERED
 from zoo.catalog.rows import ROW as _ROW
 from zoo.catalog.rows import ROWS as _ROWS
@@ -29,7 +30,7 @@ from zoo.errors import CatalogError
 from zoo.store.entries import Said
 
 
-class Catalog:
+class Catalog(Index):
     """An Index in one SQLite file, or in memory.
 
     catalog = Catalog(Path("my-zoo/catalog.sqlite"))
@@ -45,22 +46,18 @@ class Catalog:
         self._engine.close()
 
     def follow_file(self) -> bool:
-        """Reopens a catalog that another process removed or set aside. True if so: the rows must be built again."""
         return self._engine.follow_file()
 
     def leave_file(self, error: CatalogError) -> bool:
-        """Falls back to memory after an error of the file. False where it is in memory already."""
         return self._engine.leave_file(error)
 
     # --- writing ---------------------------------------------------------------------------------------
 
     def add(self, rows: Iterable[CheckpointRow]) -> None:
-        """Adds rows; one whose digest is there already stays unchanged (idempotent)."""
         with self._engine.writing() as connection:
             changes.add(connection, rows)
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Throws all rows away and takes these, in one transaction."""
         with self._engine.writing() as connection:
             changes.replace(connection, rows)
 
@@ -76,36 +73,28 @@ class Catalog:
         """
         with self._engine.connect() as connection:
             missing = changes.missing_annotations(connection, said)
-        if missing:
-            with self._engine.writing() as connection:
-                changes.annotate(connection, missing)
-        return bool(missing)
+        return self._changed(changes.annotate, missing)
 
     def follow_latencies(self, medians: Mapping[str, float]) -> bool:
-        """Makes each row's latency the one given, in milliseconds, or NULL; True if that changed anything."""
         with self._engine.connect() as connection:
             missing = changes.missing_latencies(connection, medians)
-        if missing:
-            with self._engine.writing() as connection:
-                changes.set_latencies(connection, missing)
-        return bool(missing)
+        return self._changed(changes.set_latencies, missing)
 
     def follow_places(self, places: Mapping[str, ElasticPlace], *, is_complete: bool) -> bool:
-        """Makes each row say where it lies in an elastic file; True if that changed anything.
-
-        Rows that `places` does not have lie in none, if that is complete.
-        """
         with self._engine.connect() as connection:
             missing = changes.missing_places(connection, places)
         if not is_complete:
             missing = {digest: wanted for digest, wanted in missing.items() if digest in places}
+        return self._changed(changes.set_places, missing)
+
+    def _changed(self, change: Callable[[Connection, dict[str, Any]], None], missing: dict[str, Any]) -> bool:
+        """Makes the change where anything is missing; whether it is."""
         if missing:
             with self._engine.writing() as connection:
-                changes.set_places(connection, missing)
+                change(connection, missing)
         return bool(missing)
 
     def follow_folders(self, folders: set[str]) -> None:
-        """Stores the places of the store's last listing."""
         if folders != self.folders():
             with self._engine.writing() as connection:
                 changes.set_folders(connection, folders)
@@ -130,18 +119,15 @@ class Catalog:
             return set(connection.scalars(select(_ROW.digest)))
 
     def folders(self) -> set[str]:
-        """The places of the store's last listing."""
         with self._engine.connect() as connection:
             return set(connection.scalars(select(changes.FOLDERS.c.path)))
 
     def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
-        """The rows of these digests; unknown ones are left out."""
         with self._engine.connect() as connection:
             found = {digest: changes.row_of(connection, digest) for digest in digests}
         return {digest: row for digest, row in found.items() if row is not None}
 
     def dataset_of(self, filters: Filters) -> str | None:
-        """The data set of a query: the one it names, else the default. None in an empty catalog."""
         with self._engine.connect() as connection:
             return self._dataset_of(connection, filters)
 
@@ -149,7 +135,6 @@ class Catalog:
         return filters.dataset or self._default_dataset or connection.scalar(names.DEFAULT_DATASET)
 
     def choose(self, budget: Budget) -> CheckpointRow | None:
-        """The eligible row that the budget prefers; ties go to the smaller one."""
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, budget)
             return None if dataset is None else staircase.choose(connection, budget, dataset)
@@ -161,7 +146,6 @@ class Catalog:
             return connection.execute(query).first() is not None
 
     def best_available(self, filters: Filters) -> CheckpointRow | None:
-        """The nearest to bounds that nothing meets: the most accurate within the costs, else the smallest."""
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, filters)
             if dataset is None:
@@ -174,7 +158,6 @@ class Catalog:
             return staircase.choose(connection, affordable, dataset) or staircase.choose(connection, smallest, dataset)
 
     def page(self, budget: Budget, limit: int, cursor: str | None = None) -> Page:
-        """Eligible rows in the budget's order. Raises ValueError for a cursor that no page of them gave out."""
         return self.listing(budget, limit, cursor).page
 
     def listing(self, budget: Budget, limit: int, cursor: str | None = None) -> Listing:
@@ -206,13 +189,11 @@ class Catalog:
             return 0 if dataset is None else _count(connection, rows.conditions(filters, dataset))
 
     def datasets(self) -> list[str]:
-        """Data sets with at least one checkpoint to choose."""
         query = select(_FRONT.dataset).where(_FRONT.dataset != ALL_DATASETS).distinct().order_by(_FRONT.dataset)
         with self._engine.connect() as connection:
             return list(connection.scalars(query))
 
     def dataset_views(self) -> list[DatasetView]:
-        """Data sets with at least one checkpoint to choose, sorted by name."""
         counts = select(_ROW.dataset, func.count()).where(_OFFERED).group_by(_ROW.dataset)
         with self._engine.connect() as connection:
             default = self._dataset_of(connection, Filters())
@@ -225,14 +206,12 @@ class Catalog:
             return found
 
     def families(self, filters: Filters) -> list[str]:
-        """Architecture families in the data set."""
         with self._engine.connect() as connection:
             conditions = rows.conditions(Filters(), self._dataset_of(connection, filters) or "")
             query = select(_ROW.family).where(*conditions).distinct().order_by(_ROW.family)
             return list(connection.scalars(query))
 
     def is_measured(self, filters: Filters) -> bool:
-        """Whether any latency is known in the data set."""
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, filters) or ""
             steps = [staircase.front_of("latency_ms", dataset, claimed=claimed) for claimed in (False, True)]
@@ -261,22 +240,16 @@ class Catalog:
         return pareto.front(found, cost=lambda row: getattr(row, cost), value=lambda row: row.accuracy or 0.0)
 
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
-        """By digest, digest prefix, name or computed alias. Raises NotFoundError, also where several have that name.
-
-        `dataset` is what computed aliases are about, the default one if None.
-        """
         with self._engine.connect() as connection:
             is_alias = reference in names.COMPUTED_ALIASES
             of_alias = self._dataset_of(connection, Filters(dataset=dataset)) if is_alias else None
             return names.find(connection, reference, dataset, of_alias)
 
     def named(self, name: str) -> list[CheckpointRow]:
-        """Rows with exactly this name, sorted by digest; the first hundred at most."""
         with self._engine.connect() as connection:
             return names.named(connection, name)
 
     def aliases(self) -> dict[str, str]:
-        """Computed alias -> digest, in the default data set."""
         with self._engine.connect() as connection:
             return names.aliases(connection, self._dataset_of(connection, Filters()))
 

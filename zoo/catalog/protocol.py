@@ -31,7 +31,7 @@ class Index(Protocol):
     # --- what it holds ---------------------------------------------------------------------------------
 
     def add(self, rows: Iterable[CheckpointRow]) -> None:
-        """Those whose digest is known already are left as they are."""
+        """Those whose digest is known already are left as they are (idempotent)."""
 
     def replace(self, rows: Iterable[dict[str, Any]]) -> None:
         """Throws all rows away and takes these, in one step."""
@@ -50,7 +50,8 @@ class Index(Protocol):
     def follow_folders(self, folders: set[str]) -> None:
         """Keeps the places of the store's last listing."""
 
-    def folders(self) -> set[str]: ...
+    def folders(self) -> set[str]:
+        """The places of the store's last listing."""
 
     def label_images(self, first_seen: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
         """What the data set of each image set is called here; other images under one name are told apart."""
@@ -84,9 +85,11 @@ class Index(Protocol):
     def find(self, reference: str, dataset: str | None = None) -> CheckpointRow:
         """By digest, prefix, name or computed alias. Raises NotFoundError, also where several are meant."""
 
-    def named(self, name: str) -> list[CheckpointRow]: ...
+    def named(self, name: str) -> list[CheckpointRow]:
+        """Rows with exactly this name, sorted by digest; the first hundred at most."""
 
-    def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]: ...
+    def rows(self, digests: Iterable[str]) -> dict[str, CheckpointRow]:
+        """The rows of these digests; unknown ones are left out."""
 
     def digests(self) -> set[str]: ...
 
@@ -98,11 +101,14 @@ class Index(Protocol):
     def dataset_of(self, filters: Filters) -> str | None:
         """Their own, else the default one. None in an empty index."""
 
-    def datasets(self) -> list[str]: ...
+    def datasets(self) -> list[str]:
+        """Data sets with at least one checkpoint to choose, sorted by name."""
 
-    def dataset_views(self) -> list[DatasetView]: ...
+    def dataset_views(self) -> list[DatasetView]:
+        """Likewise."""
 
-    def families(self, filters: Filters) -> list[str]: ...
+    def families(self, filters: Filters) -> list[str]:
+        """Architecture families in the data set."""
 
     def is_measured(self, filters: Filters) -> bool:
         """Whether any latency is known in the data set."""

@@ -43,11 +43,11 @@ License = Annotated[str, Field(pattern=LICENSE_PATTERN)]
 ADDED_LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Preprocessing(_Frozen):
+class Preprocessing(Frozen):
     """From image file to network input; the caller of a prediction has no say in it.
 
     Decode, convert to `color`, resize to the architecture's input size where it differs, then per channel
@@ -62,7 +62,7 @@ class Preprocessing(_Frozen):
     std: tuple[Annotated[float, Field(gt=0)], ...]
 
 
-class ExpansionStep(_Frozen):
+class ExpansionStep(Frozen):
     """One growth step: what was done to the network, when, and the score that decided it."""
 
     epoch: Count
@@ -77,7 +77,7 @@ class ExpansionStep(_Frozen):
     exact: bool
 
 
-class PretrainedTeacher(_Frozen):
+class PretrainedTeacher(Frozen):
     """A network from elsewhere, fine-tuned on the data set, that taught and was not kept."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -85,7 +85,7 @@ class PretrainedTeacher(_Frozen):
     weights: Digest
 
 
-class Lineage(_Frozen):
+class Lineage(Frozen):
     run: Slug
     seed: Count
     parent: Digest | None
@@ -108,7 +108,7 @@ class Lineage(_Frozen):
         return self
 
 
-class Accuracy(_Frozen):
+class Accuracy(Frozen):
     """Top-1 over n images of one split; `per_class` in the order of the classes, None where a class has none."""
 
     accuracy: Fraction
@@ -120,7 +120,7 @@ class Accuracy(_Frozen):
 MAX_CONFUSION_CLASSES = 50
 
 
-class Metrics(_Frozen):
+class Metrics(Frozen):
     """`confusion`: how many test images of each class (row) were taken for each class (column)."""
 
     validation: Accuracy
@@ -150,7 +150,7 @@ class Metrics(_Frozen):
         return [(row, column, count) for count, row, column in sorted(pairs, key=lambda pair: -pair[0])[:num_pairs]]
 
 
-class Cost(_Frozen):
+class Cost(Frozen):
     """What it took to get here, from the start of the run."""
 
     epochs: Count
@@ -164,7 +164,7 @@ def join_devices(*names: str) -> str:
     return "; ".join(dict.fromkeys(device for name in names for device in name.split("; ") if device))
 
 
-class Content(_Frozen):
+class Content(Frozen):
     """The images and labels behind a data set's name (content.py), and which of the training images validate."""
 
     train: Digest
@@ -173,7 +173,7 @@ class Content(_Frozen):
     split: Digest
 
 
-class Dataset(_Frozen):
+class Dataset(Frozen):
     """`content` None: unknown, as in files written before it was recorded."""
 
     name: Slug
@@ -184,16 +184,13 @@ class Dataset(_Frozen):
 
     def is_other_than(self, other: Dataset) -> bool:
         """Whether these are known to be other images; what is unknown is not."""
-        if (self.num_train, self.num_validation, self.num_test) != (
-            other.num_train,
-            other.num_validation,
-            other.num_test,
-        ):
+        counted = {"num_train", "num_validation", "num_test"}
+        if self.model_dump(include=counted) != other.model_dump(include=counted):
             return True
         return self.content is not None and other.content is not None and self.content != other.content
 
 
-class Descriptor(_Frozen):
+class Descriptor(Frozen):
     format_version: Literal[1] = 1
     dataset: Dataset
     architecture: AnyArchitecture

@@ -14,9 +14,9 @@ from itertools import pairwise
 from math import prod
 from typing import Annotated, Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from zoo.checkpoint.descriptor import Descriptor, Digest
+from zoo.checkpoint.descriptor import Descriptor, Digest, Frozen
 from zoo.checkpoint.file import MAX_HEADER_BYTES, METADATA_KEY, Header
 from zoo.checkpoint.nesting import num_added
 from zoo.errors import CheckpointError, ZooError
@@ -28,11 +28,7 @@ FLOAT_BYTES = 4
 _ORDINARY = '{"format_version":1,'
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LevelDescriptor(_Frozen):
+class LevelDescriptor(Frozen):
     """`digest` and `size_bytes` are of the ordinary file, `payload` is the SHA-256 of what the level adds."""
 
     digest: Digest
@@ -41,7 +37,7 @@ class LevelDescriptor(_Frozen):
     descriptor: Descriptor
 
 
-class ElasticDescriptor(_Frozen):
+class ElasticDescriptor(Frozen):
     """What the file says of itself. A format of its own: readers of ordinary files refuse it."""
 
     format_version: Literal[2] = 2
@@ -154,18 +150,13 @@ def _check_next(smaller: Descriptor, larger: Descriptor) -> None:
     """Both answer the same question about the same images."""
     for what, one, other in (
         ("family", smaller.architecture.family, larger.architecture.family),
-        ("input", _input(smaller), _input(larger)),
+        ("input", smaller.architecture.input_shape, larger.architecture.input_shape),
         ("list of classes", smaller.classes, larger.classes),
         ("preprocessing", smaller.preprocessing, larger.preprocessing),
         ("data set", smaller.dataset, larger.dataset),
     ):
         if one != other:
             raise CheckpointError(f"levels of one file have one {what}, not {str(one)[:200]} and {str(other)[:200]}")
-
-
-def _input(descriptor: Descriptor) -> tuple[int, int, int]:
-    architecture = descriptor.architecture
-    return architecture.input_channels, architecture.input_height, architecture.input_width
 
 
 @contextmanager
