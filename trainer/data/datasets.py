@@ -138,7 +138,12 @@ def load(
         raise DataError(f"limit-train should be at least 1, is {limit_train}")
     if name is not None and not re.fullmatch(SLUG, name):
         raise DataError(f"a data set's name has small letters, digits, dots, dashes and underscores, not {name!r}")
-    raw = _named(source) if source in NAMED else _files(Path(source), image_size, fit, skip_bad, test_share)
+    if source == "digits":
+        raw = _digits()
+    elif source in NAMED:
+        raw = _torchvision(source)
+    else:
+        raw = _files(Path(source), image_size, fit, skip_bad, test_share)
     if image_size is not None and raw.train.images.shape[2:] != (image_size, image_size):
         raise DataError(f"{source} has images of fixed size; image-size is for a directory or an archive")
     train = raw.train
@@ -305,7 +310,3 @@ def _from_torchvision(dataset: Any) -> Split:
 
 
 NAMED = ("digits", "cifar10", "cifar100", "fashion_mnist")
-
-
-def _named(name: str) -> _Raw:
-    return _digits() if name == "digits" else _torchvision(name)

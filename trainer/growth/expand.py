@@ -133,7 +133,8 @@ def _initialize(
         return
     if isinstance(initialization, Noise):
         weight.copy_(_gaussian(weight, initialization.std, generator))
-        if initialization.resets_widened and (secnn.is_inserted(node.name) or _is_pointwise(node)):
+        is_pointwise = isinstance(node.op, Conv2d) and node.op.kernel_size == 1
+        if initialization.resets_widened and (secnn.is_inserted(node.name) or is_pointwise):
             weight.zero_()
         return
     weight.copy_(_gaussian(weight, None, generator))
@@ -164,10 +165,6 @@ def _initialize_inserted(
         nn.init.dirac_(weight)
         if noise is not None:
             weight += _gaussian(weight, noise.std, generator)
-
-
-def _is_pointwise(node: Node) -> bool:
-    return isinstance(node.op, Conv2d) and node.op.kernel_size == 1
 
 
 def _reset_by_widening(old: Graph, new: Graph) -> set[str]:

@@ -10,10 +10,19 @@ from zoo.store.directory import naming
 
 
 @dataclass(frozen=True)
-class DataRecord:
+class Record:
+    """`event` says in the log which one it is: "epoch" of an EpochRecord."""
+
+    event: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.event = cls.__name__.removesuffix("Record").lower()
+
+
+@dataclass(frozen=True)
+class DataRecord(Record):
     """What is odd about the images, in sentences; a run's first record, where there is anything."""
 
-    event: ClassVar[str] = "data"
     findings: tuple[str, ...]
 
 
@@ -26,23 +35,21 @@ class LevelRecord:
 
 
 @dataclass(frozen=True)
-class PlanRecord:
+class PlanRecord(Record):
     """The plan of a run with a time limit, and the seconds left. Shown, not logged."""
 
-    event: ClassVar[str] = "plan"
     what: str
     seconds_left: float
 
 
 @dataclass(frozen=True)
-class EpochRecord:
+class EpochRecord(Record):
     """`branch_epoch` of `branch_epochs` is where a checkpoint's annealing is; on the trunk both are 0.
 
     `epoch` of `epochs` is where the trunk is, and `num_epochs` counts all so far, those of branches too. `levels` are
     those that an elastic run trains, smallest first; `val_accuracy`, `accuracy` and `params` are the largest's.
     """
 
-    event: ClassVar[str] = "epoch"
     epoch: int
     epochs: int
     num_epochs: int
@@ -58,10 +65,9 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class BatchesRecord:
+class BatchesRecord(Record):
     """At the start of a run whose data were too few for the batches or the warm-up that it has otherwise."""
 
-    event: ClassVar[str] = "batches"
     batch_size: int
     batch_size_before: int
     warmup_steps: int
@@ -70,10 +76,9 @@ class BatchesRecord:
 
 
 @dataclass(frozen=True)
-class ChanceRecord:
+class ChanceRecord(Record):
     """Ways to grow were not scored, since validation accuracy is that of the majority class."""
 
-    event: ClassVar[str] = "chance"
     epoch: int
     val_accuracy: float
     chance: float
@@ -90,10 +95,9 @@ class CandidateScore:
 
 
 @dataclass(frozen=True)
-class DecisionRecord:
+class DecisionRecord(Record):
     """`chosen` is empty where no candidate cleared the threshold, and has a change as often as it was made."""
 
-    event: ClassVar[str] = "decision"
     epoch: int
     threshold: float
     candidates: tuple[CandidateScore, ...]
@@ -102,8 +106,7 @@ class DecisionRecord:
 
 
 @dataclass(frozen=True)
-class CheckpointRecord:
-    event: ClassVar[str] = "checkpoint"
+class CheckpointRecord(Record):
     epoch: int
     digest: str
     name: str
@@ -114,14 +117,13 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
-class LessonRecord:
+class LessonRecord(Record):
     """An epoch of distillation; `loss` and `accuracy` are those of augmented training images.
 
     `num_answered` images went through the teacher in it: answers are kept, for further students. Without a teacher the
     labels alone are learned.
     """
 
-    event: ClassVar[str] = "lesson"
     student: str
     teacher: str | None
     params: int
@@ -135,10 +137,9 @@ class LessonRecord:
 
 
 @dataclass(frozen=True)
-class PrunedRecord:
+class PrunedRecord(Record):
     """A network was cut from `origin`, and is distilled now: `student` is the digest that its file would have."""
 
-    event: ClassVar[str] = "pruned"
     origin: str
     student: str
     params_before: int
@@ -150,10 +151,9 @@ class PrunedRecord:
 
 
 @dataclass(frozen=True)
-class DistilledRecord:
+class DistilledRecord(Record):
     """`digest` is None where the student did not get better, and nothing was saved."""
 
-    event: ClassVar[str] = "distilled"
     student: str
     teacher: str | None
     params: int
@@ -164,8 +164,7 @@ class DistilledRecord:
 
 
 @dataclass(frozen=True)
-class FinishedRecord:
-    event: ClassVar[str] = "finished"
+class FinishedRecord(Record):
     epoch: int
     num_expansions: int
     device_seconds: float
@@ -173,21 +172,6 @@ class FinishedRecord:
     checkpoints: tuple[str, ...] = field(default_factory=tuple)
     # Those of them whose validation accuracy is no better than chance.
     at_chance: tuple[str, ...] = field(default_factory=tuple)
-
-
-Record = (
-    BatchesRecord
-    | ChanceRecord
-    | DataRecord
-    | EpochRecord
-    | DecisionRecord
-    | CheckpointRecord
-    | LessonRecord
-    | PlanRecord
-    | PrunedRecord
-    | DistilledRecord
-    | FinishedRecord
-)
 
 
 def line_of(record: Record) -> bytes:

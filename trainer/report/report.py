@@ -69,7 +69,7 @@ def _dataset(name: str, trials: Sequence[Trial]) -> str:
         "### Checkpoints",
     ]
     for trial in trials:
-        parts += [f"**{_title(trial)}**", _entries(trial)]
+        parts += [f"**{trial.run}, seed {trial.seed}**", _entries(trial)]
     return "\n\n".join(parts)
 
 
@@ -199,10 +199,6 @@ def _change(steps: Sequence[ExpansionStep]) -> str:
     else:
         amount = f"by a {first.layer_kind} layer" if count == 1 else f"by {count} {first.layer_kind} layers"
     return f"{first.kind} block {first.block} {amount} (score {first.score:.3g}, threshold {first.threshold:.3g})"
-
-
-def _title(trial: Trial) -> str:
-    return f"{trial.run}, seed {trial.seed}"
 
 
 def _grouped(trials: Sequence[Trial], key: Callable[[Trial], str]) -> list[tuple[str, list[Trial]]]:

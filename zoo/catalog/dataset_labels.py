@@ -49,7 +49,8 @@ def extended(labels: Mapping[str, str], first_seen: Mapping[str, str]) -> dict[s
             if name_of(other) == name:
                 groups.setdefault(label, []).append(other)
         fitting = (label for label, group in groups.items() if all(may_be_the_same(one, other) for other in group))
-        new = name if name not in found.values() else f"{name[:55]}-{_digits(one)}"
+        digits = str(json.loads(one)["content"] or hashlib.sha256(one.encode()).hexdigest())[:8]
+        new = name if name not in found.values() else f"{name[:55]}-{digits}"
         found[one] = next(fitting, new)
     return found
 
@@ -64,7 +65,3 @@ def may_be_the_same(one: str, other: str) -> bool:
     if a["content"] and b["content"]:
         return bool(a["content"] == b["content"])
     return bool(a["train"] != b["train"] or a["pixels"] == b["pixels"])
-
-
-def _digits(one: str) -> str:
-    return str(json.loads(one)["content"] or hashlib.sha256(one.encode()).hexdigest())[:8]

@@ -65,7 +65,8 @@ class Index(Protocol):
     # --- what it answers -------------------------------------------------------------------------------
 
     def choose(self, budget: Budget) -> CheckpointRow | None:
-        """The first row in the budget's order. Those that only claim their accuracy come last, here and below."""
+        """The first row in the budget's order; ties go to the smaller one. Those that only claim their accuracy come
+        last, here and below."""
 
     def meets(self, digest: str, filters: Filters) -> bool:
         """Whether the row is there and within the bounds, also one that no budget would choose."""

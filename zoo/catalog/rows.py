@@ -237,12 +237,9 @@ def order(column: str) -> tuple[Any, ...]:
 
 
 def cursor_at(row: CheckpointRow, preference: Preference, column: str) -> str:
-    place = [preference, int(row.claimed), *(_told(key.value(row)) for key in _keys(column))]
+    values = (key.value(row) for key in _keys(column))
+    place = [preference, int(row.claimed), *(None if value == inf else value for value in values)]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
-
-
-def _told(value: Any) -> Any:
-    return None if value == inf else value
 
 
 def after(cursor: str, preference: Preference, column: str) -> tuple[bool, ColumnElement[bool]]:

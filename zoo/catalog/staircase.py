@@ -37,7 +37,7 @@ from zoo.catalog.rows import (
     order,
     reached,
 )
-from zoo.choosing.budget import ALL_DATASETS, Budget, Filters
+from zoo.choosing.budget import ALL_DATASETS, Budget
 
 _BOUNDED = ("params", "macs", "bytes", "onnx_bytes", "latency_ms")
 # (preference, gain): fewest parameters and highest accuracy for each bound, the lowest of each cost for an accuracy.
@@ -107,7 +107,9 @@ def choose(connection: Connection, budget: Budget, dataset: str) -> CheckpointRo
 
 def _choose(connection: Connection, budget: Budget, dataset: str, claimed: bool) -> CheckpointRow | None:
     preference = column_of(budget.preference, budget.format)
-    reaches = _reaches(budget)
+    # The least value of each gain that meets the budget.
+    reaches = {} if budget.min_acc is None else {"accuracy": budget.min_acc}
+    reaches |= {cost: -bound for cost, bound in cost_bounds(budget).items()}
     # The first in order of preference decides a bound on this very cost for all.
     own = reaches.pop(preference, None) if preference in COSTS else None
     gain, reach = next(iter(reaches.items()), (_WITHOUT_BOUND.get(preference, ""), -inf))
@@ -134,16 +136,6 @@ def front_of(cost: str, dataset: str, *, claimed: bool) -> Any:
     return and_(FRONT.dataset == dataset, FRONT.claimed == claimed, FRONT.preference == "accuracy", FRONT.gain == cost)
 
 
-def _reaches(filters: Filters) -> dict[str, float]:
-    """The least value of each gain that meets the budget."""
-    accuracy = {} if filters.min_acc is None else {"accuracy": filters.min_acc}
-    return accuracy | {cost: -bound for cost, bound in cost_bounds(filters).items()}
-
-
-def _sign(gain: str) -> int:
-    return 1 if gain == "accuracy" else -1
-
-
 def extend(connection: Connection, row: CheckpointRow) -> None:
     """Updates all staircases for a new row."""
     if row.deprecated or row.staged:
@@ -161,7 +153,7 @@ def _extend(connection: Connection, dataset: str, preference: str, gain: str, ro
         return
     size = -accuracy if preference == "accuracy" else getattr(row, preference)
     size = inf if size is None else size
-    reach = _sign(gain) * value
+    reach = value if gain == "accuracy" else -value
     staircase = {"dataset": dataset, "claimed": row.claimed, "preference": preference, "gain": gain, "reach": reach}
     above = connection.execute(_STEP_ABOVE, staircase).first()
     if above is not None and tuple(above) <= (size, row.params, -accuracy, row.digest):

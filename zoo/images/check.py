@@ -90,6 +90,7 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
             f"pictures that are there twice or more, nearly the same: {len(near):,}, as {_example(files, near)}"
         )
     remarks += image_folder.in_two_classes(files, same)
+    damage = [f"{len(bad):,} {'file' if len(bad) == 1 else 'files'} cannot be read: {bad}"] if bad else []
     return Report(
         name=folder.name,
         summary=folder.summary,
@@ -99,7 +100,7 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
         damaged=list(bad.values()),
         equal=_paths(files, equal),
         near=_paths(files, near),
-        problems=[*_damage(bad), *_missing(counts), *image_folder.leaks(files, same)],
+        problems=[*damage, *_missing(counts), *image_folder.leaks(files, same)],
         remarks=remarks,
     )
 
@@ -135,10 +136,6 @@ def _imbalance(counts: dict[str, dict[str, int]]) -> list[str]:
         f"{largest} has {train[largest] / train[smallest]:.0f} times as many training images as {smallest} "
         f"({train[largest]:,}, {train[smallest]:,}): accuracy is mostly of the large classes"
     ]
-
-
-def _damage(bad: BadFiles) -> list[str]:
-    return [f"{len(bad):,} {'file' if len(bad) == 1 else 'files'} cannot be read: {bad}"] if bad else []
 
 
 def _paths(files: Sequence[ImageFile], groups: Sequence[Sequence[int]]) -> list[list[str]]:

@@ -56,7 +56,7 @@ Entry = tuple[PurePosixPath, Path | bytes | None]
 class Found:
     """An image: where it is, as people would say it, and its bytes or where to read them."""
 
-    place: PurePosixPath
+    path: PurePosixPath
     split: str
     label: str
     source: Path | bytes
@@ -127,7 +127,7 @@ def listing(path: Path) -> Listing:
                 result.left_out.add(kind, place)
                 if is_split or kind in _IMAGES:  # beside class folders others may lie, of labels as text
                     others.add(kind, place)
-    result.files.sort(key=lambda found: found.place.parts)
+    result.files.sort(key=lambda found: found.path.parts)
     return result
 
 

@@ -17,7 +17,7 @@ from zoo.errors import DataError, ImageError
 from zoo.images import decode as images
 from zoo.images import duplicates, splits
 from zoo.images.decode import Form
-from zoo.images.files import LeftOut, Listing, listing
+from zoo.images.files import Found, LeftOut, Listing, listing
 from zoo.images.header import Color as Color
 
 # Of each class, where a folder has no test images of its own.
@@ -27,13 +27,8 @@ _SMALLEST = Form("gray", (1, 1), "squeeze")
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """One image: its place in the folder, and its bytes or where they are read when they are asked for."""
-
-    path: PurePosixPath
-    split: str
-    label: str
-    source: Path | bytes
+class ImageFile(Found):
+    """Read when it is asked for."""
 
     @property
     def data(self) -> bytes:
@@ -182,7 +177,7 @@ def read(path: Path, test_share: float | None = None) -> ImageFolder:
     if test_share is not None and not 0 < test_share < 1:
         raise DataError(f"test-share is a fraction between 0 and 1, not {test_share}")
     found = listing(path)
-    files = [ImageFile(file.place, file.split, file.label, file.source) for file in found.files]
+    files = [ImageFile(**vars(file)) for file in found.files]
     train, validation, test = (
         tuple(file for file in files if file.split in names) for names in (("train", ""), ("validation",), ("test",))
     )

@@ -141,10 +141,7 @@ def _worth_of_widths(architecture: Architecture, scores: Scores) -> list[list[fl
             kept = set(places[name][axis])
             if not all(kept.issuperset(one) for one in positions):
                 total = sum(values) / len(group.places) or 1.0
-                shares = [sum(pair) for pair in zip(shares, _best_first(values, total), strict=True)]
+                best_first = sorted(values, reverse=True)
+                shares = [share + value / total for share, value in zip(shares, best_first, strict=True)]
         worth.append(shares)
     return worth
-
-
-def _best_first(values: Sequence[float], total: float) -> list[float]:
-    return [value / total for value in sorted(values, reverse=True)]

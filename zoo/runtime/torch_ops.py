@@ -49,16 +49,12 @@ def _convolution(op: ops.Conv2d, _: int) -> nn.Module:
     )
 
 
-def _batch_norm(op: ops.BatchNorm, rank: int) -> nn.Module:
-    return (nn.BatchNorm2d if rank == 3 else nn.BatchNorm1d)(op.num_features, eps=op.eps)
-
-
 # From an operation and the rank of its first input (3 for images, 1 for vectors) to the layer that computes it, which
 # takes as many tensors as the operation has inputs, and whose own tensors have the names of the operation's.
 LAYERS: dict[type[ops.Op], Callable[[Any, int], nn.Module]] = {
     ops.Conv2d: _convolution,
     ops.Linear: lambda op, _: nn.Linear(op.in_features, op.out_features),
-    ops.BatchNorm: _batch_norm,
+    ops.BatchNorm: lambda op, rank: (nn.BatchNorm2d if rank == 3 else nn.BatchNorm1d)(op.num_features, eps=op.eps),
     ops.ReLU: lambda _, __: nn.ReLU(),
     ops.LeakyReLU: lambda op, _: nn.LeakyReLU(op.negative_slope),
     ops.SiLU: lambda _, __: compiled_layers.SiLU(),

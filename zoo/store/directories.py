@@ -105,8 +105,13 @@ class Directories:
             why |= {folder: f"{error.strerror}" for folder, error in walked.unlisted.items()}
             self._say_special(walked.special)
         holding = {path.parent for path in found.values()}
-        unseen = {folder for folder in self._devices.keys() - holding if self._is_unseen(folder, devices)}
-        self._say(why | {folder: "it is not there" for folder in unseen if _is_unexplained(folder, why)})
+        unseen = {
+            folder
+            for folder in self._devices.keys() - holding
+            if folder not in devices or self._devices[folder] not in (None, devices[folder])
+        }
+        unexplained = (folder for folder in unseen if why.keys().isdisjoint((folder, *folder.parents)))
+        self._say(why | dict.fromkeys(unexplained, "it is not there"))
         kept = {digest: path for digest, path in self._paths.items() if path.parent in unseen}
         self._devices = {folder: self._devices[folder] for folder in unseen} | {
             folder: devices[folder] for folder in holding
@@ -121,9 +126,6 @@ class Directories:
             for folder in self._devices
         }
 
-    def _is_unseen(self, folder: Path, devices: dict[Path, int]) -> bool:
-        return folder not in devices or self._devices[folder] not in (None, devices[folder])
-
     def _say_special(self, paths: Iterable[Path]) -> None:
         for path in paths:
             if is_named_by_digest(path) and path not in self._special:
@@ -137,7 +139,3 @@ class Directories:
         for folder in self._said.keys() - why.keys():
             log.info("%s can be listed again", folder)
         self._said = why
-
-
-def _is_unexplained(folder: Path, why: dict[Path, str]) -> bool:
-    return not any(above in why for above in (folder, *folder.parents))
