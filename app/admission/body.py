@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.admission.body_budget import Held
 from app.admission.gate import Gate
 from app.admission.json_size import MAX_SMALL_JSON_BYTES, check_small_json
-from app.http.problems import ProblemError, problem
+from app.http.problems import ProblemError
 
 _IMAGES = re.compile(r"/predict|/v2/models/.+/infer")
 _STREAMED = re.compile(r"/blobs/.+")
@@ -39,7 +39,7 @@ class AdmitBody:
             with Held(self.budget) as held:
                 await self._admit(scope, receive, send, declared, held)
         except ProblemError as refusal:
-            await problem(refusal.status, refusal.kind, str(refusal), refusal.headers)(scope, receive, send)
+            await refusal.response()(scope, receive, send)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send, declared: int | None, held: Held) -> None:
         path = scope["path"]

@@ -157,7 +157,7 @@ class RequireToken:
             try:
                 kind = self.tokens.kind(scope)
             except ProblemError as error:
-                await problem(error.status, error.kind, str(error), error.headers)(scope, receive, send)
+                await error.response()(scope, receive, send)
                 return
             if kind not in ("read", "publish"):
                 detail = "this server needs the header 'Authorization: Bearer <token>'" + (
@@ -198,7 +198,7 @@ class RequirePublisher:
             try:
                 self.tokens.require_publisher(scope)
             except ProblemError as error:
-                await problem(error.status, error.kind, str(error), error.headers)(scope, receive, send)
+                await error.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

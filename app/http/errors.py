@@ -70,7 +70,7 @@ def _plain(status: int, kind: str, headers: dict[str, str] | None, _: Request, e
 
 def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemError)
-    return problem(error.status, error.kind, str(error), error.headers)
+    return error.response()
 
 
 def _no_model(request: Request, error: Exception) -> JSONResponse:

@@ -56,6 +56,9 @@ class ProblemError(Exception):
         self.kind = kind
         self.headers = headers
 
+    def response(self) -> JSONResponse:
+        return problem(self.status, self.kind, str(self), self.headers)
+
 
 class ProblemResponse(JSONResponse):
     """Which of the two forms it has is decided as it is sent."""

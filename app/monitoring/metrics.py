@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -34,59 +34,34 @@ class Metrics:
         # Times of creation cannot be added up over workers, and one worker should say no more than several.
         disable_created_metrics()
         registry = self._registry = CollectorRegistry()
-        self._requests = Counter("zoo_requests", "HTTP requests.", ["method", "route", "status"], registry=registry)
-        self._request_seconds = Histogram(
-            "zoo_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS, registry=registry
-        )
-        self._chosen = Counter(
-            "zoo_predictions", "Predictions answered, by the checkpoint chosen.", ["checkpoint"], registry=registry
-        )
-        self._images = Counter(
-            "zoo_predicted_images", "Images classified, by checkpoint.", ["checkpoint"], registry=registry
-        )
-        stages = Histogram(
-            "zoo_predict_stage_seconds",
-            "Time of a prediction's stages.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        # Sums over the workers that live.
+        gauge = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        self._requests = counter("zoo_requests", "HTTP requests.", ["method", "route", "status"])
+        self._request_seconds = histogram("zoo_request_seconds", "Time to answer.", ["route"], buckets=_SECONDS)
+        self._chosen = counter("zoo_predictions", "Predictions answered, by the checkpoint chosen.", ["checkpoint"])
+        self._images = counter("zoo_predicted_images", "Images classified, by checkpoint.", ["checkpoint"])
+        stages = histogram("zoo_predict_stage_seconds", "Time of a prediction's stages.", ["stage"], buckets=_SECONDS)
         self._stages = [stages.labels(stage) for stage in ("decode", "queue", "forward")]
-        self.batch_images = Histogram(
-            "zoo_batch_images", "Images that went through a network together.", buckets=_IMAGES, registry=registry
+        self.batch_images = histogram(
+            "zoo_batch_images", "Images that went through a network together.", buckets=_IMAGES
         )
-        self._adapted = Counter(
+        self._adapted = counter(
             "zoo_adaptive_answers",
             "Answers of policy=adaptive, by the size that gave them and why no larger one did.",
             ["params", "reason"],
-            registry=registry,
         )
-        self._late = Counter(
-            "zoo_adaptive_late", "Answers of policy=adaptive that were ready after their deadline.", registry=registry
-        )
-        # Sums over the workers that live; each of them sees all the checkpoints.
-        self.under_way = Gauge(
-            "zoo_predictions_under_way",
-            "Predictions being decoded, waiting or running.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.waiting = Gauge(
+        self._late = counter("zoo_adaptive_late", "Answers of policy=adaptive that were ready after their deadline.")
+        self.under_way = gauge("zoo_predictions_under_way", "Predictions being decoded, waiting or running.")
+        self.waiting = gauge(
             "zoo_predictions_waiting",
             "Predictions waiting for a network to be loaded, for a decoder, or for their batch to run.",
-            registry=registry,
-            multiprocess_mode="livesum",
         )
-        self.loaded = Gauge("zoo_loaded_predictors", "Networks loaded.", registry=registry, multiprocess_mode="livesum")
-        self.loaded_bytes = Gauge(
-            "zoo_loaded_bytes", "Memory that loaded networks take.", registry=registry, multiprocess_mode="livesum"
-        )
-        self._refused = Counter(
-            "zoo_refused", "What the admission gate turned away, by reason.", ["reason"], registry=registry
-        )
-        self.checkpoints = Gauge(
-            "zoo_checkpoints", "Checkpoints in the catalog.", registry=registry, multiprocess_mode="livemostrecent"
-        )
+        self.loaded = gauge("zoo_loaded_predictors", "Networks loaded.")
+        self.loaded_bytes = gauge("zoo_loaded_bytes", "Memory that loaded networks take.")
+        self._refused = counter("zoo_refused", "What the admission gate turned away, by reason.", ["reason"])
+        # Each of them sees all.
+        self.checkpoints = gauge("zoo_checkpoints", "Checkpoints in the catalog.", multiprocess_mode="livemostrecent")
         # `labels` takes longer than what it finds takes to count.
         self._request_child = cache(self._requests.labels)
         self._seconds_child = cache(self._request_seconds.labels)
