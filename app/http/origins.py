@@ -85,12 +85,7 @@ class CheckHost:
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:
     """Options of Starlette's CORSMiddleware. No credentials: tokens are in a header that scripts set."""
-    return {
-        "allow_origins": origins,
-        "allow_methods": _METHODS,
-        "allow_headers": ("*",),
-        "expose_headers": _EXPOSED,
-    }
+    return {"allow_origins": origins, "allow_methods": _METHODS, "allow_headers": ("*",), "expose_headers": _EXPOSED}
 
 
 class BelowPrefix:

@@ -97,11 +97,7 @@ def show_images(name: str, _: Annotated[NoQuery, Query()], request: Request, ser
     return file_response(request, File(digest_of(sheet), len(sheet), sheet), headers)
 
 
-@router.get(
-    "/runs/{name}/events",
-    response_class=StreamingResponse,
-    responses={200: _STREAM, **declared(404)},
-)
+@router.get("/runs/{name}/events", response_class=StreamingResponse, responses={200: _STREAM, **declared(404)})
 async def follow_run(
     name: str,
     service: ServiceDep,

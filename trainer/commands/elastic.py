@@ -107,11 +107,7 @@ def elastic(
 
 
 def digits_elastic(
-    data: DataOption,
-    zoo: ZooOption,
-    device: DeviceOption = "auto",
-    seed: SeedOption = 0,
-    resume: ResumeOption = False,
+    data: DataOption, zoo: ZooOption, device: DeviceOption = "auto", seed: SeedOption = 0, resume: ResumeOption = False
 ) -> None:
     """Three sizes of one network in one file, in well under a minute on two cores."""
     console = Console(stderr=True)

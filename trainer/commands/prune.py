@@ -24,8 +24,7 @@ from trainer.commands.options import (
 @with_training
 def prune(
     checkpoint: Annotated[
-        str,
-        typer.Argument(help="What to cut: a file, or the first digits of a digest in the zoo.", metavar="ID|FILE"),
+        str, typer.Argument(help="What to cut: a file, or the first digits of a digest in the zoo.", metavar="ID|FILE")
     ],
     zoo: ZooOption,
     images: Images,
@@ -37,8 +36,7 @@ def prune(
         int | None, typer.Option(help="… multiply-accumulates of an image.", min=1, show_default=False)
     ] = None,
     max_memory_bytes: Annotated[
-        int | None,
-        typer.Option(help="… bytes of an image's activations, at their peak.", min=1, show_default=False),
+        int | None, typer.Option(help="… bytes of an image's activations, at their peak.", min=1, show_default=False)
     ] = None,
     epochs: Annotated[int, typer.Option(help="Of distillation.", min=1)] = 12,
     ranking: Annotated[

@@ -286,11 +286,7 @@ def _digits() -> _Raw:
 def _torchvision(name: str) -> _Raw:
     from torchvision import datasets
 
-    kind = {
-        "cifar10": datasets.CIFAR10,
-        "cifar100": datasets.CIFAR100,
-        "fashion_mnist": datasets.FashionMNIST,
-    }[name]
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}[name]
     root = user_cache("datasets")
     try:
         # Some versions of torchvision print as they download; standard output is for results.

@@ -130,13 +130,7 @@ AnyLog = TypeVar("AnyLog", bound=RunLog)
 
 @contextmanager
 def opened(
-    kind: type[AnyLog],
-    config: RunConfig,
-    data: Data,
-    zoo: Path,
-    device: torch.device,
-    group: Group,
-    observe: Observer,
+    kind: type[AnyLog], config: RunConfig, data: Data, zoo: Path, device: torch.device, group: Group, observe: Observer
 ) -> Iterator[AnyLog]:
     """The log of a run, which no other process has. Processes that do not write have one that nobody reads."""
     directory = run_directory(zoo, config, data.name)

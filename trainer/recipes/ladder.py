@@ -18,14 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from trainer.config import refuse_unless
-from trainer.growth.expand import (
-    Exact,
-    Initialization,
-    expand,
-    grid,
-    new_entries,
-    shrink_and_perturb,
-)
+from trainer.growth.expand import Exact, Initialization, expand, grid, new_entries, shrink_and_perturb
 from trainer.growth.recipe import FROM_NOTHING, Allows, Beginning, Candidate, Growth, Look, Recipe, costs
 from trainer.growth.scores.expansion_score import Score, diagonal_gains
 from zoo.network.cost import num_params, training_flops

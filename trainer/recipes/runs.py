@@ -20,10 +20,7 @@ from trainer.recipes.rules import BatchRatioRule, GainRule, RatioRule
 def paper() -> RunConfig:
     """The paper's run, by its text: 3 blocks of 16 channels, ratio rule with τ = 2, 300 epochs."""
     return RunConfig(
-        name="paper",
-        recipe=OneByOne(RatioRule(), Noise(), layer_kind="conv"),
-        mixed_precision=True,
-        compile=True,
+        name="paper", recipe=OneByOne(RatioRule(), Noise(), layer_kind="conv"), mixed_precision=True, compile=True
     )
 
 
@@ -78,19 +75,7 @@ def grow() -> RunConfig:
         name="grow",
         start=BlueprintStart(),
         recipe=Ladder(
-            sizes=(
-                5_000,
-                7_000,
-                10_000,
-                14_000,
-                20_000,
-                28_000,
-                40_000,
-                62_700,
-                79_000,
-                100_000,
-                150_000,
-            ),
+            sizes=(5_000, 7_000, 10_000, 14_000, 20_000, 28_000, 40_000, 62_700, 79_000, 100_000, 150_000),
             # Gains are measured against a loss that is small where images are known by heart: with 3, networks from
             # 18,000 parameters on left their size after half of its epochs (docs/log.md).
             threshold=30.0,

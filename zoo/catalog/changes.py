@@ -12,16 +12,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Field, SQLModel, delete, or_, select
 
 from zoo.catalog import dataset_labels, staircase
-from zoo.catalog.rows import (
-    DIGITS,
-    PLACE,
-    ROW,
-    ROWS,
-    SCHEMA_VERSION,
-    CheckpointRow,
-    CheckpointTable,
-    place_columns,
-)
+from zoo.catalog.rows import DIGITS, PLACE, ROW, ROWS, SCHEMA_VERSION, CheckpointRow, CheckpointTable, place_columns
 from zoo.catalog.views import ElasticPlace
 from zoo.store.entries import Said
 

@@ -66,12 +66,7 @@ def find_cascades(
 
     name = dataset or name_of(Path(data))
     return calibrate_cascades(
-        zoo,
-        data,
-        name,
-        observe=lambda line: typer.echo(line, err=True),
-        skip_bad=skip_bad,
-        test_share=test_share,
+        zoo, data, name, observe=lambda line: typer.echo(line, err=True), skip_bad=skip_bad, test_share=test_share
     )
 
 

@@ -35,8 +35,7 @@ FileOption = Annotated[
 ]
 TokenOption = Annotated[str | None, typer.Option(help="The server's token.", envvar="ZOO_TOKEN", show_envvar=True)]
 PublishTokenOption = Annotated[
-    str | None,
-    typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True),
+    str | None, typer.Option(help="The server's token for publishing.", envvar="ZOO_PUBLISH_TOKEN", show_envvar=True)
 ]
 DatasetOption = Annotated[str | None, typer.Option(help="Whose alias or name is meant; the default one without it.")]
 SkipBadOption = Annotated[

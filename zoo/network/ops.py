@@ -146,11 +146,7 @@ class Conv2d(Op):
         return inputs[0]
 
     def onnx(self) -> Sequence[OnnxNode]:
-        attributes: Attributes = {
-            "kernel_shape": [self.kernel_size] * 2,
-            "pads": [self.pad] * 4,
-            "group": self.groups,
-        }
+        attributes: Attributes = {"kernel_shape": [self.kernel_size] * 2, "pads": [self.pad] * 4, "group": self.groups}
         if self.stride != 1:
             attributes["strides"] = [self.stride] * 2
         return [OnnxNode("Conv", tuple(self.tensors()), attributes)]

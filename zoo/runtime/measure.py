@@ -29,12 +29,7 @@ class HeldOutImages:
     """Test or validation images of a data set, decoded once for each form that networks take them in."""
 
     def __init__(
-        self,
-        source: str,
-        validation: Dataset | None = None,
-        *,
-        skip_bad: bool = False,
-        test_share: float | None = None,
+        self, source: str, validation: Dataset | None = None, *, skip_bad: bool = False, test_share: float | None = None
     ) -> None:
         """`source`: "digits", or a directory or archive of images, as `folder.read` reads it, with `test_share`.
 

@@ -60,9 +60,7 @@ class GradientMoments:
 
 
 def gradient_moments(
-    module: GraphModule,
-    images: Float[Tensor, "n channels height width"],
-    labels: Int64[Tensor, " n"],
+    module: GraphModule, images: Float[Tensor, "n channels height width"], labels: Int64[Tensor, " n"]
 ) -> GradientMoments:
     """Cross-entropy gradients of the module in eval mode, at the given labels; the module is left as it was."""
     num_samples = len(labels)

@@ -49,9 +49,7 @@ class KroneckerMoments(GradientMoments):
 
 
 def kronecker_moments(
-    module: GraphModule,
-    images: Float[Tensor, "n channels height width"],
-    labels: Int64[Tensor, " n"],
+    module: GraphModule, images: Float[Tensor, "n channels height width"], labels: Int64[Tensor, " n"]
 ) -> KroneckerMoments:
     """As `gradient_moments`, in the same pass."""
     inputs: dict[str, Tensor] = {}

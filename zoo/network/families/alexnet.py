@@ -31,13 +31,7 @@ class AlexnetArchitecture(PlainArchitecture):
 
 
 def start(
-    *,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    channels: tuple[int, ...] = (64, 192, 384, 256, 256),
+    *, input_shape: tuple[int, int, int], num_classes: int, channels: tuple[int, ...] = (64, 192, 384, 256, 256)
 ) -> AlexnetArchitecture:
     """`input_shape` is (channels, height, width)."""
-    return AlexnetArchitecture(
-        **input_fields(input_shape, num_classes),
-        channels=channels,
-    )
+    return AlexnetArchitecture(**input_fields(input_shape, num_classes), channels=channels)

@@ -33,10 +33,7 @@ class Vgg16Architecture(PlainArchitecture):
 
 
 def start(
-    *,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    channels: tuple[int, ...] = (64, 128, 256, 512, 512),
+    *, input_shape: tuple[int, int, int], num_classes: int, channels: tuple[int, ...] = (64, 128, 256, 512, 512)
 ) -> Vgg16Architecture:
     """`channels`: of each of the five stages. `input_shape` is (channels, height, width)."""
     return Vgg16Architecture(
