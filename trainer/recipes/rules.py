@@ -93,26 +93,18 @@ class GainRule:
         refuse_unless(0 <= self.threshold < inf, "threshold", "a number from 0 on", self.threshold)
 
     def measure(
-        self,
-        module: GraphModule,
-        images: Images,
-        labels: Labels,
-        generator: torch.Generator,  # noqa: ARG002
+        self, module: GraphModule, images: Images, labels: Labels, generator: torch.Generator
     ) -> tuple[float, float]:
         """Half of Δη is the loss a natural step would take off; relative to the loss, scores compare over a run."""
+        del generator
         # A network that is certain of every image has a loss of exactly 0, and gradients of 0 with it.
         return self.threshold, 2 * max(_moments(module, images, labels).loss, torch.finfo(torch.float32).tiny)
 
     def score(
-        self,
-        old: Graph,
-        new: GraphModule,
-        images: Images,
-        labels: Labels,
-        unit: float,
-        generator: torch.Generator,  # noqa: ARG002
+        self, old: Graph, new: GraphModule, images: Images, labels: Labels, unit: float, generator: torch.Generator
     ) -> tuple[float, float | None]:
         """As of `RatioRule`."""
+        del generator
         gain = gain_of_new_parameters(_moments(new, images, labels), new_entries(old, new.graph))
         return gain.value / unit, gain.standard_error / unit
 

@@ -2,14 +2,8 @@
 
 Importing this needs httpx and pydantic. `load` needs the library it loads for, Pillow images and arrays need Pillow.
 
-Both clients ask what is in `zoo.client.operations`; they differ in how they wait for the network. Every method raises
-RemoteError where the server cannot be reached or refuses, NotFoundError for an unknown checkpoint,
-NoModelMeetsConstraintsError where one must be chosen and none is within the budget, and pydantic's ValidationError
-(a ValueError) for a budget that makes no sense.
-
-Who names no checkpoint gets the one that a budget chooses (`zoo.choosing.budget`), whose fields are keyword arguments:
-with `min_acc` the smallest, else the most accurate one within the bounds, unless `prefer` says otherwise.
-What fails in passing is asked again: no connection, one that broke off, 429 and 503.
+Both clients ask what is in `zoo.client.operations`; they differ in how they wait for the network. What fails in passing
+is asked again: no connection, one that broke off, 429 and 503.
 """
 
 from __future__ import annotations
@@ -47,7 +41,8 @@ class ZooClient(Zoo):
             print(model.name, zoo.predict("frog.png", model)[0].label)
 
     Raises RemoteError for what the server refuses or where it cannot be reached, NotFoundError for an unknown
-    checkpoint, NoModelMeetsConstraintsError, with the nearest one, for a budget that none meets.
+    checkpoint, NoModelMeetsConstraintsError, with the nearest one, for a budget that none meets, and pydantic's
+    ValidationError (a ValueError) for one that makes no sense.
     """
 
     def __init__(
