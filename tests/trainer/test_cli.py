@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from trainer.commands.main import app
-from trainer.commands.options import RUN_NAMES
+from trainer.commands.options import RUN_EPOCHS, RUN_NAMES
 from trainer.recipes.runs import RUNS
 from zoo.checkpoint.file import load
 from zoo.store.directory import Directory
@@ -43,7 +43,7 @@ def test_help_shows_examples_and_every_run() -> None:
     assert "zoo-train digits --data digits --zoo my-zoo" in text
     assert "--limit-train 10000 --device cpu" in text
     assert "{train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif}" in text
-    assert ", ".join(sorted(RUNS)) == RUN_NAMES
+    assert {name: RUNS[name]().epochs for name in sorted(RUNS)} == RUN_EPOCHS
     assert RUN_NAMES in text
 
 

@@ -25,8 +25,18 @@ if TYPE_CHECKING:
     from trainer.data.datasets import Data, Split
     from trainer.recipes.overrides import Overrides
 
-# `trainer.recipes.runs` has them; to import it takes as long as torch does.
-RUN_NAMES = "alexnet, digits, grow, paper, paper-code, resnet20, resnet56, vgg16"
+# The epochs of each run. `trainer.recipes.runs` has them; to import it takes as long as torch does.
+RUN_EPOCHS = {
+    "alexnet": 80,
+    "digits": 100,
+    "grow": 540,
+    "paper": 300,
+    "paper-code": 300,
+    "resnet20": 80,
+    "resnet56": 80,
+    "vgg16": 80,
+}
+RUN_NAMES = ", ".join(RUN_EPOCHS)
 
 # What comes with the extra `train`.
 _TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
@@ -39,7 +49,10 @@ ZooOption = Annotated[Path, typer.Option(help="Directory that receives the check
 EpochsOption = Annotated[
     int | None,
     typer.Option(
-        help="Of the trunk, instead of the run's own number; grow trains half as many more, in branches.", min=1
+        help="Of the trunk, instead of the run's own number: "
+        + ", ".join(f"{name} {number}" for name, number in RUN_EPOCHS.items())
+        + ". grow trains half as many more, in branches, and chooses fewer on few images.",
+        min=1,
     ),
 ]
 MaxParamsOption = Annotated[int | None, typer.Option(help="Grow to at most this many parameters.", min=1)]

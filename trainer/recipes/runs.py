@@ -1,6 +1,6 @@
 """Named runs: `zoo-train NAME`. Each function returns a config; a variant edits the base with `replace`.
 
-What a recipe is: trainer/growth/recipe.py. A new name also goes into RUN_NAMES of trainer/commands/options.py.
+What a recipe is: trainer/growth/recipe.py. A new name also goes into RUN_EPOCHS of trainer/commands/options.py.
 """
 
 from __future__ import annotations
