@@ -73,6 +73,7 @@ def test_list_show_and_get(zoo: Ask, grown: Path, tmp_path: Path) -> None:
     assert f"accuracy {best['accuracy']:.4f}, " in done.stderr
     assert done.stderr.endswith(f"chosen: smallest with accuracy of at least {best['accuracy']}\n")
     assert hashlib.sha256(out.read_bytes()).hexdigest() == best["id"]
+    assert zoo("get", "best", "-o", tmp_path).stdout.strip() == str(tmp_path / f"{best['name']}.safetensors")
     again = zoo("get", "--best", "--max-params", by_size[0]["params"], "-o", out)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr == f"zoo: {out} is there already, and another file: --force replaces it, -o names another\n"

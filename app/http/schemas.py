@@ -13,13 +13,13 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
 from zoo.choosing import adaptive
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
-from zoo.choosing.policy import check
+from zoo.choosing.policy import MAX_TOP_K, check
 from zoo.runtime.predictor import Prediction
 from zoo.store.entries import Alias
 
 MAX_LIMIT = 200
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
-TopK = Annotated[int, Field(ge=1, le=1000, description="How many classes to name for each image.")]
+TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K, description="How many classes to name for each image.")]
 
 
 class ListQuery(Budget):

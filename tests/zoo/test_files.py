@@ -211,7 +211,7 @@ def test_a_folder_of_other_things_is_no_zoo(command: Command, tmp_path: Path) ->
     photo = tmp_path / "holiday.jpg"
     photo.write_bytes(b"\xff\xd8")
     (tmp_path / "2026").mkdir()
-    for words in (("zoo", "list"), ("zoo-serve", "--port", "0")):
+    for words in (("zoo", "list"), ("zoo", "gc"), ("zoo-serve", "--port", "0")):
         done = command(*words, "--zoo", tmp_path)
         assert done.returncode == 1
         assert f"no zoo here: {tmp_path} holds other files and no checkpoint" in done.stderr

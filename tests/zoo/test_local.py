@@ -10,12 +10,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from zoo.checkpoint.file import Checkpoint, digest_of, encode
 from zoo.choosing.budget import Budget, wilson_interval
-from zoo.errors import CheckpointError, GoneError, NoModelMeetsConstraintsError, NotFoundError, ZooError
+from zoo.errors import CheckpointError, GoneError, ImageError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.library.local import LocalZoo
 from zoo.library.upkeep.device import device_name
 from zoo.network.cost import num_macs, num_params, ram_bytes
@@ -29,6 +30,19 @@ ALL = Budget(dataset="*")
 
 def digests(zoo: LocalZoo) -> list[str]:
     return [row.digest for row in zoo.catalog.page(ALL, 100).rows]
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1001, True, 2.5])
+def test_so_many_classes_cannot_be_named(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo], top_k: int) -> None:
+    put(tmp_path)
+    with pytest.raises(ZooError, match="how many classes to name for each image, 1 to 1000, not"):
+        opened(tmp_path).predict(np.zeros((8, 8), np.uint8), top_k=top_k)
+
+
+def test_an_array_without_pixels(tmp_path: Path, put: Put, opened: Callable[..., LocalZoo]) -> None:
+    put(tmp_path)
+    with pytest.raises(ImageError, match="an image of 0×0 pixels shows nothing"):
+        opened(tmp_path).predict(np.zeros((0, 0, 3), np.uint8))
 
 
 def test_sync_finds_what_is_new_and_drops_what_is_gone(

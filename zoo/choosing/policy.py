@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from zoo.choosing.adaptive import MAX_DEADLINE_MS
 from zoo.choosing.budget import ALL_DATASETS, Budget
+from zoo.errors import ZooError
 
+MAX_TOP_K = 1000
 # smallest is what single was called before.
 POLICIES = ("single", "cascade", "adaptive", "smallest")
+
+
+def check_top_k(top_k: int) -> None:
+    """Raises ZooError."""
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= MAX_TOP_K:
+        raise ZooError(f"top_k is how many classes to name for each image, 1 to {MAX_TOP_K}, not {top_k!r}")
 
 
 def check(policy: str, deadline_ms: float | None, budget: Budget, *, is_named: bool) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from zoo.cli.options import JsonOption, UrlOption, ZooOption, library, store
 from zoo.cli.output import fail, print_json
+from zoo.store.directory import require_zoo
 
 app = typer.Typer()
 
@@ -36,8 +37,7 @@ def collect_garbage(
     from zoo.library.upkeep.garbage import collect, damaged, garbage
 
     for root in zoo:  # without a catalog, for which a full disk may have no room
-        if not root.is_dir():
-            fail(f"{root}: no such zoo directory")
+        require_zoo(root)
     where = store(zoo)
     found = list(garbage(where, zoo)) if dry_run else collect(where, zoo)
     for error in damaged(where):

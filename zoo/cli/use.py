@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from zoo.catalog.views import AnsweredBy, CheckpointView
 from zoo.choosing.budget import Budget, FileFormat
-from zoo.choosing.policy import check
+from zoo.choosing.policy import MAX_TOP_K, check
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
@@ -34,7 +34,10 @@ def get(
     budget: Budget,
     reference: Reference = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to; without it the checkpoint's name.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to, a file or a folder; without it here, under the checkpoint's name."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
     upgradable: Annotated[
@@ -48,7 +51,8 @@ def get(
     one within the bounds; --prefer says otherwise.
     """
     view = chosen(zoo, reference, budget)
-    target = output or Path(f"{view.name}.{budget.format}")
+    name = f"{view.name}.{budget.format}"
+    target = Path(name) if output is None else output / name if output.is_dir() else output
     try:
         size_bytes = _fetch(zoo, view, budget.format, target, force=force, upgradable=upgradable)
     except OSError as error:
@@ -109,7 +113,7 @@ def predict(
     model: Annotated[
         str | None, typer.Option(help="Digest, name or alias: this one, which must meet the budget.", metavar="ID")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, max=MAX_TOP_K, help="Classes to name for each image.")] = 5,
     policy: Annotated[
         Policy,
         typer.Option(

@@ -40,6 +40,8 @@ def encoded(image: Image) -> bytes:
     import PIL.Image
 
     picture = image if isinstance(image, PIL.Image.Image) else _picture(image)
+    if 0 in picture.size:
+        raise ImageError(f"an image of {picture.width}×{picture.height} pixels shows nothing")
     # Pillow leaves the orientation to whoever looks at it: a photograph must not lie down on the way. As it is in the
     # file, which may be damaged: Pillow's own reading would fail, or find another one in XMP.
     exif = picture.info.get("exif", b"")

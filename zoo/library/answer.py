@@ -15,7 +15,7 @@ from zoo.catalog.views import AnsweredBy, Prediction
 from zoo.choosing.adaptive import Reason, because
 from zoo.choosing.budget import Budget
 from zoo.choosing.cascade import Stage, margins
-from zoo.choosing.policy import check
+from zoo.choosing.policy import check, check_top_k
 from zoo.errors import ZooError
 from zoo.library.choose import Chooser
 from zoo.protocol import PredictOptions
@@ -35,6 +35,7 @@ def answer(
     """
     top_k, policy = options.pop("top_k", 5), options.pop("policy", "single")
     deadline_ms, told = options.pop("deadline_ms", None), options.pop("told", None)
+    check_top_k(top_k)
     budget = Budget.model_validate(options)
     try:
         check(policy, deadline_ms, budget, is_named=reference is not None)

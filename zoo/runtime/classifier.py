@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoo.catalog.views import Prediction
 from zoo.checkpoint.descriptor import Descriptor
+from zoo.choosing.policy import check_top_k
 from zoo.errors import ImageError
 from zoo.images.decode import Form, decode
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
@@ -33,7 +34,8 @@ class Classifier(ABC):
     def predict(self, images: Sequence[Image], top_k: int = 5) -> list[list[Prediction]]: ...
 
     def predict(self, images: Images, top_k: int = 5) -> list[Prediction] | list[list[Prediction]]:
-        """The likeliest classes of one image, likeliest first; or of each of a list. Raises ImageError."""
+        """The likeliest classes of one image, likeliest first; or of each of a list. Raises ImageError, ZooError."""
+        check_top_k(top_k)
         given = pixel_batches(listed(images), self.descriptor)
         answers = [row for pixels in given for row in self._best(pixels, top_k)]
         return answers[0] if is_one(images) else answers
