@@ -50,7 +50,7 @@ def test_the_frontier_marks_floors_and_goals(tmp_path: Path, put: Callable[..., 
 
     assert done.returncode == 0, done.stderr
     lines = {line.split("  ")[0].strip(): line for line in map(str.strip, done.stdout.splitlines())}
-    assert lines["≤ 5,000"].split()[2:] == ["72", "80", "–", "80.00", "±", "2.83", "**", "–"]
+    assert lines["≤ 5,000"].split()[2:] == ["76.7", "80", "–", "80.00", "±", "2.83", "**", "–"]
     assert lines["≤ 20,000"].split()[-4:] == ["80.00", "±", "2.83", "–"]
     assert lines["≤ 62,700"].endswith("92.50 **")
     assert "81.56 ± 2.19" in lines["≤ 62,700"]
