@@ -7,7 +7,7 @@
     ├── DataError              a data set that cannot be read or split
     ├── RunError               a training run that cannot start or go on
     ├── RemoteError            a zoo server that answered with a problem
-    ├── ConflictError          a name that is taken, bytes that are not those of their digest
+    ├── ConflictError          a name that is taken
     ├── StaleError             what was to be changed has been changed since it was looked at
     ├── NotADigestError        a name where only a digest will do
     ├── NoSpaceError           a checkpoint that there is no room for

@@ -22,7 +22,7 @@ STATUSES = {
     403: "Not allowed: the token's scope, the Host, or a zoo that takes no checkpoints.",
     404: "Not found.",
     408: "The request came too slowly.",
-    409: "The name is taken, or the bytes are not those of the digest.",
+    409: "The name is taken.",
     410: "The checkpoint was deleted.",
     412: "The checkpoint has changed since (If-Match).",
     413: "The body is too large.",

@@ -31,14 +31,9 @@ router = APIRouter(tags=[PUBLISHING], route_class=PublisherRoute)
 _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.put(
-    "/blobs/sha256:{digest}", status_code=201, responses=declared(409, 507), openapi_extra={"requestBody": _BODY}
-)
+@router.put("/blobs/sha256:{digest}", status_code=201, responses=declared(507), openapi_extra={"requestBody": _BODY})
 async def put_blob(digest: Sha256, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
-    """The bytes of a file, as the body. `POST /models` then makes a checkpoint of them, or one of each level.
-
-    Other bytes than those of the digest are 409 (RFC 9110, 9.3.4).
-    """
+    """The bytes of a file, as the body. `POST /models` then makes a checkpoint of them, or one of each level."""
     with _refusals(), Upload(service.zoo.uploads) as upload:
         try:
             async for chunk in request.stream():

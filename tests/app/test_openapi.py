@@ -141,7 +141,7 @@ ASKED: list[tuple[str, str, dict[str, Any], int]] = [
     ("PATCH", "/models/best", {"json": {"aliases": ["best"]}, "headers": AS_PUBLISHER}, 409),
     ("PATCH", "/models/best", {"json": {"aliases": ["mine"]}, "headers": AS_PUBLISHER}, 200),
     ("DELETE", f"/models/{DIGEST}", {"headers": AS_PUBLISHER}, 404),
-    ("PUT", f"/blobs/sha256:{DIGEST}", {"content": b"other bytes", "headers": AS_PUBLISHER}, 409),
+    ("PUT", f"/blobs/sha256:{DIGEST}", {"content": b"other bytes", "headers": AS_PUBLISHER}, 422),
     ("PUT", "/blobs/sha256:nonsense", {"content": b"", "headers": AS_PUBLISHER}, 422),
     ("GET", "/runs", {}, 200),
     ("GET", "/runs?page=2", {}, 422),

@@ -16,12 +16,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 TOKEN = "a-token-for-publishing"
-# Its defaults, but for what no schema can say of three operations: which cursors there are (422), which bytes are an
-# image and which numbers fit a tensor's shape (400), and what each policy goes with (422).
+# Its defaults, but for what no schema can say of four operations: which cursors there are and which bytes have which
+# digest (422), which bytes are an image and which numbers fit a tensor's shape (400), what each policy goes with (422).
 _DEFAULTS = ["2xx", "3xx", "401", "403", "404", "409", "429", "5xx"]
 _CONFIG = f"""
 [[operations]]
 include-path = "/models"
+checks.positive_data_acceptance.expected-statuses = {[*_DEFAULTS, "422"]}
+
+[[operations]]
+include-path-regex = "^/blobs/"
 checks.positive_data_acceptance.expected-statuses = {[*_DEFAULTS, "422"]}
 
 [[operations]]

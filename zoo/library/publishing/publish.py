@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from zoo.catalog.rows import CheckpointRow
 from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Checkpoint, decode, read
-from zoo.errors import BusyError, CheckpointError, ConflictError, NoSpaceError, NotFoundError
+from zoo.errors import BusyError, CheckpointError, NoSpaceError, NotFoundError
 from zoo.library import audit
 from zoo.library.publishing import trial
 from zoo.library.publishing.evaluate import TestSplits
@@ -75,10 +75,10 @@ class Upload:
             self._file.write(data)
 
     def keep(self, digest: str) -> None:
-        """For `publish`. Raises ConflictError where the bytes are not those of the digest, NoSpaceError."""
+        """For `publish`. Raises CheckpointError where the bytes are not those of the digest, NoSpaceError."""
         found = self._sha256.hexdigest()
         if found != digest:
-            raise ConflictError(f"the bytes have SHA-256 {found}, not {digest}: another file, or damaged on the way")
+            raise CheckpointError(f"the bytes have SHA-256 {found}, not {digest}: another file, or damaged on the way")
         with _no_space_is_ours():
             self._file.flush()
             os.fsync(self._file.fileno())
