@@ -85,6 +85,7 @@ def adapt(
         from trainer.distil import plan
         from trainer.distil.adapt import Sources, sources
         from trainer.distil.adapt import adapt as adapt_all
+        from trainer.distil.growth_plan import compiled_if_long
         from trainer.journal.display import Display
         from trainer.journal.journal import run_directory
         from trainer.journal.origin import read_from
@@ -114,6 +115,7 @@ def adapt(
                 outside = teaching.answers(console, display, data, images, config, chosen, run)
             if minutes is not None:
                 seconds, num_sizes = 60 * minutes, len(found.members)
+                config = compiled_if_long(config, seconds, chosen)
 
                 def make() -> plan.Plan:
                     left = started + seconds - time.monotonic()

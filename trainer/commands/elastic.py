@@ -73,6 +73,9 @@ def elastic(
         str | None,
         typer.Option(help="A checkpoint in the zoo that teaches the largest level.", metavar="ID", show_default=False),
     ] = None,
+    largest_weight: Annotated[
+        float, typer.Option(help="How many times as much as another level's the largest's loss counts.", min=0.01)
+    ] = 1.0,
     freeze: Annotated[
         bool,
         typer.Option("--freeze", help="Smallest first; each larger level trains only what it adds (arXiv 2505.11569)."),
@@ -102,6 +105,7 @@ def elastic(
             teacher,
             freeze,
             ranking,
+            largest_weight,
         )
         _train(console, wish, images, zoo, device, resume)
 
@@ -128,6 +132,7 @@ class _Wish:
     teacher: str | None = None
     freeze: bool = False
     ranking: bool = True
+    largest_weight: float = 1.0
 
 
 def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Device, resume: bool) -> None:
@@ -169,6 +174,7 @@ def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Dev
             freeze=wish.freeze,
             rank=wish.ranking,
             teacher=teacher,
+            largest_weight=wish.largest_weight,
         )
         if not group.writes:
             return

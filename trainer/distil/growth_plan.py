@@ -35,8 +35,7 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 6, 150
 _FEWEST_SIZES = 3
 # Looks at ways to grow from a size, at most: at the half, three quarters and the end of its time.
 _NUM_LOOKS = 3
-# Images that a run of a short time scores, each of which costs several times as much as training on it; and the seconds
-# from which on a time is not short.
+# Images that a run of a short time scores, and the seconds from which on a time is not short.
 _SCORED, _LONG = 512, 1800
 _SCORED_FIRST = 16
 
@@ -76,13 +75,19 @@ def within(config: RunConfig, plan: Plan, seconds: float) -> RunConfig:
     return replace(config, epochs=plan.epochs, recipe=recipe, limits=limits)
 
 
+def compiled_if_long(config: RunConfig, seconds: float, device: torch.device) -> RunConfig:
+    """The run for so short a time: on a CPU nothing is compiled, which takes 10 to 30 s for each of a dozen networks,
+    in all perhaps most of it."""
+    return config if seconds >= _LONG or device.type == "cuda" else replace(config, compile=False)
+
+
 def in_short(config: RunConfig, seconds: float, device: torch.device) -> RunConfig:
-    """The run for so short a time: fewer images are scored, and on a CPU nothing is compiled (10 to 20 s for each of a
-    dozen networks), either of which could take most of it."""
+    """A growing run for so short a time: fewer images are scored too, each of which costs several times as much as
+    training on it."""
+    config = compiled_if_long(config, seconds, device)
     if seconds >= _LONG or not isinstance(config.recipe, Ladder):
         return config
-    recipe = replace(config.recipe, score_samples=min(_SCORED, config.recipe.score_samples))
-    return replace(config, recipe=recipe, compile=config.compile and device.type == "cuda")
+    return replace(config, recipe=replace(config.recipe, score_samples=min(_SCORED, config.recipe.score_samples)))
 
 
 def planned(

@@ -37,6 +37,7 @@ def train_elastic(
     freeze: bool = False,
     rank: bool = True,
     teacher: Member | None = None,
+    largest_weight: float = 1.0,
     run_of: type[ElasticRun] = ElasticRun,
 ) -> Elastic:
     """Trains the levels for `config.epochs` and puts one file with all of them into the zoo.
@@ -44,8 +45,9 @@ def train_elastic(
     `freeze`: the smallest first, then each around the one before, which keeps its weights bit for bit; as many epochs
     for each. Else all in each step, see `ElasticStep`, and with `resume` such a run may have more epochs than before,
     ended or not: its rate is then what a run of so many has there, and falls to 0 again. `rank`: a checkpoint that the
-    levels begin with has its most important channels first. All processes of a group call it alike; the first writes
-    and observes. Raises RunError where a run stands in the way, and for a checkpoint of other images.
+    levels begin with has its most important channels first. `largest_weight`: how many times as much as another level's
+    the largest's loss counts, where several are trained in a step. All processes of a group call it alike; the first
+    writes and observes. Raises RunError where a run stands in the way, and for a checkpoint of other images.
 
     >>> config = replace(runs.grow(), name="elastic-grow", epochs=150)
     >>> train_elastic(config, levels, load("cifar10"), Path("zoo"), torch.device("cuda"), resume=False, observe=print)
@@ -55,7 +57,7 @@ def train_elastic(
         check_images(origin.name, origin.descriptor, data)
     if teacher is not None:
         check_images(teacher.digest[:12], teacher.descriptor, data)
-    settings = Settings(config, levels, freeze, rank, teacher.digest if teacher else None)
+    settings = Settings(config, levels, freeze, rank, teacher.digest if teacher else None, largest_weight)
     is_begun = (run_directory(zoo, config, data.name) / "state.pt").exists()
     with prepared(device, config), opened(RunLog, config, data, zoo, device, group, observe) as log:
         if is_begun and not resume:

@@ -57,7 +57,7 @@ class ElasticRun:
 
     def train(self, state: ElasticState) -> None:
         """A stage to its end, or from where it was stopped; then the files of its levels."""
-        config, log, architectures = self.config, self.log, self.stages[state.stage]
+        config, log, settings, architectures = self.config, self.log, self.settings, self.stages[state.stage]
         stage = Stage(
             state.stage,
             [one.graph() for one in architectures],
@@ -69,6 +69,7 @@ class ElasticRun:
             frozen=self.frozen(state),
             answers=self.answers,
             before=state.training,
+            largest_weight=settings.largest_weight,
         )
         while stage.epochs_done < config.epochs:
             epoch = stage.epoch()
@@ -78,7 +79,7 @@ class ElasticRun:
             state.training_flops += epoch.flops
             state.training = stage.state()
             self._record(state, architectures, epoch)
-            save(log, self.settings, state)
+            save(log, settings, state)
         num_images = num_for_checkpoint(len(self.data.train))
         macs = sum(num_macs(one.graph()) for one in architectures)
         state.training_flops += forward_flops(macs, num_images)
@@ -89,7 +90,7 @@ class ElasticRun:
             state.training = None
         for data in files:
             log.record(checkpoint_record(digest_of(data), decode(data).descriptor))
-        save(log, self.settings, state)
+        save(log, settings, state)
 
     def end(self, state: ElasticState) -> Elastic:
         """Puts the file in place; again where it was before."""

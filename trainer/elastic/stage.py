@@ -64,6 +64,7 @@ class Stage:
         frozen: Frozen | None = None,
         answers: Answers | None = None,
         before: dict[str, Any] | None = None,
+        largest_weight: float = 1.0,
     ) -> None:
         """`start` has tensors of the largest; `answers` are a teacher's; `before` is the `state` to go on from."""
         self.number = number
@@ -85,6 +86,7 @@ class Stage:
             data.preprocessing,
             group,
             compiled=pays_to_compile(config, macs, len(self._train)),
+            largest_weight=largest_weight,
         )
         if frozen is not None:
             self._step.frozen = Block(module, frozen.graph, frozen.tensors)

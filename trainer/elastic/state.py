@@ -46,6 +46,7 @@ class Settings:
     freeze: bool = False
     ranked: bool = True
     teacher: str | None = None
+    largest_weight: float = 1.0
 
     def flat(self) -> dict[str, str]:
         """Each by name, as text to be compared."""
@@ -55,7 +56,9 @@ class Settings:
             f"{num_params(one.graph()):,} parameters ({digest_of(one.model_dump_json().encode())[:8]})"
             for one in self.levels.architectures
         ]
-        own = {"freeze": self.freeze, "ranking": self.ranked, "teacher": self.teacher}
+        own: dict[str, object] = {"freeze": self.freeze, "ranking": self.ranked, "teacher": self.teacher}
+        if self.largest_weight != 1:
+            own["largest weight"] = self.largest_weight
         return shown | {
             "levels": ", ".join(sizes),
             "start": "random weights" if origin is None else digest_of(origin.content),

@@ -29,14 +29,16 @@ class ElasticStep(TrainingStep):
     another, if that is what the run does with networks of these sizes. The next larger one then answers for what the
     small one sees, by a forward pass more.
 
-    The losses are averaged. Right answers are counted of the largest.
+    The losses are averaged, the largest's with a weight. Right answers are counted of the largest.
     """
 
     frozen: Block | None = None
     """Entries that keep their values, whatever the optimiser does."""
 
-    def __init__(self, module: ElasticModule, *arguments: Any, **options: Any) -> None:
+    def __init__(self, module: ElasticModule, *arguments: Any, largest_weight: float = 1.0, **options: Any) -> None:
+        """`largest_weight`: how many times as much as another level's the largest's loss counts."""
         super().__init__(module, *arguments, **options)
+        self._largest_weight = largest_weight
         sizes = [num_params(graph) for graph in module.graphs]
         # Whether a part is black, and whether images are mixed.
         changes = [(cutout_of(self.config, size) > 0, mixup_of(self.config, size) > 0) for size in sizes]
@@ -83,11 +85,12 @@ class ElasticStep(TrainingStep):
         count = len(self._places)
         answered = [*logits[count:].detach()]
         loss, correct = super().objective(logits[count - 1], classes[-1], answers)
+        loss = loss * self._largest_weight
         for level in reversed(range(count - 1)):
             wanted = answered.pop() if level + 1 in self._asked else logits[level + 1].detach()
             taught = self.config.distil_weight > 0
             loss = loss + self.loss_of(logits[level], classes[level], wanted if taught else None)
-        return loss / count, correct
+        return loss / (count - 1 + self._largest_weight), correct
 
     def update(self) -> None:
         if self.frozen is None:
