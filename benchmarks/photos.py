@@ -41,6 +41,7 @@ from trainer.data.datasets import Data, Split
 from trainer.distil import plan, pretrained
 from trainer.distil.adapt import Sources, adapt, sources
 from trainer.distil.distil import distil
+from trainer.distil.growth_plan import compiled_if_long
 from trainer.distil.lessons import Member
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.distil.timed_run import TimedRun
@@ -156,6 +157,7 @@ def trained(
 ) -> Result:
     """`seconds`: what is left of the time, planned as `zoo-train adapt --minutes` does; else `--epochs`."""
     if seconds is not None:
+        config = compiled_if_long(config, seconds, device)
         fits = plan.planned(found.members, data, fitted(config, len(data.train)), device, seconds)
         config = replace(config, distil_epochs=fits.epochs)
         found = replace(found, members=tuple(found.members[place] for place in fits.sizes))
