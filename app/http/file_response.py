@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -35,7 +35,11 @@ class File:
 def file_response(request: Request, file: File, headers: Mapping[str, str]) -> Response:
     """`headers` say what the file is; those about its bytes are added here."""
     all_headers = {"ETag": file.etag, "Accept-Ranges": "bytes", **headers}
-    if _matches(request.headers.get("if-none-match"), file.etag):
+    wanted = request.headers.getlist("if-match")
+    if wanted and not _names(wanted, file.etag):
+        detail = f"the file's ETag is {file.etag}, If-Match names another: it has changed since"
+        return problem(412, "precondition-failed", detail, {"ETag": file.etag})
+    if is_known(request, file.etag):
         return Response(status_code=304, headers=all_headers)
     all_headers.setdefault("Content-Type", "application/octet-stream")
     all_headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:"
@@ -71,11 +75,14 @@ async def _chunks(content: Callable[[], BinaryIO], part: slice) -> AsyncIterator
             yield chunk
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    if if_none_match is None:
-        return False
-    given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return "*" in given or etag in given
+def is_known(request: Request, etag: str) -> bool:
+    """Whether the client has it, by its If-None-Match."""
+    return _names([line.replace("W/", "") for line in request.headers.getlist("if-none-match")], etag)
+
+
+def _names(lines: Sequence[str], etag: str) -> bool:
+    """Whether a header's lines name it; our tags have no commas."""
+    return bool({"*", etag} & {tag.strip() for line in lines for tag in line.split(",")})
 
 
 def _single_range(asked: str, size: int) -> slice | None:

@@ -23,7 +23,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     206: {**_BINARY, "description": "The range asked for."},
     304: {"description": "The client has this file."},
     **declared(404, model=NoModelProblem),
-    **declared(410, 416),
+    **declared(410, 412, 416),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
+from app.http.file_response import is_known
 from app.http.openapi import reading
 from app.http.problems import ProblemError
 from app.routes import page_files
@@ -53,7 +54,7 @@ def _page(name: str, values: dict[str, str], policy: str, request: Request) -> R
         page = page.replace(f"{{{key}}}", value)
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
     headers = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": etag}
-    if request.headers.get("if-none-match") == etag:
+    if is_known(request, etag):
         return Response(status_code=304, headers=headers)
     return Response(page, headers=headers, media_type=page_files.MEDIA_TYPES[".html"])
 

@@ -75,6 +75,20 @@ def test_a_client_that_has_the_file_is_told_so(client: httpx.Client, file: tuple
     assert response.headers["etag"] == f'"{digest}"'
 
 
+def test_a_client_that_wants_another_file_is_told_so(client: httpx.Client, file: tuple[str, bytes]) -> None:
+    digest, data = file
+    url = f"/models/{digest}/file"
+    for tag in (f'"{digest}"', f'"other", "{digest}"', "*"):
+        answer = client.get(url, headers={"If-Match": tag, "Range": "bytes=0-9"})
+        assert (answer.status_code, answer.content) == (206, data[:10])
+    for tag in ('"other"', f'W/"{digest}"'):
+        answer = client.get(url, headers={"If-Match": tag, "Range": "bytes=0-9"})
+        assert answer.status_code == 412
+        assert digest in answer.json()["detail"]
+    several = [("If-None-Match", '"other"'), ("If-None-Match", f'"{digest}"')]
+    assert client.get(url, headers=several).status_code == 304
+
+
 def test_another_tag_gets_the_file(client: httpx.Client, file: tuple[str, bytes]) -> None:
     response = client.get(f"/models/{file[0]}/file", headers={"If-None-Match": '"other"'})
     assert response.content == file[1]

@@ -180,7 +180,7 @@ def test_each_level_sees_what_suits_its_size(config: RunConfig, data: Data) -> N
         for level, wanted in enumerate([logits[3], logits[4], None])
     ]
     torch.testing.assert_close(loss, sum(expected, torch.zeros(())) / 3)
-    heavy = ElasticStep(module, optim.make(module, config), config, data.preprocessing, largest_weight=4)
+    heavy = ElasticStep(module, optim.make(module, config), config, data.preprocessing, largest_weight=4.0)
     loss, _ = heavy.objective(logits, targets, None)
     torch.testing.assert_close(loss, (expected[0] + expected[1] + 4 * expected[2]) / 6)
     same = replace(config, cutout=None, mixup=None)
