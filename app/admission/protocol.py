@@ -164,6 +164,13 @@ class GatedProtocol(HttpToolsProtocol):
     def _too_long(self) -> tuple[str, str]:
         return "header-too-large", f"the head of a request may have at most {self._max_header_bytes} bytes"
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. Behind requests that are being answered it ends the connection alone."""
+        if self.cycle is None or self.cycle.response_complete:
+            detail = f"{msg} Its first line, a header or the length of its body is not as HTTP/1.1 has it."
+            self.transport.write(refusals.raw(400, "bad-request", detail))
+        self.transport.close()
+
     def on_message_begin(self) -> None:
         self._is_in_message, self._has_head = True, False
         self._num_body = 0

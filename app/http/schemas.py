@@ -6,7 +6,7 @@ import reprlib
 from typing import Annotated, Literal, Self
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from zoo.catalog.rows import CheckpointRow
@@ -115,15 +115,20 @@ class PredictParameters(PredictQuery):
         return self
 
 
+def null_as_nothing(value: object) -> object:
+    """Clients whose own models have optional fields send null for an object that they leave out."""
+    return {} if value is None else value
+
+
 class PredictBody(BaseModel):
     """The JSON form of a prediction."""
 
     model_config = ConfigDict(extra="forbid")
 
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several; data: URLs as well.")
-    parameters: PredictParameters = Field(
-        default=PredictParameters(), description="As in the query, which may have some of them too."
-    )
+    parameters: Annotated[
+        PredictParameters, BeforeValidator(null_as_nothing, json_schema_input_type=PredictParameters | None)
+    ] = Field(default=PredictParameters(), description="As in the query, which may have some of them too.")
 
     @field_validator("inputs", mode="before")
     @classmethod

@@ -12,14 +12,16 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
 from app.http.openapi import described
-from app.http.problems import ProblemError, invalid_query
+from app.http.problems import ProblemError, invalid_query, short
 from app.http.schemas import PredictBody, PredictQuery
 from zoo.images import header as image_header
 from zoo.images.decode import is_read
@@ -156,14 +158,40 @@ async def _parse_form(scope: Scope, body: bytes) -> Sent:
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
+    boundary = _boundary(scope)
+    if b"--" + boundary + b"--" not in body:  # the parser passes over a last part that does not end
+        raise _broken(boundary, "the boundary that ends it, with -- before and behind, is missing")
     limits = {"max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
-    async with Request(scope, replay).form(**limits) as form:
+    try:
+        form = await Request(scope, replay).form(**limits)
+    except HTTPException as error:
+        raise _broken(boundary, str(error.detail)) from error
+    try:
         parts = form.multi_items()
         misplaced = [name for name, part in parts if isinstance(part, UploadFile) != (name == "file")]
         if misplaced:
             raise invalid_query(_misplaced(name) for name in dict.fromkeys(misplaced))
         images = [await part.read() for _, part in parts if isinstance(part, UploadFile)]
         return Sent(images, [(name, part) for name, part in parts if isinstance(part, str)])
+    finally:
+        await form.close()
+
+
+def _boundary(scope: Scope) -> bytes:
+    boundary = parse_options_header(_content_type(scope))[1].get(b"boundary", b"")
+    if not boundary:
+        raise ProblemError(
+            400,
+            "bad-request",
+            "Content-Type multipart/form-data names no boundary: leave the header to your client, which writes it with "
+            "the form",
+        )
+    return boundary
+
+
+def _broken(boundary: bytes, why: str) -> ProblemError:
+    detail = f"the form, with the boundary {short(boundary.decode('latin-1'))}, cannot be read: {why}"
+    return ProblemError(400, "bad-request", detail)
 
 
 def _misplaced(name: str) -> dict[str, Any]:

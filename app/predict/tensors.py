@@ -19,10 +19,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
 from pydantic.config import JsonDict
 
 from app.admission.json_size import MAX_SMALL_JSON_BYTES, count_values
+from app.http.schemas import null_as_nothing
 
 MAX_DIMENSION = 2**31
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -57,22 +58,26 @@ class RequestInput(BaseModel):
     name: Annotated[str, Field(json_schema_extra={"enum": ["images"]})]
     datatype: Annotated[str, Field(json_schema_extra={"enum": ["UINT8", "BYTES"]})]
     shape: Annotated[list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]], Field(max_length=_MAX_DIMENSIONS)]
-    parameters: InputParameters = InputParameters()
+    parameters: Annotated[
+        InputParameters, BeforeValidator(null_as_nothing, json_schema_input_type=InputParameters | None)
+    ] = InputParameters()
     data: Annotated[list[Any] | None, WithJsonSchema(_FLAT_DATA)] = None
 
 
 class OutputParameters(BaseModel):
     binary_data: bool | None = None
-    classification: Annotated[int, Field(ge=0, le=1000)] = 0
+    classification: Annotated[int, Field(ge=0, le=1000)] | None = None
 
 
 class RequestOutput(BaseModel):
     name: Annotated[str, Field(json_schema_extra={"enum": ["scores", "labels"]})]
-    parameters: OutputParameters = OutputParameters()
+    parameters: Annotated[
+        OutputParameters, BeforeValidator(null_as_nothing, json_schema_input_type=OutputParameters | None)
+    ] = OutputParameters()
 
 
 class RequestParameters(BaseModel):
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
 
 
 class InferRequest(BaseModel):
@@ -82,8 +87,10 @@ class InferRequest(BaseModel):
     inputs: Annotated[
         list[RequestInput], Field(max_length=_MAX_TENSORS, json_schema_extra={"minItems": 1, "maxItems": 1})
     ]
-    outputs: Annotated[list[RequestOutput], Field(max_length=_MAX_TENSORS)] = []
-    parameters: RequestParameters = RequestParameters()
+    outputs: Annotated[list[RequestOutput], Field(max_length=_MAX_TENSORS)] | None = None
+    parameters: Annotated[
+        RequestParameters, BeforeValidator(null_as_nothing, json_schema_input_type=RequestParameters | None)
+    ] = RequestParameters()
 
 
 @dataclass(frozen=True, slots=True)

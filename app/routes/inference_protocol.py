@@ -180,7 +180,7 @@ async def _read(
 
 def _wanted(asked: InferRequest) -> list[RequestOutput]:
     """All outputs where the request names none."""
-    unknown = [output.name for output in asked.outputs if output.name not in _OUTPUTS]
+    unknown = [output.name for output in asked.outputs or () if output.name not in _OUTPUTS]
     if unknown:
         raise TensorError(f"no output {', '.join(unknown)}: there are {', '.join(_OUTPUTS)}")
     return asked.outputs or [RequestOutput(name=name) for name in _OUTPUTS]
@@ -216,7 +216,7 @@ def _size(tensor: RequestInput, data: bytes | None) -> int:
 
 def _output(wanted: RequestOutput, asked: InferRequest, scores: Scores, labels: npt.NDArray[Any]) -> Output:
     parameters = wanted.parameters
-    binary = asked.parameters.binary_data_output if parameters.binary_data is None else parameters.binary_data
+    binary = bool(asked.parameters.binary_data_output if parameters.binary_data is None else parameters.binary_data)
     if wanted.name == "labels":
         return Output("labels", "BYTES", labels[scores.argmax(axis=1)], binary)
     if not parameters.classification:

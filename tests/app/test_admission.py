@@ -55,6 +55,23 @@ def samples(client: httpx.Client, name: str) -> dict[str, float]:
 # --- heads ---
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+    ],
+)
+def test_what_is_no_http_is_400_and_a_problem(client: httpx.Client, sent: bytes) -> None:
+    with closing(connect(client)) as connection:
+        connection.sendall(sent)
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert "Its first line, a header or the length of its body" in str(problem_of(answer)["detail"])
+
+
 def test_a_head_over_64_kib_is_431(client: httpx.Client) -> None:
     with closing(connect(client)) as connection:
         connection.sendall(HEAD + b"x: " + b"v" * 100_000)

@@ -94,6 +94,22 @@ def test_without_a_choice_all_outputs_come(
     assert result.get_response()["model_version"] == digest
 
 
+def test_null_is_as_if_it_were_left_out(client: httpx.Client, predictor: Predictor, pixels: np.ndarray) -> None:
+    tensor = {"name": "images", "shape": list(pixels.shape), "datatype": "UINT8", "data": pixels.ravel().tolist()}
+    outputs = [{"name": "scores", "parameters": {"classification": None, "binary_data": None}}]
+    for more in (
+        {"id": None, "outputs": None, "parameters": None, "inputs": [tensor | {"parameters": None}]},
+        {"outputs": outputs, "parameters": {"binary_data_output": None}, "inputs": [tensor]},
+        {"outputs": [{"name": "scores", "parameters": None}], "inputs": [tensor]},
+    ):
+        answer = client.post(f"/v2/models/{MODEL}/infer", json=more)
+        assert answer.status_code == 200, answer.text
+        [scores] = [output for output in answer.json()["outputs"] if output["name"] == "scores"]
+        np.testing.assert_allclose(
+            np.reshape(scores["data"], scores["shape"]), predictor.probabilities(pixels), atol=1e-6
+        )
+
+
 def test_the_likeliest_classes_in_tritons_form(
     triton: InferenceServerClient, predictor: Predictor, pixels: np.ndarray
 ) -> None:

@@ -214,12 +214,42 @@ def test_broken_json_and_broken_forms_are_refused(client: httpx.Client) -> None:
     assert json.json()["errors"][0]["parameter"] == "body"
     form = client.post("/predict", content=b"--x", headers={"Content-Type": "multipart/form-data"})
     assert form.status_code == 400
+    assert form.json()["detail"].startswith("Content-Type multipart/form-data names no boundary: leave the header to")
     empty = client.post("/predict", files={"picture": ("a.png", b"x")})
     assert empty.status_code == 422
     assert "in a form they are the fields named file" in empty.json()["detail"]
     for response in (json, form, empty):
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"]
+
+
+def test_a_form_that_ends_early_is_refused_whole(client: httpx.Client, digit_files: list[bytes]) -> None:
+    """Its last part was left out in silence: an image, or the budget."""
+    part = b'--XX\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    file = b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + digit_files[0] + b"\r\n"
+    for body in (file, file + file, file + part % (b"max_params", b"5000")):
+        for end in (b"", b"--XX", b"--XX\r\n", b"--YY--\r\n"):
+            headers = {"Content-Type": "multipart/form-data; boundary=XX"}
+            cut = client.post("/predict", content=body + end, headers=headers)
+            assert cut.status_code == 400
+            assert "the boundary XX, cannot be read: " in cut.json()["detail"]
+        assert client.post("/predict", content=body + b"--XX--", headers=headers).status_code in (200, 404)
+        quoted = {"Content-Type": 'multipart/form-data; boundary="XX"'}
+        assert client.post("/predict", content=body + b"--XX--\r\n.", headers=quoted).status_code in (200, 404)
+    other = client.post(
+        "/predict", content=file + b"--XX--", headers={"Content-Type": "multipart/form-data; boundary=Z"}
+    )
+    assert other.status_code == 400
+    assert "the boundary Z, cannot be read: " in other.json()["detail"]
+
+
+def test_null_is_as_if_it_were_left_out(client: httpx.Client, digit_files: list[bytes]) -> None:
+    text = base64.b64encode(digit_files[0]).decode()
+    answers = [
+        client.post("/predict", json={"inputs": text, **parameters}).json()["predictions"]
+        for parameters in ({}, {"parameters": None}, {"parameters": {"top_k": 5, "min_acc": None}})
+    ]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_an_unknown_name_and_a_budget_that_nothing_meets(client: httpx.Client, digit_files: list[bytes]) -> None:
