@@ -19,7 +19,7 @@
         └── NoModelMeetsConstraintsError   none within the budget; carries the nearest one
 
 Messages name the thing, what was expected and what was found. They are translated once, at the
-HTTP and command-line edges.
+HTTP and command-line edges. All can be pickled, and so cross from one process to another.
 """
 
 from __future__ import annotations
@@ -78,10 +78,13 @@ class NoSpaceError(ZooError):
 class CatalogError(ZooError):
     """`is_passing`: of its file or file system, and so mended or gone around with the next look."""
 
-    def __init__(self, reason: str, *, is_passing: bool) -> None:
-        super().__init__(f"the catalog cannot be read or written at the moment ({reason})")
+    def __init__(self, reason: str, *, is_passing: bool = False) -> None:
+        super().__init__(reason)
         self.reason = reason
         self.is_passing = is_passing
+
+    def __str__(self) -> str:
+        return f"the catalog cannot be read or written at the moment ({self.reason})"
 
 
 class BusyError(ZooError):
@@ -103,6 +106,6 @@ class GoneError(NotFoundError):
 class NoModelMeetsConstraintsError(NotFoundError):
     """`best_available` is the nearest checkpoint as JSON shows it; None in an empty zoo."""
 
-    def __init__(self, detail: str, best_available: dict[str, Any] | None) -> None:
+    def __init__(self, detail: str, best_available: dict[str, Any] | None = None) -> None:
         super().__init__(detail)
         self.best_available = best_available

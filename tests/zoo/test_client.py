@@ -7,7 +7,10 @@ import inspect
 import io
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,7 +25,8 @@ from zoo.catalog.views import CheckpointView
 from zoo.checkpoint.file import load
 from zoo.choosing.budget import Bounds, Budget
 from zoo.client import AsyncZooClient, ZooClient
-from zoo.client.transport import Server, wait_s
+from zoo.client.download import sha256_of_onnx
+from zoo.client.transport import Send, Server, wait_s
 from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, RemoteError, ZooError
 
 Ask = Callable[..., Any]
@@ -186,6 +190,11 @@ def test_mistakes_say_what_was_expected(ask: Ask, server: Any) -> None:
         ask(url, "show", "nothing")
     with pytest.raises(NotFoundError):
         ask(url, "show", "../metrics")
+    for nothing in ("", ".", ".."):
+        with pytest.raises(
+            NotFoundError, match=f"no checkpoint '{nothing}': a digest, a name or an alias was expected"
+        ):
+            ask(url, "download", nothing)
     with pytest.raises(ZooError, match="file_format is one of safetensors, onnx, not 'pt'"):
         ask(url, "download", file_format="pt")
     with pytest.raises(ZooError, match="as_ is one of onnx, torch, not 'jax'"):
@@ -203,6 +212,57 @@ def test_a_token_is_sent(ask: Ask, serve: Ask, small_zoo: Path) -> None:
     with pytest.raises(RemoteError, match="refused: ") as caught:
         ask(url, "smallest", token="sixteen letterz!")
     assert caught.value.status == 401
+
+
+@pytest.fixture
+def redirecting() -> Iterator[Callable[[str], str]]:
+    """`redirecting(url)` is the address of a server that sends everybody there, by 302 as many proxies do."""
+    with ExitStack() as stack:
+
+        def start(url: str) -> str:
+            class Redirect(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    self.send_response(302)
+                    self.send_header("Location", url + self.path)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+                do_POST = do_GET  # noqa: N815
+
+                def log_message(self, *_: object) -> None:
+                    pass
+
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Redirect))
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
+
+
+def test_a_redirect_that_loses_the_question_is_told_of(
+    ask: Ask, serve: Ask, server: Any, redirecting: Callable[[str], str], small_zoo: Path, pixels: np.ndarray
+) -> None:
+    assert ask(redirecting(server.url), "smallest").accuracy == 0.7
+    with pytest.raises(RemoteError, match=f"redirects to {server.url}: give that address instead"):
+        ask(redirecting(server.url), "predict", png(pixels[0]))
+    guarded = serve(small_zoo, token="sixteen letters!").url
+    with pytest.raises(RemoteError, match=f"redirects to {guarded}: give that address instead"):
+        ask(redirecting(guarded), "smallest", token="sixteen letters!")
+
+
+def test_a_proxy_may_call_the_tag_of_a_file_weak(server: Any) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        exchange = sha256_of_onnx(Server(client.build_request, server.url, 0), "/models/best/file")
+        sent = next(exchange)
+        assert isinstance(sent, Send)
+        assert sent.request.headers["accept-encoding"] == "identity"
+        with pytest.raises(StopIteration) as ended:
+            exchange.send(httpx.Response(200, headers={"ETag": f'W/"{"1" * 64}"'}, request=sent.request))
+    assert ended.value.value == "1" * 64
 
 
 def test_more_than_the_server_takes(ask: Ask, server: Any) -> None:

@@ -333,11 +333,14 @@ def test_zoo_get_resumes(command: Ask, best: Any, server: Any, fault: Ask, tmp_p
     assert sha256(target) == best.id
 
 
-def test_zoo_get_into_a_pipe(best: Any, server: Any) -> None:
-    words = [Path(sys.executable).parent / "zoo", "get", "best", "--url", server.url, "-o", "/dev/stdout"]
+@pytest.mark.parametrize("target", ["-", "/dev/stdout"])
+def test_zoo_get_into_a_pipe(command: Command, best: Any, server: Any, target: str) -> None:
+    words = [Path(sys.executable).parent / "zoo", "get", "best", "--url", server.url, "-o", target]
     output = subprocess.run(words, capture_output=True, check=True).stdout
-    assert hashlib.sha256(output[: best.bytes]).hexdigest() == best.id
-    assert output[best.bytes :] == b"/dev/stdout\n"
+    assert hashlib.sha256(output).hexdigest() == best.id
+    both = command("zoo", "get", "best", "--url", server.url, "-o", target, "--json")
+    assert (both.returncode, both.stdout) == (1, "")
+    assert "both would go to standard output" in both.stderr
 
 
 def test_zoo_get_shows_progress_on_a_terminal(best: Any, server: Any, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +17,7 @@ from PIL import Image
 
 from zoo.errors import DataError
 from zoo.images import folder as image_folder
+from zoo.images.files import listing
 from zoo.images.folder import ImageFile, ImageFolder
 
 
@@ -152,6 +156,103 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 def test_splits_without_training_classes_are_an_error(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="/ and no train/ with class folders"):
         image_folder.read(write(tmp_path / "images", names))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train-images", "val-images"),
+        ("trainval", "test"),
+        ("pets/TrainSet", "pets/TestSet"),
+    ],
+)
+@pytest.mark.parametrize("is_doubled", [False, True])
+def test_splits_by_other_names(tmp_path: Path, train: str, test: str, is_doubled: bool) -> None:
+    """As they are handed out; some have a folder of the same name inside."""
+    inner = [f"{name}/{Path(name).name}" if is_doubled else name for name in (train, test)]
+    found = image_folder.read(write(tmp_path / "images", of(*inner)))
+    assert (found.classes, counts(found)) == (("a", "b"), [4, 0, 4])
+    assert not found.findings
+
+
+def test_names_like_splits_that_are_none(tmp_path: Path) -> None:
+    usual = image_folder.read(write(tmp_path / "usual", of("train", "test", "extra_train")))
+    assert counts(usual) == [4, 0, 4]
+    assert usual.findings == ("left out: 4 images outside the folders of splits (extra_train/b/0.png)",)
+    around = image_folder.read(write(tmp_path / "around", of("pets_train/train", "pets_train/test")))
+    assert counts(around) == [4, 0, 4]
+    with pytest.raises(
+        DataError, match="fold1_train/, fold2_train/: call one of them train/, or name the folder of one"
+    ):
+        image_folder.read(write(tmp_path / "folds", of("fold1_train", "fold2_train", "test")))
+    toys = write(tmp_path / "toys", [f"{label}/{number}.png" for label in ("car", "toy_train") for number in "01"])
+    assert set(Counter(file.label for file in listing(toys).files)) == {"car", "toy_train"}
+
+
+def test_classes_that_look_like_splits_are_told_of(shots: Path, tmp_path: Path) -> None:
+    for fold in ("fold1", "fold2"):
+        shutil.copytree(shots, tmp_path / "images" / fold)
+    found = image_folder.read(tmp_path / "images")
+    assert found.classes == ("fold1", "fold2")
+    assert any("each class folder holds the same folders (cat, dog, eel)" in one for one in found.findings)
+
+
+def test_names_in_zips_are_as_they_were_meant(tmp_path: Path) -> None:
+    """macOS writes UTF-8 without its flag, PowerShell has written backslashes."""
+    mac, windows = tmp_path / "mac.zip", tmp_path / "windows.zip"
+    names = [
+        f"{split}/{label}/{number}.png" for split in ("test", "train") for label in ("Café", "dog") for number in "01"
+    ]
+    with zipfile.ZipFile(mac, "w") as file:
+        for name in names:
+            file.writestr(name.replace("é", "__"), name)
+    mac.write_bytes(mac.read_bytes().replace(b"Caf__", "Café".encode()))
+    with zipfile.ZipFile(windows, "w") as file:
+        for name in names:
+            file.writestr(name.replace("/", "\\"), name)
+    for archive in (mac, windows):
+        assert sorted(str(file.path) for file in image_folder.read(archive).files) == names
+
+
+def test_a_file_that_is_twice_in_a_tar_is_read_twice(tmp_path: Path) -> None:
+    """The second time it is a link there."""
+    root = write(tmp_path / "images", [*of("train"), "test/a/0.png"])
+    (root / "test/b").mkdir()
+    os.link(root / "train/b/1.png", root / "test/b/1.png")
+    (root / "test/b/2.png").symlink_to("../../train/b/0.png")
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(root.rglob("*.png"), reverse=True):
+            tar.add(path, path.relative_to(root))
+    found, packed = image_folder.read(root), image_folder.read(archive)
+    assert [(file.path, file.data) for file in packed.files] == [(file.path, file.data) for file in found.files]
+    assert len(packed.test) == 3
+
+
+def test_a_class_of_dead_links_in_a_tar_is_told_of(tmp_path: Path) -> None:
+    root = write(tmp_path / "images", of("train", "test", classes="abc"))
+    (root / "train/d").mkdir()
+    (root / "train/d/0.png").symlink_to("/elsewhere/0.png")
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        for path in sorted(root.rglob("*.png")):
+            tar.add(path, path.relative_to(root))
+    findings = image_folder.read(tmp_path / "images.tar").findings
+    assert "left out: 1 link in the archive to what is no image in it (train/d/0.png)" in findings
+    assert "left out, as their folders hold no images: d" in findings
+
+
+def test_damaged_xz_is_an_error(tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        tar.add(write(tmp_path / "images", of("train", "test", number=30)), "images")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 255
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match="neither a directory nor a readable"):
+        image_folder.read(archive)
 
 
 def test_heic_without_its_plugin_is_said_with_what_reads_it(tmp_path: Path) -> None:

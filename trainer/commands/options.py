@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from zoo.cli.terminal import made_of, options_of
+from zoo.cli.terminal import directory, made_of, options_of
 from zoo.errors import RunError, ZooError
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ _TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
 Device = Literal["auto", "cpu", "cuda"]
 RunArgument = Annotated[str, typer.Argument(help=f"A named run: {RUN_NAMES}.", metavar="RUN")]
 DataOption = Annotated[str, typer.Option(help="Images: a path or a name, see zoo-train --help.", metavar="PATH|NAME")]
-ZooOption = Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR")]
+ZooOption = Annotated[
+    Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR", parser=directory)
+]
 EpochsOption = Annotated[
     int | None,
     typer.Option(

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from zoo.cli.options import JsonOption, budget_of, with_remote_or_local_zoo
-from zoo.cli.output import described, fail, print_json
+from zoo.cli.output import described, fail, print_json, say_written, target_of
 from zoo.protocol import Zoo
 from zoo.store.directory import write_atomically
 
 app = typer.Typer()
 
 ElasticFile = Annotated[Path, typer.Argument(help="An elastic file.", metavar="FILE")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to.", metavar="FILE")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to; - is standard output.", metavar="FILE")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")]
 
 
@@ -70,9 +70,10 @@ def pack(
     _write(output, packed([file.read_bytes() for file in files]), force=force)
 
 
-def _write(target: Path, data: bytes, *, force: bool) -> None:
+def _write(output: Path, data: bytes, *, force: bool) -> None:
+    target = target_of(output)
     if not force and target.is_file() and target.read_bytes() not in (b"", data):
         fail(f"{target} is there already, and another file: --force replaces it, -o names another")
     write_atomically(target, data)
-    typer.echo(str(target))
+    say_written(target)
     typer.echo(f"{len(data):,} bytes", err=True)

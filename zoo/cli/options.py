@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import Bounds, Budget, FileFormat
 from zoo.cli.output import fail
-from zoo.cli.terminal import Options, made_of
+from zoo.cli.terminal import Options, directory, made_of
 from zoo.client import ZooClient
 from zoo.protocol import Zoo
 
@@ -27,7 +27,11 @@ STORE_VARIABLE = "ZOO_STORE"
 
 ZooOption = Annotated[
     list[Path] | None,
-    typer.Option(help=f"Zoo directory; give it again for several. See {STORE_VARIABLE} for buckets.", metavar="DIR"),
+    typer.Option(
+        help=f"Zoo directory; give it again for several. See {STORE_VARIABLE} for buckets.",
+        metavar="DIR",
+        parser=directory,
+    ),
 ]
 UrlOption = Annotated[str | None, typer.Option(help="A zoo server, instead of a directory.", metavar="URL")]
 FileOption = Annotated[

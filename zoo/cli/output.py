@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -13,6 +14,8 @@ from rich.table import Table
 from zoo.catalog.views import AnsweredBy, CheckpointView
 from zoo.choosing.budget import Budget
 from zoo.cli import terminal
+
+STDOUT = Path("/dev/stdout")
 
 
 def print_table(table: Table) -> None:
@@ -25,7 +28,28 @@ def print_json(value: object) -> None:
 
 
 def as_text(value: object, indent: int | None = 2) -> str:
-    return json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
+    """JSON as the terminal can have it; names of files that are no text are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
+    return text if text.isascii() or _is_utf8(text) else json.dumps(value, indent=indent)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def target_of(output: Path) -> Path:
+    """Where -o leads; - is standard output, as elsewhere."""
+    return STDOUT if str(output) == "-" else output
+
+
+def say_written(target: Path) -> None:
+    """Where the file is, unless it is on standard output already."""
+    if target != STDOUT:
+        typer.echo(str(target))
 
 
 def plain(text: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import inspect
 import io
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +37,9 @@ codecs.register_error("zoo.plainly", _plainly)
 
 def _prepare() -> None:
     """Before a command writes: on a terminal or pipe that is not UTF-8, Python would end at the first other letter."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as some daemons start their children
+            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="zoo.plainly")
@@ -50,6 +55,13 @@ class Command(TyperCommand):
     def main(self, *arguments: Any, **options: Any) -> Any:
         _prepare()
         return super().main(*arguments, **options)
+
+
+def directory(text: str) -> Path:
+    """Of an option; the value of a variable that is not set is not the working directory."""
+    if not text:
+        raise typer.BadParameter("a directory was expected, an empty word came")
+    return Path(text)
 
 
 def is_unicode() -> bool:

@@ -19,7 +19,7 @@ from zoo.choosing.policy import MAX_TOP_K, check
 from zoo.cli import image_arguments
 from zoo.cli.image_arguments import Answer
 from zoo.cli.options import JsonOption, Reference, chosen, with_budget, with_budget_and_format, with_zoo
-from zoo.cli.output import as_text, described, fail, plain, print_json, say_why
+from zoo.cli.output import STDOUT, as_text, described, fail, plain, print_json, say_why, say_written, target_of
 from zoo.protocol import Policy, PredictOptions, Zoo
 from zoo.store.directory import is_special
 
@@ -36,7 +36,7 @@ def get(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Where to, a file or a folder; without it here, under the checkpoint's name."
+            "--output", "-o", help="Where to: a file, a folder, or -; without it here, under the checkpoint's name."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is another one.")] = False,
@@ -52,7 +52,9 @@ def get(
     """
     view = chosen(zoo, reference, budget)
     name = f"{view.name}.{budget.format}"
-    target = Path(name) if output is None else output / name if output.is_dir() else output
+    target = Path(name) if output is None else output / name if output.is_dir() else target_of(output)
+    if as_json and target == STDOUT:
+        fail("give either --json or -o -: both would go to standard output")
     try:
         size_bytes = _fetch(zoo, view, budget.format, target, force=force, upgradable=upgradable)
     except OSError as error:
@@ -61,7 +63,7 @@ def get(
         why = {"because": budget.because()} if reference is None else {}
         print_json({**view.model_dump(mode="json"), **why, "output": str(target)})
     else:
-        typer.echo(str(target))
+        say_written(target)
         typer.echo(f"{described(view)}, {size_bytes:,} bytes", err=True)
     if reference is None:
         say_why(budget)

@@ -16,7 +16,7 @@ from zoo.catalog.views import AnsweredBy, CheckpointDetail, CheckpointView, Data
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
 from zoo.client.download import fetch, is_digest, sha256_of_onnx
 from zoo.client.transport import Exchange, Server
-from zoo.errors import ImageError, NoModelMeetsConstraintsError, ZooError
+from zoo.errors import ImageError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.protocol import PredictOptions, Progress, Reference, reference_of
 from zoo.store.user_cache import user_cache
 
@@ -204,6 +204,8 @@ def _of(dataset: str | None) -> dict[str, str]:
 
 
 def _path(reference: str) -> str:
+    if reference in ("", ".", ".."):  # which would lead elsewhere
+        raise NotFoundError(f"no checkpoint {reference!r}: a digest, a name or an alias was expected")
     return f"/models/{quote(reference, safe='')}"
 
 

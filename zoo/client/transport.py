@@ -77,6 +77,8 @@ class Server:
             failure: httpx.Response | httpx.RequestError
             try:
                 response: httpx.Response = yield Send(request(), receive)
+                if (way := _lost_on_the_way(response)) is not None:
+                    raise RemoteError(f"{self.url} redirects to {way}: give that address instead", response.status_code)
                 if response.is_success:
                     return response
                 failure = response
@@ -119,6 +121,18 @@ class Server:
         # An answer in another form may be that of a proxy.
         way = "" if problem else self._way
         return RemoteError(f"{self.url} refused{way}: {detail}", failure.status_code)
+
+
+def _lost_on_the_way(response: httpx.Response) -> str | None:
+    """Where a redirect led that cost the request its method and body, or the server's token."""
+    if not response.history:
+        return None
+    asked, answered = response.history[0].request, response.request
+    is_changed = asked.method != answered.method
+    is_unknown = response.status_code == HTTPStatus.UNAUTHORIZED and "authorization" in asked.headers.keys() - (
+        answered.headers.keys()
+    )
+    return f"{answered.url.scheme}://{answered.url.netloc.decode()}" if is_changed or is_unknown else None
 
 
 def wait_s(failure: httpx.Response | httpx.RequestError, failures: int) -> float | None:

@@ -1,7 +1,8 @@
 """Which files of a directory or an archive are images of which split and class, and what is left out.
 
-    …/{train,test}/<class>/…/<image>        val/, valid/ or validation/ beside test/, or in its place
-    …/<class>/…/<image>                     where there is no train/: all in one, to be split
+    …/{train,test}/<class>/…/<image>        val/, valid/ or validation/ beside test/, or in its place; names like
+                                            Training/ and Testing/, seg_train/ and seg_test/ where there is no train/
+    …/<class>/…/<image>                     where there is neither: all in one, to be split
 
 Images lie below a class at any depth; links are followed, hidden names are not. Nothing is left out in silence: what is
 not read is counted by what it is.
@@ -9,6 +10,7 @@ not read is counted by what it is.
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import tarfile
@@ -17,6 +19,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +29,12 @@ from zoo.errors import DataError
 
 # By what their folders are called, in any case. Without a folder of splits all images are of the split "".
 _SPLITS = {name: name for name in ("train", "validation", "test")} | {"val": "validation", "valid": "validation"}
+# What else they are called: Training, test_set, seg_train, train-images, pets_val.
+_LIKE_SPLITS = re.compile(
+    r"(?:.*[\W_])?(?:(?P<train>train|training|trainval)|(?P<validation>val|valid|validation|dev)|(?P<test>test|testing))"
+    r"(?:[\W_]?(?:set|data|images?|imgs?|photos?|pictures?))?",
+    re.IGNORECASE,
+)
 # Which modules read what only some installations can.
 _PLUGINS = {"PIL._avif": (".avif",), "pillow_heif": (".heic", ".heif")}
 
@@ -101,15 +110,18 @@ def listing(path: Path) -> Listing:
     """Raises DataError."""
     result = Listing()
     entries = list(_in_directory(path, result.left_out) if path.is_dir() else _in_archive(path, result.left_out))
-    root = _root_of_splits(path, entries)
-    is_split = root is not None
-    root = _root_of_classes(path, entries) if root is None else root
+    found = _root_of_splits(path, entries)
+    is_split = found is not None
+    root = _root_of_classes(path, entries) if found is None else found
     depth = len(root)
+    splits = _splits_at(path, root, entries) if is_split else {}
+    doubled = {name for name, split in splits.items() if _is_doubled((*root, name), split, entries)}
     elsewhere = "outside the folders of splits" if is_split else "in no class folder"
     forms: dict[str, str] = {}
     for place, source in entries:
-        split = (_split(place, depth) or "") if is_split else ""
-        below = place.parts[depth + is_split :]
+        top = place.parts[depth] if len(place.parts) > depth else ""
+        split = splits.get(top, "")
+        below = place.parts[depth + is_split + (top in doubled) :]
         if place.parts[:depth] != root or (is_split and not split):
             _leave_out(result, place, source, elsewhere)
         elif source is not None and len(below) < 2:
@@ -154,23 +166,64 @@ def _kind(place: PurePosixPath) -> str:
     return place.suffix.lower() or "file without suffix"
 
 
-def _split(place: PurePosixPath, depth: int) -> str | None:
-    return _SPLITS.get(place.parts[depth].lower()) if len(place.parts) > depth else None
+def _split(name: str) -> str | None:
+    return _SPLITS.get(name.lower())
+
+
+def _like_split(name: str) -> str | None:
+    found = _LIKE_SPLITS.fullmatch(name)
+    return found and found.lastgroup
+
+
+def _folders(entry: Entry) -> tuple[str, ...]:
+    place, source = entry
+    return place.parts if source is None else place.parts[:-1]
 
 
 def _root_of_splits(path: Path, entries: list[Entry]) -> tuple[str, ...] | None:
-    """The folder nearest to `path` that has a train/ with folders in it."""
+    """The folder nearest to `path` that has a train/ with folders in it; else the one that has several with folders in
+    them and names like those of splits."""
     roots = set()
-    for place, source in entries:
-        folders = place.parts if source is None else place.parts[:-1]
-        at = next((depth for depth in range(len(folders) - 1) if _split(place, depth) == "train"), None)
+    for folders in map(_folders, entries):
+        at = next((depth for depth, name in enumerate(folders[:-1]) if _split(name) == "train"), None)
         if at is not None:
             roots.add(folders[:at])
+    if not roots:
+        called: dict[tuple[str, ...], set[str | None]] = {}
+        for folders in map(_folders, entries):
+            at = next((depth for depth, name in enumerate(folders[:-1]) if _like_split(name)), None)
+            if at is not None:
+                called.setdefault(folders[:at], set()).add(_like_split(folders[at]))
+        roots = {root for root, splits in called.items() if "train" in splits and len(splits) > 1}
     nearest = sorted(root for root in roots if len(root) == min(map(len, roots)))
     if len(nearest) > 1:
         names = ", ".join("/".join((*root, "train")) for root in nearest[:5])
         raise DataError(f"{path} holds {len(nearest)} data sets ({names}): name the folder of one")
     return nearest[0] if nearest else None
+
+
+def _splits_at(path: Path, root: tuple[str, ...], entries: list[Entry]) -> dict[str, str]:
+    """Which folder is which split. Raises DataError where two could be the same."""
+    names = sorted({place.parts[len(root)] for place, _ in entries if len(place.parts) > len(root) + 1})
+    exact = {name: split for name in names if (split := _split(name))}
+    if "train" in exact.values():
+        return exact
+    found = {name: split for name in names if (split := _like_split(name))}
+    for split in set(found.values()):
+        alike = [f"{name}/" for name in names if found.get(name) == split]
+        if len(alike) > 1:
+            raise DataError(
+                f"{path} has {', '.join(alike)}: call one of them {split}/, or name the folder of one data set"
+            )
+    return found
+
+
+def _is_doubled(folder: tuple[str, ...], split: str, entries: list[Entry]) -> bool:
+    """Whether all that it holds is one folder of that name with classes: seg_train/seg_train/cat/1.jpg."""
+    depth = len(folder)
+    inside = {folders[depth:] for folders in map(_folders, entries) if folders[:depth] == folder} - {()}
+    names = {below[0] for below in inside}
+    return len(names) == 1 and _like_split(*names) == split and any(len(below) > 1 for below in inside)
 
 
 def _root_of_classes(path: Path, entries: list[Entry]) -> tuple[str, ...]:
@@ -179,7 +232,7 @@ def _root_of_classes(path: Path, entries: list[Entry]) -> tuple[str, ...]:
     root: tuple[str, ...] = ()
     while True:
         folders = {parts[len(root)] for parts in images if parts[: len(root)] == root and len(parts) > len(root) + 1}
-        splits = sorted(folder for folder in folders if folder.lower() in _SPLITS)
+        splits = sorted(filter(_like_split if len(folders) > 1 else _split, folders))
         if splits and len(splits) == len(folders):
             raise DataError(f"{path} has {', '.join(f'{split}/' for split in splits)} and no train/ with class folders")
         inside = {parts[: len(root) + 1] for parts in images if parts[: len(root)] == root}
@@ -238,7 +291,7 @@ def _entry_kind(entry: os.DirEntry[str], inside: str) -> str:
 
 def _class_of(place: PurePosixPath) -> tuple[str, ...]:
     """Up to the class folder; nothing above the folders of splits."""
-    first = next((index for index, part in enumerate(place.parts) if part.lower() in _SPLITS), None)
+    first = next((index for index, part in enumerate(place.parts) if _split(part)), None)
     return () if first is None else place.parts[: first + 2]
 
 
@@ -252,29 +305,49 @@ def _is_hidden(name: str) -> bool:
 def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     """As `_in_directory`, with the bytes of the files that may be images. Raises DataError."""
     found: dict[PurePosixPath, bytes | None] = {}
+    links: list[tuple[PurePosixPath, PurePosixPath]] = []
     try:
         for place, member in _in_zip(path) if zipfile.is_zipfile(path) else _in_tar(path):
             if any(_is_hidden(part) for part in place.parts):
                 left_out.add("hidden folder" if member is None else "hidden file", place)
             elif isinstance(member, str):
                 left_out.add(member, place)
+            elif isinstance(member, PurePosixPath):
+                links.append((place, member))
             else:
                 found[place] = member and (member() if _kind(place) in READ else b"")
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, OSError, EOFError, RuntimeError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is neither a directory nor a readable .tar.gz or .zip: {reason}") from error
+    for place, target in links:
+        content = found.get(target)
+        if content:
+            found[place] = content
+        else:
+            left_out.add("link in the archive to what is no image in it", place)
+            found.setdefault(place.parent, None)  # a class without images is told of
     yield from found.items()
 
 
-# What an archive has: a file as a function that reads it, None for a folder, or why it is left out.
-Members = Iterator[tuple[PurePosixPath, "Callable[[], bytes] | str | None"]]
+# What an archive has: a file as a function that reads it, None for a folder, where a link leads, or why it is left out.
+Members = Iterator[tuple[PurePosixPath, "Callable[[], bytes] | PurePosixPath | str | None"]]
 
 
 def _in_zip(path: Path) -> Members:
     """Raises RuntimeError over a password."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            yield PurePosixPath(info.filename), None if info.is_dir() else partial(archive.read, info)
+            name = _name_in_zip(info)
+            yield PurePosixPath(name), None if name.endswith("/") else partial(archive.read, info)
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """As it was meant: macOS writes UTF-8 without saying so, and Windows has written backslashes."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _in_tar(path: Path) -> Members:
@@ -285,8 +358,11 @@ def _in_tar(path: Path) -> Members:
                 yield place, None
             elif member.isfile() and (content := archive.extractfile(member)):
                 yield place, content.read
+            elif member.islnk() or member.issym():  # a file that is there twice is written as a link
+                base = place.parent if member.issym() else PurePosixPath()
+                yield place, PurePosixPath(os.path.normpath(base / member.linkname))
             else:
-                yield place, "link or special file in the archive"
+                yield place, "special file in the archive"
         # tarfile takes a damaged header for the end; the checksum of a .gz stands behind all that it reads.
         assert archive.fileobj is not None
         while archive.fileobj.read(2**20):

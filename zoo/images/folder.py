@@ -261,6 +261,11 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
     sentences = []
     if found.merged:
         sentences.append(f"written in two Unicode forms, and read as one class each: {named(found.merged)}")
+    if alike := _same_folders(found):
+        sentences.append(
+            f"each class folder holds the same folders ({named(alike)}): if these are the classes, call the ones above "
+            "them train/ and test/"
+        )
     if empty := {label for _, label in found.classes} - set(classes):
         sentences.append(f"left out, as their folders hold no images: {named(empty)}")
     if untested := [label for label in classes if label not in _labels(test)]:
@@ -269,6 +274,17 @@ def _odd_classes(found: Listing, classes: tuple[str, ...], test: tuple[ImageFile
             "the test accuracy says nothing of them"
         )
     return sentences
+
+
+def _same_folders(found: Listing) -> set[str]:
+    """The folders inside of every class folder, where these are alike; splits under another name look so."""
+    inside: dict[str, set[str]] = {}
+    for file in found.files:
+        below = file.path.parts[1 + bool(file.split) :]
+        inside.setdefault(file.label, set()).add(below[0] if len(below) > 1 else "")
+    first = next(iter(inside.values()), set())
+    alike = len(inside) > 1 and len(first) > 1 and "" not in first and all(one == first for one in inside.values())
+    return first if alike else set()
 
 
 def leaks(files: Sequence[ImageFile], equal: Iterable[Sequence[int]]) -> list[str]:
