@@ -15,7 +15,7 @@ from zoo.choosing import adaptive
 from zoo.choosing.budget import Budget, Complexity, FileFormat, Filters
 from zoo.choosing.policy import MAX_TOP_K, check
 from zoo.runtime.predictor import Prediction
-from zoo.store.entries import Alias
+from zoo.store.entries import MAX_ALIASES, Alias
 
 MAX_LIMIT = 200
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes.")]
@@ -46,7 +46,8 @@ class ReferenceQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: Annotated[
-        str | None, Field(description="Data set that aliases are about, and that the checkpoint must be of.")
+        str | None,
+        Field(min_length=1, description="Data set that aliases are about, and that the checkpoint must be of."),
     ] = None
 
 
@@ -165,7 +166,8 @@ class Changes(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     aliases: Annotated[
-        list[Alias] | None, Field(max_length=32, description="Its own aliases; those it had and are not here go.")
+        list[Alias] | None,
+        Field(max_length=MAX_ALIASES, description="Its own aliases; those it had and are not here go."),
     ] = None
     move: Annotated[bool, Field(description="Take aliases from whichever checkpoint of its data set has them.")] = False
     deprecated: bool | None = None

@@ -96,6 +96,15 @@ def tree(namespace: str, name: str, revision: str, service: ServiceDep) -> list[
     return _files(service, row)
 
 
+@reading(router, "/{name}/resolve/{revision}/{filename:path}", include_in_schema=False)
+@reading(router, "/api/models/{name}", include_in_schema=False)
+@reading(router, "/api/models/{name}/revision/{revision}", include_in_schema=False)
+@reading(router, "/api/models/{name}/tree/{revision}", include_in_schema=False)
+def without_namespace(name: str) -> None:
+    """As older repositories of the public hub are named."""
+    raise _not_found(_NO_REPOSITORY, f"no repository {name}: they are named {NAMESPACE}/<data set>")
+
+
 def _files(service: Service, row: CheckpointRow) -> list[dict[str, Any]]:
     files = {name: service.downloads.file(row.digest, file_format) for name, file_format in FORMATS.items()}
     return [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -23,9 +23,24 @@ from zoo.library.publishing.publish import Upload, publish
 from zoo.store.entries import Alias
 
 AliasPath = Annotated[Alias, Path(description="Of one data set, that of the checkpoint.")]
-IfMatch = Annotated[
-    str | None, Header(description="Only if the checkpoint's ETag, as GET /models/{id} answers it, is still this one.")
-]
+
+
+def _expected_tags(
+    request: Request,
+    _: Annotated[
+        str | None,
+        Header(
+            alias="if-match",
+            description="Only if the checkpoint's ETag, as GET /models/{id} answers it, is still this one.",
+        ),
+    ] = None,
+) -> list[str] | None:
+    lines = request.headers.getlist("if-match")
+    tags = [tag.strip() for line in lines for tag in line.split(",")]
+    return None if not lines or "*" in tags else tags
+
+
+IfMatch = Annotated[list[str] | None, Depends(_expected_tags)]
 
 router = APIRouter(tags=[PUBLISHING], route_class=PublisherRoute)
 _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
@@ -72,7 +87,7 @@ def patch_model(
     request: Request,
     response: Response,
     service: ServiceDep,
-    if_match: IfMatch = None,
+    expected: IfMatch,
 ) -> CheckpointView:
     """Gives a checkpoint aliases, deprecates it (found by name, chosen by no budget), stages or promotes it."""
     row = service.zoo.chooser.find(reference, query.dataset)
@@ -85,12 +100,12 @@ def patch_model(
             deprecated=changes.deprecated,
             staged=changes.staged,
             move=changes.move,
-            expected=_tags(if_match),
+            expected=expected,
         )
     return _changed(view, request, response, service)
 
 
-@router.put("/models/{reference}/aliases/{alias}", responses=declared(404, 409, 410, 507))
+@router.put("/models/{reference}/aliases/{alias}", responses=declared(404, 409, 410, 412, 507))
 def put_alias(
     reference: str,
     alias: AliasPath,
@@ -98,25 +113,32 @@ def put_alias(
     request: Request,
     response: Response,
     service: ServiceDep,
+    expected: IfMatch,
 ) -> CheckpointView:
     """Gives a checkpoint one more alias; in the same step, no other of its data set has it any longer."""
     with _refusals():
-        view = service.zoo.alias(alias, reference, dataset=query.dataset)
+        view = service.zoo.annotator.alias(alias, reference, dataset=query.dataset, expected=expected)
     return _changed(view, request, response, service)
 
 
-@router.delete("/models/{reference}/aliases/{alias}", status_code=204, responses=declared(404, 410, 507))
+@router.delete("/models/{reference}/aliases/{alias}", status_code=204, responses=declared(404, 410, 412, 507))
 def delete_alias(
-    reference: str, alias: AliasPath, query: Annotated[ReferenceQuery, Query()], service: ServiceDep
+    reference: str,
+    alias: AliasPath,
+    query: Annotated[ReferenceQuery, Query()],
+    service: ServiceDep,
+    expected: IfMatch,
 ) -> None:
     """Takes an alias away, if it is still this checkpoint's."""
     with _refusals():
-        service.zoo.annotator.unalias(alias, reference, dataset=query.dataset)
+        service.zoo.annotator.unalias(alias, reference, dataset=query.dataset, expected=expected)
     service.forget()
 
 
-@router.delete("/models/{reference}", status_code=204, responses=declared(404, 410, 507))
-def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep) -> None:
+@router.delete("/models/{reference}", status_code=204, responses=declared(404, 410, 412, 507))
+def delete_model(
+    reference: str, query: Annotated[ReferenceQuery, Query()], service: ServiceDep, expected: IfMatch
+) -> None:
     """Takes a checkpoint out of the zoo, by its whole digest: a name may be another's the second time.
 
     `zoo gc` deletes its file; publishing it again brings it back.
@@ -124,7 +146,7 @@ def delete_model(reference: str, query: Annotated[ReferenceQuery, Query()], serv
     if query.dataset is not None:
         service.zoo.chooser.find(reference, query.dataset)
     with _refusals():
-        service.zoo.delete(reference)
+        service.zoo.annotator.delete(reference, expected=expected)
     service.forget()
 
 
@@ -132,12 +154,6 @@ def _changed(view: CheckpointView, request: Request, response: Response, service
     service.forget()
     response.headers["ETag"] = service.zoo.annotator.tag(view.id)
     return placed(view, request.scope)
-
-
-def _tags(if_match: str | None) -> list[str] | None:
-    if if_match is None or if_match.strip() == "*":
-        return None
-    return [tag.strip() for tag in if_match.split(",")]
 
 
 @contextmanager

@@ -159,6 +159,10 @@ def test_what_is_not_there_is_said_in_the_librarys_own_errors(endpoint: str, tmp
         download("zoo/imagenet", "model.safetensors")
     with pytest.raises(RepositoryNotFoundError):
         download("someone/digits", "model.safetensors")
+    with pytest.raises(RepositoryNotFoundError):
+        download("digits", "model.safetensors")
+    with pytest.raises(RepositoryNotFoundError):
+        HfApi(endpoint=endpoint).model_info("digits")
     with pytest.raises(RemoteEntryNotFoundError):
         download(REPOSITORY, "pytorch_model.bin")
     for revision in ("nothing", "f" * 64, "min_acc=1"):

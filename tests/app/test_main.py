@@ -92,3 +92,25 @@ def test_damaged_weights_are_noticed_and_another_checkpoint_answers(
     answer = client.post("/predict", content=digit_files[0], headers={"Content-Type": "image/png"})
     assert answer.status_code == 200
     assert answer.json()["model"]["id"] != smallest
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, b""])
+def test_while_a_damaged_catalog_is_made_again_nothing_is_said_to_be_gone(
+    client_of: Callable[..., httpx.Client], zoo_root: Path, tmp_path: Path, content: bytes
+) -> None:
+    for _, path in Directory(zoo_root).paths():
+        shutil.copy(path, tmp_path)
+    client = client_of(tmp_path, rescan_seconds=0.05)
+    count, statuses = client.get("/models").json()["count"], set()
+    (tmp_path / "catalog.sqlite").write_bytes(content)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not (tmp_path / "catalog.sqlite.damaged").exists():
+        statuses.add(client.get("/models", params={"max_params": 10**6 + len(statuses)}).status_code)
+    for number in range(200):
+        answer = client.get("/models", params={"max_params": 10**7 + number})
+        statuses.add(answer.status_code)
+        if answer.status_code == 200:
+            break
+    assert (tmp_path / "catalog.sqlite.damaged").exists()
+    assert statuses <= {200, 503}
+    assert client.get("/models").json()["count"] == count

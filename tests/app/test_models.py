@@ -208,6 +208,7 @@ def test_an_unknown_latency_meets_no_bound(client: httpx.Client) -> None:
         ({"min_acc": -1}, "accuracy is a fraction from 0 to 1, not -1"),
         ({"max_params": "few"}, "max_params: Input should be a valid integer"),
         ({"min_accuracy": 0.8}, "min_accuracy: not a parameter of this route"),
+        ({"dataset": ""}, "dataset: String should have at least 1 character"),
         ({"prefer": "size"}, "prefer: Input should be 'params', 'macs', 'bytes', 'latency_ms', 'ram' or 'accuracy'"),
         ({"limit": 201}, "limit: Input should be less than or equal to 200 (got '201')"),
         ([("min_acc", 0.8), ("min_acc", 0.7)], "min_acc: given 2 times: give it once"),

@@ -389,7 +389,29 @@ def test_a_change_can_ask_for_what_it_has_seen(publisher: httpx.Client, make_che
     for tags in (both, "*"):
         again = publisher.patch(f"/models/{digest}", json={"deprecated": True}, headers={"If-Match": tags})
         assert again.status_code == 200
+    lines = [("If-Match", '"something-else"'), ("If-Match", changed.headers["etag"])]
+    back = publisher.patch(f"/models/{digest}", json={"deprecated": False}, headers=[*lines, ("If-Match", '"x"')])
+    assert back.status_code == 412, "it is deprecated now"
     assert publisher.patch(f"/models/{digest}", json={"deprecated": False}).headers["etag"] == changed.headers["etag"]
+    for method, path in (
+        ("PUT", f"/models/{digest}/aliases/v1"),
+        ("DELETE", f"/models/{digest}/aliases/stable"),
+        ("DELETE", f"/models/{digest}"),
+    ):
+        assert publisher.request(method, path, headers={"If-Match": seen}).status_code == 412
+        assert publisher.get("/models/stable").json()["aliases"].count("stable") == 1
+    now = publisher.put(f"/models/{digest}/aliases/v1", headers=lines).headers["etag"]
+    assert publisher.delete(f"/models/{digest}", headers={"If-Match": now}).status_code == 204
+
+
+def test_a_checkpoint_has_at_most_32_aliases(publisher: httpx.Client, make_checkpoint: Make) -> None:
+    digest = publish(publisher, make_checkpoint())
+    names = [f"v{number}" for number in range(32)]
+    assert publisher.patch(f"/models/{digest}", json={"aliases": names}).status_code == 200
+    more = publisher.put(f"/models/{digest}/aliases/v32")
+    assert (more.status_code, more.json()["type"]) == (409, "conflict")
+    assert "has 32 aliases, at most 32 are kept" in more.json()["detail"]
+    assert publisher.put(f"/models/{digest}/aliases/v31").status_code == 200
 
 
 def test_a_locked_or_damaged_file_is_no_failure_of_the_server(

@@ -175,6 +175,16 @@ def test_an_unknown_run(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_a_folder_of_other_things_is_no_zoo(tmp_path: Path, images: Path) -> None:
+    """Runs and checkpoints would lie among the photos."""
+    before = sorted(images.iterdir())
+    for zoo, reason in ((images, "holds other files and no checkpoint"), ("", "an empty word came")):
+        result = CliRunner().invoke(app, ["digits", "--data", str(images), "--zoo", str(zoo)])
+        assert result.exit_code == 2
+        assert reason in " ".join(result.stderr.replace("│", " ").split())
+    assert sorted(images.iterdir()) == before
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     result = zoo_train("digits", "--data", tmp_path / "[b]nowhere", "--zoo", tmp_path / "zoo")
     assert_refused(result, "[b]nowhere: no such directory or archive, and no data set of that name (digits, cifar10,")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -242,6 +243,18 @@ def test_a_class_of_dead_links_in_a_tar_is_told_of(tmp_path: Path) -> None:
     findings = image_folder.read(tmp_path / "images.tar").findings
     assert "left out: 1 link in the archive to what is no image in it (train/d/0.png)" in findings
     assert "left out, as their folders hold no images: d" in findings
+
+
+def test_an_archive_that_unpacks_to_far_more_than_photos_do_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for number in range(40):
+            file.writestr(f"train/a/{number}.png", bytes(8_000_000))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="the images in it have more than 268,435,456 bytes, 100 times the archive"):
+        image_folder.read(tmp_path / "bomb.zip")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 320_000_000
 
 
 def test_damaged_xz_is_an_error(tmp_path: Path) -> None:

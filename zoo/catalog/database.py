@@ -260,12 +260,16 @@ def _reason(error: DatabaseError | CatalogError) -> str:
 
 def _is_passing(error: DatabaseError) -> bool:
     """Whether the file or its file system is at fault, so that a retry may succeed; not the statement."""
+    if _is_damaged(error):
+        return True
     return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 
 
 def _is_damaged(error: DatabaseError) -> bool:
-    # The low byte: what follows it says where, as in SQLITE_CORRUPT_INDEX.
-    return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF in _DAMAGED
+    # The low byte: what follows it says where, as in SQLITE_CORRUPT_INDEX. A file that was cut to nothing is whole, and
+    # has no tables.
+    code = error.orig.sqlite_errorcode & 0xFF if isinstance(error.orig, sqlite3.Error) else None
+    return code in _DAMAGED or (code == sqlite3.SQLITE_ERROR and "no such table" in str(error.orig))
 
 
 def _configure(connection: sqlite3.Connection) -> None:

@@ -41,6 +41,7 @@ class Catalog(Index):
         """`path` None keeps the catalog in memory."""
         self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, changes.IMAGE_SETS, changes.FOLDERS])
         self._default_dataset = default_dataset
+        self.is_incomplete = False
 
     def close(self) -> None:
         self._engine.close()

@@ -26,6 +26,9 @@ class Index(Protocol):
     What names no data set is about the default one. Deprecated and staged rows are found by `rows` and `find` alone.
     """
 
+    is_incomplete: bool
+    """While the rows of a file that was begun anew are made again."""
+
     def close(self) -> None: ...
 
     # --- what it holds ---------------------------------------------------------------------------------

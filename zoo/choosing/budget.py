@@ -41,7 +41,8 @@ class Filters(BaseModel):
         float | None, Field(ge=0, description="Longest measured time for one image.", examples=[2.0])
     ] = None
     dataset: Annotated[
-        str | None, Field(description="Data set; without it the default one; * for all.", examples=["cifar10"])
+        str | None,
+        Field(min_length=1, description="Data set; without it the default one; * for all.", examples=["cifar10"]),
     ] = None
     family: Annotated[str | None, Field(description="Architecture family.", examples=["secnn"])] = None
     confidence: Annotated[

@@ -53,6 +53,8 @@ READ = frozenset(
 )
 # What a person would call an image too, wherever it lies.
 _IMAGES = READ | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw"}
+# An archive's images may have so many bytes, or so many times its own: it is read into memory.
+_FEW_BYTES, _MOST_TIMES = 256 * 1024 * 1024, 100
 # Names that systems leave behind, with those that begin with a dot.
 _HIDDEN = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 
@@ -305,6 +307,7 @@ def _is_hidden(name: str) -> bool:
 def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     """As `_in_directory`, with the bytes of the files that may be images. Raises DataError."""
     found: dict[PurePosixPath, bytes | None] = {}
+    num_bytes, most = 0, max(_FEW_BYTES, _MOST_TIMES * path.stat().st_size)
     links: list[tuple[PurePosixPath, PurePosixPath]] = []
     try:
         for place, member in _in_zip(path) if zipfile.is_zipfile(path) else _in_tar(path):
@@ -314,8 +317,18 @@ def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
                 left_out.add(member, place)
             elif isinstance(member, PurePosixPath):
                 links.append((place, member))
+            elif member is None:
+                found[place] = None
+            elif _kind(place) not in READ:
+                found[place] = b""
             else:
-                found[place] = member and (member() if _kind(place) in READ else b"")
+                num_bytes += member.num_bytes
+                if num_bytes > most:
+                    raise DataError(
+                        f"{path}: the images in it have more than {most:,} bytes, {_MOST_TIMES} times the archive: no "
+                        "photos can be packed so small"
+                    )
+                found[place] = member.read()
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, OSError, EOFError, RuntimeError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is neither a directory nor a readable .tar.gz or .zip: {reason}") from error
@@ -329,8 +342,14 @@ def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
     yield from found.items()
 
 
-# What an archive has: a file as a function that reads it, None for a folder, where a link leads, or why it is left out.
-Members = Iterator[tuple[PurePosixPath, "Callable[[], bytes] | PurePosixPath | str | None"]]
+@dataclass(frozen=True)
+class _Packed:
+    num_bytes: int
+    read: Callable[[], bytes]
+
+
+# What an archive has: a file, None for a folder, where a link leads, or why it is left out.
+Members = Iterator[tuple[PurePosixPath, "_Packed | PurePosixPath | str | None"]]
 
 
 def _in_zip(path: Path) -> Members:
@@ -338,7 +357,8 @@ def _in_zip(path: Path) -> Members:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = _name_in_zip(info)
-            yield PurePosixPath(name), None if name.endswith("/") else partial(archive.read, info)
+            is_folder = name.endswith("/")
+            yield PurePosixPath(name), None if is_folder else _Packed(info.file_size, partial(archive.read, info))
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:
@@ -357,7 +377,7 @@ def _in_tar(path: Path) -> Members:
             if member.isdir():
                 yield place, None
             elif member.isfile() and (content := archive.extractfile(member)):
-                yield place, content.read
+                yield place, _Packed(member.size, content.read)
             elif member.islnk() or member.issym():  # a file that is there twice is written as a link
                 base = place.parent if member.issym() else PurePosixPath()
                 yield place, PurePosixPath(os.path.normpath(base / member.linkname))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,10 +19,12 @@ from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
 from zoo.library.rows import row_of
 from zoo.store.annotations import Annotations, tag
-from zoo.store.entries import RESERVED, Alias, AliasEntry, Entry, Measured, MeasuredEntry, Said
+from zoo.store.entries import MAX_ALIASES, RESERVED, Alias, AliasEntry, Entry, Measured, MeasuredEntry, Said
 from zoo.store.locks import locked
 
 _ALIAS: TypeAdapter[str] = TypeAdapter(Alias)
+# Tags of which what is said of a checkpoint should have one; None: any will do.
+Expected: TypeAlias = Collection[str] | None
 
 
 class Annotator:
@@ -46,20 +49,43 @@ class Annotator:
         self._chooser = chooser
         self._follower = follower
 
-    def alias(self, alias: str, reference: str, *, dataset: str | None = None) -> CheckpointView:
-        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it."""
+    def alias(
+        self, alias: str, reference: str, *, dataset: str | None = None, expected: Expected = None
+    ) -> CheckpointView:
+        """Gives a checkpoint the alias, in one step taken from whichever of its data set had it.
+
+        Raises ConflictError where it has `MAX_ALIASES` others, StaleError as `mark`.
+        """
         row = self._chooser.find(reference, dataset)
         self._check_alias(alias)
-        self._change(lambda said: self._named(said, alias, row))
+
+        def change(said: Said) -> list[Entry]:
+            _check_seen(said, row.digest, expected)
+            others = set(said.aliases_of(row.digest)) - {alias}
+            if len(others) >= MAX_ALIASES:
+                raise ConflictError(
+                    f"checkpoint {row.digest} has {len(others)} aliases, at most {MAX_ALIASES} are kept"
+                )
+            return self._named(said, alias, row)
+
+        self._change(change)
         audit.record("alias", row.digest, alias=alias, dataset=row.dataset)
         return self._chooser.view(row)
 
-    def unalias(self, alias: str, reference: str | None = None, *, dataset: str | None = None) -> None:
-        """Takes the alias away; with `reference` only if it is still that checkpoint's. Raises NotFoundError."""
+    def unalias(
+        self, alias: str, reference: str | None = None, *, dataset: str | None = None, expected: Expected = None
+    ) -> None:
+        """Takes the alias away; with `reference` only if it is still that checkpoint's. Raises NotFoundError, and
+        StaleError as `mark`."""
         row = self._chooser.find(alias if reference is None else reference, dataset)
         if alias not in self._annotations.said.aliases_of(row.digest):
             raise NotFoundError(f"checkpoint {row.digest} has no alias {alias}")
-        self._change(lambda said: said.unnamed(row.digest, [alias]))
+
+        def change(said: Said) -> list[Entry]:
+            _check_seen(said, row.digest, expected)
+            return said.unnamed(row.digest, [alias])
+
+        self._change(change)
         audit.record("unalias", row.digest, alias=alias, dataset=row.dataset)
 
     def mark(
@@ -70,7 +96,7 @@ class Annotator:
         deprecated: bool | None = None,
         staged: bool | None = None,
         move: bool = False,
-        expected: Collection[str] | None = None,
+        expected: Expected = None,
     ) -> CheckpointView:
         """Several at once; None leaves a thing as it is. `aliases` are all that it then has.
 
@@ -80,9 +106,7 @@ class Annotator:
         row = self._chooser.find(digest)
 
         def change(said: Said) -> list[Entry]:
-            found = tag(said, digest)
-            if expected is not None and found not in expected:
-                raise StaleError(f"checkpoint {digest} has changed since: it is {found} now. Look at it again")
+            _check_seen(said, digest, expected)
             entries: list[Entry] = []
             if aliases is not None:
                 entries += said.unnamed(digest, [alias for alias in said.aliases_of(digest) if alias not in aliases])
@@ -110,18 +134,23 @@ class Annotator:
         """An ETag of what is said of a checkpoint: changes with its aliases, deprecation and staging."""
         return tag(self._annotations.said, digest)
 
-    def delete(self, reference: str) -> None:
+    def delete(self, reference: str, *, expected: Expected = None) -> None:
         """Softly: the file stays until `zoo gc`, and `undelete` or publishing it again brings it back.
 
         Only by its whole digest: by a name that moves, like "best", the same again would delete the next. Raises
-        NotADigestError, which says the digest.
+        NotADigestError, which says the digest, and StaleError as `mark`.
         """
         digest = self._chooser.find(reference).digest
         if digest != reference:
             raise NotADigestError(
                 f"only a whole digest deletes a checkpoint, so that doing it twice deletes one: {reference} is {digest}"
             )
-        self._change(lambda said: said.flagged(digest, deleted=True))
+
+        def change(said: Said) -> list[Entry]:
+            _check_seen(said, digest, expected)
+            return said.flagged(digest, deleted=True)
+
+        self._change(change)
         self._files.digests = self._files.digests - {digest}
         self._in_catalog(lambda: self._catalog.remove([digest]))
         audit.record("delete", digest)
@@ -205,3 +234,9 @@ class Annotator:
             raise ConflictError(f"alias {alias} has a meaning of its own: choose another name")
         if named := self._catalog.named(alias):
             raise ConflictError(f"alias {alias} is the name of checkpoint {named[0].digest}: choose another")
+
+
+def _check_seen(said: Said, digest: str, expected: Expected) -> None:
+    found = tag(said, digest)
+    if expected is not None and found not in expected:
+        raise StaleError(f"checkpoint {digest} has changed since: it is {found} now. Look at it again")

@@ -11,7 +11,7 @@ from zoo.catalog.rows import CheckpointRow, column_of
 from zoo.catalog.views import CheckpointView, Selection
 from zoo.choosing.adaptive import spread
 from zoo.choosing.budget import ALL_DATASETS, UNITS, Budget, Filters
-from zoo.errors import GoneError, NoModelMeetsConstraintsError, NotFoundError
+from zoo.errors import BusyError, GoneError, NoModelMeetsConstraintsError, NotFoundError
 from zoo.library.ready_cascades import ReadyCascade, ReadyCascades
 from zoo.library.rows import view_of
 from zoo.library.upkeep.device import device_name
@@ -100,13 +100,14 @@ class Chooser:
         """By digest, digest prefix, name or alias; computed aliases are about `dataset`, else the default one.
 
         Raises NotFoundError, also where the checkpoint is of another data set than `dataset`; GoneError where it was
-        deleted.
+        deleted; BusyError while that is not known.
         """
         try:
             row = self._find(reference, dataset)
         except NotFoundError:
             # Another process may have named or deleted it since the last sync.
             if not self._annotations.read():
+                self._check_complete()
                 raise
             row = self._find(reference, dataset)
         if dataset not in (None, ALL_DATASETS, row.dataset):
@@ -174,6 +175,8 @@ class Chooser:
     # --- why nothing will do ---------------------------------------------------------------------------
 
     def nothing_meets(self, filters: Filters) -> NoModelMeetsConstraintsError:
+        """Raises BusyError while that is not known."""
+        self._check_complete()
         best = self._catalog.best_available(filters)
         dataset = self._catalog.dataset_of(filters)
         if best is None:
@@ -184,6 +187,10 @@ class Chooser:
             f"no checkpoint{of_dataset} meets {bounds}; {self._what_there_is(filters, best)}",
             self.view(best).model_dump(mode="json"),
         )
+
+    def _check_complete(self) -> None:
+        if self._catalog.is_incomplete:
+            raise BusyError("the catalog was damaged or removed, and is made again from the files: ask again")
 
     def _holds_none_of(self, dataset: str | None) -> str:
         names = self._catalog.datasets()

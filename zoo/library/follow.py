@@ -67,12 +67,14 @@ class Follower:
             # Damaged, and set aside by now; or it can be read no longer.
             if not (self._catalog.follow_file() or self._catalog.leave_file(error)):
                 raise
+            self._catalog.is_incomplete = True
             return self._sync()
 
     def _sync(self) -> bool:
         # The index before the store: writers put the file first and the row second, and take the row out after they
         # have marked it as deleted, so the reverse order could drop a fresh row.
         is_anew = self._catalog.follow_file()
+        self._catalog.is_incomplete |= is_anew
         known, places = self._catalog.digests(), self._places if is_anew else self._catalog.folders()
         before = self._synced_marks, self._files.digests
         self._annotations.read()
@@ -94,6 +96,7 @@ class Follower:
         annotated = self.annotate_rows()
         self._synced_digests = known - gone | {row.digest for row in new}
         calibrated = self._follow_cascades()
+        self._catalog.is_incomplete = False
         changed = before[0] != self._synced_marks or before[1] != self._files.digests
         return changed or is_anew or annotated or calibrated or bool(gone or taken_out or new or placed or measured)
 

@@ -26,6 +26,8 @@ from zoo.checkpoint.descriptor import Digest, Fraction, Slug
 from zoo.choosing.cascade import Calibration
 
 # Computed from the catalog, or taken in URLs: /models/file, /zoo/cifar10/resolve/main/…
+# Of one checkpoint.
+MAX_ALIASES = 32
 RESERVED = ("smallest", "best", "latest", "file", "pareto", "main")
 
 
