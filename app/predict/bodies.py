@@ -159,7 +159,8 @@ async def _parse_form(scope: Scope, body: bytes) -> Sent:
         return {"type": "http.request", "body": body, "more_body": False}
 
     boundary = _boundary(scope)
-    if b"--" + boundary + b"--" not in body:  # the parser passes over a last part that does not end
+    # The parser passes over a last part that has begun and does not end.
+    if b"\r\n\r\n" in body and b"--" + boundary + b"--" not in body:
         raise _broken(boundary, "the boundary that ends it, with -- before and behind, is missing")
     limits = {"max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
     try:

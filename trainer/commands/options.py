@@ -18,7 +18,6 @@ from rich.console import Console
 
 from zoo.cli.terminal import directory, made_of, options_of
 from zoo.errors import RunError, ZooError
-from zoo.store.directory import is_zoo
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +45,9 @@ _TRAIN_EXTRA = {"torch", "torchvision", "jaxtyping", "sklearn"}
 Device = Literal["auto", "cpu", "cuda"]
 RunArgument = Annotated[str, typer.Argument(help=f"A named run: {RUN_NAMES}.", metavar="RUN")]
 DataOption = Annotated[str, typer.Option(help="Images: a path or a name, see zoo-train --help.", metavar="PATH|NAME")]
-
-
-def _zoo(text: str) -> Path:
-    path = directory(text)
-    if path.is_dir() and not is_zoo(path):
-        raise typer.BadParameter(f"{path} holds other files and no checkpoint; a new zoo starts in an empty directory")
-    return path
-
-
-ZooOption = Annotated[Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR", parser=_zoo)]
+ZooOption = Annotated[
+    Path, typer.Option(help="Directory that receives the checkpoints.", metavar="DIR", parser=directory)
+]
 EpochsOption = Annotated[
     int | None,
     typer.Option(
