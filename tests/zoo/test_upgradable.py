@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
 from zoo.checkpoint.elastic_header import Level
-from zoo.checkpoint.file import decode, digest_of
+from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode
 from zoo.cli.main import app
 from zoo.client import AsyncZooClient, ZooClient
 from zoo.errors import NoModelMeetsConstraintsError, RemoteError, ZooError
@@ -288,3 +288,28 @@ def test_a_file_is_loaded_without_a_zoo(elastic: bytes, parts: tuple[Level, ...]
     with pytest.raises(ZooError, match="no level is whole"):
         open_elastic(file, OnnxClassifier)
     assert len(read_levels(file)) == 4
+
+
+def test_a_budget_is_met_by_a_level_where_a_file_of_its_own_comes_first(
+    tmp_path: Path,
+    serve: Callable[..., Any],
+    make_checkpoint: Callable[..., Checkpoint],
+    elastic: bytes,
+    parts: tuple[Level, ...],
+    levels: list[bytes],
+) -> None:
+    """As in the zoo that ships, whose separate files are a little more accurate."""
+    better = encode(make_checkpoint(decode(levels[1]).descriptor.architecture, accuracy=0.99))
+    for data in (elastic, better):
+        Directory(tmp_path / "zoo").put(data)
+    server = serve(tmp_path / "zoo")
+    with ZooClient(server.url, cache=tmp_path / "cache") as zoo:
+        assert zoo.choose(min_acc=0.64).id == digest_of(better)
+        one = zoo.download(min_acc=0.64, upgradable=True)
+        assert one.read_bytes() == elastic[: parts[1].prefix_bytes]
+        with pytest.raises(ZooError, match="is no level of an elastic file, so there is nothing to upgrade to"):
+            zoo.download(min_acc=0.98, upgradable=True)
+    for words in (("--url", server.url), ("--zoo", str(tmp_path / "zoo"))):
+        got = CliRunner().invoke(app, ["get", "--min-acc", "0.64", "--upgradable", *words, "-o", str(tmp_path / "net")])
+        assert got.exit_code == 0, got.stderr
+        assert (tmp_path / "net").read_bytes() == elastic[: parts[1].prefix_bytes]

@@ -51,6 +51,8 @@ def get(
     one within the bounds; --prefer says otherwise.
     """
     view = chosen(zoo, reference, budget)
+    if upgradable and reference is None:  # of levels the first that the budget allows
+        view = next((one for one in zoo.models(**budget.given()) if one.elastic), view)
     name = f"{view.name}.{budget.format}"
     target = Path(name) if output is None else output / name if output.is_dir() else target_of(output)
     if as_json and target == STDOUT:

@@ -104,8 +104,16 @@ class ElasticOperations:
 
     def _view(self, checkpoint: Reference | None, budget: Budget) -> Exchange[CheckpointView]:
         if checkpoint is None:
-            return (yield from self._zoo.choose(budget))
+            return (yield from self._first_level(budget))
         return (yield from self._zoo.show((yield from self._zoo.digest(checkpoint, budget))))
+
+    def _first_level(self, budget: Budget) -> Exchange[CheckpointView]:
+        """What the budget chooses among levels of elastic files; where none meets it, what it chooses."""
+        chosen = yield from self._zoo.choose(budget)
+        page = yield from self._zoo.page(budget)
+        while (level := next((view for view in page.items if view.elastic), None)) is None and page.following:
+            page = yield from self._zoo.page(budget, page.following)
+        return level or chosen
 
     def _cached(self, view: CheckpointView) -> Path:
         """Under another name than a whole file has: it is only its beginning."""
