@@ -129,7 +129,7 @@ class PredictBody(BaseModel):
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several; data: URLs as well.")
     parameters: Annotated[
         PredictParameters, BeforeValidator(null_as_nothing, json_schema_input_type=PredictParameters | None)
-    ] = Field(default=PredictParameters(), description="As in the query, which may have some of them too.")
+    ] = Field(default_factory=PredictParameters, description="As in the query, which may have some of them too.")
 
     @field_validator("inputs", mode="before")
     @classmethod

@@ -60,7 +60,7 @@ class RequestInput(BaseModel):
     shape: Annotated[list[Annotated[int, Field(ge=0, le=MAX_DIMENSION)]], Field(max_length=_MAX_DIMENSIONS)]
     parameters: Annotated[
         InputParameters, BeforeValidator(null_as_nothing, json_schema_input_type=InputParameters | None)
-    ] = InputParameters()
+    ] = Field(default_factory=InputParameters)
     data: Annotated[list[Any] | None, WithJsonSchema(_FLAT_DATA)] = None
 
 
@@ -73,7 +73,7 @@ class RequestOutput(BaseModel):
     name: Annotated[str, Field(json_schema_extra={"enum": ["scores", "labels"]})]
     parameters: Annotated[
         OutputParameters, BeforeValidator(null_as_nothing, json_schema_input_type=OutputParameters | None)
-    ] = OutputParameters()
+    ] = Field(default_factory=OutputParameters)
 
 
 class RequestParameters(BaseModel):
@@ -90,7 +90,7 @@ class InferRequest(BaseModel):
     outputs: Annotated[list[RequestOutput], Field(max_length=_MAX_TENSORS)] | None = None
     parameters: Annotated[
         RequestParameters, BeforeValidator(null_as_nothing, json_schema_input_type=RequestParameters | None)
-    ] = RequestParameters()
+    ] = Field(default_factory=RequestParameters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,8 @@ def serve_zoo() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(scope="session")
 def site(grown: Path) -> Iterator[str]:
-    """Two data sets, two families: digits as grown for these tests, and CIFAR-10 as it ships."""
-    with serve(grown, PRETRAINED) as url:
+    """Two data sets, two families: digits as grown for these tests, and CIFAR-10 in files of its own as it ships."""
+    with serve(grown, PRETRAINED / "cifar10", PRETRAINED / "imagenette96") as url:
         yield url
 
 

@@ -212,11 +212,21 @@ class Database:
         try:
             yield
         except DatabaseError as error:
-            if _is_damaged(error) and self._path is not None:
+            is_damaged = _is_damaged(error) or self._is_gone()
+            if is_damaged and self._path is not None:
                 self._set_aside(error)
-            raise CatalogError(_reason(error), is_passing=_is_passing(error)) from error
+            raise CatalogError(_reason(error), is_passing=is_damaged or _is_passing(error)) from error
         except PoolTimeout as error:  # all connections are in use
             raise CatalogError(str(error), is_passing=True) from error
+
+    def _is_gone(self) -> bool:
+        """Whether the file was cut to nothing, which is a whole database without tables, or set aside meanwhile."""
+        if self._path is None:
+            return False
+        try:
+            return self._path.stat().st_size == 0 or _identity(self._path) != self._identity
+        except OSError:
+            return True
 
     def _set_aside(self, error: DatabaseError) -> None:
         """Renames the damaged file, so that every process starts a new one; a retry succeeds."""
@@ -260,16 +270,12 @@ def _reason(error: DatabaseError | CatalogError) -> str:
 
 def _is_passing(error: DatabaseError) -> bool:
     """Whether the file or its file system is at fault, so that a retry may succeed; not the statement."""
-    if _is_damaged(error):
-        return True
     return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 
 
 def _is_damaged(error: DatabaseError) -> bool:
-    # The low byte: what follows it says where, as in SQLITE_CORRUPT_INDEX. A file that was cut to nothing is whole, and
-    # has no tables.
-    code = error.orig.sqlite_errorcode & 0xFF if isinstance(error.orig, sqlite3.Error) else None
-    return code in _DAMAGED or (code == sqlite3.SQLITE_ERROR and "no such table" in str(error.orig))
+    # The low byte: what follows it says where, as in SQLITE_CORRUPT_INDEX.
+    return isinstance(error.orig, sqlite3.Error) and error.orig.sqlite_errorcode & 0xFF in _DAMAGED
 
 
 def _configure(connection: sqlite3.Connection) -> None:
