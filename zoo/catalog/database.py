@@ -212,26 +212,29 @@ class Database:
         try:
             yield
         except DatabaseError as error:
-            is_damaged = _is_damaged(error) or self._is_gone()
-            if is_damaged and self._path is not None:
+            is_gone = self._is_gone()
+            if (_is_damaged(error) or self._is_empty()) and not is_gone:
                 self._set_aside(error)
-            raise CatalogError(_reason(error), is_passing=is_damaged or _is_passing(error)) from error
+                is_gone = True
+            raise CatalogError(_reason(error), is_passing=is_gone or _is_passing(error)) from error
         except PoolTimeout as error:  # all connections are in use
             raise CatalogError(str(error), is_passing=True) from error
 
     def _is_gone(self) -> bool:
-        """Whether the file was cut to nothing, which is a whole database without tables, or set aside meanwhile."""
-        if self._path is None:
-            return False
-        try:
-            return self._path.stat().st_size == 0 or _identity(self._path) != self._identity
-        except OSError:
-            return True
+        """Whether the file was removed, replaced or set aside meanwhile, or its directory is away."""
+        return self._path is not None and _identity(self._path) != self._identity
+
+    def _is_empty(self) -> bool:
+        """Whether the file was cut to nothing: to SQLite a whole database without tables."""
+        with suppress(OSError):
+            return self._path is not None and self._path.stat().st_size == 0
+        return False
 
     def _set_aside(self, error: DatabaseError) -> None:
         """Renames the damaged file, so that every process starts a new one; a retry succeeds."""
         path = self._path
-        assert path is not None
+        if path is None:
+            return
         with locked(path.parent):
             if self._identity is None or _identity(path) != self._identity:
                 return  # another process was faster
