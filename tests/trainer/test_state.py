@@ -315,3 +315,21 @@ def test_the_rate_is_halved_after_as_many_epochs_as_the_patience(tiny_run: RunCo
         scheduler.step(accuracy)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(lambda _: b"", id="emptied"),
+        pytest.param(lambda content: content[:1000], id="cut short"),
+        pytest.param(lambda content: content[: len(content) // 2], id="half of it"),
+        pytest.param(lambda content: content[:3000] + bytes([content[3000] ^ 4]) + content[3001:], id="a bit flipped"),
+        pytest.param(lambda _: b"garbage", id="something else"),
+    ],
+)
+def test_a_damaged_state_is_named(tmp_path: Path, tiny_run: RunConfig, damaged: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "state.pt"
+    save(path, trained(tiny_run), tiny_run, DATA)
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(RunError, match=r"state\.pt is damaged \(.+\): .* once it is deleted, --resume says"):
+        load(path, tiny_run, DATA, CPU)

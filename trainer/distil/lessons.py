@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from trainer.config import Cutout, RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.answers import Answers, Teacher
 from trainer.distil.pretrained import PretrainedAnswers
+from trainer.journal import saved
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import Lesson, WeightAverage, metrics_of, train_epoch
@@ -25,9 +26,10 @@ from trainer.loop.statistics import measure_on, num_for_checkpoint
 from trainer.loop.step import TrainingStep, device_name, pays_to_compile
 from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, PretrainedTeacher, join_devices
 from zoo.checkpoint.file import Checkpoint, encode
+from zoo.errors import RunError
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.runtime.module import GraphModule, module_of
-from zoo.store.directory import Directory, write_atomically
+from zoo.store.directory import Directory
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,8 @@ class Lessons:
 
 
 def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:
-    buffer = io.BytesIO()
-    torch.save(
+    saved.write(
+        kept,
         {
             "what": what,
             "module": step.module.state_dict(),
@@ -204,17 +206,15 @@ def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverag
             "num_updates": average.num_updates,
             "lessons": [vars(lesson) for lesson in lessons],
         },
-        buffer,
     )
-    write_atomically(kept, buffer.getvalue())
 
 
 def _load(kept: Path, what: list[str], device: torch.device) -> dict[str, Any] | None:
-    """What was kept of this student, taught by the same teacher in the same way."""
-    if not kept.exists():
-        return None
-    saved: dict[str, Any] = torch.load(kept, map_location=device, weights_only=True)
-    return saved if saved["what"] == what else None
+    """What was kept of this student, taught by the same teacher in the same way; what is damaged is taught again."""
+    with suppress(FileNotFoundError, RunError):
+        state = saved.read(kept, device)
+        return state if state.get("what") == what else None
+    return None
 
 
 def _descriptor(

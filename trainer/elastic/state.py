@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
-import torch
-
 from trainer.config import RunConfig
 from trainer.elastic.levels import Levels
+from trainer.journal import saved
 from trainer.journal.journal import RunLog
 from zoo.checkpoint.file import digest_of
 from zoo.errors import RunError
 from zoo.network.cost import num_params
-from zoo.store.directory import write_atomically
 
 _VERSION = 1
 _DEFAULTS = {one.name: repr(one.default) for one in fields(RunConfig) if one.default is not MISSING}
@@ -71,25 +68,24 @@ def save(log: RunLog, settings: Settings, state: ElasticState) -> None:
     if not log.group.writes:
         return
     state.log_bytes = log.synced()
-    buffer = io.BytesIO()
-    torch.save({"version": _VERSION, "settings": _of(log, settings), "state": vars(state)}, buffer)
-    write_atomically(log.state_path, buffer.getvalue())
+    saved.write(log.state_path, {"version": _VERSION, "settings": _of(log, settings), "state": vars(state)})
 
 
 def load(log: RunLog, settings: Settings) -> ElasticState:
-    """Raises RunError where the run was started with other settings (more epochs are fine) or images."""
-    saved = torch.load(log.state_path, map_location=log.device, weights_only=True)
-    if saved.get("version") != _VERSION or "settings" not in saved:
+    """Raises RunError where the file is damaged, or the run was started with other settings (more epochs are fine) or
+    images."""
+    kept = saved.read(log.state_path, log.device)
+    if kept.get("version") != _VERSION or "settings" not in kept:
         raise RunError(f"{log.directory} was written by another version of the trainer: use another --zoo or --seed")
     # A setting that there was not yet when the state was saved had its default.
-    before, now = _DEFAULTS | saved["settings"], _DEFAULTS | _of(log, settings)
+    before, now = _DEFAULTS | kept["settings"], _DEFAULTS | _of(log, settings)
     differing = [key for key in before | now if before.get(key) != now.get(key) and key != "epochs"]
     if differing:
         differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
         raise RunError(
             f"{log.directory} was started with {differences}: resume with the same, or use another --zoo or --seed"
         )
-    state, asked = ElasticState(**saved["state"]), int(before["epochs"])
+    state, asked = ElasticState(**kept["state"]), int(before["epochs"])
     if asked != settings.run.epochs:
         _change_epochs(log, settings, state, asked)
     return state

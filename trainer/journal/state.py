@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -14,13 +13,13 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.growth.recipe import Beginning, Growth
+from trainer.journal import saved
 from trainer.loop import optim
 from trainer.loop.state import Branch, RunState, plateau
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
 from zoo.network.families.registry import parse as parse_architecture
 from zoo.runtime.module import GraphModule
-from zoo.store.directory import write_atomically
 
 # Changes whenever the contents of the file do.
 _VERSION = 6
@@ -34,8 +33,8 @@ _PLAIN = (
 def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -> None:
     """`data` says which images the run uses; `load` refuses to go on with others."""
     assert state.saved_at is not None
-    buffer = io.BytesIO()
-    torch.save(
+    saved.write(
+        path,
         {
             "version": _VERSION,
             "config": _flat(asdict(config)),
@@ -53,21 +52,19 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
             "begun": vars(state.begun),
             **{name: getattr(state, name) for name in _PLAIN},
         },
-        buffer,
     )
-    write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.device) -> RunState:
-    """Raises RunError where the run was started with other data, or another configuration than this: growth does not
-    depend on how long it may take in all, nor on distillation, which keeps its own settings.
+    """Raises RunError where the file is damaged, or the run was started with other data, or another configuration than
+    this: growth does not depend on how long it may take in all, nor on distillation, which keeps its own settings.
     """
-    saved = torch.load(path, map_location=device, weights_only=True)
-    if saved.get("version") != _VERSION:
+    kept = saved.read(path, device)
+    if kept.get("version") != _VERSION:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     # A setting that there was not yet when the state was saved had its default.
-    settings = _upgraded(saved["config"])
-    before = _defaults(config, settings) | settings | saved["data"]
+    settings = _upgraded(kept["config"])
+    before = _defaults(config, settings) | settings | kept["data"]
     now = _flat(asdict(config)) | _flat(data)
     differing = [key for key in before | now if before.get(key) != now.get(key) and not _may_differ(key)]
     if differing:
@@ -76,34 +73,34 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
             f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed; "
             "other images may have another --name"
         )
-    if config.epochs < saved["epoch"]:
+    if config.epochs < kept["epoch"]:
         raise RunError(
-            f"{path.parent} was last asked for {saved['config']['epochs']} epochs and has {saved['epoch']} behind it, "
-            f"so it cannot end after {config.epochs}: --epochs {saved['epoch']} or more goes on with it"
+            f"{path.parent} was last asked for {kept['config']['epochs']} epochs and has {kept['epoch']} behind it, "
+            f"so it cannot end after {config.epochs}: --epochs {kept['epoch']} or more goes on with it"
         )
     # Runs of before these were bounded by the data go on with what they asked for.
-    saved = {"batch_size": config.batch_size, "warmup_steps": config.warmup_steps, **saved}
-    architecture = parse_architecture(saved["architecture"])
+    kept = {"batch_size": config.batch_size, "warmup_steps": config.warmup_steps, **kept}
+    architecture = parse_architecture(kept["architecture"])
     module = GraphModule(architecture.graph()).to(device)
-    module.load_state_dict(saved["module"])
+    module.load_state_dict(kept["module"])
     optimizer = optim.make(module, config)
-    optim.load_state(optimizer, saved["optimizer"])
+    optim.load_state(optimizer, kept["optimizer"])
     scheduler = plateau(optimizer, config)
-    scheduler.load_state_dict(saved["scheduler"])
-    validation = saved["validation"]
+    scheduler.load_state_dict(kept["scheduler"])
+    validation = kept["validation"]
     return RunState(
         architecture=architecture,
         module=module,
         optimizer=optimizer,
         scheduler=scheduler,
         validation=Accuracy.model_validate_json(validation) if validation else None,
-        expansions=tuple(ExpansionStep.model_validate_json(step) for step in saved["expansions"]),
-        checkpoints=tuple(saved["checkpoints"]),
-        growth=_growth(saved["decided"]),
-        branch=Branch(**saved["branch"]) if saved["branch"] else None,
-        saved_at=datetime.fromisoformat(saved["saved_at"]),
-        begun=Beginning(**saved.get("begun", {})),
-        **{name: saved[name] for name in _PLAIN},
+        expansions=tuple(ExpansionStep.model_validate_json(step) for step in kept["expansions"]),
+        checkpoints=tuple(kept["checkpoints"]),
+        growth=_growth(kept["decided"]),
+        branch=Branch(**kept["branch"]) if kept["branch"] else None,
+        saved_at=datetime.fromisoformat(kept["saved_at"]),
+        begun=Beginning(**kept.get("begun", {})),
+        **{name: kept[name] for name in _PLAIN},
     )
 
 
