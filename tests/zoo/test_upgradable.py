@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from zoo.checkpoint.elastic import ElasticFile, extract, pack, read_levels
@@ -23,7 +25,8 @@ from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import Checkpoint, decode, digest_of, encode
 from zoo.cli.main import app
 from zoo.client import AsyncZooClient, ZooClient
-from zoo.errors import NoModelMeetsConstraintsError, RemoteError, ZooError
+from zoo.errors import GoneError, NoModelMeetsConstraintsError, RemoteError, ZooError
+from zoo.library.local import LocalZoo
 from zoo.runtime.elastic import ElasticNetwork, open_elastic
 from zoo.runtime.onnx_classifier import OnnxClassifier
 from zoo.runtime.predictor import Predictor
@@ -38,6 +41,11 @@ def elastic(levels: list[bytes]) -> bytes:
 @pytest.fixture
 def parts(elastic: bytes) -> tuple[Level, ...]:
     return ElasticFile(io.BytesIO(elastic)).levels
+
+
+@pytest.fixture
+def digests(levels: list[bytes]) -> list[str]:
+    return list(map(digest_of, levels))
 
 
 @pytest.fixture
@@ -313,3 +321,81 @@ def test_a_budget_is_met_by_a_level_where_a_file_of_its_own_comes_first(
         got = CliRunner().invoke(app, ["get", "--min-acc", "0.64", "--upgradable", *words, "-o", str(tmp_path / "net")])
         assert got.exit_code == 0, got.stderr
         assert (tmp_path / "net").read_bytes() == elastic[: parts[1].prefix_bytes]
+
+
+def test_a_bound_in_bytes_counts_what_is_written(
+    server: Any, parts: tuple[Level, ...], digests: list[str], tmp_path: Path
+) -> None:
+    """The beginning of the file up to a level is more than the level is as a file of its own."""
+    alone, written = parts[2].header.size_bytes, parts[2].prefix_bytes
+    assert parts[1].prefix_bytes < alone < written
+    file = tmp_path / "net.safetensors"
+    with ZooClient(server.url, cache=tmp_path / "cache") as zoo:
+        assert zoo.choose(max_bytes=alone).id == digests[2]
+        for bound, level in ((alone, 1), (written, 2)):
+            assert zoo.download(to=file, max_bytes=bound, upgradable=True).stat().st_size == parts[level].prefix_bytes
+            assert zoo.load(max_bytes=bound, elastic=True).level == level
+        with pytest.raises(NoModelMeetsConstraintsError, match=f"takes {written:,}, or {alone:,} as a file") as caught:
+            zoo.download(min_acc=0.7, max_bytes=alone, upgradable=True)
+        assert caught.value.best_available is not None
+        assert caught.value.best_available["id"] == digests[2]
+    for words in (("--url", server.url), ("--zoo", str(tmp_path / "zoo"))):
+        file = tmp_path / f"of{words[0]}"
+        got = CliRunner().invoke(app, ["get", "--max-bytes", str(alone), "--upgradable", *words, "-o", str(file)])
+        assert got.exit_code == 0, got.stderr
+        assert file.stat().st_size == parts[1].prefix_bytes
+
+
+@pytest.mark.parametrize("where", ["--url", "--zoo"])
+def test_upgraded_past_a_level_that_was_deleted(
+    server: Any, parts: tuple[Level, ...], digests: list[str], tmp_path: Path, where: str
+) -> None:
+    file, root = tmp_path / "net.safetensors", str(tmp_path / "zoo")
+    source = (where, server.url if where == "--url" else root)
+
+    def zoo(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+        return done.stderr
+
+    def deleted(digest: str) -> str:
+        told = zoo("delete", digest, "--zoo", root)
+        with httpx.Client(base_url=server.url) as client:
+            while client.get(f"/models/{digest}").status_code == 200:
+                time.sleep(0.05)
+        return told
+
+    zoo("get", "--min-acc", "0.6", "--upgradable", "-o", str(file), *source)
+    assert "until its other levels go, too" in deleted(digests[1])
+    zoo("upgrade", str(file), "--min-acc", "0.65", *source)
+    assert file.stat().st_size == parts[2].prefix_bytes
+    deleted(digests[3])
+    zoo("upgrade", str(file), *source)
+    assert file.stat().st_size == parts[2].prefix_bytes
+    deleted(digests[0])
+    assert deleted(digests[2]) == ""
+    with pytest.raises(GoneError, match="was deleted"):
+        CliRunner().invoke(app, ["upgrade", str(file), *source], catch_exceptions=False)
+
+
+def test_a_program_switches_past_a_level_that_was_deleted(server: Any, digests: list[str], tmp_path: Path) -> None:
+    with ZooClient(server.url, cache=tmp_path / "cache") as zoo, LocalZoo([tmp_path / "zoo"]) as local:
+        net = zoo.load(min_acc=0.6, elastic=True)
+        local.sync()
+        local.delete(digests[1])
+        assert net.upgrade(min_acc=0.65).number == 2
+
+
+@pytest.mark.parametrize("min_acc", [80, -0.1, float("nan")])
+def test_an_accuracy_that_is_none_is_refused(elastic: bytes, tmp_path: Path, min_acc: float) -> None:
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(elastic)
+    (tmp_path / "zoo" / "checkpoints").mkdir(parents=True)
+    with ZooClient("http://127.0.0.1:1") as zoo, LocalZoo([tmp_path / "zoo"]) as local:
+        for upgrade in (
+            lambda: zoo.upgrade(file, min_acc=min_acc),
+            lambda: local.upgrade(file, min_acc=min_acc),
+            lambda: open_elastic(file, OnnxClassifier).upgrade(min_acc),
+        ):
+            with pytest.raises(ValidationError, match="min_acc"):
+                upgrade()

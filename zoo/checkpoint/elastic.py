@@ -82,20 +82,20 @@ def extract(data: bytes, level: int) -> bytes:
     return ElasticFile(io.BytesIO(data)).extract(level)
 
 
-def reaching(levels: Sequence[Level], min_acc: float | None) -> Level:
-    """The smallest with that test accuracy, as it is shown or in full; without a bound the largest.
+def reaching(levels: Sequence[Level], min_acc: float | None) -> list[Level]:
+    """Those with that test accuracy, as it is shown or in full, the smallest first; without a bound the largest first.
 
-    Raises NoModelMeetsConstraintsError.
+    Raises NoModelMeetsConstraintsError where there is none.
     """
     if min_acc is None:
-        return levels[-1]
+        return list(reversed(levels))
     known = [level for level in levels if level.accuracy is not None]
-    for level in known:
-        if max(level.accuracy or 0, round(level.accuracy or 0, SHOWN_DIGITS)) >= min_acc:
-            return level
+    found = [level for level in known if max(level.accuracy or 0, round(level.accuracy or 0, SHOWN_DIGITS)) >= min_acc]
+    if found:
+        return found
     best = max((level.accuracy or 0 for level in known), default=None)
-    found = "their accuracies are unknown" if best is None else f"the best has {best:.{SHOWN_DIGITS}f}"
-    raise NoModelMeetsConstraintsError(f"none of {len(levels)} levels reaches accuracy {min_acc:g}; {found}", None)
+    has = "their accuracies are unknown" if best is None else f"the best has {best:.{SHOWN_DIGITS}f}"
+    raise NoModelMeetsConstraintsError(f"none of {len(levels)} levels reaches accuracy {min_acc:g}; {has}", None)
 
 
 def read_levels(path: Path) -> tuple[Level, ...]:

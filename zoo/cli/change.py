@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from zoo.catalog.views import CheckpointView
+from zoo.choosing.budget import ALL_DATASETS
 from zoo.cli.calibrate import find_cascades
 from zoo.cli.options import (
     DatasetOption,
@@ -155,10 +156,10 @@ def delete(zoo: Zoo, digest: Whole) -> None:
     with suppress(NotFoundError):  # what is deleted already may be deleted again
         place = zoo.show(digest).elastic
     zoo.delete(digest)
-    if place is not None:
-        typer.echo(
-            f"hidden: its bytes stay in elastic file {place.file} until all {place.levels} levels are deleted", err=True
-        )
+    if place is None:
+        return
+    if any(view.elastic and view.elastic.file == place.file for view in zoo.models(dataset=ALL_DATASETS)):
+        typer.echo(f"hidden: its bytes stay in elastic file {place.file} until its other levels go, too", err=True)
 
 
 @app.command(epilog="Example: zoo undelete <digest> --zoo my-zoo")

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from zoo.catalog.levels import first_level, require_beginning
 from zoo.catalog.views import AnsweredBy, CheckpointView
 from zoo.choosing.budget import Budget, FileFormat
 from zoo.choosing.policy import MAX_TOP_K, check
@@ -52,7 +53,8 @@ def get(
     """
     view = chosen(zoo, reference, budget)
     if upgradable and reference is None:  # of levels the first that the budget allows
-        view = next((one for one in zoo.models(**budget.given()) if one.elastic), view)
+        view = first_level(zoo.models(**budget.given()), budget) or view
+        require_beginning(view, budget)
     name = f"{view.name}.{budget.format}"
     target = Path(name) if output is None else output / name if output.is_dir() else target_of(output)
     if as_json and target == STDOUT:

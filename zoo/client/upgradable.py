@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.catalog.levels import first_level, require_beginning
 from zoo.catalog.views import CheckpointView, ElasticPlace
 from zoo.choosing.budget import Budget, FileFormat
 from zoo.client.download import go_on
@@ -48,9 +49,15 @@ class ElasticOperations:
         return target
 
     def upgrade(self, file: Path, min_acc: float | None, progress: Progress | None) -> Exchange[CheckpointView]:
+        """Where a level was deleted, to the next that would do."""
         from zoo.checkpoint.elastic import reaching, read_levels  # which need safetensors
 
-        return (yield from self._fetch_level(file, reaching(read_levels(file), min_acc).number, progress))
+        Budget(min_acc=min_acc)
+        *levels, last = reaching(read_levels(file), min_acc)
+        for level in levels:
+            with suppress(NotFoundError):
+                return (yield from self._fetch_level(file, level.number, progress))
+        return (yield from self._fetch_level(file, last.number, progress))
 
     def load(
         self,
@@ -104,14 +111,16 @@ class ElasticOperations:
 
     def _view(self, checkpoint: Reference | None, budget: Budget) -> Exchange[CheckpointView]:
         if checkpoint is None:
-            return (yield from self._first_level(budget))
+            view = yield from self._first_level(budget)
+            require_beginning(view, budget)
+            return view
         return (yield from self._zoo.show((yield from self._zoo.digest(checkpoint, budget))))
 
     def _first_level(self, budget: Budget) -> Exchange[CheckpointView]:
         """What the budget chooses among levels of elastic files; where none meets it, what it chooses."""
         chosen = yield from self._zoo.choose(budget)
         page = yield from self._zoo.page(budget)
-        while (level := next((view for view in page.items if view.elastic), None)) is None and page.following:
+        while (level := first_level(page.items, budget)) is None and page.following:
             page = yield from self._zoo.page(budget, page.following)
         return level or chosen
 

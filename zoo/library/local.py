@@ -16,9 +16,10 @@ from zoo.catalog.protocol import Index
 from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Prediction
 from zoo.checkpoint import file as checkpoint_file
 from zoo.checkpoint.elastic import ElasticFile, reaching, read_levels
+from zoo.checkpoint.elastic_header import Level
 from zoo.checkpoint.file import Checkpoint
 from zoo.choosing.budget import Bounds, Budget, Complexity, FileFormat, Filters
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, NotFoundError, ZooError
 from zoo.library.annotate import Annotator
 from zoo.library.answer import answer
 from zoo.library.choose import Chooser
@@ -137,10 +138,10 @@ class LocalZoo(Zoo):
     def upgrade(
         self, file: AnyPath, *, min_acc: float | None = None, progress: Progress | None = None
     ) -> CheckpointView:
+        Budget(min_acc=min_acc)
         target = Path(file)
         levels = read_levels(target)
-        level = reaching(levels, min_acc)
-        view = self.chooser.view(self.chooser.find(level.digest))
+        level, view = self._first_there(reaching(levels, min_acc))
         with suppress(CheckpointError), target.open("rb") as opened:
             if ElasticFile(opened).extract(level.number):
                 return view
@@ -188,6 +189,13 @@ class LocalZoo(Zoo):
 
     def undelete(self, digest: str) -> CheckpointView:
         return self.annotator.undelete(digest)
+
+    def _first_there(self, levels: Sequence[Level]) -> tuple[Level, CheckpointView]:
+        """Raises NotFoundError where all are deleted."""
+        for level in levels[:-1]:
+            with suppress(NotFoundError):
+                return level, self.chooser.view(self.chooser.find(level.digest))
+        return levels[-1], self.chooser.view(self.chooser.find(levels[-1].digest))
 
     def _elastic_file(self, digest: str) -> str | None:
         row = self.catalog.rows([digest]).get(digest)

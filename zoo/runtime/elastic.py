@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, overload
@@ -11,7 +12,8 @@ from zoo.catalog.views import Prediction
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.elastic import ElasticFile, reaching
 from zoo.checkpoint.file import Checkpoint, decode
-from zoo.errors import CheckpointError
+from zoo.choosing.budget import Budget
+from zoo.errors import CheckpointError, NotFoundError
 from zoo.images.inputs import Image, Images
 from zoo.runtime.classifier import Classifier
 
@@ -99,9 +101,17 @@ class ElasticNetwork(Generic[Made]):
     def upgrade(self, min_acc: float | None = None) -> LevelSize:
         """Switches to the smallest level with that test accuracy, or to the largest; fetches it if need be.
 
-        Raises NoModelMeetsConstraintsError where no level has it, CheckpointError where it can be had from nowhere.
+        Where that one was deleted from its zoo, to the next that would do. Raises NoModelMeetsConstraintsError where no
+        level has it, pydantic.ValidationError where it is no fraction, CheckpointError where it can be had nowhere.
         """
-        number = reaching(self._levels, min_acc).number
+        Budget(min_acc=min_acc)
+        *levels, last = [level.number for level in reaching(self._levels, min_acc)]
+        for number in levels:
+            with suppress(NotFoundError):
+                return self._switched(number)
+        return self._switched(last)
+
+    def _switched(self, number: int) -> LevelSize:
         if not self.levels[number].is_here and self._fetch is not None:
             self._fetch(number)
             self._look()
