@@ -18,11 +18,14 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
+from typer.testing import CliRunner
 
+from trainer.commands.main import app
 from trainer.data import datasets as data
 from trainer.data.datasets import Data, Split
 from zoo.checkpoint.descriptor import Dataset
 from zoo.errors import DataError
+from zoo.images.check import check
 
 WriteImages = Callable[..., Path]
 
@@ -553,3 +556,16 @@ def test_content_as_the_format_page_says(tmp_path: Path, write_images: WriteImag
     assert found.content.test == hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
     indices = b"".join(int(index).to_bytes(8, "little") for index in sorted(found.validation_indices))
     assert found.content.split == hashlib.sha256(indices).hexdigest()
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_are_read(
+    tmp_path: Path, write_images: WriteImages
+) -> None:
+    path = write_images(tmp_path / "bars", {"train": 40, "test": 8})
+    with pytest.raises(DataError, match=r"of 300000×300000 take .* GiB once they are decoded, .* smaller --image-size"):
+        data.load(str(path), image_size=300_000)
+    with pytest.raises(DataError, match="300000×300000"):
+        check(path, image_size=300_000)
+    done = CliRunner().invoke(app, ["check", str(path), "--image-size", "2000"])
+    assert done.exit_code == 2
+    assert "less than or equal to 1024" in done.output

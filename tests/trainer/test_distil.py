@@ -25,6 +25,7 @@ from trainer.loop.step import TrainingStep
 from trainer.recipes.ladder import Ladder
 from trainer.report.trials import read_trials
 from zoo.checkpoint.file import decode, encode, read_header
+from zoo.errors import RunError
 from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.network.families.blueprint import start
 from zoo.runtime.module import GraphModule, module_of
@@ -237,3 +238,11 @@ def test_the_step_learns_the_teachers_softened_answers(data: Data) -> None:
     for parameter, gradient in zip(student.parameters(), expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pass_that_diverges_stops_and_keeps_no_file(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    before = sorted((tmp_path / "zoo" / "checkpoints").iterdir())
+    config = replace(CONFIG, learning_rate=1e25)
+    with pytest.raises(RunError, match=r"fine-tuning [\d,]+ parameters diverged: the loss of epoch \d+ is (nan|inf)"):
+        list(distil(config, data, tmp_path / "zoo", digests, CPU, [].append))
+    assert sorted((tmp_path / "zoo" / "checkpoints").iterdir()) == before

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.commands.options import MAX_IMAGE_SIZE
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_folder(
     test_share: Annotated[
         float | None, typer.Option(help="Of a folder without test images; without it 0.2.", min=0, max=1)
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="As the run would have it.", min=8)] = None,
+    image_size: Annotated[int | None, typer.Option(help="As the run would have it.", min=8, max=MAX_IMAGE_SIZE)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, all names, as JSON.")] = False,
 ) -> None:
     """Look at a folder of images before training on it: counts, sizes, what is left out, damaged files, duplicates.

@@ -69,6 +69,10 @@ SeedOption = Annotated[int, typer.Option(min=0)]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
 
 
+# Of a side: a batch of larger ones takes more memory than machines have, and these networks see no more in them.
+MAX_IMAGE_SIZE = 1024
+
+
 @dataclass(frozen=True)
 class Images:
     """The images that the command's options select."""
@@ -78,7 +82,8 @@ class Images:
         int | None, typer.Option(help="Use this many training images, of each class its share.", min=4)
     ] = None
     image_size: Annotated[
-        int | None, typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8)
+        int | None,
+        typer.Option(help="Resize the images to this square; without it, to at most 96×96.", min=8, max=MAX_IMAGE_SIZE),
     ] = None
     name: Annotated[
         str | None, typer.Option(help="What to call the data set, instead of its last folder.", show_default=False)

@@ -28,7 +28,7 @@ from zoo.checkpoint.descriptor import Dataset as DatasetRecord
 from zoo.errors import DataError
 from zoo.images import digits
 from zoo.images import folder as image_folder
-from zoo.images.check import common_form
+from zoo.images.check import common_form, require_memory
 from zoo.images.decode import Fit, Form
 from zoo.images.duplicates import groups
 from zoo.images.files import READ
@@ -242,6 +242,7 @@ def _decoded(folder: ImageFolder, image_size: int | None, fit: Fit, skip_bad: bo
     """One file after the other, each resized at once: memory holds one photo at its full size."""
     bad = BadFiles()
     form, sizes = common_form(map(bad.probe, folder.train), image_size, fit)
+    require_memory(len(folder.files), form)
     pixels = [_pixels(files, form, bad) for files in (folder.train, folder.validation, folder.test)]
     if not skip_bad:
         bad.refuse()

@@ -20,7 +20,7 @@ from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import saved
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
-from trainer.loop.epoch import Lesson, WeightAverage, metrics_of, train_epoch
+from trainer.loop.epoch import Lesson, WeightAverage, metrics_of, require_finite, train_epoch
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint
 from trainer.loop.step import TrainingStep, device_name, pays_to_compile
@@ -160,6 +160,7 @@ class Lessons:
                 average=average,
                 lesson=lesson,
             )
+            require_finite(result.loss, f"fine-tuning {student.params:,} parameters", number + 1, max(rates))
             if number + 1 == config.distil_epochs:
                 self._at("measuring batch norms")
                 self._measure(average.module)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from trainer.distil.answers import Answers
 from trainer.elastic.module import ElasticModule
 from trainer.elastic.step import Block, ElasticStep
 from trainer.loop import optim
-from trainer.loop.epoch import EpochResult, WeightAverage, evaluate, train_epoch
+from trainer.loop.epoch import EpochResult, WeightAverage, evaluate, require_finite, train_epoch
 from trainer.loop.parallel import Group
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.statistics import measure_on, num_for_checkpoint, num_for_epoch
 from trainer.loop.step import pays_to_compile
 from zoo.checkpoint.descriptor import Accuracy
-from zoo.errors import RunError
 from zoo.network.cost import forward_flops, num_macs, training_flops
 from zoo.network.graph import Graph
 from zoo.runtime.module import GraphModule
@@ -128,11 +126,7 @@ class Stage:
                 lesson = self._answers.lesson(index)
         generator = seed_epoch(config, index, "elastic batches", self._group)
         result = train_epoch(step, self._train, generator, learning_rates=rates, average=self._average, lesson=lesson)
-        if not isfinite(result.loss):
-            raise RunError(
-                f"run {config.name} diverged: the loss of epoch {index + 1} is {result.loss} at a learning rate of "
-                f"{max(rates)}"
-            )
+        require_finite(result.loss, f"run {config.name}", index + 1, max(rates))
         num_images = num_for_epoch(len(self._train))
         validations = tuple(validation for _, validation in self._levels(self._average.module, index, num_images))
         mean = sum(one.accuracy for one in validations)

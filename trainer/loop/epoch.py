@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
+from math import isfinite
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,6 +19,7 @@ from trainer.loop import optim
 from trainer.loop.augment import Augmentation, augmentation_of
 from trainer.loop.step import TrainingStep
 from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
+from zoo.errors import RunError
 from zoo.network.cost import activation_bytes
 from zoo.runtime.module import GraphModule, normalize
 
@@ -50,6 +52,15 @@ class Lesson:
     augmentation: Augmentation
     answers: Float[Tensor, "n classes"]
     num_answered: int
+
+
+def require_finite(loss: float, what: str, epoch: int, learning_rate: float) -> None:
+    """Raises RunError where the training of `what` diverged, before anything of it is kept."""
+    if not isfinite(loss):
+        raise RunError(
+            f"{what} diverged: the loss of epoch {epoch} is {loss} at a learning rate of {learning_rate:g}; "
+            "a lower one may help (--learning-rate)"
+        )
 
 
 def train_epoch(

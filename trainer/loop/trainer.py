@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -16,14 +15,22 @@ from trainer.data.datasets import Data
 from trainer.growth.recipe import Growth, Look
 from trainer.growth.scores.fisher import gradient_moments, statistics_of
 from trainer.loop import optim
-from trainer.loop.epoch import EpochResult, WeightAverage, chance_of, evaluate, is_at_chance, mean_loss, train_epoch
+from trainer.loop.epoch import (
+    EpochResult,
+    WeightAverage,
+    chance_of,
+    evaluate,
+    is_at_chance,
+    mean_loss,
+    require_finite,
+    train_epoch,
+)
 from trainer.loop.parallel import Group
 from trainer.loop.seeds import seed_epoch, seed_of
 from trainer.loop.state import Branch, RunState, plateau
 from trainer.loop.statistics import measure_on, num_for_checkpoint, num_for_epoch
 from trainer.loop.step import TrainingStep, pays_to_compile
 from zoo.checkpoint.descriptor import Accuracy
-from zoo.errors import RunError
 from zoo.network.cost import forward_flops, num_macs, training_flops
 from zoo.runtime.module import GraphModule, normalize
 
@@ -76,7 +83,7 @@ class Trainer:
         step = self.step_of(state)
         self.at(step.activity)
         result = train_epoch(step, self.train, generator, learning_rates=self._warmup(state))
-        self._check(result, state.epoch + 1, rate)
+        require_finite(result.loss, f"run {self.config.name}", state.epoch + 1, rate)
         measured = deepcopy(state.module)
         state.validation = self.validated(state, measured, "the trunk", num_for_epoch(len(self.train)))
         if config.plateau and config.plateau_on == "accuracy":
@@ -109,7 +116,7 @@ class Trainer:
             generator = seed_epoch(config, state.epoch, f"branch epoch {index}", self.group)
             of_epoch = rates[index * steps : (index + 1) * steps]
             result = train_epoch(step, self.train, generator, learning_rates=of_epoch, average=average)
-            self._check(result, state.epoch, max(of_epoch))
+            require_finite(result.loss, f"run {self.config.name}", state.epoch, max(of_epoch))
             is_last = index + 1 == epochs
             # A checkpoint keeps the last ones.
             num_images = num_for_checkpoint(len(self.train)) if is_last else num_for_epoch(len(self.train))
@@ -248,13 +255,6 @@ class Trainer:
             return None
         numbers = range(epoch * steps + 1, (epoch + 1) * steps + 1)
         return [config.learning_rate * min(1.0, number / config.warmup_steps) for number in numbers]
-
-    def _check(self, result: EpochResult, epoch: int, learning_rate: float) -> None:
-        if not isfinite(result.loss):
-            raise RunError(
-                f"run {self.config.name} diverged: the loss of epoch {epoch} is {result.loss} at a learning rate "
-                f"of {learning_rate}"
-            )
 
     def _spent(
         self,

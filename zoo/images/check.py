@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from zoo.errors import DataError
 from zoo.images import duplicates, splits
 from zoo.images import folder as image_folder
 from zoo.images.decode import Fit, Form
@@ -46,6 +49,27 @@ def common_form(probes: Iterable[Probe | None], image_size: int | None, fit: Fit
     ), f"{came} are resized to {image_size}×{image_size}{how} (--image-size: to another size)"
 
 
+def require_memory(num_images: int, form: Form) -> None:
+    """Raises DataError where the decoded images take more than half of this machine's memory."""
+    height, width = form.size
+    needed, there = num_images * form.channels * height * width, _memory_bytes()
+    if there is not None and needed > there // 2:
+        raise DataError(
+            f"{num_images:,} images of {width}×{height} take {needed / 2**30:,.1f} GiB once they are decoded, more "
+            f"than half of the {there / 2**30:,.1f} GiB of memory here: give a smaller --image-size, or fewer images"
+        )
+
+
+def _memory_bytes() -> int | None:
+    """Of the machine, or of the container; None where the system does not say."""
+    limits = []
+    with suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits, default=None)
+
+
 @dataclass(frozen=True)
 class Report:
     """`counts`: class -> split -> images; validation images that are to be taken from training images count as such.
@@ -81,7 +105,8 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
     same = duplicates.near(thumbnails[good, ..., 0], [first.get(place, place) for place in range(len(files))])
     near = [places for places in same if places not in equal]
     counts = _counts(folder, files)
-    _, sizes = common_form((bad.probe(file) for file in folder.train if file not in bad), image_size, fit)
+    form, sizes = common_form((bad.probe(file) for file in folder.train if file not in bad), image_size, fit)
+    require_memory(len(folder.files), form)
     remarks = [*folder.findings, *_imbalance(counts)]
     if equal:
         remarks.append(f"files that are there twice or more: {len(equal):,}, as {_example(files, equal)}")
