@@ -569,3 +569,18 @@ def test_images_that_memory_cannot_hold_are_refused_before_they_are_read(
     done = CliRunner().invoke(app, ["check", str(path), "--image-size", "2000"])
     assert done.exit_code == 2
     assert "less than or equal to 1024" in done.output
+
+
+def test_too_few_validation_images_to_tell_anything_are_told_of(tmp_path: Path, write_images: WriteImages) -> None:
+    told = []
+    for count in (3, 2):
+        counts = {"train": 20, "validation": count, "test": 8}
+        path = write_images(tmp_path / str(count), counts, classes=("left", "right"))
+        told.append([finding for finding in data.load(str(path)).findings if "validation" in finding])
+    assert told == [
+        [],
+        [
+            "only 4 validation images, of which guessing the commonest class gets 50% right: what they say of a "
+            "network is little better than chance; add images, or a validation/ folder"
+        ],
+    ]

@@ -227,5 +227,9 @@ def chance_of(labels: Int64[Tensor, " n"]) -> float:
 
 
 def is_at_chance(measured: Accuracy, chance: float, standard_errors: float) -> bool:
-    """Whether the accuracy is not above chance by so many standard errors of a guesser's."""
-    return measured.accuracy <= chance + standard_errors * (chance * (1 - chance) / measured.n) ** 0.5
+    """Whether the accuracy is not above chance by so many standard errors of a guesser's. All right is not chance, of
+    however few images."""
+    return (
+        measured.accuracy < 1
+        and measured.accuracy <= chance + standard_errors * (chance * (1 - chance) / measured.n) ** 0.5
+    )
