@@ -88,7 +88,6 @@ def adapt(
         from trainer.distil.growth_plan import compiled_if_long
         from trainer.journal.display import Display
         from trainer.journal.journal import run_directory
-        from trainer.journal.origin import read_from
         from trainer.journal.plans import kept
         from trainer.journal.records import PlanRecord
         from trainer.loop.batches import fitted
@@ -131,13 +130,10 @@ def adapt(
                 found = Sources(tuple(found.members[index] for index in fits.sizes), found.knows_classes)
             sizes = ", ".join(f"{member.params:,}" for member in found.members)
             say(console, f"fine-tunes {sizes} parameters on {data.name}; the largest first")
-            before = {member.digest: member.descriptor.cost.epochs for member in found.members}
+            there = {digest for digest, _ in Directory(zoo).paths()}
             for digest in adapt_all(config, data, found, zoo, chosen, display, outside, display.at):
-                descriptor = read_from(Directory(zoo), digest).descriptor
-                taught = descriptor.cost.epochs - before[str(descriptor.lineage.parent)]
-                if taught != config.distil_epochs:
-                    wanted = f"in {taught} epochs, not {config.distil_epochs}; to train it again, delete {digest[:12]}"
-                    say(console, f"  kept: {descriptor.name} was fine-tuned on these images before, {wanted}")
+                if digest in there:
+                    say(console, f"  kept: {digest[:12]} came of the same before; to train it again, delete it")
                 typer.echo(digest)
 
 

@@ -17,6 +17,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distil import descriptors_of, logged
+from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
@@ -26,6 +27,7 @@ from trainer.journal.records import DistilledRecord, Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
+from zoo.checkpoint.descriptor import PretrainedTeacher
 from zoo.checkpoint.file import Checkpoint, Tensors
 from zoo.errors import DescriptorError, RunError
 from zoo.network.cost import num_params
@@ -125,27 +127,64 @@ def adapt(
     """Fine-tunes what `sources` found into the zoo, and yields the digest of each new file.
 
     `config.distil_epochs` each. The same call again goes on after the last whole epoch; members of which the zoo holds
-    what became of them are not trained again. One that does not get better is written as it is, with its accuracy on
-    these images. `outside`: a network from elsewhere teaches all of them too. Raises RunError where another process is
-    at work on the run. `at` is told what takes time now.
+    what became of them with these settings are not trained again. One that does not get better is written as it is,
+    with its accuracy on these images. `outside`: a network from elsewhere teaches all of them too. Raises RunError
+    where another process is at work on the run, or the loss diverges. `at` is told what takes time now.
     """
     config = fitted(config, len(data.train))
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     *smaller, largest = (member.licensed(config.license) for member in found.members)
     with logged(run, observe) as tell:
         data_file.write(run, data)
+        answers = outside.digest if outside else None
+        done = _Done(directory, config, Memory(run / DISTILLED, config, answers=answers), run.parent)
         myself = largest if found.knows_classes else None
         cutout = cutout_of(config, largest.params)
         teachers = [myself] if myself else []
         lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside, at=at)
-        digest = _adapt(data, directory, largest, myself, lessons, tell, at)
+        digest = _adapt(data, directory, largest, myself, lessons, done, tell, at)
         yield digest
         lessons.remove_answers()
         teacher = Member(digest, read_from(directory, digest).checkpoint)
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
-            yield _adapt(data, directory, member, teacher, lessons, tell, at)
+            yield _adapt(data, directory, member, teacher, lessons, done, tell, at)
         lessons.remove()
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What earlier calls left in a zoo."""
+
+    directory: Directory
+    config: RunConfig
+    memory: Memory
+    runs: Path
+
+    def find(
+        self, member: Member, teacher: Member | None, data: Data, pretrained: PretrainedTeacher | None
+    ) -> str | None:
+        """What became of the member with these settings, the best of several.
+
+        Files that no run of this zoo remembers, as of a zoo that came without its runs, need only have as many epochs.
+        """
+        taught_by, content = teacher.digest if teacher else None, data.content
+        found = {
+            digest: descriptor
+            for digest, descriptor in descriptors_of(self.directory).items()
+            if (descriptor.lineage.parent, descriptor.lineage.distilled_from) == (member.digest, taught_by)
+            and descriptor.lineage.pretrained_teacher == pretrained
+            and descriptor.dataset.content == content
+            and self._is_same(digest, descriptor.cost.epochs - member.descriptor.cost.epochs)
+        }
+        return max(found, key=lambda each: found[each].metrics.validation.accuracy, default=None)
+
+    def _is_same(self, digest: str, epochs: int) -> bool:
+        if any(record.digest == digest for record in self.memory.same()):
+            return True
+        return epochs == self.config.distil_epochs and not any(
+            Memory(log, self.config).knows(digest) for log in self.runs.glob(f"*/{DISTILLED}")
+        )
 
 
 def _adapt(
@@ -154,39 +193,31 @@ def _adapt(
     member: Member,
     teacher: Member | None,
     lessons: Lessons,
+    done: _Done,
     tell: Callable[[Record], None],
     at: Callable[[str], None],
 ) -> str:
     """The digest of the fine-tuned member; of an earlier call's, if there is one (idempotent)."""
-    content, taught_by = data.content, teacher.digest if teacher else None
     pretrained = lessons.pretrained.record if lessons.pretrained else None
-    before = {
-        digest: descriptor
-        for digest, descriptor in descriptors_of(directory).items()
-        if (descriptor.lineage.parent, descriptor.lineage.distilled_from) == (member.digest, taught_by)
-        and descriptor.lineage.pretrained_teacher == pretrained
-        and descriptor.dataset.content == content
-    }
-    if before:
-        digest = max(before, key=lambda each: before[each].metrics.validation.accuracy)
-        seconds = before[digest].cost.device_seconds - member.descriptor.cost.device_seconds
-    else:
+    digest = before = done.find(member, teacher, data, pretrained)
+    if digest is None:
         module, epochs = lessons.teach(member, tell)
         at("evaluating and testing")
         validation = evaluate(module, data.validation.to(lessons.device), data.preprocessing, len(data.classes))
         if validation.accuracy < member.val_accuracy:
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation
         digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device, pretrained)
-        seconds = sum(epoch.seconds for epoch in epochs)
-    after = read_from(directory, digest).descriptor.metrics.validation.accuracy
+    after = read_from(directory, digest).descriptor
     record = DistilledRecord(
         student=member.digest,
-        teacher=taught_by,
+        teacher=teacher.digest if teacher else None,
         params=member.params,
         val_accuracy_before=member.val_accuracy,
-        val_accuracy=after,
+        val_accuracy=after.metrics.validation.accuracy,
         digest=digest,
-        seconds=round(seconds, 3),
+        seconds=round(after.cost.device_seconds - member.descriptor.cost.device_seconds, 3),
     )
+    if before is None:
+        done.memory.add(record)
     tell(record)
     return digest

@@ -15,7 +15,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.distil.distilled import Memory
+from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.journal.journal import lock, run_directory
 from trainer.journal.origin import check_images, differences, read_from
@@ -91,7 +91,7 @@ def distil(
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     *students, teacher = members_of(zoo, digests)
     config = fitted(config, len(data.train))
-    memory = Memory(run / "distilled.jsonl", config)
+    memory = Memory(run / DISTILLED, config)
     students = [student.licensed(config.license) for student in students]
     lessons = Lessons(config, data, [teacher], device, run, at=at)
     with logged(run, observe) as tell:

@@ -15,6 +15,9 @@ from typing import Any
 from trainer.config import RunConfig
 from trainer.journal.records import DistilledRecord
 
+# In a run's directory.
+DISTILLED = "distilled.jsonl"
+
 
 class Memory:
     """Students of earlier calls, also those that did not get better; an append-only file.
@@ -22,7 +25,8 @@ class Memory:
     The caller holds the run's lock.
     """
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig, **others: str | None) -> None:
+        """`others`: settings that are not the configuration's; None is as if it were not there."""
         self._path = path
         self._settings: dict[str, Any] = {
             "epochs": config.distil_epochs,
@@ -30,6 +34,7 @@ class Memory:
             "learning_rate": config.learning_rate,
             "temperature": config.distil_temperature,
             "weight": config.distil_weight,
+            **{name: value for name, value in others.items() if value is not None},
         }
 
     def knows(self, digest: str) -> bool:

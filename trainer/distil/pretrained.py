@@ -59,6 +59,11 @@ class PretrainedAnswers:
     record: PretrainedTeacher
     logits: Float[Tensor, "images classes"]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the answers: changes with whatever they came of."""
+        return hashlib.sha256(self.logits.cpu().contiguous().numpy().data).hexdigest()
+
 
 def load(name: str, num_classes: int, *, download: bool = False) -> Pretrained:
     """Raises RunError for a name that is none, a package that is missing, and weights that are not on this machine."""

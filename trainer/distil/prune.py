@@ -18,7 +18,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distil import logged
-from trainer.distil.distilled import Memory
+from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.growth.ranking import TAYLOR_IMAGES, Scores, l2_scores, ranked, taylor_scores
 from trainer.journal.journal import run_directory
@@ -75,7 +75,7 @@ def prune(
     teacher = Member(origin.digest, origin.checkpoint)
     with logged(run, observe) as tell, prepared(device, config):
         cut = _cut(config, data, origin, budget, ranking, device)
-        memory = Memory(run / "distilled.jsonl", config)
+        memory = Memory(run / DISTILLED, config)
         there = {digest for digest, _ in directory.paths()}
         for record in memory.same():
             if record.student == cut.student.digest and record.digest in there:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,8 @@ from zoo.choosing.budget import Budget
 from zoo.cli import terminal
 
 STDOUT = Path("/dev/stdout")
+# How Python has the bytes of a file name that are no UTF-8.
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def print_table(table: Table) -> None:
@@ -30,15 +33,7 @@ def print_json(value: object) -> None:
 def as_text(value: object, indent: int | None = 2) -> str:
     """JSON as the terminal can have it; names of files that are no text are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
-    return text if text.isascii() or _is_utf8(text) else json.dumps(value, indent=indent)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return _NO_TEXT.sub(lambda byte: f"\\u{ord(byte[0]):04x}", text)
 
 
 def target_of(output: Path) -> Path:
