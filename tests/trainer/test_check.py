@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,11 @@ def test_nothing_that_can_be_read(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["check", str(tmp_path / "nowhere")])
     assert shown.exit_code == 1
     assert shown.stderr.count("\n") == 1
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, write_images: WriteImages) -> None:
+    folder = write_images(tmp_path / "bars", {"train": 10, "test": 4})
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "trainer", "check", str(folder)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "zoo-train: [Errno 28] No space left on device\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer.commands.report import report
 from trainer.commands.sweep import sweep
 from trainer.commands.train import train
 from zoo.cli import terminal
+from zoo.errors import ZooError
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -80,3 +82,12 @@ app.command(name="check", epilog="Example: zoo-train check photos/")(check_folde
 @app.callback()
 def zoo_train(version: terminal.VersionOption = False) -> None:
     pass
+
+
+def main() -> None:
+    """The installed command: also an error outside of training, as of a full disk, is one line on stderr."""
+    try:
+        app()
+    except (ZooError, OSError) as error:
+        typer.echo(f"zoo-train: {error}", err=True)
+        sys.exit(1)
