@@ -97,7 +97,7 @@ def _check_number(images: list[bytes], max_images: int) -> None:
             422,
             "invalid-parameter",
             f"a prediction takes 1 to {max_images} images, {len(images)} came"
-            + ("" if images else ": in a form they are the fields named file"),
+            + ("" if images else ": in a form they are the fields named file, in JSON the items of inputs"),
         )
 
 

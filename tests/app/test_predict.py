@@ -191,7 +191,10 @@ def test_media_types_that_are_not_spoken_are_415(client: httpx.Client) -> None:
     [
         ({"inputs": "???"}, "inputs[0] is not base64"),
         ({"inputs": ["", "é"]}, "inputs[1] is not base64"),
-        ({"inputs": []}, "a prediction takes 1 to 128 images, 0 came"),
+        (
+            {"inputs": []},
+            "a prediction takes 1 to 128 images, 0 came: in a form they are the fields named file, in JSON the items",
+        ),
         ({"inputs": 5}, "inputs: the base64 text of an image file was expected, or a list of such texts, not 5"),
         ({"inputs": [1]}, "inputs: the base64 text of an image file was expected, or a list of such texts, not 1"),
         ([], "body: Input should be an object"),
