@@ -331,3 +331,25 @@ def test_a_new_checkpoint_appears_while_one_looks(
     assert budget(page, "min_acc") == 0.6
     page.get_by_role("slider").press("End")
     expect(page.locator(".readout code")).to_have_text(second[:12])
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("#/explore?dataset=nope", "dataset=nope, where one of cifar10, digits, imagenette96 was expected"),
+        ("#/explore?dataset=cifar10&max_params=abc", "max_params=abc, where a number above 0 was expected"),
+        ("#/explore?dataset=cifar10&min_acc=80", "min_acc=80, where a fraction, as 0.8, was expected"),
+        ("#/explore?dataset=cifar10&max_params=9999&min_acc=0.8", "min_acc=0.8, as max_params is given too"),
+        ("#/explore?dataset=cifar10&prefer=foo", "prefer is no part of it"),
+        ("#/nonsense", "#/nonsense, which is no view"),
+    ],
+)
+def test_what_an_address_says_and_is_not_understood_is_told(
+    open_page: OpenPage, site: str, where: str, told: str
+) -> None:
+    page = open_page(f"{site}/{where}")
+    expect(page.get_by_role("alert")).to_have_text(f"Of the address was passed over: {told}.")
+    expect(page.locator(".readout-ask")).not_to_have_text("")
+    page.get_by_role("link", name="Try", exact=True).first.click()
+    expect(page.locator("h1")).to_have_text("One image, every size")
+    expect(page.get_by_role("alert")).to_have_count(0)

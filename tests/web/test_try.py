@@ -179,3 +179,29 @@ def test_large_images_are_made_smaller_before_they_are_sent(open_page: OpenPage,
     answers(page, len(sizes(site, "digits")))
     preview = page.get_by_role("img", name="The image that was sent")
     assert preview.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [512, 256]
+
+
+def test_of_several_images_the_first_is_asked_and_the_others_are_named(
+    open_page: OpenPage, site: str, picture: bytes
+) -> None:
+    page = open_page(f"{site}/#/try?dataset=cifar10")
+    wanted = labels_of(site, "cifar10", picture)
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            for (const name of ["one.png", "two.png", "three.png"])
+                transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            return transfer;
+        }""",
+        list(picture),
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
+    assert answers(page, len(wanted)) == wanted
+    expect(page.locator(".verdict")).to_contain_text(
+        "This is one.png: one image at a time. Left out: two.png, three.png."
+    )
+    link = page.evaluate_handle(
+        "() => { const data = new DataTransfer(); data.setData('text/plain', 'https://a.b/c.png'); return data; }"
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": link})
+    expect(page.get_by_role("alert")).to_have_text("An image file was expected; what was dropped is a text or a link.")

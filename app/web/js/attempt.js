@@ -41,7 +41,7 @@ export async function show(page, { zoo, choice, signal }) {
   const preview = h("img", { alt: "The image that was sent", hidden: true, onload: () => (preview.hidden = false), onerror: () => (preview.hidden = true) });
   const verdict = h("p", { class: "verdict", role: "status" });
   const answers = h("ol", { class: "answers" });
-  const input = h("input", { type: "file", accept: "image/*", id: "file", class: "away", onchange: () => take(input.files[0]) });
+  const input = h("input", { type: "file", accept: "image/*", id: "file", class: "away", onchange: () => take([...input.files]) });
   const video = h("video", { muted: true, playsinline: true, autoplay: true });
   const shoot = h("button", { type: "button", onclick: async () => send(await fromVideo(video)) }, "Take the picture");
   const leave = h("button", { type: "button", class: "plain", onclick: closeCamera }, "Close the camera");
@@ -52,11 +52,13 @@ export async function show(page, { zoo, choice, signal }) {
 
   // --- where an image comes from -----------------------------------------------------------------------------
 
-  async function take(file) {
+  async function take([file, ...others]) {
     input.value = "";
     if (!file) return;
     try {
       await send(await fromFile(file));
+      const left = others.map(({ name }) => name).join(", ");
+      if (left) verdict.append(h("span", { class: "quiet" }, ` This is ${file.name}: one image at a time. Left out: ${left}.`));
     } catch (error) {
       verdict.replaceChildren(notice(error));
     }
@@ -98,9 +100,11 @@ export async function show(page, { zoo, choice, signal }) {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    take(event.dataTransfer.files[0]);
+    const { files } = event.dataTransfer;
+    if (files.length === 0) verdict.replaceChildren(notice(new Error("An image file was expected; what was dropped is a text or a link.")));
+    take([...files]);
   });
-  document.addEventListener("paste", (event) => take(event.clipboardData.files[0]), { signal });
+  document.addEventListener("paste", (event) => take([...event.clipboardData.files]), { signal });
   signal.addEventListener("abort", closeCamera);
 
   function example(name) {

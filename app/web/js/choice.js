@@ -14,14 +14,37 @@ export function choiceOf(params, zoo) {
   const asked = params.get("x");
   const goal = bound ? "size" : "accuracy";
   const given = Number(params.get(bound ? `max_${bound}` : "min_acc"));
+  const isBound = given > 0 && (bound ? given < Infinity : given <= 1);
   return {
     dataset,
     goal,
     x: bound ?? (Object.hasOwn(COMPLEXITIES, asked ?? "") ? asked : "params"),
-    value: given > 0 ? given : null,
+    value: isBound ? given : null,
     model: params.get("model"),
     sure: params.has("confidence"),
   };
+}
+
+/** What of an address means nothing to `choiceOf`, in words. */
+export function passedOver(params, zoo) {
+  const bounds = Object.keys(COMPLEXITIES).map((name) => `max_${name}`);
+  const expected = {
+    dataset: [(given) => zoo.datasets.length === 0 || zoo.datasets.includes(given), `one of ${zoo.datasets.join(", ")}`],
+    x: [(given) => Object.hasOwn(COMPLEXITIES, given), `one of ${Object.keys(COMPLEXITIES).join(", ")}`],
+    min_acc: [(given) => given >= 0 && given <= 1, "a fraction, as 0.8,"],
+    confidence: [(given) => Number(given) === 0.95, "0.95"],
+    model: [Boolean, "a checkpoint's name or digest"],
+    run: [Boolean, "a run's name"],
+    ...Object.fromEntries(bounds.map((name) => [name, [(given) => given > 0 && given < Infinity, "a number above 0"]])),
+  };
+  const counts = ["model", ...bounds, "min_acc"].find((name) => params.has(name));
+  return [...params].flatMap(([name, given]) => {
+    if (!Object.hasOwn(expected, name)) return [`${name} is no part of it`];
+    const [isRight, what] = expected[name];
+    if (!isRight(given)) return [`${name}=${given}, where ${what} was expected`];
+    const isBeside = name !== counts && (name === "min_acc" || bounds.includes(name));
+    return isBeside ? [`${name}=${given}, as ${counts} is given too`] : [];
+  });
 }
 
 export function paramsOf({ dataset, goal, x, value, model, sure }) {

@@ -3,7 +3,7 @@
 import { chartIn, percentTick, scale } from "./chart.js";
 import { paramsOf } from "./choice.js";
 import { ruleOf } from "./detail.js";
-import { h, scroller } from "./dom.js";
+import { h, notice, scroller } from "./dom.js";
 import { compact, count, duration, percent, plural, score } from "./format.js";
 import { drawImages } from "./images.js";
 import { follow, get, poll } from "./service.js";
@@ -32,7 +32,9 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     poll(async () => (await get("runs", { signal })).count > 0 && again(), signal);
     return;
   }
-  const { name } = runs.find((one) => one.name === params.get("run")) ?? usualRun(runs, choice.dataset);
+  const asked = params.get("run");
+  const { name } = runs.find((one) => one.name === asked) ?? usualRun(runs, choice.dataset);
+  if (asked && asked !== name) page.append(notice(new Error(`There is no run ${asked}; this is ${name}.`)));
   const run = await get(`runs/${name}`, { signal });
   params.set("run", run.name);
   remember(params);

@@ -1,7 +1,7 @@
 // The frame of the page: which view, which data set, light or dark, and the token.
 
 import * as attempt from "./attempt.js";
-import { choiceOf, paramsOf } from "./choice.js";
+import { choiceOf, paramsOf, passedOver } from "./choice.js";
 import { h, notice } from "./dom.js";
 import * as download from "./download.js";
 import * as explore from "./explore.js";
@@ -18,7 +18,8 @@ let params = new URLSearchParams();
 /** The address is #/view?choice: a link to it shows the same. */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  return { name: Object.hasOwn(VIEWS, path) ? path : "explore", params: new URLSearchParams(query) };
+  const isKnown = path === "" || Object.hasOwn(VIEWS, path);
+  return { name: Object.hasOwn(VIEWS, path) ? path : "explore", unknown: isKnown ? [] : [`#/${path}, which is no view`], params: new URLSearchParams(query) };
 }
 
 /** A choice made in a view goes into the address, and along to the other views. */
@@ -48,7 +49,8 @@ async function show() {
     if (asked.params.has("run")) carried.set("run", asked.params.get("run"));
     remember(asked.name, carried);
     const page = h("div", { class: `view ${asked.name}` });
-    main.replaceChildren(page);
+    const odd = [...asked.unknown, ...passedOver(asked.params, zoo)];
+    main.replaceChildren(...(odd.length > 0 ? [notice(new Error(`Of the address was passed over: ${odd.join("; ")}.`))] : []), page);
     const given = { zoo, choice, params: carried, remember: (next) => remember(asked.name, next), again: show, signal };
     followZoo(zoo, choice.dataset, await view.show(page, given), signal);
   } catch (error) {
