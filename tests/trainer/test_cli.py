@@ -216,7 +216,7 @@ def test_a_threshold_that_the_rule_does_not_have(tmp_path: Path) -> None:
 
 def test_without_torch(tmp_path: Path) -> None:
     """As where only the service is installed."""
-    code = "import sys; sys.modules['torch'] = None; from trainer.__main__ import app; app()"
+    code = "import sys; sys.modules['torch'] = None; from trainer.__main__ import main; main()"
     for words in (("paper", "--data", "digits"), ("distil", "5d41402a", "--data", "digits", "--epochs", "1")):
         result = subprocess.run([sys.executable, "-c", code, *words, "--zoo", tmp_path], capture_output=True, text=True)
         assert (result.returncode, result.stdout) == (1, "")
@@ -269,3 +269,17 @@ def test_options_out_of_range(tmp_path: Path, option: str, value: object) -> Non
     result = zoo_train("digits", "--data", "digits", "--zoo", tmp_path, option, value)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"Invalid value for '{option}'" in result.stderr
+
+
+def test_interrupted_while_it_starts_it_ends_without_a_traceback(tmp_path: Path) -> None:
+    """As where one notices a typing mistake at once; imports take most of a second."""
+    code = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'trainer.commands.options': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from trainer.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "check", tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -111,7 +111,7 @@ def test_it_goes_on_where_it_was_stopped(zoo: Path) -> None:
     log = zoo / "runs" / "digits-digits-s1" / "log.jsonl"
     # As from a terminal: tests that run in the background hand down that Ctrl-C is ignored.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heeding}; from trainer.__main__ import app; app()"
+    code = f"{heeding}; from trainer.__main__ import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

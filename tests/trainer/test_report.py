@@ -280,7 +280,7 @@ def test_a_run_needs_no_matplotlib() -> None:
 
 
 def test_without_matplotlib_a_report_says_so(tmp_path: Path) -> None:
-    program = "import sys; sys.modules['matplotlib'] = None; from trainer.__main__ import app; app()"
+    program = "import sys; sys.modules['matplotlib'] = None; from trainer.__main__ import main; main()"
     words = [sys.executable, "-c", program, "report", str(tmp_path)]
     result = subprocess.run(words, capture_output=True, text=True)
     assert result.returncode == 1

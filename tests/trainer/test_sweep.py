@@ -114,7 +114,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_ray_the_way_to_install_it(tmp_path: Path) -> None:
-    program = "import sys; sys.modules['ray'] = None; from trainer.__main__ import app; app()"
+    program = "import sys; sys.modules['ray'] = None; from trainer.__main__ import main; main()"
     words = ("sweep", "digits", "--data", "digits", "--zoo", tmp_path / "zoo", "--epochs", 1)
     result = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")

@@ -399,3 +399,20 @@ def test_an_accuracy_that_is_none_is_refused(elastic: bytes, tmp_path: Path, min
         ):
             with pytest.raises(ValidationError, match="min_acc"):
                 upgrade()
+
+
+@pytest.mark.parametrize("where", ["--url", "--zoo"])
+def test_a_damaged_file_is_said_to_have_been_mended(
+    server: Any, elastic: bytes, parts: tuple[Level, ...], tmp_path: Path, where: str
+) -> None:
+    file, source = tmp_path / "net.safetensors", server.url if where == "--url" else str(tmp_path / "zoo")
+    good = elastic[: parts[1].prefix_bytes]
+    place = parts[1].start + 8
+    for data, told in (
+        (good, ": is there"),
+        (good[:place] + b"\xff\x00" + good[place + 2 :], "; fetched again, as it"),
+    ):
+        file.write_bytes(data)
+        done = CliRunner().invoke(app, ["upgrade", str(file), "--min-acc", "0.65", where, source])
+        assert (done.exit_code, file.read_bytes()) == (0, good)
+        assert told in done.stderr

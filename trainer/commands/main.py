@@ -85,7 +85,7 @@ def zoo_train(version: terminal.VersionOption = False) -> None:
 
 
 def main() -> None:
-    """The installed command: also an error outside of training, as of a full disk, is one line on stderr."""
+    """As one runs it: also an error outside of training, as of a full disk, is one line on stderr."""
     try:
         app()
     except (ZooError, OSError) as error:

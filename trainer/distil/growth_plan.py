@@ -120,8 +120,8 @@ def plan(config: RunConfig, ladder: Ladder, costs: Sequence[Cost], steps: int, s
         if epochs == config.epochs or (1 + config.anneal_share) * epochs >= wanted * len(those):
             break
     if epochs < 1:
-        needed = total(config, some, those, 2) / 60
-        raise RunError(f"{seconds / 60:.1f} minutes are left for growth; the smallest sizes take {needed:.1f} or more")
+        needed, left = total(config, some, those, 2) / 60, max(seconds, 0) / 60
+        raise RunError(f"{left:.1f} minutes are left for growth; the smallest sizes take {needed:.1f} or more")
     return Plan(sizes, epochs, total(config, some, those, epochs))
 
 

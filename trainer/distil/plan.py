@@ -96,8 +96,8 @@ def plan(costs: Costs, params: Sequence[int], seconds: float) -> Plan:
     while (epochs := _most_epochs(costs, sizes, _SHARE * seconds)) < _FEWEST_EPOCHS and len(sizes) > _FEWEST_SIZES:
         sizes = without(sizes, most_alike([params[index] for index in sizes]))
     if epochs < 1:
-        needed = costs.total(sizes, 1) / _SHARE
-        raise RunError(f"{seconds / 60:.1f} minutes are left; an epoch of {len(sizes)} sizes takes {needed / 60:.1f}")
+        needed, left = costs.total(sizes, 1) / _SHARE / 60, max(seconds, 0) / 60
+        raise RunError(f"{left:.1f} minutes are left; an epoch of {len(sizes)} sizes takes {needed:.1f}")
     return Plan(sizes, epochs, costs.total(sizes, epochs))
 
 

@@ -31,14 +31,19 @@ def upgrade(
 ) -> None:
     """Fetch the next levels of a file that `zoo get --upgradable` wrote; only what is missing, checked."""
     budget_of(min_acc=min_acc)
-    before = file.stat().st_size
+    before = file.read_bytes()
     view = zoo.upgrade(file, min_acc=min_acc)
-    added = file.stat().st_size - before
+    after = file.read_bytes()
+    added = len(after) - len(before)
     if as_json:
         print_json({**view.model_dump(mode="json"), "output": str(file), "bytes_added": added})
     else:
         typer.echo(str(file))
-        typer.echo(f"{described(view)}; {added:,} bytes added" if added else f"{described(view)}: is there", err=True)
+        if after == before:
+            told = ": is there"
+        else:
+            told = f"; {added:,} bytes added" if after.startswith(before) else "; fetched again, as it was damaged"
+        typer.echo(f"{described(view)}{told}", err=True)
 
 
 @app.command(epilog="Example: zoo extract net.safetensors --level 1 -o small.safetensors")
