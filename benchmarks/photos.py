@@ -39,7 +39,7 @@ from trainer.config import RunConfig
 from trainer.data import datasets
 from trainer.data.datasets import Data, Split
 from trainer.distil import plan, pretrained
-from trainer.distil.adapt import Sources, adapt, sources
+from trainer.distil.adapt import RATE_OF_OTHER_CLASSES, Sources, adapt, sources
 from trainer.distil.distil import distil
 from trainer.distil.growth_plan import compiled_if_long
 from trainer.distil.lessons import Member
@@ -63,8 +63,8 @@ ZOO = Path(__file__).parents[1] / "zoo" / "pretrained" / "cifar10"
 WAYS = ("adapted", "random", "grown", "adapted, taught", "random, taught", "efficientnet-lite0")
 # Of which the gains are told.
 PAIRS = (("adapted", "random"), ("adapted", "grown"), ("adapted, taught", "adapted"), ("random, taught", "random"))
-# As `zoo-train adapt` has it.
-LEARNING_RATE, BATCH_SIZE, TEACHER_EPOCHS = 0.02, 128, 6
+# As `zoo-train adapt` has them.
+BATCH_SIZE, TEACHER_EPOCHS = 128, 6
 
 # Of a way in a split: by parameters, accuracies on validation and test images, and seconds in all.
 Result = dict[str, list[float]]
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="about so many parameters; without it all of the zoo")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--minutes", type=float, help="for each way, in place of --epochs")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
+    parser.add_argument("--learning-rate", type=float, default=RATE_OF_OTHER_CLASSES)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")

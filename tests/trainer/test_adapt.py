@@ -257,3 +257,20 @@ def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteIma
     replanned = CliRunner().invoke(app, [*words[:-1], "1.2", "--device", "cpu"])
     assert "plans" in replanned.stderr
     assert '"until 72 s"' in next((tmp_path / "mine" / "runs").glob("*/plan.json")).read_text(), "planned anew"
+
+
+def test_the_learning_rate_is_higher_where_the_classes_are_others(
+    tmp_path: Path, grown: Path, write_images: WriteImages
+) -> None:
+    """What comes of it without the option is what comes of it with that rate."""
+    same = write_images(tmp_path / "same", {"train": 40, "test": 4}, size=(16, 16), seed=2)
+    others = write_images(tmp_path / "others", {"train": 40, "test": 4}, size=(16, 16), classes=("a", "b"), seed=2)
+    for photos, rate in ((same, "0.02"), (others, "0.04")):
+        words = ["adapt", "--from", str(grown), "--data", str(photos), "--epochs", "1", "--device", "cpu", "--zoo"]
+        first = CliRunner().invoke(app, [*words, str(tmp_path / rate)])
+        again = CliRunner().invoke(app, [*words, str(tmp_path / rate), "--learning-rate", rate])
+        assert first.exit_code == again.exit_code == 0, first.stderr
+        assert "kept: " not in first.stderr
+        assert again.stderr.count("kept: ") == 2
+    none = CliRunner().invoke(app, [*words, str(tmp_path / "none"), "--learning-rate", "0"])
+    assert none.exit_code != 0

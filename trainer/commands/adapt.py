@@ -51,7 +51,14 @@ def adapt(
         str | None, typer.Option(help="Of the zoo to begin from, where it has several.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
-    learning_rate: Annotated[float, typer.Option(help="The highest, after the first epoch.", min=0)] = 0.02,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The highest, after the first epoch; without it 0.04 where the classes are others, else 0.02.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     license_: LicenseOption = None,
     teacher: Annotated[
         str | None,
@@ -83,7 +90,7 @@ def adapt(
     console, started = Console(stderr=True), time.monotonic()
     with reported(console, "goes on from the last whole epoch"):
         from trainer.distil import plan
-        from trainer.distil.adapt import Sources, sources
+        from trainer.distil.adapt import RATE_OF_KNOWN_CLASSES, RATE_OF_OTHER_CLASSES, Sources, sources
         from trainer.distil.adapt import adapt as adapt_all
         from trainer.distil.growth_plan import compiled_if_long
         from trainer.journal.display import Display
@@ -96,7 +103,8 @@ def adapt(
         from trainer.recipes.overrides import Overrides
         from zoo.store.directory import Directory
 
-        overrides = Overrides(learning_rate=learning_rate, seed=seed, distil_epochs=epochs, license=license_)
+        rate = RATE_OF_KNOWN_CLASSES if learning_rate is None else learning_rate
+        overrides = Overrides(learning_rate=rate, seed=seed, distil_epochs=epochs, license=license_)
         config = replace(run_named("grow", overrides), batch_size=batch_size)
         source = from_ or _shipped()
         say(console, f"begins from {source}")
@@ -107,6 +115,8 @@ def adapt(
             data = images.load(console)
             prepare(chosen, config)
             found = sources(source, data, dataset, display.at)
+            if learning_rate is None and not found.knows_classes:
+                config = replace(config, learning_rate=RATE_OF_OTHER_CLASSES)
             run = run_directory(zoo, config, data.name)
             outside = None
             if teacher is not None:

@@ -35,6 +35,9 @@ from zoo.network.families.family import Architecture
 from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory
 
+# The highest learning rate. To other classes all layers have further to go (waste128, docs/log.md, 2026-11-30).
+RATE_OF_KNOWN_CLASSES, RATE_OF_OTHER_CLASSES = 0.02, 0.04
+
 
 @dataclass(frozen=True)
 class Sources:
