@@ -141,7 +141,8 @@ def test_photos_of_one_phone_are_limited_too(tmp_path: Path, write_images: Write
         "images of 160×120 are resized to 96×96, the middle of each cut out (--image-size: to another size)"
     )
     assert data.load(str(root), image_size=120).image_shape == (1, 120, 120)
-    assert found.findings == ()
+    [few] = found.findings
+    assert few.startswith("only 1 validation image, ")
 
 
 def test_what_is_resized_is_said(tmp_path: Path, write_images: WriteImages) -> None:
@@ -207,7 +208,7 @@ def test_a_picture_that_is_saved_again_is_the_same_picture(tmp_path: Path, write
     with Image.open(root / "train" / "left" / "0007.png") as image:
         image.save(root / "train" / "right" / "also.png", dpi=(72, 72))
     for source in (root, pack(root, tmp_path / "bars.tar.gz")):
-        assert data.load(str(source)).findings == (
+        assert data.load(str(source)).findings[1:] == (
             "3 of 15 test images are training images too (test/left/again-0.bmp is train/left/0000.png): "
             "the test accuracy is too good to be true",
             "1 of the images are in two classes or more (train/left/0007.png is train/right/also.png)",

@@ -171,7 +171,7 @@ def load(
         raw.test,
         indices,
         raw.about,
-        (*raw.findings, *_few(held_out)),
+        (*_few(held_out), *raw.findings),
     )
 
 
@@ -180,8 +180,9 @@ def _few(held_out: Split) -> Iterator[str]:
     count = len(held_out)
     chance = int(held_out.labels.bincount().max()) / count
     if chance + 2 * (chance * (1 - chance) / count) ** 0.5 >= 1:
+        images = "image" if count == 1 else "images"
         yield (
-            f"only {count} validation images, of which guessing the commonest class gets {chance:.0%} right: what they "
+            f"only {count} validation {images}, of which guessing the commonest class gets {chance:.0%} right: what they "
             "say of a network is little better than chance; add images, or a validation/ folder"
         )
 
