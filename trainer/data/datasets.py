@@ -182,8 +182,8 @@ def _few(held_out: Split) -> Iterator[str]:
     if chance + 2 * (chance * (1 - chance) / count) ** 0.5 >= 1:
         images = "image" if count == 1 else "images"
         yield (
-            f"only {count} validation {images}, of which guessing the commonest class gets {chance:.0%} right: what they "
-            "say of a network is little better than chance; add images, or a validation/ folder"
+            f"only {count} validation {images}, of which guessing the commonest class gets {chance:.0%} right: what "
+            "they say of a network is little better than chance; add images, or a validation/ folder"
         )
 
 
