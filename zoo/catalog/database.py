@@ -73,6 +73,8 @@ class Database:
         self._tables = tables
         self._identity: _Identity = None
         self._lock = threading.RLock()
+        # Of a file that was begun anew while it was followed, until whoever follows it has filled it.
+        self.is_anew = False
         self._engine = self._opened()
 
     def close(self) -> None:
@@ -100,6 +102,7 @@ class Database:
                 return self._has_returned()
             if _identity(self._path) == self._identity or not self._is_directory_there():
                 return False
+            self.is_anew = True  # before the first query can see it
             before, self._engine = self._engine, self._opened()
             before.dispose()
             log.warning("the catalog %s was removed or replaced by another process: opened again", self._path)
@@ -209,10 +212,12 @@ class Database:
 
     @contextmanager
     def _noticing_damage(self) -> Iterator[None]:
+        engine = self._engine
         try:
             yield
         except DatabaseError as error:
-            is_gone = self._is_gone()
+            # Another thread may have set the file aside by now, or be opening a new one, or have done so.
+            is_gone = self._is_gone() or self.is_anew or self._engine is not engine
             if (_is_damaged(error) or self._is_empty()) and not is_gone:
                 self._set_aside(error)
                 is_gone = True
@@ -222,7 +227,10 @@ class Database:
 
     def _is_gone(self) -> bool:
         """Whether the file was removed, replaced or set aside meanwhile, or its directory is away."""
-        return self._path is not None and _identity(self._path) != self._identity
+        if self._path is None:
+            return False
+        found = _identity(self._path)
+        return found is None or found != self._identity
 
     def _is_empty(self) -> bool:
         """Whether the file was cut to nothing: to SQLite a whole database without tables."""

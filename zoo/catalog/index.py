@@ -6,6 +6,7 @@ The files are the truth; this can be thrown away and rebuilt from them at any ti
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from zoo.choosing.budget import ALL_DATASETS, Budget, Complexity, Filters
 from zoo.errors import CatalogError
 from zoo.store.entries import Said
 
+# After the rows are there again: longer than a query that began before takes.
+_QUERY_SECONDS = 1.0
+
 
 class Catalog(Index):
     """An Index in one SQLite file, or in memory.
@@ -41,10 +45,21 @@ class Catalog(Index):
         """`path` None keeps the catalog in memory."""
         self._engine = Database(path, SQLModel.metadata, [_ROWS, _FRONTS, changes.IMAGE_SETS, changes.FOLDERS])
         self._default_dataset = default_dataset
-        self.is_incomplete = False
+        self._complete_from = 0.0
 
     def close(self) -> None:
         self._engine.close()
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Also for a moment afterwards: a query that found nothing may have begun before."""
+        return self._engine.is_anew or time.monotonic() < self._complete_from
+
+    @is_incomplete.setter
+    def is_incomplete(self, value: bool) -> None:
+        if self._engine.is_anew and not value:
+            self._complete_from = time.monotonic() + _QUERY_SECONDS
+        self._engine.is_anew = value
 
     def follow_file(self) -> bool:
         return self._engine.follow_file()
