@@ -168,15 +168,20 @@ def test_a_line_that_is_repaired_counts_again(tmp_path: Path) -> None:
 def test_a_change_costs_less_than_reading_all_that_was_said(tmp_path: Path) -> None:
     flags = [FlagEntry(kind="deprecated", digest=f"{number:064x}") for number in range(5000)]
     Annotations(Directories([tmp_path])).change(lambda _: flags, "somebody")
-    Annotations(Directories([tmp_path]))
-    started = time.thread_time()
     annotations = Annotations(Directories([tmp_path]))
-    opened = time.thread_time()
-    for digest in (A, B):
-        annotations.change(lambda said, digest=digest: said.flagged(digest, deprecated=True), "somebody")
-    changed = (time.thread_time() - opened) / 2
-    assert changed < 0.6 * (opened - started)
-    assert annotations.said.deprecated == {A, B, *(flag.digest for flag in flags)}
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.thread_time()
+        work()
+        return time.thread_time() - started
+
+    opening, changing = [], []
+    for number in range(10):  # the shortest of several: other processes are at work on a core, too
+        entries = [FlagEntry(kind="deprecated", digest=(A, B)[number % 2], value=number < 2)]
+        opening.append(seconds(lambda: Annotations(Directories([tmp_path]))))
+        changing.append(seconds(lambda entries=entries: annotations.change(lambda _: entries, "somebody")))
+    assert min(changing) < 0.6 * min(opening)
+    assert annotations.said.deprecated == {flag.digest for flag in flags}
 
 
 @contextmanager
