@@ -18,8 +18,8 @@ let params = new URLSearchParams();
 /** The address is #/view?choice: a link to it shows the same. */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const isKnown = path === "" || Object.hasOwn(VIEWS, path);
-  return { name: Object.hasOwn(VIEWS, path) ? path : "explore", unknown: isKnown ? [] : [`#/${path}, which is no view`], params: new URLSearchParams(query) };
+  const isView = Object.hasOwn(VIEWS, path);
+  return { name: isView ? path : "explore", unknown: isView || path === "" ? [] : [`#/${path}, which is no view`], params: new URLSearchParams(query) };
 }
 
 /** A choice made in a view goes into the address, and along to the other views. */
