@@ -11,7 +11,7 @@ from zoo.errors import NoModelMeetsConstraintsError
 
 def first_level(views: Iterable[CheckpointView], budget: Budget) -> CheckpointView | None:
     """The first that is a level, up to which its file has no more bytes than the budget allows."""
-    return next((view for view in views if view.elastic is not None and _is_within(view, budget)), None)
+    return next((view for view in views if _is_within(view, budget)), None)
 
 
 def require_beginning(view: CheckpointView, budget: Budget) -> None:
