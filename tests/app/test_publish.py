@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import resource
 import socket
@@ -358,23 +357,6 @@ def test_each_data_set_has_aliases_of_its_own(
     assert client_of(tmp_path).get("/models/stable?dataset=shapes").json()["id"] == shapes, "also after a restart"
 
 
-def test_marks_of_an_earlier_version_are_read(
-    client_of: Callable[..., httpx.Client], tmp_path: Path, put: Callable[..., str], make_checkpoint: Make
-) -> None:
-    """Which knew one alias for all data sets."""
-    shapes, cifar, deleted = put(tmp_path), put(tmp_path, dataset="cifar10"), put(tmp_path, seed=1)
-    old = {"aliases": {"stable": cifar, "v1": shapes}, "deprecated": [shapes], "deleted": [deleted]}
-    (tmp_path / "marks.json").write_text(json.dumps(old))
-    client = client_of(tmp_path, publish_token=TOKEN)
-    client.headers["Authorization"] = f"Bearer {TOKEN}"
-    assert client.get("/models/stable").json()["id"] == cifar
-    assert client.get("/models/v1?dataset=shapes").json()["deprecated"] is True
-    assert client.get(f"/models/{deleted}").status_code == 410
-    assert client.put(f"/models/{shapes}/aliases/stable").status_code == 200
-    assert client.get("/models/stable").json()["id"] == cifar, "another data set's has not moved"
-    assert client.get("/models/stable?dataset=shapes").json()["id"] == shapes
-
-
 def test_a_change_can_ask_for_what_it_has_seen(publisher: httpx.Client, make_checkpoint: Make) -> None:
     digest = publish(publisher, make_checkpoint())
     seen = publisher.get(f"/models/{digest}").headers["etag"]
@@ -414,11 +396,13 @@ def test_a_checkpoint_has_at_most_32_aliases(publisher: httpx.Client, make_check
     assert publisher.put(f"/models/{digest}/aliases/v31").status_code == 200
 
 
-def test_a_locked_or_damaged_file_is_no_failure_of_the_server(
+def test_annotations_that_cannot_be_read_are_no_failure_of_the_server(
     publisher: httpx.Client, tmp_path: Path, make_checkpoint: Make
 ) -> None:
     digest = publish(publisher, make_checkpoint())
-    (tmp_path / "marks.json").write_text("[]")
+    annotations, aside = tmp_path / "annotations.jsonl", tmp_path / "aside.jsonl"
+    annotations.rename(aside)
+    annotations.mkdir()
     refused = [
         publisher.delete(f"/models/{digest}"),
         publisher.patch(f"/models/{digest}", json={"deprecated": True}),
@@ -427,10 +411,10 @@ def test_a_locked_or_damaged_file_is_no_failure_of_the_server(
     for answer in refused:
         assert (answer.status_code, answer.json()["type"]) == (503, "annotations-damaged")
         assert int(answer.headers["retry-after"]) > 0
-        assert "marks.json" in answer.json()["detail"]
+        assert "annotations.jsonl" in answer.json()["detail"]
     assert publisher.get(f"/models/{digest}/file").status_code == 200
-    assert (tmp_path / "marks.json").read_text() == "[]"
-    (tmp_path / "marks.json").unlink()
+    annotations.rmdir()
+    aside.rename(annotations)
     assert publisher.post("/models", json={"digest": digest_of(encode(make_checkpoint(seed=1)))}).status_code == 201
 
 

@@ -1,4 +1,4 @@
-"""What is said of checkpoints has one home, which loses nothing: not to damage, not to another version of the code."""
+"""What is said of checkpoints has one home, which loses nothing to damage."""
 
 from __future__ import annotations
 
@@ -43,40 +43,6 @@ def test_each_change_is_kept_with_time_and_actor(tmp_path: Path, put: Put, opene
     ], "what changes nothing is no entry"
     assert all(str(line["actor"]).startswith("user ") for line in found)
     assert sorted(str(line["time"]) for line in found) == [line["time"] for line in found]
-
-
-def test_an_earlier_version_at_work_on_the_directory_loses_nothing_and_takes_nothing(
-    tmp_path: Path, put: Put, opened: Opened
-) -> None:
-    """It replaces marks.json as a whole, and knows nothing of annotations.jsonl."""
-    one, other = put(tmp_path), put(tmp_path, seed=1)
-    marks = tmp_path / "marks.json"
-    marks.write_text(json.dumps({"aliases": {"old": {"shapes": one}}, "deprecated": [one], "deleted": [other]}))
-    zoo = opened(tmp_path)
-    assert zoo.show("old").deprecated
-    zoo.undeprecate(one)
-    zoo.undelete(other)
-    zoo.alias("new", other)
-    # Its own change alone is one: what it repeats of before must not come back.
-    marks.write_text(json.dumps({"aliases": {"old": {"shapes": other}}, "deprecated": [one], "deleted": [other]}))
-    before = marks.read_text()
-    for library in (zoo, opened(tmp_path)):
-        library.sync()
-        assert library.show("old").id == library.show("new").id == other
-        assert not library.show(one).deprecated
-    zoo.alias("old", one)
-    assert opened(tmp_path).show("old").id == one
-    assert marks.read_text() == before
-
-
-def test_measurements_of_an_earlier_version_count(tmp_path: Path, put: Put, opened: Opened) -> None:
-    from zoo.library.upkeep.device import device_name
-
-    digest = put(tmp_path)
-    line = {"kind": "latency", "digest": digest, "device": device_name(), "p95_ms": 9, "num_runs": 3}
-    times = {"median_ms": 3.0, "measured_at": "2026-11-21T02:00:00+00:00"}
-    (tmp_path / "measurements.jsonl").write_text(json.dumps(line | times) + "\n")
-    assert opened(tmp_path).show(digest).latency_ms == 3.0
 
 
 @pytest.mark.parametrize("damage", ["no json", '{"kind": "alias", "alias": "Not One", "dataset": "*", "digest": null}'])

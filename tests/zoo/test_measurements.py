@@ -99,76 +99,11 @@ def test_kinds_of_later_versions_are_left_alone(
     assert (tmp_path / "annotations.jsonl").read_text().startswith('{"kind": "energy"')
 
 
-def old_catalog(path: Path, digest: str) -> None:
-    """As version 0.1.0 left it."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(
-            "CREATE TABLE latency (digest VARCHAR NOT NULL, device VARCHAR NOT NULL, median_ms FLOAT NOT NULL, "
-            "p95_ms FLOAT NOT NULL, num_runs INTEGER NOT NULL, measured_at VARCHAR NOT NULL, "
-            "PRIMARY KEY (digest, device)) WITHOUT ROWID"
-        )
-        connection.execute("CREATE TABLE calibration (dataset VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL)")
-        connection.execute(
-            "INSERT INTO latency VALUES (?, ?, ?, ?, ?, ?)", tuple(latency(digest, 3.0).model_dump().values())
-        )
-        text = calibration(digest).model_dump_json()
-        connection.execute("INSERT INTO calibration VALUES (?, ?)", ("shapes", text))
-        connection.execute("CREATE TABLE checkpoint (digest VARCHAR PRIMARY KEY, name VARCHAR)")
-        connection.execute("CREATE INDEX by_name ON checkpoint (name)")
-        connection.execute("INSERT INTO checkpoint VALUES ('old', 'row')")
-        connection.execute("PRAGMA user_version = 3")
-
-
-@pytest.mark.parametrize("name", ["catalog.sqlite", "catalog-0123abcd.sqlite"])
-def test_what_old_catalogs_kept_is_carried_over_once(tmp_path: Path, put: Put, opened: Opened, name: str) -> None:
-    digest = put(tmp_path)
-    old_catalog(tmp_path / name, digest)
-    for _ in range(2):
-        zoo = opened(tmp_path)
-        assert zoo.smallest(max_latency_ms=3).id == digest
-        assert zoo.chooser.cascade(0.5).rows[0].digest == digest
-        zoo.close()
-    lines = (tmp_path / "annotations.jsonl").read_text().splitlines()
-    assert len(lines) == 3, "a latency, cascades, and that they were carried over"
-    with closing(sqlite3.connect(tmp_path / name)) as connection:
-        [kept] = connection.execute("SELECT digest, name FROM checkpoint")
-    assert kept == ("old", "row"), "an older version of the code may still be at work on it"
-
-
-def test_what_cannot_be_read_in_an_old_catalog_costs_no_more_than_that(
-    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
-) -> None:
-    digest, path = put(tmp_path), tmp_path / "catalog.sqlite"
-    old_catalog(path, digest)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO calibration VALUES ('others', '{}')")
-        connection.execute("INSERT INTO latency VALUES ('x', 'y', 'slow', 1, 1, 'once')")
-    for _ in range(2):
-        zoo = opened(tmp_path)
-        assert zoo.smallest(max_latency_ms=3).id == digest
-        assert zoo.chooser.cascade(0.5).rows[0].digest == digest
-    [told] = [message for message in caplog.messages if "cannot be read" in message]
-    assert told.startswith(f"{path}: 2 of its 4 latencies and cascades cannot be read, and are left out")
-
-
 def test_who_only_asks_what_gc_would_delete_writes_nothing(tmp_path: Path, put: Put) -> None:
-    old_catalog(tmp_path / "catalog.sqlite", put(tmp_path))
+    put(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert list(garbage(Directories([tmp_path]), [tmp_path])) == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_an_old_catalog_that_is_damaged_is_told_of(
-    tmp_path: Path, put: Put, opened: Opened, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(tmp_path)
-    (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
-    opened(tmp_path)
-    assert caplog.messages[0] == (
-        f"{tmp_path}/catalog.sqlite: latencies and cascades that an earlier version kept in it cannot be read "
-        "(file is not a database)"
-    )
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])

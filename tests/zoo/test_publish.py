@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -229,17 +228,17 @@ def test_a_damaged_file_is_replaced_by_what_is_published(tmp_path: Path, put: Ca
         zoo.close()
 
 
-def test_damaged_marks_are_served_with_and_never_written_over(
+def test_annotations_that_cannot_be_read_are_served_with_and_never_written_over(
     tmp_path: Path, put: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = put(tmp_path)
-    damaged = tmp_path / "marks.json"
+    path, aside = tmp_path / "annotations.jsonl", tmp_path / "aside.jsonl"
     zoo = LocalZoo([tmp_path])
     zoo.sync()
-    damaged.write_text(json.dumps({"aliases": {"stable": digest}}))
-    zoo.sync()
-    text = '{"aliases": {"stable": "not a digest"}}'
-    damaged.write_text(text)
+    zoo.alias("stable", digest)
+    text = path.read_text()
+    path.rename(aside)
+    path.mkdir()
     for _ in range(3):
         zoo.sync()
     assert zoo.chooser.find("stable").digest == digest, "as it was before the damage"
@@ -247,9 +246,8 @@ def test_damaged_marks_are_served_with_and_never_written_over(
     zoo = LocalZoo([tmp_path])
     zoo.sync()
     assert zoo.chooser.find(digest).digest == digest, "and from the start without"
-    said = [record.message for record in caplog.records if record.name == "zoo.store.earlier"]
-    assert len(said) == 2, "once for each process, not each second"
-    assert re.search(r"marks\.json: aliases\.stable.*: String should match pattern", said[0])
+    said = [record.message for record in caplog.records if record.name == "zoo.store.directory_log"]
+    assert said == [f"{path} cannot be read (no ordinary file): as it was when it could"] * 2, "once for each process"
     changes: list[Callable[[], object]] = [
         lambda: zoo.alias("v1", digest),
         lambda: zoo.deprecate(digest),
@@ -257,12 +255,13 @@ def test_damaged_marks_are_served_with_and_never_written_over(
         lambda: collect(Directories([tmp_path]), [tmp_path]),
     ]
     for change in changes:
-        with pytest.raises(AnnotationsError, match="String should match pattern"):
+        with pytest.raises(AnnotationsError, match="cannot be read"):
             change()
-    assert damaged.read_text() == text
-    damaged.unlink()
+    path.rmdir()
+    aside.rename(path)
     zoo.alias("v1", digest)
-    assert zoo.chooser.find("v1").digest == digest
+    assert zoo.chooser.find("v1").digest == zoo.chooser.find("stable").digest == digest
+    assert path.read_text().startswith(text)
     zoo.close()
 
 

@@ -65,14 +65,15 @@ def test_what_cannot_be_brought_back_stays_to_be_brought_back(
     digest = put(tmp_path / "run")  # not where an upload is put
     zoo.sync()
     zoo.delete(digest)
-    marks = tmp_path / "marks.json"
-    marks.write_text("{")
+    annotations, aside = tmp_path / "annotations.jsonl", tmp_path / "aside.jsonl"
+    annotations.rename(aside)
+    annotations.mkdir()
     zoo.sync()
     with pytest.raises(AnnotationsError):
         publish(zoo, digest)
     assert Directory(tmp_path).path(digest).exists()
-    assert marks.read_text() == "{"
-    marks.write_text("{}")
+    annotations.rmdir()
+    aside.rename(annotations)
     row, is_new = publish(zoo, digest)
     assert (row.digest, is_new) == (digest, True)
     assert zoo.chooser.find(digest).digest == digest
@@ -80,13 +81,13 @@ def test_what_cannot_be_brought_back_stays_to_be_brought_back(
 
 def test_what_a_trainer_wrote_a_moment_ago_stays(zoo: LocalZoo, tmp_path: Path, make_checkpoint: Make) -> None:
     data = encode(make_checkpoint())
-    (tmp_path / "marks.json").write_text("{")
+    (tmp_path / "annotations.jsonl").mkdir()
     digest = Directory(tmp_path).put(data)
     with pytest.raises(AnnotationsError):
         publish(zoo, upload(tmp_path, data))
     assert Directory(tmp_path).path(digest).read_bytes() == data
     assert (tmp_path / ".incoming" / digest).exists(), "for the next try"
-    (tmp_path / "marks.json").unlink()
+    (tmp_path / "annotations.jsonl").rmdir()
     assert publish(zoo, digest)[0].digest == digest
     assert not (tmp_path / ".incoming" / digest).exists()
 

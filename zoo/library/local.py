@@ -72,7 +72,6 @@ class LocalZoo(Zoo):
         self._publishing = publishing
         self.store = Directories(roots) if store is None else store
         self.annotations = Annotations(self.store)
-        self.annotations.carry_over()  # before a catalog of version 0.1 that is damaged is set aside
         self.catalog: Index = Catalog(catalog_path(roots, self.store.url), default_dataset)
         members = Members(self.store, self._elastic_file)
         self.files = CheckpointFiles(members, self.catalog)

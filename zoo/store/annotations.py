@@ -38,12 +38,6 @@ class Annotations:
         self.said = Said()
         self.read()
 
-    def carry_over(self) -> None:
-        """Takes down what earlier versions kept elsewhere; once."""
-        for each in self._logs:
-            each.carry_over()
-        self.read()
-
     def reserve(self) -> None:
         """Room for changes to come, in a directory that may be full by then; where there is none, nothing happens."""
         with suppress(OSError, ZooError):
@@ -71,7 +65,7 @@ class Annotations:
             found = [each.entries(strict=strict) for each in reversed(self._logs)]
             if len(found) == len(self._read) and all(map(operator.is_, found, self._read)):
                 return self.said, found[-1], False
-            said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.at))
+            said = together(sorted((entry for entries in found for entry in entries), key=lambda entry: entry.time))
             before, self.said, self._read = self.said, said, found
             return said, found[-1], said != before
 
@@ -110,7 +104,7 @@ class Annotations:
     def _now(self) -> tuple[str, str]:
         """Two times, both later than every entry, so that a wrong clock somewhere does not reorder changes."""
         now, step = datetime.now(UTC), timedelta(microseconds=1)
-        last = max((entries[-1].at for entries in self._read if entries), default="")
+        last = max((entries[-1].time for entries in self._read if entries), default="")
         if last >= now.isoformat(timespec="microseconds"):
             now = datetime.fromisoformat(last).astimezone(UTC) + step
         return now.isoformat(timespec="microseconds"), (now + step).isoformat(timespec="microseconds")

@@ -20,10 +20,7 @@ INCOMING = ".incoming"
 _SUFFIX = ".safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Whatever else is there: a directory that holds one of these is a zoo.
-_SIGNS = (
-    *("checkpoints", "runs", "catalog*.sqlite", "annotations.jsonl", "cascades.json", ".incoming"),
-    *("marks.json", "measurements.jsonl"),  # of earlier versions
-)
+_SIGNS = ("checkpoints", "runs", "catalog*.sqlite", "annotations.jsonl", "cascades.json", ".incoming")
 # What a new file system, or a desktop that has looked at a directory, leaves in it.
 _NOTHING = ("lost+found",)
 # A full disk, a quota, a limit on the size of files.

@@ -18,9 +18,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import MAXYEAR, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from zoo.checkpoint.descriptor import Digest, Fraction, Slug
 from zoo.choosing.cascade import Calibration
@@ -47,11 +47,9 @@ def _as_sorted(text: str) -> str:
     return time.isoformat(timespec="microseconds")
 
 
-# Empty where an earlier version did not say it.
+# Empty until the entry is appended.
 Time = Annotated[str, AfterValidator(_as_sorted)]
 Alias = Annotated[Slug, AfterValidator(_no_digits)]
-# Where version 0.1 wrote the alias, which knew one for all data sets.
-DatasetKey = Slug | Literal["*"]
 Flag = Literal["deprecated", "staged", "deleted", "claimed"]
 
 
@@ -78,22 +76,18 @@ class Latency(BaseModel):
 
 
 class Entry(BaseModel):
-    """`time` is ISO 8601 in UTC, which sorts as text; of what versions without it wrote, when it was measured."""
+    """`time` is ISO 8601 in UTC, which sorts as text."""
 
     model_config = ConfigDict(frozen=True)
 
     time: Time = ""
     actor: str = ""
 
-    @property
-    def at(self) -> str:
-        return self.time or str(getattr(self, "measured_at", ""))
-
 
 class AliasEntry(Entry):
     kind: Literal["alias"] = "alias"
     alias: Alias
-    dataset: DatasetKey
+    dataset: Slug
     digest: Digest | None
 
 
@@ -116,7 +110,6 @@ class LatencyEntry(Entry, Latency):
 
 class CalibrationEntry(Entry):
     kind: Literal["calibration"] = "calibration"
-    measured_at: Time = ""
     calibration: Calibration
 
 
@@ -126,67 +119,22 @@ class DatasetEntry(Entry):
     label: str
 
 
-class CarriedOverEntry(Entry):
-    """An old catalog, whose measurements are among the entries by now."""
-
-    kind: Literal["carried_over"] = "carried_over"
-    catalog: str
+Known = AliasEntry | FlagEntry | MeasuredEntry | LatencyEntry | CalibrationEntry | DatasetEntry
+_KNOWN: TypeAdapter[Known] = TypeAdapter(Annotated[Known, Field(discriminator="kind")])
+_KINDS = frozenset(kind for one in Known.__args__ for kind in one.model_fields["kind"].annotation.__args__)
 
 
-class Marks(BaseModel):
-    """marks.json, where versions before this log kept aliases and the rest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    aliases: dict[Alias, dict[DatasetKey, Digest]] = {}
-    deprecated: frozenset[Digest] = frozenset()
-    staged: frozenset[Digest] = frozenset()
-    deleted: frozenset[Digest] = frozenset()
-    measured: dict[Digest, Measured] = {}
-
-    @field_validator("aliases", mode="before")
-    @classmethod
-    def _of_one_for_all_data_sets(cls, value: Any) -> Any:
-        """Until 0.1 an alias was one digest: {"stable": "<digest>"}."""
-        if not isinstance(value, dict):
-            return value
-        return {alias: {"*": found} if isinstance(found, str) else found for alias, found in value.items()}
-
-    def since(self, before: Marks, time: str) -> list[Entry]:
-        """What has been changed in it, as entries."""
-        found: list[Entry] = []
-        for flag in ("deleted", "deprecated", "staged"):
-            was, now = getattr(before, flag), getattr(self, flag)
-            found += [FlagEntry(kind=flag, digest=each, value=each in now, time=time) for each in sorted(was ^ now)]
-        was, now = ({(a, d): x for a, named in m.aliases.items() for d, x in named.items()} for m in (before, self))
-        for alias, dataset in {**was, **now}:
-            if was.get((alias, dataset)) != (digest := now.get((alias, dataset))):
-                found.append(AliasEntry(alias=alias, dataset=dataset, digest=digest, time=time))
-        for digest, measured in self.measured.items():
-            if before.measured.get(digest) != measured:
-                found.append(MeasuredEntry(digest=digest, time=time, **measured.model_dump()))
-        return found
+class _Kind(BaseModel):
+    kind: str
 
 
-class MarksEntry(Entry):
-    """What marks.json said when it was last read: an earlier version of the code may be at work on it still."""
-
-    kind: Literal["marks"] = "marks"
-    marks: Marks
+def parsed(line: bytes) -> list[Entry]:
+    """The entry of a line; [] for an empty line or an unknown kind. Raises ValidationError."""
+    return [_KNOWN.validate_json(line)] if line and _Kind.model_validate_json(line).kind in _KINDS else []
 
 
-Known = (
-    AliasEntry
-    | FlagEntry
-    | MeasuredEntry
-    | LatencyEntry
-    | CalibrationEntry
-    | DatasetEntry
-    | CarriedOverEntry
-    | MarksEntry
-)
-KNOWN: TypeAdapter[Known] = TypeAdapter(Annotated[Known, Field(discriminator="kind")])
-KINDS = frozenset(kind for one in Known.__args__ for kind in one.model_fields["kind"].annotation.__args__)
+def as_lines(entries: Iterable[Entry]) -> bytes:
+    return b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
 
 
 @dataclass(frozen=True)
@@ -242,7 +190,7 @@ class Said:
 
 
 def together(entries: Iterable[Entry]) -> Said:
-    """In the order given. MarksEntries say nothing by themselves: see `zoo.store.earlier`."""
+    """In the order given."""
     aliases: dict[str, dict[str, str]] = {}
     flags: dict[str, set[str]] = {flag: set() for flag in ("deprecated", "staged", "deleted", "claimed")}
     measured, latencies = {}, {}

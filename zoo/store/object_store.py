@@ -28,8 +28,7 @@ from pydantic import ValidationError
 
 from zoo.errors import AnnotationsError, BusyError, NotFoundError, ZooError
 from zoo.store.directory import is_named_by_digest
-from zoo.store.entries import Entry
-from zoo.store.journal import parsed
+from zoo.store.entries import Entry, as_lines, parsed
 from zoo.store.store import AnnotationLog, AppendedMeanwhile, Listing, Stat
 
 log = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ class ObjectLog:
         with ThreadPoolExecutor(_NUM_THREADS) as threads:
             contents = list(threads.map(lambda key: obstore.get(self._backend, key).bytes().to_bytes(), keys))
         found = [entry for key, content in zip(keys, contents, strict=True) for entry in self._parsed(key, content)]
-        self._entries = sorted([*self._entries, *found], key=lambda entry: entry.at)
+        self._entries = sorted([*self._entries, *found], key=lambda entry: entry.time)
         self._last = int(PurePosixPath(keys[-1]).stem)
 
     def _parsed(self, key: str, content: bytes) -> Iterator[Entry]:
@@ -212,15 +211,11 @@ class ObjectLog:
             if seen is not self._entries:
                 raise AppendedMeanwhile
             number = self._last + 1
-        lines = b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
         with _translated(self._url):
             try:
-                obstore.put(self._backend, f"annotations/{_number(number)}.jsonl", lines, mode="create")
+                obstore.put(self._backend, f"annotations/{_number(number)}.jsonl", as_lines(entries), mode="create")
             except AlreadyExistsError as error:
                 raise AppendedMeanwhile from error
-
-    def carry_over(self) -> None:
-        """No earlier version knew object storage."""
 
 
 @contextmanager

@@ -63,9 +63,6 @@ class AnnotationLog(Protocol):
         since.
         """
 
-    def carry_over(self) -> None:
-        """Takes down what an earlier version kept elsewhere; once."""
-
 
 class AppendedMeanwhile(Exception):  # noqa: N818 - not an error: read again, and try again
     """Another process has appended since the entries were read."""

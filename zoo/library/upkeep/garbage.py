@@ -21,8 +21,8 @@ from zoo.store.directory import INCOMING, walk
 from zoo.store.locks import locked
 from zoo.store.store import Store
 
-# What `write_atomically` leaves of a checkpoint, of annotations, of a download, when it is killed.
-_TEMPORARY = re.compile(r"\.(?:[0-9a-f]{64}\.safetensors|marks\.json)\.[0-9a-f]{16}\.tmp")
+# What `write_atomically` leaves of a checkpoint when it is killed.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.safetensors\.[0-9a-f]{16}\.tmp")
 # An upload may still be going on, or its checkpoint be about to be published.
 _KEPT_SECONDS = 24 * 60 * 60
 
