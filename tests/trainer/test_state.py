@@ -15,7 +15,6 @@ from trainer.journal.state import load, save
 from trainer.loop import optim
 from trainer.loop.state import RunState, plateau
 from trainer.recipes.rules import RatioRule
-from trainer.recipes.runs import digits, grow, paper, paper_code
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
 from zoo.errors import RunError
 from zoo.network.families.secnn import start
@@ -167,93 +166,6 @@ def test_other_images_are_refused(tmp_path: Path, tiny_run: RunConfig, change: d
         load(path, tiny_run, {**DATA, **change}, CPU)
 
 
-# As the trainer of November 2026 wrote them.
-ONE_BY_ONE = {
-    "expansion.exact": False,
-    "expansion.layer_kind": "conv",
-    "expansion.channels_added": 2,
-    "expansion.cooldown_epochs": 10,
-    "expansion.cools_down_at_start": True,
-    "expansion.max_layers_per_block": 10,
-    "expansion.score_samples": 512,
-    "expansion.scores_same": False,
-    "expansion.noise_std": 1e-4,
-    "expansion.box_identity": False,
-    "expansion.resets_widened": False,
-    "expansion.calibration_samples": 256,
-    "continue_from": "trunk",
-}
-RATIO = {
-    "expansion.rule.tau": 2.0,
-    "expansion.rule.lambda_": 1e-7,
-    "expansion.rule.fisher": "sample",
-    "expansion.rule.damping": 1e-5,
-    "expansion.rule.per_parameter": False,
-}
-SETTINGS_OF_2026: dict[str, dict[str, Any]] = {
-    "paper": ONE_BY_ONE | RATIO,
-    "paper-code": ONE_BY_ONE
-    | RATIO
-    | {
-        "expansion.rule.fisher": "batch",
-        "expansion.rule.per_parameter": True,
-        "expansion.channels_added": 4,
-        "expansion.cooldown_epochs": 5,
-        "expansion.cools_down_at_start": False,
-        "expansion.max_layers_per_block": 11,
-        "expansion.scores_same": True,
-        "expansion.box_identity": True,
-        "expansion.resets_widened": True,
-    },
-    "digits": ONE_BY_ONE
-    | {
-        "expansion.rule.threshold": 0.02,
-        "expansion.rule.standard_errors": 2.0,
-        "expansion.exact": True,
-        "expansion.layer_kind": "residual",
-        "expansion.channels_added": 4,
-        "expansion.cooldown_epochs": 8,
-        "expansion.max_layers_per_block": 4,
-        "expansion.score_samples": 1024,
-    },
-    "grow": {
-        "expansion.sizes": [5000, 7000, 10000, 14000, 20000, 28000, 40000, 62700, 79000, 100000, 150000],
-        "expansion.grow_for": "both",
-        "expansion.choose": "score",
-        "expansion.threshold": 30.0,
-        "expansion.curvature": "diagonal",
-        "expansion.exact": True,
-        "expansion.shrink": 0.5,
-        "expansion.standard_errors": 2.0,
-        "expansion.pace": -0.5,
-        "expansion.width_step": 8,
-        "expansion.max_layers_per_stage": 6,
-        "expansion.score_samples": 4096,
-        "expansion.calibration_samples": 256,
-        "continue_from": "branch",
-    },
-}
-
-
-@pytest.mark.parametrize("make", [digits, grow, paper, paper_code])
-def test_a_state_of_before_settings_were_renamed(tmp_path: Path, make: Callable[[], RunConfig]) -> None:
-    """Every named run goes on with what the trainer wrote until November 2026; what it cannot do any more is said."""
-    path, config = tmp_path / "state.pt", make()
-    save(path, trained(config), config, DATA)
-    saved = torch.load(path, weights_only=True)
-    now = {name: value for name, value in saved["config"].items() if not name.startswith("recipe.")}
-    saved["config"] = now | SETTINGS_OF_2026[config.name]
-    torch.save(saved, path)
-    assert load(path, config, DATA, CPU).epoch == 3
-    if config.name != "grow":
-        return
-    saved["config"] |= {"continue_from": "trunk", "expansion.choose": "random", "expansion.exact": False}
-    torch.save(saved, path)
-    message = "choose = random, not None; continue_from = trunk, not None; .*exact = False, not None"
-    with pytest.raises(RunError, match=message):
-        load(path, config, DATA, CPU)
-
-
 def test_a_state_from_before_images_were_mirrored_at_their_border(tmp_path: Path, tiny_run: RunConfig) -> None:
     """It says nothing of that, and had none: a run that still has none goes on."""
     path = tmp_path / "state.pt"
@@ -276,21 +188,6 @@ def test_a_state_from_before_the_defaults_of_distillation_changed(tmp_path: Path
     assert load(path, tiny_run, DATA, CPU).epoch == 3
     with pytest.raises(RunError, match=r"was started with l1 = 1e-05, not 0\.5: resume"):
         load(path, replace(tiny_run, l1=0.5), DATA, CPU)
-
-
-def test_a_state_from_before_batches_were_bounded_by_the_data(tmp_path: Path, tiny_run: RunConfig) -> None:
-    """It goes on with the batches and the warm-up that the run asked for."""
-    path = tmp_path / "state.pt"
-    config = replace(tiny_run, batch_size=64, warmup_steps=9, batch_share=RunConfig.batch_share)
-    save(path, replace(trained(tiny_run), batch_size=8, warmup_steps=2), config, DATA)
-    assert (load(path, config, DATA, CPU).batch_size, load(path, config, DATA, CPU).warmup_steps) == (8, 2)
-    saved = torch.load(path, weights_only=True)
-    for settings, keys in ((saved, ("batch_size", "warmup_steps")), (saved["config"], ("batch_share", "warmup_share"))):
-        for key in keys:
-            del settings[key]
-    torch.save(saved, path)
-    before = load(path, config, DATA, CPU)
-    assert (before.batch_size, before.warmup_steps) == (64, 9)
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path, tiny_run: RunConfig) -> None:

@@ -16,14 +16,14 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.distil.distil import descriptors_of, logged
+from trainer.distil.distil import descriptors_of, logged, record_of
 from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
 from trainer.journal.journal import run_directory
 from trainer.journal.origin import read_from
-from trainer.journal.records import DistilledRecord, Record
+from trainer.journal.records import Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
@@ -210,16 +210,7 @@ def _adapt(
         if validation.accuracy < member.val_accuracy:
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation
         digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device, pretrained)
-    after = read_from(directory, digest).descriptor
-    record = DistilledRecord(
-        student=member.digest,
-        teacher=teacher.digest if teacher else None,
-        params=member.params,
-        val_accuracy_before=member.val_accuracy,
-        val_accuracy=after.metrics.validation.accuracy,
-        digest=digest,
-        seconds=round(after.cost.device_seconds - member.descriptor.cost.device_seconds, 3),
-    )
+    record = record_of(member.descriptor, digest, read_from(directory, digest).descriptor)
     if before is None:
         done.memory.add(record)
     tell(record)

@@ -148,7 +148,7 @@ def _distilled_before(directory: Directory, teacher: str, epochs: int, memory: M
         if after.lineage.run != before.lineage.run:  # a level of an elastic run that began with it
             continue
         if after.cost.epochs - before.cost.epochs == epochs:
-            record = _record(before, digest, after)
+            record = record_of(before, digest, after)
             found[record.student] = record
     remembered = [record for record in memory.same() if record.teacher == teacher]
     return found | {one.student: one for one in remembered if one.digest is None or one.digest in descriptors}
@@ -163,14 +163,12 @@ def descriptors_of(directory: Directory) -> dict[str, Descriptor]:
     return found
 
 
-def _record(before: Descriptor, digest: str, after: Descriptor) -> DistilledRecord:
-    """Of a student that got better, from what the two files say."""
-    parent, teacher = after.lineage.parent, after.lineage.distilled_from
-    assert parent is not None
-    assert teacher is not None
+def record_of(before: Descriptor, digest: str, after: Descriptor) -> DistilledRecord:
+    """Of a student with a file of its own now, from what the two files say."""
+    assert after.lineage.parent is not None
     return DistilledRecord(
-        student=parent,
-        teacher=teacher,
+        student=after.lineage.parent,
+        teacher=after.lineage.distilled_from,
         params=num_params(after.architecture.graph()),
         val_accuracy_before=before.metrics.validation.accuracy,
         val_accuracy=after.metrics.validation.accuracy,
@@ -194,7 +192,7 @@ def _distil_one(
     seconds = sum(epoch.seconds for epoch in epochs)
     if validation.accuracy > student.val_accuracy:
         digest = save(directory, result, validation, student, teacher, data, epochs, lessons.device)
-        return _record(student.descriptor, digest, read_header(directory.path(digest)).descriptor)
+        return record_of(student.descriptor, digest, read_header(directory.path(digest)).descriptor)
     return DistilledRecord(
         student=student.digest,
         teacher=teacher.digest,

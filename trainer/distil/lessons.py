@@ -31,6 +31,9 @@ from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
 from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory
 
+# Of what is kept of a student; changes whenever its contents do.
+_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Member:
@@ -199,6 +202,7 @@ class Lessons:
 def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverage, lessons: list[LessonRecord]) -> None:
     saved.write(
         kept,
+        _VERSION,
         {
             "what": what,
             "module": step.module.state_dict(),
@@ -213,7 +217,7 @@ def _save(kept: Path, what: list[str], step: TrainingStep, average: WeightAverag
 def _load(kept: Path, what: list[str], device: torch.device) -> dict[str, Any] | None:
     """What was kept of this student, taught by the same teacher in the same way; what is damaged is taught again."""
     with suppress(FileNotFoundError, RunError):
-        state = saved.read(kept, device)
+        state = saved.read(kept, _VERSION, device)
         return state if state.get("what") == what else None
     return None
 

@@ -68,23 +68,16 @@ def save(log: RunLog, settings: Settings, state: ElasticState) -> None:
     if not log.group.writes:
         return
     state.log_bytes = log.synced()
-    saved.write(log.state_path, {"version": _VERSION, "settings": _of(log, settings), "state": vars(state)})
+    saved.write(log.state_path, _VERSION, {"settings": _of(log, settings), "state": vars(state)})
 
 
 def load(log: RunLog, settings: Settings) -> ElasticState:
     """Raises RunError where the file is damaged, or the run was started with other settings (more epochs are fine) or
     images."""
-    kept = saved.read(log.state_path, log.device)
-    if kept.get("version") != _VERSION or "settings" not in kept:
-        raise RunError(f"{log.directory} was written by another version of the trainer: use another --zoo or --seed")
+    kept = saved.read(log.state_path, _VERSION, log.device)
     # A setting that there was not yet when the state was saved had its default.
     before, now = _DEFAULTS | kept["settings"], _DEFAULTS | _of(log, settings)
-    differing = [key for key in before | now if before.get(key) != now.get(key) and key != "epochs"]
-    if differing:
-        differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
-        raise RunError(
-            f"{log.directory} was started with {differences}: resume with the same, or use another --zoo or --seed"
-        )
+    saved.require_same(log.directory, before, now, lambda setting: setting == "epochs")
     state, asked = ElasticState(**kept["state"]), int(before["epochs"])
     if asked != settings.run.epochs:
         _change_epochs(log, settings, state, asked)
@@ -94,20 +87,14 @@ def load(log: RunLog, settings: Settings) -> ElasticState:
 def _change_epochs(log: RunLog, settings: Settings, state: ElasticState, asked: int) -> None:
     """To those of the settings, from so many that were asked for. A stage that was over goes on from its last epoch, at
     the learning rate that a run of so many epochs has there. Raises RunError where that cannot be."""
-    epochs, trained = settings.run.epochs, state.stage > 0 or state.training is not None
+    epochs = settings.run.epochs
     if state.stage > 0 and settings.freeze:
         raise RunError(
             f"{log.directory}: its smallest level was frozen after {asked} epochs, so larger ones cannot have "
             f"{epochs}: --epochs {asked} goes on with it"
         )
-    if trained and state.training is None:
-        raise RunError(f"{log.directory} was ended by an earlier version, which kept nothing to train it longer with")
     done = state.training["epochs_done"] if state.training is not None else 0
-    if epochs < done:
-        raise RunError(
-            f"{log.directory} was last asked for {asked} epochs and has {done} behind it, so it cannot end after "
-            f"{epochs}: --epochs {done} or more goes on with it"
-        )
+    saved.require_epochs(log.directory, asked, done, epochs)
     state.stage, state.files = 0, []
 
 

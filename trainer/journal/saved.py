@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -14,14 +15,15 @@ from zoo.errors import RunError
 from zoo.store.directory import write_atomically
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, version: int, state: dict[str, Any]) -> None:
+    """`version` changes whenever the contents of the file do."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"version": version, **state}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
-def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Raises RunError where the file is damaged, FileNotFoundError where there is none.
+def read(path: Path, version: int, device: torch.device) -> dict[str, Any]:
+    """Raises RunError where the file is damaged or of another version, FileNotFoundError where there is none.
 
     torch does not look at the checksums (CRC-32) that it writes: bits that flipped would be weights.
     """
@@ -39,4 +41,26 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
             f"{path} is damaged ({reason}): without it the run cannot go on where it was; once it is deleted, "
             "--resume says what is left to go on with, or begins again"
         ) from error
+    if state.get("version") != version:
+        raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     return state
+
+
+def require_same(run: Path, before: dict[str, Any], now: dict[str, Any], may_differ: Callable[[str], bool]) -> None:
+    """Raises RunError where a run goes on with other settings or images than it was started with."""
+    differing = [key for key in before | now if before.get(key) != now.get(key) and not may_differ(key)]
+    if differing:
+        differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
+        raise RunError(
+            f"{run} was started with {differences}: resume with the same, or use another --zoo or --seed; other images "
+            "may have another --name"
+        )
+
+
+def require_epochs(run: Path, asked: int, done: int, epochs: int) -> None:
+    """Raises RunError where a run is to end before the epochs that it has done."""
+    if epochs < done:
+        raise RunError(
+            f"{run} was last asked for {asked} epochs and has {done} behind it, so it cannot end after {epochs}: "
+            f"--epochs {done} or more goes on with it"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +16,6 @@ from trainer.journal import saved
 from trainer.loop import optim
 from trainer.loop.state import Branch, RunState, plateau
 from zoo.checkpoint.descriptor import Accuracy, ExpansionStep
-from zoo.errors import RunError
 from zoo.network.families.registry import parse as parse_architecture
 from zoo.runtime.module import GraphModule
 
@@ -35,8 +33,8 @@ def save(path: Path, state: RunState, config: RunConfig, data: dict[str, Any]) -
     assert state.saved_at is not None
     saved.write(
         path,
+        _VERSION,
         {
-            "version": _VERSION,
             "config": _flat(asdict(config)),
             "data": _flat(data),
             "architecture": state.architecture.model_dump_json(),
@@ -59,27 +57,11 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
     """Raises RunError where the file is damaged, or the run was started with other data, or another configuration than
     this: growth does not depend on how long it may take in all, nor on distillation, which keeps its own settings.
     """
-    kept = saved.read(path, device)
-    if kept.get("version") != _VERSION:
-        raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
+    kept = saved.read(path, _VERSION, device)
     # A setting that there was not yet when the state was saved had its default.
-    settings = _upgraded(kept["config"])
-    before = _defaults(config, settings) | settings | kept["data"]
-    now = _flat(asdict(config)) | _flat(data)
-    differing = [key for key in before | now if before.get(key) != now.get(key) and not _may_differ(key)]
-    if differing:
-        differences = "; ".join(f"{key} = {before.get(key)}, not {now.get(key)}" for key in differing)
-        raise RunError(
-            f"{path.parent} was started with {differences}: resume with the same, or use another --zoo or --seed; "
-            "other images may have another --name"
-        )
-    if config.epochs < kept["epoch"]:
-        raise RunError(
-            f"{path.parent} was last asked for {kept['config']['epochs']} epochs and has {kept['epoch']} behind it, "
-            f"so it cannot end after {config.epochs}: --epochs {kept['epoch']} or more goes on with it"
-        )
-    # Runs of before these were bounded by the data go on with what they asked for.
-    kept = {"batch_size": config.batch_size, "warmup_steps": config.warmup_steps, **kept}
+    before = _defaults(config, kept["config"]) | kept["config"] | kept["data"]
+    saved.require_same(path.parent, before, _flat(asdict(config)) | _flat(data), _may_differ)
+    saved.require_epochs(path.parent, kept["config"]["epochs"], kept["epoch"], config.epochs)
     architecture = parse_architecture(kept["architecture"])
     module = GraphModule(architecture.graph()).to(device)
     module.load_state_dict(kept["module"])
@@ -99,7 +81,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
         growth=_growth(kept["decided"]),
         branch=Branch(**kept["branch"]) if kept["branch"] else None,
         saved_at=datetime.fromisoformat(kept["saved_at"]),
-        begun=Beginning(**kept.get("begun", {})),
+        begun=Beginning(**kept["begun"]),
         **{name: kept[name] for name in _PLAIN},
     )
 
@@ -120,41 +102,6 @@ def _growth(saved: dict[str, Any] | None) -> Growth | None:
         return None
     steps = tuple(ExpansionStep.model_validate_json(step) for step in saved["steps"])
     return Growth(parse_architecture(saved["architecture"]), steps)
-
-
-# Settings of before 2026-11-29 that had another name.
-_RENAMED = {
-    "expansion.noise_std": "recipe.initialization.std",
-    "expansion.box_identity": "recipe.initialization.box_identity",
-    "expansion.resets_widened": "recipe.initialization.resets_widened",
-    "expansion.calibration_samples": "recipe.initialization.calibration_samples",
-}
-# Those that there are no more, with what every run now has, or all those that have no use for them.
-_GONE = {"choose": "score", "curvature": "diagonal"}
-
-
-def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """Settings saved before 2026-11-29, by today's names; those that no longer exist stay, and so differ."""
-    old = dict(saved)
-    if not any(name.startswith("expansion.") for name in old):
-        return old
-    is_ladder, is_exact = "expansion.sizes" in old, old.pop("expansion.exact", True)
-    if old.get("anneal_share", 0.0) == 0 or old.get("continue_from") == "branch":
-        old.pop("continue_from", None)
-    for name, value in _GONE.items():
-        if old.get(f"expansion.{name}") == value:
-            del old[f"expansion.{name}"]
-    if is_ladder and not is_exact:
-        old["expansion.exact"] = False
-    unused = {"calibration_samples"} if is_ladder or not is_exact else {"noise_std", "box_identity", "resets_widened"}
-    if old.pop("expansion.rule.fisher", "sample") == "sample":
-        unused |= {"rule.damping", "rule.per_parameter"}
-    kept = {name: value for name, value in old.items() if name.removeprefix("expansion.") not in unused}
-
-    def renamed(name: str) -> str:
-        return _RENAMED.get(name) or re.sub(r"^expansion\.", "recipe.", name)
-
-    return {renamed(name): value for name, value in kept.items()}
 
 
 def _defaults(config: Any, saved: dict[str, Any], prefix: str = "") -> dict[str, Any]:
