@@ -11,7 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from app.admission import refusals
 from app.admission.body import AdmitBody
@@ -40,6 +43,18 @@ if TYPE_CHECKING:  # of an extra
     from app.monitoring.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+
+class _App(FastAPI):
+    """Without those of FastAPI's layers that this service has of its own (crashes, bodies, traces), and with a way past
+    its router for predictions: together a tenth of a prediction's time (docs/benchmarks.md)."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = predict.PastRouter(AsyncExitStackMiddleware(self.router))
+        app = ExceptionMiddleware(app, handlers=self.exception_handlers)
+        for layer, arguments, options in reversed(self.user_middleware):
+            app = layer(app, *arguments, **options)
+        return app
 
 
 def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
@@ -92,7 +107,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         if tracing is not None:
             tracing.close()
 
-    app = FastAPI(
+    app = _App(
         title="Checkpoint zoo",
         summary="The smallest image classifier that is good enough.",
         version=version("checkpoint-zoo"),
@@ -104,9 +119,11 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         servers=[{"url": settings.root_path or "."}],
         docs_url=None,
         redoc_url=None,
+        # ZOO_TRACES has spans of its own, with a prediction's stages.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.gate = gate
-    app.router.routes.append(predict.route)  # first: the busiest
+    app.router.routes.append(predict.route)
     # files before models: /models/file must not be read as the model named "file".
     for module in (files, models, publish, runs):
         app.include_router(module.router, dependencies=[Depends(parameters_given_once)])

@@ -38,6 +38,7 @@ import numpy as np
 from machine import processor, spread
 from PIL import Image
 
+from zoo.checkpoint.elastic import is_elastic
 from zoo.checkpoint.file import read_header
 from zoo.store.directory import Directory
 from zoo.store.user_cache import user_cache
@@ -125,7 +126,13 @@ def main() -> None:
 
 
 def nearest(zoo: Path, params: int) -> tuple[str, Path]:
-    return min(Directory(zoo).paths(), key=lambda item: abs(read_header(item[1]).params - params))
+    ordinary = (item for item in Directory(zoo).paths() if not _has_levels(item[1]))
+    return min(ordinary, key=lambda item: abs(read_header(item[1]).params - params))
+
+
+def _has_levels(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_elastic(file)
 
 
 def servers_of(kind: str, digest: str, path: Path, options: argparse.Namespace) -> Iterator[Server]:

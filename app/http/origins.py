@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,17 +71,26 @@ class CheckHost:
         if not self._is_open or scope["path"] in HEALTH:
             return None
         host = hosts[0].decode("ascii").lower()
-        name = re.sub(":[0-9]*$", "", host).strip("[]").rstrip(".")
-        if not (is_loopback(name) or name.endswith(".localhost") or self._hosts & {name, "*"}):
+        name, is_local = _name_of(host)
+        if not (is_local or self._hosts & {name, "*"}):
             detail = f"Host {name} is not this machine: set ZOO_ALLOWED_HOSTS={name} to answer by that name, or a token"
             return 403, "host-not-allowed", detail
         origin = header(scope, b"origin").decode("latin-1").lower()
+        if not origin:
+            return None
         # Browsers say so themselves, to servers that they take to be safe; a proxy may have changed the Host.
         is_same = header(scope, b"sec-fetch-site") in (b"same-origin", b"none") or urlsplit(origin).netloc == host
-        if origin and not is_same and not self._origins & {origin, "*"}:
+        if not is_same and not self._origins & {origin, "*"}:
             detail = f"a page of {origin} asks: set ZOO_CORS_ORIGINS={origin} to let its scripts use this server"
             return 403, "origin-not-allowed", detail
         return None
+
+
+@lru_cache(maxsize=256)
+def _name_of(host: str) -> tuple[str, bool]:
+    """Without the port; and whether it is this machine's whatever the settings say."""
+    name = re.sub(":[0-9]*$", "", host).strip("[]").rstrip(".")
+    return name, is_loopback(name) or name.endswith(".localhost")
 
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:

@@ -193,11 +193,15 @@ def _check_tiff(data: bytes) -> None:
 
 def is_read(data: bytes, *, of_strangers: bool = False) -> bool:
     """Whether it begins as a file that is read here; `of_strangers`: and takes no more than its header says."""
+    if image_header.is_read(data):
+        return True
     kind = _other_kind(data)
-    return image_header.is_read(data) or (kind is not None and not (of_strangers and kind in _UNBOUNDED))
+    return kind is not None and not (of_strangers and kind in _UNBOUNDED)
 
 
 def _other_kind(data: bytes) -> Format | None:
+    if image_header.is_read(data):
+        return None
     return next((kind for kind, start in _OTHERS.items() if start.match(data)), None)
 
 
