@@ -19,7 +19,7 @@ from zoo.choosing.cascade import Calibration, Cascade, Stage
 from zoo.errors import DataError, NoModelMeetsConstraintsError, NotFoundError, ZooError
 from zoo.images.decode import Form
 from zoo.library.local import LocalZoo
-from zoo.library.upkeep.calibrate import calibrate_cascades, find_cascades, measure_latencies
+from zoo.library.upkeep.calibrate import find_cascades, measure_latencies
 from zoo.library.upkeep.device import device_name
 from zoo.network.families.secnn import SecnnArchitecture
 from zoo.runtime.measure import HeldOutImages
@@ -388,7 +388,7 @@ def test_what_cannot_be_calibrated_says_why(
     tmp_path: Path, three: list[str], opened: Callable[..., LocalZoo], source: str, dataset: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        calibrate_cascades(opened(tmp_path), source, dataset, observe=lambda _: None)
+        find_cascades(opened(tmp_path), source, dataset, observe=lambda _: None, keep=True)
 
 
 def test_other_images_than_those_of_training_are_refused(
@@ -402,7 +402,7 @@ def test_other_images_than_those_of_training_are_refused(
         descriptor = checkpoint.descriptor.model_copy(update={"dataset": dataset})
         Directory(tmp_path).put(encode(Checkpoint(descriptor, checkpoint.tensors)))
     with pytest.raises(DataError, match=r"says it gets 0\.\d+ of its validation images right, and gets 0\.\d+ of"):
-        calibrate_cascades(opened(tmp_path), "digits", "digits", observe=lambda _: None)
+        find_cascades(opened(tmp_path), "digits", "digits", observe=lambda _: None, keep=True)
 
 
 def test_a_server_cannot_be_calibrated_from_afar(command: Command) -> None:

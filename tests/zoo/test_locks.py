@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import fcntl
-import threading
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,3 @@ def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
         path.read_bytes()  # closing it elsewhere in the process lets go of nothing
         assert is_locked(path)
     assert not is_locked(path)
-
-
-def test_whoever_only_looks_by_an_earlier_version_is_waited_for(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    path.touch()
-    with path.open("rb") as looking, path.open("ab") as starting:
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        timer = threading.Timer(0.01, fcntl.flock, (looking, fcntl.LOCK_UN))
-        timer.start()
-        lock(starting, path)
-        timer.join()
-        assert is_locked(path)

@@ -80,7 +80,8 @@ def test_exif_data_that_is_not_as_it_should_be_is_as_if_there_were_none(name: st
         plain = images.decode(file(photo(), kind, **density), "rgb")
         data = file(photo(), kind, exif=b"Exif\0\0" + NO_ORIENTATION[name], **density)
         assert np.array_equal(images.decode(data, "rgb"), plain)
-        assert images.probe(data) == ("rgb", (28, 40))
+        header = image_header.read(data)
+        assert (header.color, header.size) == ("rgb", (28, 40))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -210,8 +211,9 @@ def test_large_jpegs_are_shrunk_while_they_are_decoded(
     width: int, height: int, shrunk: tuple[int, int], progressive: bool
 ) -> None:
     data = file(Image.new("L", (width, height), 77), "JPEG", progressive=progressive)
-    assert images.probe(data) == ("gray", shrunk)
-    assert fast_decode.decode(image_header.read(data)) is None or shrunk == (height, width)
+    header = image_header.read(data)
+    assert (header.color, header.size) == ("gray", shrunk)
+    assert fast_decode.decode(header) is None or shrunk == (height, width)
     pixels = images.decode(data, "gray")
     assert pixels.shape == (*shrunk, 1)
     assert (pixels == 77).all()

@@ -17,7 +17,7 @@ from zoo.errors import CheckpointError, DescriptorError, RunError
 from zoo.network.cost import num_params
 from zoo.network.families import blueprint
 from zoo.network.families.family import Architecture, Change
-from zoo.network.levels import NetworkBudget, levels_within
+from zoo.network.levels import NetworkBudget, levels_within, narrowed_to
 
 MIN_LEVELS, MAX_LEVELS = 2, 5
 Measure = Literal["params", "macs", "memory"]
@@ -124,7 +124,7 @@ def levels_of(
     largest = sizes[0]
     try:
         if budgets is None and len(sizes) == 1:
-            return Levels(tuple(_narrowed(largest, part) for part in _WIDTHS), origin)
+            return Levels(tuple(narrowed_to(largest, part) for part in _WIDTHS), origin)
         if budgets is None:
             measure, most = "params", num_params(largest.graph())
             budgets = [int(share * most) for share in _SHARES]
@@ -191,7 +191,3 @@ def _within(sizes: Sequence[Architecture], limits: Sequence[NetworkBudget]) -> l
             )
         found.insert(0, met)
     return found
-
-
-def _narrowed(largest: Architecture, part: float) -> Architecture:
-    return largest.narrowed([max(1, int(part * width + 1e-9)) for width in largest.widths()])

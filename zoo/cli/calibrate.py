@@ -62,12 +62,13 @@ def find_cascades(
     zoo: LocalZoo, data: str, dataset: str | None, *, skip_bad: bool = False, test_share: float | None = None
 ) -> Calibration:
     from zoo.images.folder import name_of
-    from zoo.library.upkeep.calibrate import calibrate_cascades
+    from zoo.library.upkeep import calibrate
+
+    def observe(line: str) -> None:
+        typer.echo(line, err=True)
 
     name = dataset or name_of(Path(data))
-    return calibrate_cascades(
-        zoo, data, name, observe=lambda line: typer.echo(line, err=True), skip_bad=skip_bad, test_share=test_share
-    )
+    return calibrate.find_cascades(zoo, data, name, observe, keep=True, skip_bad=skip_bad, test_share=test_share)
 
 
 def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_json: bool) -> None:

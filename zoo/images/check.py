@@ -94,15 +94,11 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
     """Reads and decodes every image once. Raises DataError where nothing can be trained on it at all."""
     folder = image_folder.read(path, test_share)
     bad = BadFiles()
-    thumbnails = np.zeros((len(folder.files), *duplicates.THUMBNAIL, 1), dtype=np.uint8)
-    form = Form("gray", duplicates.THUMBNAIL, "squeeze")
-    for file, thumbnail in zip(folder.files, thumbnails, strict=True):
-        bad.decode(file, form, thumbnail)
-    good = [place for place, file in enumerate(folder.files) if file not in bad]
+    good, thumbnails = bad.thumbnails(folder.files)
     files = [folder.files[place] for place in good]
     equal = duplicates.equal(files)
     first = {place: places[0] for places in equal for place in places}
-    same = duplicates.near(thumbnails[good, ..., 0], [first.get(place, place) for place in range(len(files))])
+    same = duplicates.near(thumbnails, [first.get(place, place) for place in range(len(files))])
     near = [places for places in same if places not in equal]
     counts = _counts(folder, files)
     form, sizes = common_form((bad.probe(file) for file in folder.train if file not in bad), image_size, fit)

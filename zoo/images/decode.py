@@ -211,12 +211,6 @@ def _reader(kind: Format) -> type[ImageFile.ImageFile]:
     return cast("type[ImageFile.ImageFile]", import_module("pillow_heif").HeifImageFile)
 
 
-def probe(data: bytes) -> tuple[Color, tuple[int, int]]:
-    """Colour, and (height, width) when upright and decoded, from the header alone. Raises ImageError."""
-    header = image_header.read(data)
-    return header.color, header.size
-
-
 def shrink(header: Header, size: tuple[int, int] | None, fit: Fit) -> int:
     """By how much a JPEG is shrunk while it is decoded: 1, 2, 4 or 8.
 

@@ -139,6 +139,19 @@ class BadFiles(dict[ImageFile, str]):
             found.decode(file, _SMALLEST, np.empty((1, 1, 1), dtype=np.uint8))
         return found
 
+    def pixels(self, files: Sequence[ImageFile], form: Form) -> images.Pixels:
+        """(files, height, width, channels), where rows of bad files mean nothing."""
+        found = np.empty((len(files), *form.size, form.channels), dtype=np.uint8)
+        for file, row in zip(files, found, strict=True):
+            self.decode(file, form, row)
+        return found
+
+    def thumbnails(self, files: Sequence[ImageFile]) -> tuple[list[int], images.Pixels]:
+        """The places of the good ones, and what `duplicates.near` takes of them."""
+        found = self.pixels(files, Form("gray", duplicates.THUMBNAIL, "squeeze"))
+        good = [place for place, file in enumerate(files) if file not in self]
+        return good, found[good, ..., 0]
+
     def probe(self, file: ImageFile) -> tuple[Color, tuple[int, int]] | None:
         """As the file's own; None where it is a bad one."""
         try:
@@ -200,13 +213,9 @@ def read(path: Path, test_share: float | None = None) -> ImageFolder:
 
 def _divided(files: tuple[ImageFile, ...], share: float) -> tuple[tuple[ImageFile, ...], tuple[ImageFile, ...]]:
     """The others and those for the test. Files that cannot be read are left among the others, to be named there."""
-    form = Form("gray", duplicates.THUMBNAIL, "squeeze")
-    bad, thumbnails = BadFiles(), np.empty((len(files), *duplicates.THUMBNAIL, 1), dtype=np.uint8)
-    for file, thumbnail in zip(files, thumbnails, strict=True):
-        bad.decode(file, form, thumbnail)
-    good = [place for place, file in enumerate(files) if file not in bad]
+    good, thumbnails = BadFiles().thumbnails(files)
     contents = [hashlib.sha256(files[place].data).digest() for place in good]
-    together = duplicates.near(thumbnails[good, ..., 0], contents)
+    together = duplicates.near(thumbnails, contents)
     held_out = splits.held_out([files[place].label for place in good], contents, together, share)
     chosen = {good[place] for place in held_out}
     return (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import stat
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from zoo.catalog.protocol import Index
 from zoo.catalog.rows import CheckpointRow
 from zoo.choosing.cascade import Calibration, Cascade
 from zoo.store.annotations import Annotations
+from zoo.store.directory_log import Stamp, stamp_of
 from zoo.store.entries import Said
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class ReadyCascades:
         self._ready: dict[str, list[list[ReadyCascade]]] = {}
         self._made_of: tuple[list[Calibration], Collection[str], Said] | None = None
         # What a shipped file held, as it was then; and why one was left out, each reason worth one warning.
-        self._shipped: dict[Path, tuple[tuple[int, int], Calibration]] = {}
+        self._shipped: dict[Path, tuple[Stamp, Calibration]] = {}
         self._refused: dict[Path, str] = {}
 
     def of(self, dataset: str) -> Sequence[ReadyCascade]:
@@ -70,10 +69,7 @@ class ReadyCascades:
         """That of the first directory last."""
         for path in [path for root in reversed(self._roots) for name in _SHIPPED for path in root.glob(name)]:
             try:
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(errno.EINVAL, "no ordinary file")
-                stamp = status.st_mtime_ns, status.st_size
+                stamp = stamp_of(path)
                 if path not in self._shipped or self._shipped[path][0] != stamp:
                     self._shipped[path] = stamp, Calibration.model_validate_json(path.read_bytes())
             except (ValidationError, OSError) as error:

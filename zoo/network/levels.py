@@ -80,17 +80,19 @@ def levels_within(
     return found[::-1]
 
 
-def _cut_alike(architecture: Architecture, budget: NetworkBudget) -> Architecture:
-    def cut_to(part: float) -> Architecture:
-        return architecture.narrowed([max(1, int(part * width + 1e-9)) for width in architecture.widths()])
+def narrowed_to(architecture: Architecture, part: float) -> Architecture:
+    """With this part of each of its widths."""
+    return architecture.narrowed([max(1, int(part * width + 1e-9)) for width in architecture.widths()])
 
+
+def _cut_alike(architecture: Architecture, budget: NetworkBudget) -> Architecture:
     if budget.allows(architecture):
         return architecture
     enough, too_much = 0.0, 1.0
     for _ in range(30):
         part = (enough + too_much) / 2
-        enough, too_much = (part, too_much) if budget.allows(cut_to(part)) else (enough, part)
-    return cut_to(enough)
+        enough, too_much = (part, too_much) if budget.allows(narrowed_to(architecture, part)) else (enough, part)
+    return narrowed_to(architecture, enough)
 
 
 def _cut(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, overload
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from zoo.catalog.views import Prediction
 from zoo.checkpoint.descriptor import Descriptor
@@ -14,8 +14,8 @@ from zoo.checkpoint.elastic import ElasticFile, reaching
 from zoo.checkpoint.file import Checkpoint, decode
 from zoo.choosing.budget import Budget
 from zoo.errors import CheckpointError, NotFoundError
-from zoo.images.inputs import Image, Images
-from zoo.runtime.classifier import Classifier
+from zoo.images.inputs import Images
+from zoo.runtime.classifier import Classifier, Pixels
 
 Made = TypeVar("Made", bound=Classifier)
 # Fetches what the level with this number needs; the file is then opened anew.
@@ -35,7 +35,7 @@ class LevelSize:
     is_here: bool
 
 
-class ElasticNetwork(Generic[Made]):
+class ElasticNetwork(Classifier, Generic[Made]):
     """The levels of one elastic file, on ONNX Runtime or on torch; `net(images)` and `net.predict(images)` ask one.
 
     >>> net = zoo.load(min_acc=0.8, elastic=True)
@@ -95,7 +95,7 @@ class ElasticNetwork(Generic[Made]):
         return self._networks[self._level]
 
     @property
-    def descriptor(self) -> Descriptor:
+    def descriptor(self) -> Descriptor:  # type: ignore[override]  # of the level that answers
         return self.network.descriptor
 
     def upgrade(self, min_acc: float | None = None) -> LevelSize:
@@ -123,15 +123,8 @@ class ElasticNetwork(Generic[Made]):
         network: Any = self.network
         return network(images)
 
-    @overload  # a path is a sequence too: the first that fits counts
-    def predict(self, images: Image, top_k: int = 5) -> list[Prediction]: ...  # type: ignore[overload-overlap]
-
-    @overload
-    def predict(self, images: Sequence[Image], top_k: int = 5) -> list[list[Prediction]]: ...
-
-    def predict(self, images: Images, top_k: int = 5) -> list[Prediction] | list[list[Prediction]]:
-        """As `Classifier.predict`."""
-        return self.network.predict(images, top_k)
+    def _best(self, pixels: Pixels, top_k: int) -> list[list[Prediction]]:
+        return self.network._best(pixels, top_k)
 
 
 def open_elastic(file: Path, make: Callable[[Checkpoint], Made]) -> ElasticNetwork[Made]:

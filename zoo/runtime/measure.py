@@ -62,10 +62,8 @@ class HeldOutImages:
     def pixels(self, form: Form) -> Pixels:
         """uint8 (n, height, width, channels). Raises DataError, which names every file that cannot be decoded."""
         if form not in self._decoded:
-            pixels = np.empty((len(self._files), *form.size, form.channels), dtype=np.uint8)
             bad = BadFiles()
-            for row, file in zip(pixels, self._files, strict=True):
-                bad.decode(file, form, row)
+            pixels = bad.pixels(self._files, form)
             bad.refuse()
             self._decoded[form] = pixels
         return self._decoded[form]

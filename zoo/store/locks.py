@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -21,8 +20,6 @@ from typing import BinaryIO
 log = logging.getLogger(__name__)
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# Servers of version 0.1.0 hold the lock of a log for microseconds to see whether it is free.
-_NUM_RETRIES, _RETRY_SECONDS = 5, 0.01
 # struct flock: type, whence, start, length (0: to the end), process.
 _FLOCK = "hhqqi"
 
@@ -40,14 +37,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 def lock(file: BinaryIO, path: Path) -> None:
     """Locks the file until it is closed. Raises BlockingIOError where another process holds it."""
-    for is_last in (*[False] * _NUM_RETRIES, True):
-        try:
-            _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, path)
-            break
-        except BlockingIOError:
-            if is_last:
-                raise
-            time.sleep(_RETRY_SECONDS)
+    _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, path)
     # flock cannot be asked for without being taken, and whoever takes it to see is in the way of the next to start.
     with suppress(OSError):
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))

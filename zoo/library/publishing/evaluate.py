@@ -50,24 +50,23 @@ class TestSplits:
 
         Raises CheckpointError, also where its classes are not those of the images; BusyError.
         """
-        descriptor = checkpoint.descriptor
-        images = self._images(descriptor.dataset.name)
-        if images is None:
+        name = checkpoint.descriptor.dataset.name
+        if name not in self._sources:
             trial.run(checkpoint, limits)
             return None
+        try:
+            return self._measured(checkpoint, self._images(name), limits)
+        except DataError as error:  # nothing that a publisher can mend
+            raise BusyError(f"the test images of data set {name} cannot be read: {error}") from error
+
+    def _measured(self, checkpoint: Checkpoint, images: HeldOutImages, limits: Limits) -> Measured | None:
+        descriptor = checkpoint.descriptor
         if descriptor.classes != images.classes:
             raise CheckpointError(
                 f"it claims to tell apart the classes of data set {images.name}, and has others than its test images: "
                 f"{len(descriptor.classes)} from {descriptor.classes[0]!r} on, not {len(images.classes)} from "
                 f"{images.classes[0]!r} on"
             )
-        try:
-            return self._measured(checkpoint, images, limits)
-        except DataError as error:  # nothing that a publisher can mend
-            raise BusyError(f"the test images of data set {images.name} cannot be read: {error}") from error
-
-    def _measured(self, checkpoint: Checkpoint, images: HeldOutImages, limits: Limits) -> Measured | None:
-        descriptor = checkpoint.descriptor
         form = form_of(descriptor)
         content, num_bytes = descriptor.dataset.content, len(images) * prod(form.size) * 3
         if content is not None and num_bytes <= _MAX_COMPARED_BYTES:
@@ -80,11 +79,8 @@ class TestSplits:
         correct = int((np.array(found.predicted) == images.labels).sum())
         return Measured(accuracy=correct / len(images), n=len(images))
 
-    def _images(self, name: str) -> HeldOutImages | None:
+    def _images(self, name: str) -> HeldOutImages:
         with self._lock:
-            if name in self._sources and name not in self._read:
-                try:
-                    self._read[name] = HeldOutImages(self._sources[name])
-                except DataError as error:  # nothing that a publisher can mend
-                    raise BusyError(f"the test images of data set {name} cannot be read: {error}") from error
-            return self._read.get(name)
+            if name not in self._read:
+                self._read[name] = HeldOutImages(self._sources[name])
+            return self._read[name]

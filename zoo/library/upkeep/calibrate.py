@@ -61,37 +61,23 @@ def measure_latencies(zoo: LocalZoo, digests: Iterable[str], num_rounds: int) ->
     return latencies
 
 
-def calibrate_cascades(
-    zoo: LocalZoo,
-    source: str,
-    dataset: str,
-    observe: Callable[[str], None],
-    *,
-    skip_bad: bool = False,
-    test_share: float | None = None,
-) -> Calibration:
-    """Finds the cascades of a data set's checkpoints and keeps them beside those, in place of those before.
-
-    `source` holds the images, as for `HeldOutImages`; `observe` is told what is odd about them, and of each checkpoint
-    asked. Raises ZooError.
-    """
-    _require_writable(zoo)
-    calibration = find_cascades(zoo, source, dataset, observe, skip_bad=skip_bad, test_share=test_share)
-    zoo.annotations.record_calibration(calibration, audit.actor())
-    zoo.sync()
-    return calibration
-
-
 def find_cascades(
     zoo: LocalZoo,
     source: str,
     dataset: str,
     observe: Callable[[str], None],
     *,
+    keep: bool = False,
     skip_bad: bool = False,
     test_share: float | None = None,
 ) -> Calibration:
-    """As `calibrate_cascades`, but kept nowhere."""
+    """Finds the cascades of a data set's checkpoints; with `keep` they stay beside those, in place of those before.
+
+    `source` holds the images, as for `HeldOutImages`; `observe` is told what is odd about them, and of each checkpoint
+    asked. Raises ZooError.
+    """
+    if keep:
+        _require_writable(zoo)
     record, rows = _of_one_split(zoo, dataset, observe)
     images = HeldOutImages(source, validation=record, skip_bad=skip_bad, test_share=test_share)
     for finding in images.findings:
@@ -101,7 +87,11 @@ def find_cascades(
     for row in front:
         observe(f"{row.name}: {len(images):,} validation images")
         candidates.append(_candidate(row, zoo.files.load(row.digest), images))
-    return Calibration(dataset=dataset, num_images=len(images), cascades=search(candidates))
+    calibration = Calibration(dataset=dataset, num_images=len(images), cascades=search(candidates))
+    if keep:
+        zoo.annotations.record_calibration(calibration, audit.actor())
+        zoo.sync()
+    return calibration
 
 
 def _of_one_split(
