@@ -273,6 +273,11 @@ def pick(zoo: Path, dataset: str, run: str | None, seed: int | None) -> Growth:
     entries = tuple(entry for entry in trial.entries if entry.test_accuracy is not None)
     if not entries:
         raise ZooError(f"{zoo}: no checkpoint of run {trial.run}, seed {trial.seed}, has a test accuracy")
+    if number := trial.uncounted():
+        raise ZooError(
+            f"{zoo}: what {number} of its checkpoints cost cannot be told, as the files that they began with are not "
+            "there: give the zoo in which they were distilled"
+        )
     check_branches(trial.entries, RUNS[trial.run]())
     return Growth(replace(trial, entries=one_for_each_architecture(entries)), trial.cost())
 

@@ -23,6 +23,7 @@ from trainer.loop import optim
 from trainer.loop.epoch import evaluate
 from trainer.loop.step import TrainingStep
 from trainer.recipes.ladder import Ladder
+from trainer.report import report
 from trainer.report.trials import read_trials
 from zoo.checkpoint.file import decode, encode, read_header
 from zoo.errors import RunError
@@ -104,6 +105,25 @@ def test_its_cost_names_every_device(tmp_path: Path, data: Data, digests: tuple[
     assert read_header(directory.path(digest)).descriptor.cost.device == f"some GPU; {here}"
     (trial,), _ = read_trials(tmp_path / "zoo")
     assert trial.cost().device == f"some GPU; {here}"
+
+
+def test_a_report_says_whose_teaching_it_cannot_count(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:
+    """As in a zoo of the taught ones alone: what they cost before they were taught is in files that are elsewhere."""
+    directory = Directory(tmp_path / "zoo")
+    list(distil(CONFIG, data, tmp_path / "zoo", digests, CPU, [].append))
+    (whole,), _ = read_trials(tmp_path / "zoo")
+    assert whole.uncounted() == 0
+    assert "≥" not in report.write(tmp_path / "zoo", tmp_path / "report").split("### Trials")[1]
+    student = next(one for one in whole.entries if one.descriptor.lineage.distilled_from)
+
+    directory.path(student.descriptor.lineage.parent or "").unlink()
+
+    (part,), _ = read_trials(tmp_path / "zoo")
+    assert part.uncounted() == 1
+    assert part.cost().device_seconds < whole.cost().device_seconds
+    said = report.write(tmp_path / "zoo", tmp_path / "report").split("### Trials")[1]
+    assert f"≥ {part.cost().device_seconds:,.1f}" in said
+    assert "not counted where the file that they began with is not in this zoo" in said
 
 
 def test_its_accuracy_is_that_of_the_file(tmp_path: Path, data: Data, digests: tuple[str, ...]) -> None:

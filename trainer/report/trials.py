@@ -95,13 +95,12 @@ class Trial:
         return max(affordable, key=lambda entry: entry.val_accuracy, default=None)
 
     def cost(self) -> Cost:
-        """Of the whole run, and of what was distilled from it.
+        """Of the whole run, and of what was distilled from it; without what `uncounted` says.
 
         Passes that made no student better are in no file, and not counted.
         """
         by_digest = {entry.digest: entry.descriptor for entry in self.entries}
-        grown = [one.cost for one in by_digest.values() if not one.lineage.distilled_from]
-        total = max(grown or [one.cost for one in by_digest.values()], key=lambda cost: cost.epochs)
+        total = self._base().descriptor.cost
         for descriptor in by_digest.values():
             student = by_digest.get(descriptor.lineage.parent or "")
             if descriptor.lineage.distilled_from and student is not None:
@@ -112,6 +111,17 @@ class Trial:
                 devices = join_devices(total.device, descriptor.cost.device)
                 total = total.model_copy(update={**changes, "device": devices})
         return total
+
+    def uncounted(self) -> int:
+        """Of how many distilled checkpoints the teaching is not in `cost`, as the file they began with is not there."""
+        there, base = {entry.digest for entry in self.entries}, self._base()
+        lineages = [entry.descriptor.lineage for entry in self.entries if entry is not base]
+        return sum(lineage.distilled_from is not None and lineage.parent not in there for lineage in lineages)
+
+    def _base(self) -> Entry:
+        """The one that was grown for longest; where all were distilled, of these."""
+        grown = [entry for entry in self.entries if not entry.descriptor.lineage.distilled_from]
+        return max(grown or self.entries, key=lambda entry: entry.descriptor.cost.epochs)
 
     def hypervolume(self) -> float:
         """Of its test accuracies, see `hypervolume`."""
