@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,38 @@ def test_the_command(tmp_path: Path, grown: Path, write_images: WriteImages) -> 
     again = CliRunner().invoke(app, [*words, "--batch-size", "16", "--device", "cpu"])
     assert again.stdout.split() == digests
     assert [f"kept: {digest[:12]} came of the same before" in again.stderr for digest in digests] == [True, True]
+
+
+def test_other_images_of_one_name_are_refused(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
+    """As where two folders are called data: their logs and pictures would be one run's."""
+    for place, seed in (("one", 2), ("two", 3)):
+        write_images(tmp_path / place / "data", {"train": 40, "test": 4}, size=(16, 16), seed=seed)
+
+    def adapt_folder(place: str, *more: str) -> Any:
+        words = [
+            "adapt",
+            "--from",
+            str(grown),
+            "--data",
+            str(tmp_path / place / "data"),
+            "--zoo",
+            str(tmp_path / "mine"),
+        ]
+        return CliRunner().invoke(app, [*words, "--epochs", "1", "--batch-size", "16", "--device", "cpu", *more])
+
+    assert adapt_folder("one").exit_code == 0
+    run = tmp_path / "mine" / "runs" / "data-grow-s0"
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+
+    other = adapt_folder("two")
+
+    assert other.exit_code == 1
+    assert "is a run on other images that are called data too: give these another --name" in " ".join(
+        other.stderr.split()
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert adapt_folder("one").exit_code == 0, "the same again"
+    assert adapt_folder("two", "--name", "others").exit_code == 0
 
 
 @pytest.mark.parametrize("other", [("--seed", "5"), ("--learning-rate", "0.0001"), ("--batch-size", "4")])

@@ -93,6 +93,7 @@ def adapt(
         from trainer.distil.adapt import RATE_OF_KNOWN_CLASSES, RATE_OF_OTHER_CLASSES, Sources, sources
         from trainer.distil.adapt import adapt as adapt_all
         from trainer.distil.growth_plan import compiled_if_long
+        from trainer.journal import data_file
         from trainer.journal.display import Display
         from trainer.journal.journal import run_directory
         from trainer.journal.plans import kept
@@ -113,6 +114,7 @@ def adapt(
         chosen = torch_device(device)
         with Display(console) as display:
             data = images.load(console)
+            data_file.require_same_images(run_directory(zoo, config, data.name), data)
             prepare(chosen, config)
             found = sources(source, data, dataset, display.at)
             if learning_rate is None and not found.knows_classes:

@@ -1,7 +1,8 @@
 """A summary of a run's training data for people to look at: `data.json` beside its log.
 
 Counts of each class, what was left out, and a contact sheet: a row for each class of some of its training images, as
-the network sees them, in one WebP. Bounded in classes, pixels and bytes, whatever the data set.
+the network sees them, in one WebP. Bounded in classes, pixels and bytes, whatever the data set. And the content's
+digests, so that other images do not go on under the run's name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ import torch
 from PIL import Image
 
 from trainer.data.datasets import Data, Split
+from zoo.checkpoint.descriptor import Content
+from zoo.errors import RunError
 from zoo.store.directory import write_atomically
 
 NAME = "data.json"
@@ -31,8 +35,21 @@ _MAX_PIXELS = 400_000
 _QUALITIES = (None, 80, 40, 10, 0)
 
 
+def require_same_images(run: Path, data: Data) -> None:
+    """Raises RunError where the run is one of other images. Files of before there were digests, or damaged ones, do not
+    say which."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = Content.model_validate(json.loads((run / NAME).read_bytes())["content"])
+        if before != data.content:
+            raise RunError(
+                f"{run} is a run on other images that are called {data.name} too: give these another --name, or use "
+                "another --zoo"
+            )
+
+
 def write(run: Path, data: Data) -> None:
-    """Into the run's directory, in place of what was there."""
+    """Into the run's directory, in place of what was there. Raises RunError where that was of other images."""
+    require_same_images(run, data)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     counted = {name: _counts(split, len(data.classes)) for name, split in splits.items()}
     classes = [
@@ -41,6 +58,7 @@ def write(run: Path, data: Data) -> None:
     ]
     channels, height, width = data.image_shape
     content = {
+        "content": data.content.model_dump(),
         "about": data.about,
         "findings": data.findings,
         "image": {"channels": channels, "height": height, "width": width},
