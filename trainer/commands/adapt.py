@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -122,8 +122,9 @@ def adapt(
             run = run_directory(zoo, config, data.name)
             outside = None
             if teacher is not None:
-                teaching = _Teaching(teacher, teacher_epochs, download)
-                outside = teaching.answers(console, display, data, images, config, chosen, run)
+                outside = _answers_of(
+                    teacher, teacher_epochs, download, console, display, data, images, config, chosen, run
+                )
             if minutes is not None:
                 seconds, num_sizes = 60 * minutes, len(found.members)
                 config = compiled_if_long(config, seconds, chosen)
@@ -158,40 +159,29 @@ def _shipped() -> Path:
     return found
 
 
-@dataclass(frozen=True)
-class _Teaching:
-    """Which network from elsewhere teaches."""
+def _answers_of(
+    teacher: str,
+    epochs: int,
+    download: bool,
+    console: Console,
+    display: Display,
+    data: Data,
+    source: Images,
+    config: RunConfig,
+    device: torch.device,
+    folder: Path,
+) -> PretrainedAnswers:
+    """Fine-tunes the network from elsewhere and asks it, or reads what the folder keeps. Raises RunError, DataError."""
+    from trainer.distil import pretrained
 
-    name: str
-    epochs: int
-    download: bool
+    display.at(f"reading larger images for {teacher}")
+    network = pretrained.load(teacher, len(data.classes), download=download)
+    larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
 
-    def answers(
-        self,
-        console: Console,
-        display: Display,
-        data: Data,
-        source: Images,
-        config: RunConfig,
-        device: torch.device,
-        folder: Path,
-    ) -> PretrainedAnswers:
-        """Fine-tunes it and asks it, or reads what the folder keeps. Raises RunError and DataError."""
-        from trainer.distil import pretrained
+    def tell(epoch: int, loss: float, accuracy: float) -> None:
+        say(console, f"  fine-tuning {teacher}  epoch {epoch}/{epochs}  loss {loss:.3f}  train {accuracy:.3f}")
+        display.at(f"fine-tuning {teacher}")
 
-        display.at(f"reading larger images for {self.name}")
-        network = pretrained.load(self.name, len(data.classes), download=self.download)
-        larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
-
-        def tell(epoch: int, loss: float, accuracy: float) -> None:
-            say(
-                console,
-                f"  fine-tuning {self.name}  epoch {epoch}/{self.epochs}  loss {loss:.3f}  train {accuracy:.3f}",
-            )
-            display.at(f"fine-tuning {self.name}")
-
-        display.at(f"fine-tuning {self.name}")
-
-        return pretrained.fine_tuned_answers(
-            network, larger, self.epochs, config.seed, device, tell, folder, mirror=config.horizontal_flip
-        )
+    display.at(f"fine-tuning {teacher}")
+    mirror = config.horizontal_flip
+    return pretrained.fine_tuned_answers(network, larger, epochs, config.seed, device, tell, folder, mirror=mirror)

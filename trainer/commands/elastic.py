@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from trainer.commands.options import (
     DataOption,
-    Device,
     DeviceOption,
     Images,
     ResumeOption,
@@ -25,13 +22,8 @@ from trainer.commands.options import (
     with_training,
 )
 
-if TYPE_CHECKING:
-    from trainer.elastic.levels import Cut, Measure
-    from trainer.recipes.overrides import Overrides
-
 # 25 s of one core.
 _DIGITS_EPOCHS = 40
-_GOES_ON = "with --resume goes on from the last whole epoch"
 
 
 @with_images
@@ -93,91 +85,56 @@ def elastic(
     the SHA-256 digests of the levels' own files, smallest first; the file that holds them is in the zoo.
     """
     console = Console(stderr=True)
-    with reported(console, _GOES_ON):
-        from trainer.elastic.levels import budgets_of
+    with reported(console, "with --resume goes on from the last whole epoch"):
+        from trainer.distil.distil import checkpoint_of, descriptors_of
+        from trainer.distil.lessons import Member
+        from trainer.elastic.elastic import train_elastic
+        from trainer.elastic.levels import budgets_of, levels_of
+        from trainer.elastic.start import named, start_of
+        from trainer.journal.display import Display
+        from trainer.loop.parallel import group_of, local_device
+        from zoo.network.cost import num_params
+        from zoo.store.directory import Directory
 
-        wish = _Wish(
-            from_,
-            training.overrides(epochs=epochs, seed=seed),
-            None if levels is None else budgets_of(levels),
-            levels_by,
-            cut,
-            teacher,
-            freeze,
-            ranking,
-            largest_weight,
-        )
-        _train(console, wish, images, zoo, device, resume)
+        budgets = None if levels is None else budgets_of(levels)
+        run, start = start_of(from_, zoo, training.overrides(epochs=epochs, seed=seed))
+        config = named(run, freeze=freeze)
+        taught_by = None
+        if teacher is not None:
+            origin = checkpoint_of(teacher, zoo)
+            taught_by = Member(origin.digest, origin.checkpoint)
+        chosen = local_device(torch_device(device))
+        with group_of(chosen) as group, Display(console) as display:
+            console.quiet = not group.writes
+            with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
+                data = images.load(console)
+            beside = descriptors_of(Directory(zoo)).values() if zoo.is_dir() else ()
+            trained = levels_of(start, data.image_shape, len(data.classes), budgets, levels_by, cut, beside)
+            sizes = ", ".join(f"{num_params(one.graph()):,}" for one in trained.architectures)
+            say(console, f"{config.name} on {data.name}: levels of {sizes} parameters; {chosen}")
+            made = train_elastic(
+                config,
+                trained,
+                data,
+                zoo,
+                chosen,
+                resume=resume,
+                observe=display,
+                group=group,
+                freeze=freeze,
+                rank=ranking,
+                teacher=taught_by,
+                largest_weight=largest_weight,
+            )
+            if not group.writes:
+                return
+            say(console, f"  in one file: {made.file}")
+    for digest in made.levels:
+        typer.echo(digest)
 
 
 def digits_elastic(
     data: DataOption, zoo: ZooOption, device: DeviceOption = "auto", seed: SeedOption = 0, resume: ResumeOption = False
 ) -> None:
     """Three sizes of one network in one file, in well under a minute on two cores."""
-    console = Console(stderr=True)
-    with reported(console, _GOES_ON):
-        wish = _Wish("digits", Training().overrides(epochs=_DIGITS_EPOCHS, seed=seed))
-        _train(console, wish, Images(data), zoo, device, resume)
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What is asked for, but for the images."""
-
-    start: str
-    overrides: Overrides
-    budgets: tuple[int, ...] | None = None
-    measure: Measure = "params"
-    cut: Cut = "growth"
-    teacher: str | None = None
-    freeze: bool = False
-    ranking: bool = True
-    largest_weight: float = 1.0
-
-
-def _train(console: Console, wish: _Wish, source: Images, zoo: Path, device: Device, resume: bool) -> None:
-    from trainer.distil.distil import descriptors_of
-    from trainer.distil.lessons import Member
-    from trainer.elastic.elastic import train_elastic
-    from trainer.elastic.levels import levels_of
-    from trainer.elastic.start import checkpoint_of, named, start_of
-    from trainer.journal.display import Display
-    from trainer.loop.parallel import group_of, local_device
-    from zoo.network.cost import num_params
-    from zoo.store.directory import Directory
-
-    run, start = start_of(wish.start, zoo, wish.overrides)
-    config = named(run, freeze=wish.freeze)
-    teacher = None
-    if wish.teacher is not None:
-        origin = checkpoint_of(wish.teacher, zoo)
-        teacher = Member(origin.digest, origin.checkpoint)
-    chosen = local_device(torch_device(device))
-    with group_of(chosen) as group, Display(console) as display:
-        console.quiet = not group.writes
-        with group.first_alone():  # it downloads, or decodes and keeps, what the others find there
-            images = source.load(console)
-        beside = descriptors_of(Directory(zoo)).values() if zoo.is_dir() else ()
-        shape, num_classes = images.image_shape, len(images.classes)
-        levels = levels_of(start, shape, num_classes, wish.budgets, wish.measure, wish.cut, beside)
-        sizes = ", ".join(f"{num_params(one.graph()):,}" for one in levels.architectures)
-        say(console, f"{config.name} on {images.name}: levels of {sizes} parameters; {chosen}")
-        made = train_elastic(
-            config,
-            levels,
-            images,
-            zoo,
-            chosen,
-            resume=resume,
-            observe=display,
-            group=group,
-            freeze=wish.freeze,
-            rank=wish.ranking,
-            teacher=teacher,
-            largest_weight=wish.largest_weight,
-        )
-        if not group.writes:
-            return
-        say(console, f"  in one file: {made.file}")
-    for digest in made.levels:
-        typer.echo(digest)
+    elastic(from_="digits", data=data, zoo=zoo, epochs=_DIGITS_EPOCHS, device=device, seed=seed, resume=resume)

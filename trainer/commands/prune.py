@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -52,22 +51,16 @@ def prune(
     """
     console = Console(stderr=True)
     with reported(console, "goes on from the last whole epoch"):
-        from trainer.distil.distil import descriptors_of, find
+        from trainer.distil.distil import checkpoint_of
         from trainer.distil.prune import prune as prune_one
         from trainer.journal.display import Display
-        from trainer.journal.origin import read, read_from
         from trainer.recipes.names import run_named
         from zoo.errors import RunError
         from zoo.network.levels import NetworkBudget
-        from zoo.store.directory import Directory
 
         if max_params is None and max_macs is None and max_memory_bytes is None:
             raise RunError("zoo-train prune needs a budget: --max-params, --max-macs or --max-memory-bytes")
-        path, directory = Path(checkpoint), Directory(zoo)
-        if path.is_file():
-            origin = read(path)
-        else:
-            origin = read_from(directory, find(zoo, descriptors_of(directory), checkpoint))
+        origin = checkpoint_of(checkpoint, zoo)
         lineage = origin.descriptor.lineage
         config = run_named(lineage.run, training.overrides(distil_epochs=epochs, seed=lineage.seed))
         budget = NetworkBudget(max_params, max_macs, max_memory_bytes)

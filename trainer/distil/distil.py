@@ -18,7 +18,7 @@ from trainer.data.datasets import Data
 from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.journal.journal import lock, run_directory
-from trainer.journal.origin import check_images, differences, read_from
+from trainer.journal.origin import Origin, check_images, differences, read, read_from
 from trainer.journal.records import DistilledRecord, Record, line_of, write
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
@@ -65,6 +65,15 @@ def find(zoo: Path, digests: Iterable[str], prefix: str) -> str:
     if len(matching) > 1:
         raise RunError(f"several checkpoints in {zoo} begin with {prefix}: give more of the digest's digits")
     return matching[0]
+
+
+def checkpoint_of(text: str, zoo: Path) -> Origin:
+    """A file, or the checkpoint in the zoo whose digest begins so. Raises RunError and CheckpointError."""
+    path = Path(text)
+    if path.is_file():
+        return read(path)
+    directory = Directory(zoo)
+    return read_from(directory, find(zoo, descriptors_of(directory) if zoo.is_dir() else {}, text))
 
 
 def _rank(descriptor: Descriptor) -> tuple[float, int]:

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.config import RunConfig
-from trainer.distil.distil import descriptors_of, find
-from trainer.journal.origin import Origin, read, read_from
+from trainer.distil.distil import checkpoint_of
+from trainer.journal.origin import Origin
 from trainer.recipes.names import elastic_name, run_named
 from trainer.recipes.overrides import Overrides
 from trainer.recipes.runs import RUNS
 from zoo.errors import RunError
-from zoo.store.directory import Directory
 
 
 def start_of(text: str, zoo: Path, overrides: Overrides) -> tuple[RunConfig, Origin | RunConfig]:
@@ -23,20 +22,11 @@ def start_of(text: str, zoo: Path, overrides: Overrides) -> tuple[RunConfig, Ori
     if text in RUNS:
         run = run_named(text, overrides)
         return run, run
-    origin = checkpoint_of(text, zoo)
-    return run_named(origin.descriptor.lineage.run, overrides), origin
-
-
-def checkpoint_of(text: str, zoo: Path) -> Origin:
-    """A file, or the checkpoint in the zoo whose digest begins so. Raises RunError and CheckpointError."""
-    path = Path(text)
-    if path.is_file():
-        return read(path)
-    directory = Directory(zoo)
     try:
-        return read_from(directory, find(zoo, descriptors_of(directory) if zoo.is_dir() else {}, text))
+        origin = checkpoint_of(text, zoo)
     except RunError as error:
         raise RunError(f"{text} is no file, and no run ({', '.join(RUNS)}); {error}") from None
+    return run_named(origin.descriptor.lineage.run, overrides), origin
 
 
 def named(run: RunConfig, *, freeze: bool) -> RunConfig:

@@ -113,12 +113,15 @@ def options_of(make: Any) -> Options:
 
 
 def made_of(parameter: str, options: Options, make: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
-    """A decorator: the command has these options instead of the parameter, which is made of what is given for them."""
+    """A decorator: the command has these options instead of the parameter, which is made of what is given for them.
+
+    Called by a program, it may be given only some: `make` has its own defaults for the others.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def wrapped(**given: Any) -> None:
-            made = make(**{name: given.pop(name) for name in options})
+            made = make(**{name: given.pop(name) for name in options if name in given})
             with made if isinstance(made, AbstractContextManager) else nullcontext():
                 command(**{parameter: made}, **given)
 
