@@ -189,7 +189,7 @@ class Annotator:
         """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
         self._change(lambda said: said.flagged(digest, deleted=False))
         self._files.forget_damage(digest)
-        header, place = self._files.header(digest), self._files.place(digest)
+        header, place = self._files.header(digest), self._files.places.get(digest)
         [row] = self._follower.labelled([row_of(digest, header, self._annotations.said, place)])
         self._files.digests = self._files.digests | {digest}
         self._in_catalog(lambda: self._catalog.add([row]))

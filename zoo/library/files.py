@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from io import BufferedReader, BytesIO
 from typing import TypeVar
 
 from zoo.catalog.model_card import model_card
 from zoo.catalog.protocol import Index
-from zoo.catalog.views import ElasticPlace
 from zoo.checkpoint.descriptor import Descriptor
-from zoo.checkpoint.file import Checkpoint, Header, decode, require_digest
+from zoo.checkpoint.file import Checkpoint, decode, require_digest
 from zoo.errors import CheckpointError, ZooError
 from zoo.library.members import Members, name_of
 from zoo.runtime import onnx_model
-from zoo.store.store import Stamp
+from zoo.store.store import Stamp, Store
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +28,14 @@ _SETTLED_SECONDS = 2.0
 Read = TypeVar("Read")
 
 
-class CheckpointFiles:
+class CheckpointFiles(Members):
     """All methods may be called from any thread.
 
     What reads a file raises NotFoundError where it is gone, BusyError where the store cannot be reached at the moment.
     """
 
-    def __init__(self, members: Members, catalog: Index) -> None:
-        self._members = members
+    def __init__(self, store: Store, catalog: Index) -> None:
+        super().__init__(store)
         self._catalog = catalog
         # As of the last look at the store; those left out of the catalog too.
         self.digests: Set[str] = frozenset()
@@ -49,27 +47,16 @@ class CheckpointFiles:
             lambda digest: self._checked(digest, self.header).descriptor
         )
 
-    def open(self, digest: str) -> BytesIO | BufferedReader:
-        return self._members.open(digest)
-
-    def place(self, digest: str) -> ElasticPlace | None:
-        """Where it lies in an elastic file, if it is a level of one."""
-        return self._members.places.get(digest)
-
-    def levels_of(self, file: str) -> list[str]:
-        """The digests of an elastic file's levels, smallest first; none of another file, or one that is not there."""
-        return self._members.levels_of(file)
-
     def size_bytes(self, digest: str) -> int:
-        return self._members.stat(digest).size_bytes
+        return self.stat(digest).size_bytes
 
-    def header(self, digest: str) -> Header:
-        """What is before the weights. Raises CheckpointError."""
-        return self._members.header(digest)
+    def _file_of(self, digest: str) -> str | None:
+        row = self._catalog.rows([digest]).get(digest)
+        return None if row is None else row.elastic_file
 
     def read(self, digest: str) -> bytes:
         """Raises CheckpointError where the bytes are not the digest's; that has no consequences here."""
-        with self._members.open(digest) as file:
+        with self.open(digest) as file:
             data = file.read()
         require_digest(data, digest, name_of(digest))
         return data
@@ -93,13 +80,13 @@ class CheckpointFiles:
         try:
             return read(digest)
         except CheckpointError as error:
-            if self._members.is_elsewhere(digest):
+            if self.is_elsewhere(digest):
                 log.error("read from another file that holds it: %s", error)
                 return self._checked(digest, read)
             log.error("taken out of the catalog: %s", error)
             with suppress(ZooError, OSError):
-                self._damaged[digest] = self._members.stat(digest).stamp
-            self._members.forget(digest)
+                self._damaged[digest] = self.stat(digest).stamp
+            self.forget(digest)
             self._catalog.remove([digest])
             raise
 
@@ -122,12 +109,12 @@ class CheckpointFiles:
         Raises ZooError where there is none, or as `load`.
         """
         self.load(digest)
-        place = self.place(digest) if levels is None else self._members.place_among(digest, levels)
+        place = self.places.get(digest) if levels is None else self.place_among(digest, levels)
         if place is None and levels is not None:
             raise ZooError(f"the elastic file is not in this zoo, which has its level {digest} elsewhere")
         if place is None:
             raise ZooError(f"checkpoint {digest} is no level of an elastic file: there is nothing to upgrade to")
-        with self._members.open(place.file) as file:
+        with self.open(place.file) as file:
             return file.read(place.prefix_bytes)
 
     def verify(self, digest: str) -> None:
@@ -135,9 +122,9 @@ class CheckpointFiles:
 
         Raises CheckpointError where the bytes are not the digest's.
         """
-        stamp = self._members.stat(digest).stamp
+        stamp = self.stat(digest).stamp
         if self._verified.get(digest) != stamp:
-            with self._members.open(digest) as file:
+            with self.open(digest) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 self.load(digest)
@@ -150,7 +137,7 @@ class CheckpointFiles:
         if digest not in self._damaged:
             return False
         with suppress(ZooError, OSError):
-            return self._damaged[digest] == self._members.stat(digest).stamp
+            return self._damaged[digest] == self.stat(digest).stamp
         return False
 
     def damaged_digests(self) -> set[str]:
@@ -163,7 +150,7 @@ class CheckpointFiles:
 
         Except of a file that changed just now: it may still be written to, and a clock's tick hide that.
         """
-        before = self._members.stat(digest)
+        before = self.stat(digest)
         try:
             yield
         except CheckpointError:

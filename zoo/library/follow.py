@@ -13,7 +13,6 @@ from zoo.catalog.rows import CheckpointRow
 from zoo.errors import BusyError, CatalogError, ZooError
 from zoo.library import audit
 from zoo.library.files import CheckpointFiles
-from zoo.library.members import Members
 from zoo.library.ready_cascades import ReadyCascades
 from zoo.library.rows import row_of
 from zoo.library.upkeep.device import device_name
@@ -29,13 +28,11 @@ class Follower:
 
     def __init__(
         self,
-        members: Members,
         catalog: Index,
         files: CheckpointFiles,
         annotations: Annotations,
         cascades: ReadyCascades,
     ) -> None:
-        self._members = members
         self._catalog = catalog
         self._files = files
         self._annotations = annotations
@@ -90,7 +87,7 @@ class Follower:
         new = self.labelled(self._read_rows(self._files.digests - known))
         if new:
             self._catalog.add(new)
-        placed = self._catalog.follow_places(self._members.places, is_complete=listing.is_complete)
+        placed = self._catalog.follow_places(self._files.places, is_complete=listing.is_complete)
         self._catalog.follow_folders(set(self._places))
         measured = self._follow_latencies()
         annotated = self.annotate_rows()
@@ -126,7 +123,7 @@ class Follower:
 
     def _look(self, places: Collection[str], known: Set[str]) -> Listing:
         """What is annotated as deleted is no longer among the files."""
-        listing = self._members.listing(places, known | self._files.damaged_digests())
+        listing = self._files.listing(places, known | self._files.damaged_digests())
         self._places = listing.places
         self._files.digests = listing.digests - self._annotations.said.deleted
         return listing
@@ -145,7 +142,7 @@ class Follower:
                     continue
                 with self._files.remembering_refusal(digest):
                     header = self._files.header(digest)
-                yield row_of(digest, header, self._annotations.said, self._members.places.get(digest))
+                yield row_of(digest, header, self._annotations.said, self._files.places.get(digest))
             except BusyError:
                 continue  # the store has logged that it cannot be reached
             except (ZooError, OSError) as error:

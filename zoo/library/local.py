@@ -25,7 +25,6 @@ from zoo.library.answer import answer
 from zoo.library.choose import Chooser
 from zoo.library.files import CheckpointFiles
 from zoo.library.follow import Follower
-from zoo.library.members import Members
 from zoo.library.publishing.evaluate import TestSplits
 from zoo.library.publishing.publish import PublishSettings, Terms, Upload, publish
 from zoo.library.ready_cascades import ReadyCascades
@@ -73,11 +72,10 @@ class LocalZoo(Zoo):
         self.store = Directories(roots) if store is None else store
         self.annotations = Annotations(self.store)
         self.catalog: Index = Catalog(catalog_path(roots, self.store.url), default_dataset)
-        members = Members(self.store, self._elastic_file)
-        self.files = CheckpointFiles(members, self.catalog)
+        self.files = CheckpointFiles(self.store, self.catalog)
         cascades = ReadyCascades(roots, self.annotations)
         self.chooser = Chooser(self.catalog, self.annotations, cascades)
-        self._follower = Follower(members, self.catalog, self.files, self.annotations, cascades)
+        self._follower = Follower(self.catalog, self.files, self.annotations, cascades)
         self.annotator = Annotator(
             self.uploads, self.catalog, self.files, self.annotations, self.chooser, self._follower
         )
@@ -195,10 +193,6 @@ class LocalZoo(Zoo):
             with suppress(NotFoundError):
                 return level, self.chooser.view(self.chooser.find(level.digest))
         return levels[-1], self.chooser.view(self.chooser.find(levels[-1].digest))
-
-    def _elastic_file(self, digest: str) -> str | None:
-        row = self.catalog.rows([digest]).get(digest)
-        return None if row is None else row.elastic_file
 
     def _digest(self, checkpoint: Reference, dataset: str | None = None) -> str:
         return self.chooser.find(reference_of(checkpoint), dataset).digest

@@ -6,7 +6,7 @@ whoever reads checkpoints need not know which are levels. One that is both a fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from io import BufferedReader, BytesIO
@@ -22,10 +22,8 @@ from zoo.store.store import Listing, Stamp, Stat, Store
 class Members:
     """All methods may be called from any thread. Those that read raise as `Store` does."""
 
-    def __init__(self, store: Store, file_of: Callable[[str], str | None] = lambda _: None) -> None:
-        """`file_of`: the elastic file of a checkpoint that another process has found since the last listing, if any."""
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._file_of = file_of
         # Of each elastic file the digests of its levels, with their places.
         self._elastic: dict[str, dict[str, ElasticPlace]] = {}
         # Files that were looked into and are no elastic ones; what is wrong with them is for their reader to find.
@@ -157,6 +155,10 @@ class Members:
         if level.digest != digest:
             raise CheckpointError(f"{name_of(file)}: level {place.level} was {digest} and is {level.digest}")
         return level.header
+
+    def _file_of(self, digest: str) -> str | None:  # noqa: ARG002
+        """The elastic file of a checkpoint that another process has found since the last listing, where one knows."""
+        return None
 
     def _place_of(self, digest: str) -> ElasticPlace | None:
         """None where it is a file."""
