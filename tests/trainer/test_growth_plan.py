@@ -111,6 +111,20 @@ def test_few_images_have_epochs_by_steps(num_train: int, epochs: int | None) -> 
     assert few_epochs(runs.paper(), num_train) is None
 
 
+def test_who_grows_on_few_photos_is_told_of_adapt(tmp_path: Path, write_images: Callable[..., Path]) -> None:
+    """Not with gray images, which no zoo that ships takes."""
+
+    def said(mode: str) -> str:
+        photos = write_images(tmp_path / mode, {"train": 20, "test": 4}, size=(16, 16), mode=mode)
+        words = ["grow", "--data", str(photos), "--zoo", str(tmp_path / "zoo"), "--epochs", "1", "--device", "cpu"]
+        result = CliRunner().invoke(app, [*words, "--max-params", "4000"])
+        assert result.exit_code == 0, result.stderr
+        return " ".join(result.stderr.split())
+
+    assert "on so few photos `zoo-train adapt` is more accurate" in said("RGB")
+    assert "adapt" not in said("L")
+
+
 def test_timing_takes_no_longer_than_it_may(data: Data) -> None:
     """The smallest is always timed; the others, from the largest on, if those before were quick enough."""
     told: list[str] = []

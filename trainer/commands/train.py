@@ -95,7 +95,7 @@ def train(
     with reported(console, "with --resume goes on from the last whole epoch"):
         from trainer.config import Limits
         from trainer.distil.distil import distil as distil_all
-        from trainer.distil.growth_plan import few_epochs
+        from trainer.distil.growth_plan import few_epochs, has_few_images
         from trainer.distil.timed_run import TimedRun
         from trainer.grow import grow
         from trainer.journal.display import Display
@@ -129,6 +129,8 @@ def train(
                 f"{len(data.test):,} test images {data.image_shape}, {len(data.classes)} classes; "
                 f"{chosen}; log: {run_directory(zoo, config, data.name)}/log.jsonl",
             )
+            if has_few_images(config, len(data.train)) and data.image_shape[0] == 3:  # as the zoos that ship have them
+                say(console, "  on so few photos `zoo-train adapt` is more accurate: it begins with a zoo that ships")
             fewer = few_epochs(config, len(data.train)) if minutes is None and epochs is None else None
             if fewer is not None:
                 say(

@@ -58,13 +58,18 @@ class Plan:
     seconds: float
 
 
+def has_few_images(config: RunConfig, num_train: int) -> bool:
+    """Whether a ladder's batches are made smaller for them."""
+    return isinstance(config.recipe, Ladder) and fitted(config, num_train).batch_size < config.batch_size
+
+
 def few_epochs(config: RunConfig, num_train: int) -> int | None:
-    """Of a ladder's trunk on so few images that its batches are made smaller, by its budget in steps; None: as the run
-    has them."""
-    ladder, size = config.recipe, fitted(config, num_train).batch_size
-    if not isinstance(ladder, Ladder) or size == config.batch_size:
+    """Of a ladder's trunk on few images, by its budget in steps; None: as the run has them."""
+    if not has_few_images(config, num_train):
         return None
-    epochs = round(ladder.steps_of_few_images / max(1, num_train // size))
+    assert isinstance(config.recipe, Ladder)
+    steps = max(1, num_train // fitted(config, num_train).batch_size)
+    epochs = round(config.recipe.steps_of_few_images / steps)
     return epochs if epochs < config.epochs else None
 
 
