@@ -122,20 +122,6 @@ assert "catalog" not in Path("/proc/self/maps").read_text()
     assert done.returncode == 0, done.stderr
 
 
-def test_a_write_ahead_log_of_before_is_taken_over(tmp_path: Path, put: Put, opened: Opened) -> None:
-    """At once, or later where a process of an earlier version has it open."""
-    put(tmp_path)
-    opened(tmp_path).close()
-    with closing(sqlite3.connect(catalog_of(tmp_path), isolation_level=None)) as before:
-        assert before.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
-        before.execute("BEGIN").execute("SELECT * FROM sqlite_master").fetchone()
-        put(tmp_path, seed=1)
-        assert len(opened(tmp_path).catalog.digests()) == 2
-        before.execute("ROLLBACK")
-    put(tmp_path, seed=2)
-    assert len(opened(tmp_path).catalog.digests()) == 3
-
-
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_catalog_that_is_removed_or_replaced_is_noticed(
     tmp_path: Path, put: Put, opened: Opened, is_replaced: bool

@@ -10,18 +10,17 @@ mirror image have one answer, the mean of both, at no further cost.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Split
+from trainer.journal import saved
 from trainer.loop.augment import Augmentation, draw, zoom_of
 from trainer.loop.epoch import Lesson
 from trainer.loop.seeds import seed_of
@@ -29,7 +28,6 @@ from trainer.loop.step import low_precision, pays_to_compile
 from zoo.checkpoint.descriptor import Preprocessing
 from zoo.network.cost import num_macs, num_params
 from zoo.runtime.module import GraphModule, normalize
-from zoo.store.directory import write_atomically
 
 # Augmented epochs that are answered; a longer pass shows them again, in another order.
 NUM_EPOCHS = 40
@@ -86,9 +84,7 @@ class Answers:
         if answers is None:
             answers, num_answered = self._answer(epochs), len(epochs) * len(self._split)
             for index, logits in enumerate(answers):
-                buffer = io.BytesIO()
-                np.save(buffer, logits.cpu().numpy())
-                write_atomically(self._path(2 * pair + index), buffer.getvalue())
+                saved.write_array(self._path(2 * pair + index), logits)
         logits = answers[is_second]
         if self._given is not None:
             logits = logits + (self._given - logits) / (len(self._teachers) + 1)
@@ -118,12 +114,13 @@ class Answers:
         return first, first.mirror() if config.horizontal_flip else drawn(2 * pair + 1)
 
     def _kept(self, pair: int) -> list[Tensor] | None:
-        device = self._split.labels.device
-        try:
-            arrays = [np.load(self._path(2 * pair + index), allow_pickle=False) for index in (0, 1)]
-        except (OSError, ValueError, EOFError):  # not there, or damaged
-            return None
-        return [torch.from_numpy(array).to(device) for array in arrays]
+        found = []
+        for index in (0, 1):
+            logits = saved.read_array(self._path(2 * pair + index))
+            if logits is None:
+                return None
+            found.append(logits.to(self._split.labels.device))
+        return found
 
     @torch.no_grad()
     def _answer(self, epochs: Sequence[Augmentation]) -> list[Float[Tensor, "images classes"]]:

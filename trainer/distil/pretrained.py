@@ -10,13 +10,11 @@ than a student sees them, and answers for each of them once, for the image and i
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -24,11 +22,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from trainer.data.datasets import Split
+from trainer.journal import saved
 from trainer.loop.augment import draw
 from zoo.checkpoint.descriptor import Preprocessing, PretrainedTeacher
 from zoo.errors import RunError
 from zoo.runtime.module import normalize
-from zoo.store.directory import write_atomically
 
 TORCHVISION = "torchvision:"
 LITE = "efficientnet-lite0"
@@ -232,13 +230,9 @@ def fine_tuned_answers(
     shown.update(images.labels.numpy().tobytes())
     shown.update(repr([teacher.record, epochs, seed, mirror]).encode())
     path = folder / f"pretrained-{shown.hexdigest()[:16]}.npy"
-    try:
-        logits = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError):  # not there, or damaged
+    logits = saved.read_array(path)
+    if logits is None:
         fine_tune(teacher, images, epochs, seed, device, tell, mirror=mirror)
         logits = answers(teacher, images, device, mirror=mirror).cpu()
-        buffer = io.BytesIO()
-        np.save(buffer, logits.numpy())
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        saved.write_array(path, logits)
     return PretrainedAnswers(teacher.record, logits)

@@ -23,6 +23,5 @@ def kept(path: Path, key: Sequence[str], kind: type[Plan], make: Callable[[], Pl
     if saved is not None and saved[0] == [*key]:
         return saved[1]
     made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, file.dump_json(([*key], made)))
     return made

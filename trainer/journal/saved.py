@@ -1,4 +1,4 @@
-"""A state of training in one file: replaced whole, and checked before it is believed."""
+"""What training keeps, in one file each: replaced whole, and checked before it is believed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from zoo.errors import RunError
 from zoo.store.directory import write_atomically
@@ -44,6 +46,21 @@ def read(path: Path, version: int, device: torch.device) -> dict[str, Any]:
     if state.get("version") != version:
         raise RunError(f"{path.parent} was written by another version of the trainer: use another --zoo or --seed")
     return state
+
+
+def write_array(path: Path, values: Tensor) -> None:
+    """For `read_array`, as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values.cpu().numpy())
+    write_atomically(path, buffer.getvalue())
+
+
+def read_array(path: Path) -> Tensor | None:
+    """None where it is not there, or damaged."""
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def require_same(run: Path, before: dict[str, Any], now: dict[str, Any], may_differ: Callable[[str], bool]) -> None:

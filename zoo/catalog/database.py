@@ -297,11 +297,7 @@ def _configure(connection: sqlite3.Connection) -> None:
     what a power cut damages is begun anew. They wait for nothing else: a transaction larger than the cache would be
     written in parts, and shut them out from its first part on.
     """
-    try:
-        connection.execute("PRAGMA journal_mode = TRUNCATE").close()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise  # else another process, of an earlier version, keeps its log open: it is used as well
+    connection.execute("PRAGMA journal_mode = TRUNCATE").close()
     connection.execute("PRAGMA synchronous = OFF").close()
     connection.execute("PRAGMA cache_spill = OFF").close()
 
