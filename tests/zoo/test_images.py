@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from zoo.errors import ImageError
-from zoo.images.decode import MAX_PIXELS, decode, probe
+from zoo.images import header
+from zoo.images.decode import MAX_PIXELS, decode
 
 Color = Literal["rgb", "gray"]
 FORMATS = ["png", "jpeg", "webp"]
@@ -30,6 +31,12 @@ def file(image: Image.Image, kind: str = "png", **options: object) -> bytes:
 
 def lossless(image: Image.Image, kind: str) -> bytes:
     return file(image, kind, **{"webp": {"lossless": True}, "jpeg": {"quality": 100, "subsampling": 0}}.get(kind, {}))
+
+
+def probe(data: bytes) -> tuple[Color, tuple[int, int]]:
+    """Colour, and (height, width) when upright and decoded, from the header alone."""
+    found = header.read(data)
+    return found.color, found.size
 
 
 def gradient(height: int = 6, width: int = 9) -> Image.Image:

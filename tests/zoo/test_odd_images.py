@@ -16,8 +16,8 @@ from zoo.errors import ImageError
 from zoo.images import decode as images
 from zoo.images import fast_decode
 from zoo.images import header as image_header
-from zoo.images.header import Color
 from zoo.images.inputs import encoded
+from zoo.images.picture import Color
 from zoo.runtime.predictor import read_headers
 
 

@@ -33,7 +33,7 @@ from zoo.images.decode import Fit, Form
 from zoo.images.duplicates import groups
 from zoo.images.files import READ
 from zoo.images.folder import BadFiles, ImageFile, ImageFolder
-from zoo.images.header import Color
+from zoo.images.picture import Color
 from zoo.images.splits import Indices, stratified, validation
 from zoo.store.user_cache import user_cache
 

@@ -16,7 +16,7 @@ from zoo.images import duplicates, splits
 from zoo.images import folder as image_folder
 from zoo.images.decode import Fit, Form
 from zoo.images.folder import BadFiles, ImageFile, ImageFolder
-from zoo.images.header import Color
+from zoo.images.picture import Color
 
 # Without --image-size: images of one size up to this stay as they are, all others become squares of their median
 # shorter side, at most this.

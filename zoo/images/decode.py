@@ -30,9 +30,8 @@ from PIL import (
 
 from zoo.errors import ImageError
 from zoo.images import header as image_header
-from zoo.images.header import MAX_PIXELS as MAX_PIXELS
-from zoo.images.header import Color, Format, Header
-from zoo.images.picture import orientation
+from zoo.images.picture import MAX_PIXELS as MAX_PIXELS
+from zoo.images.picture import Color, Format, Header, orientation
 
 Pixels = npt.NDArray[np.uint8]
 # How an image of another shape becomes that of the input: squeezed, or the middle of it cut out.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyspng
 import simplejpeg
 
-from zoo.images.header import Header
+from zoo.images.picture import Header
 
 _MAX_PNG_PIXELS = 262_144
 _CHUNK = struct.Struct(">I4s")

@@ -18,7 +18,7 @@ from zoo.images import decode as images
 from zoo.images import duplicates, splits
 from zoo.images.decode import Form
 from zoo.images.files import Found, LeftOut, Listing, listing
-from zoo.images.header import Color as Color
+from zoo.images.picture import Color as Color
 
 # Of each class, where a folder has no test images of its own.
 TEST_SHARE = 0.2

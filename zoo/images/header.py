@@ -14,18 +14,12 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from typing import Literal, NamedTuple
 
 from zoo.errors import ImageError
 from zoo.images import jpeg
-from zoo.images.picture import MAX_EXIF, MAX_SEGMENTS, TOO_MANY, Picture, orientation
+from zoo.images.picture import MAX_EXIF, MAX_PIXELS, MAX_SEGMENTS, TOO_MANY, Picture, orientation
+from zoo.images.picture import Header as Header
 
-Color = Literal["rgb", "gray"]
-# Those after WebP are read by Pillow alone (`decode.read`).
-Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic"]
-
-# An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.
-MAX_PIXELS = 16_000_000
 # JPEG is shrunk to the half, quarter or eighth while it is decoded: phones make 108 and 200 megapixels.
 MAX_JPEG_PIXELS = 256_000_000
 # JPEG's own limit. A PNG row more than that long takes more memory to resize than to decode.
@@ -38,74 +32,13 @@ class ForeignError(ImageError):
     """Another format, or no image at all."""
 
 
-class Header(NamedTuple):
-    """Width and height are as stored, before the orientation."""
-
-    format: Format
-    width: int
-    height: int
-    # Bits of a sample.
-    depth: int
-    # Stored: 1 gray or palette, 2 gray with alpha, 3, 4.
-    channels: int
-    color: Color
-    # Of EXIF, 1 to 8; 1 is upright.
-    orientation: int
-    # What a decoder needs of the file.
-    picture: bytes
-    # How often decoding passes over the pixels.
-    num_scans: int = 1
-    # What a decoder keeps beside the pixels.
-    coefficient_bytes: int = 0
-    # The gray level or colour that is transparent, in the file's own depth.
-    transparent: tuple[int, ...] | None = None
-    # 8-bit gray or colour that every decoder reads alike: no palette, interlacing, alpha or Adobe's colour transform.
-    is_plain: bool = False
-
-    @property
-    def shrink(self) -> int:
-        """1, 2, 4 or 8: the least that brings a JPEG to `MAX_PIXELS`. Only size decides, never what it is for."""
-        if self.width * self.height <= MAX_PIXELS:
-            return 1
-        return next((by for by in (2, 4) if _shrunk(self.width, by) * _shrunk(self.height, by) <= MAX_PIXELS), 8)
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels after decoding."""
-        return _shrunk(self.width, self.shrink) * _shrunk(self.height, self.shrink)
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        """(height, width) as people see them."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the upright decoded image."""
-        height, width = _shrunk(self.height, self.shrink), _shrunk(self.width, self.shrink)
-        return (width, height) if self.orientation >= 5 else (height, width)
-
-    @property
-    def work(self) -> int:
-        """In pixels, about linear in the time that decoding takes."""
-        return max(self.width * self.height * self.num_scans, len(self.picture))
-
-    @property
-    def memory_bytes(self) -> int:
-        """About the peak while decoding, without the file itself."""
-        stored = 16 if self.format == "webp" else 1 if (self.channels, self.depth) == (1, 8) else 4
-        copies = 2 if self.orientation > 1 else 1
-        return self.num_pixels * (stored * copies + 4) + self.coefficient_bytes
-
-
 def read(data: bytes) -> Header:
     """Reads the header of a PNG, JPEG or WebP file. Raises ImageError for other bytes, and over a limit."""
     try:
         if data.startswith(_PNG):
             header = _png(data)
         elif data.startswith(_JPEG):
-            found = jpeg.read(data)
-            header = Header("jpeg", color="gray" if found.channels == 1 else "rgb", **found._asdict())
+            header = jpeg.read(data)
         elif is_read(data):
             header = _webp(data)
         else:
@@ -135,10 +68,6 @@ def _check_size(header: Header) -> None:
             f"{header.coefficient_bytes >> 20} MiB to decode; at most {MAX_COEFFICIENT_BYTES >> 20} MiB are taken: "
             "save it as a baseline (not progressive) JPEG"
         )
-
-
-def _shrunk(side: int, by: int) -> int:
-    return -(-side // by)
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"

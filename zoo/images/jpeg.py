@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import NamedTuple
 
 from zoo.errors import ImageError
-from zoo.images.picture import EXIF, MAX_SEGMENTS, TOO_MANY, Picture, orientation
+from zoo.images.picture import EXIF, MAX_SEGMENTS, TOO_MANY, Header, Picture, orientation
 
 # Ordinary progressive files have 10; each is a pass over all coefficients (libjpeg-turbo's fuzzers stop at 500).
 MAX_SCANS = 64
@@ -28,21 +27,7 @@ _SOS, _EOI = 0xDA, 0xD9
 _METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 
 
-class Jpeg(NamedTuple):
-    """As `Header` has them."""
-
-    width: int
-    height: int
-    depth: int
-    channels: int
-    orientation: int
-    picture: bytes
-    num_scans: int
-    coefficient_bytes: int
-    is_plain: bool
-
-
-def read(data: bytes) -> Jpeg:
+def read(data: bytes) -> Header:
     picture = Picture(data)
     place, exif, is_adobe = 2, b"", False
     frame: tuple[int, int, int, int, int, bytes] | None = None
@@ -76,11 +61,13 @@ def read(data: bytes) -> Jpeg:
     num_scans = _num_scans(data, place)
     # A scan of only some components is one of several.
     is_kept_whole = kind not in (0xC0, 0xC1) or data[place + 4] < channels
-    return Jpeg(
+    return Header(
+        "jpeg",
         width,
         height,
         depth,
         channels,
+        color="gray" if channels == 1 else "rgb",
         orientation=orientation(exif),
         picture=picture.bytes(),
         num_scans=num_scans,

@@ -1,9 +1,17 @@
-"""The picture of a file, and what stands beside it. Of EXIF data one thing counts: the orientation, where it stands as
-the standard has it (one SHORT from 1 to 8 in a first directory that is all there)."""
+"""The picture of a file, what is said of it, and what stands beside it. Of EXIF data one thing counts: the orientation,
+where it stands as the standard has it (one SHORT from 1 to 8 in a first directory that is all there)."""
 
 from __future__ import annotations
 
 import struct
+from typing import Literal, NamedTuple
+
+Color = Literal["rgb", "gray"]
+# Those after WebP are read by Pillow alone (`decode.read`).
+Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic"]
+
+# An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.
+MAX_PIXELS = 16_000_000
 
 # Segments before the first scan, chunks. A PNG of 32 MiB by libpng has 4,096.
 MAX_SEGMENTS = 10_000
@@ -49,3 +57,67 @@ def orientation(exif: bytes) -> int:
         if tag == _ORIENTATION:
             return value if (kind, number) == (_SHORT, 1) and 1 <= value <= 8 else 1
     return 1
+
+
+class Header(NamedTuple):
+    """Width and height are as stored, before the orientation."""
+
+    format: Format
+    width: int
+    height: int
+    # Bits of a sample.
+    depth: int
+    # Stored: 1 gray or palette, 2 gray with alpha, 3, 4.
+    channels: int
+    color: Color
+    # Of EXIF, 1 to 8; 1 is upright.
+    orientation: int
+    # What a decoder needs of the file.
+    picture: bytes
+    # How often decoding passes over the pixels.
+    num_scans: int = 1
+    # What a decoder keeps beside the pixels.
+    coefficient_bytes: int = 0
+    # The gray level or colour that is transparent, in the file's own depth.
+    transparent: tuple[int, ...] | None = None
+    # 8-bit gray or colour that every decoder reads alike: no palette, interlacing, alpha or Adobe's colour transform.
+    is_plain: bool = False
+
+    @property
+    def shrink(self) -> int:
+        """1, 2, 4 or 8: the least that brings a JPEG to `MAX_PIXELS`. Only size decides, never what it is for."""
+        if self.width * self.height <= MAX_PIXELS:
+            return 1
+        return next((by for by in (2, 4) if _shrunk(self.width, by) * _shrunk(self.height, by) <= MAX_PIXELS), 8)
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels after decoding."""
+        return _shrunk(self.width, self.shrink) * _shrunk(self.height, self.shrink)
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) as people see them."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright decoded image."""
+        height, width = _shrunk(self.height, self.shrink), _shrunk(self.width, self.shrink)
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+    @property
+    def work(self) -> int:
+        """In pixels, about linear in the time that decoding takes."""
+        return max(self.width * self.height * self.num_scans, len(self.picture))
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the peak while decoding, without the file itself."""
+        stored = 16 if self.format == "webp" else 1 if (self.channels, self.depth) == (1, 8) else 4
+        copies = 2 if self.orientation > 1 else 1
+        return self.num_pixels * (stored * copies + 4) + self.coefficient_bytes
+
+
+def _shrunk(side: int, by: int) -> int:
+    return -(-side // by)

@@ -16,7 +16,7 @@ from zoo.errors import ImageError
 from zoo.images import decode as images
 from zoo.images import header as image_header
 from zoo.images.decode import Form
-from zoo.images.header import Header
+from zoo.images.picture import Header
 from zoo.runtime import onnx_model, onnx_runtime
 from zoo.runtime.classifier import batches, form_of
 
