@@ -101,7 +101,7 @@ async def _warm(service: Service) -> None:
         return
     row = await asyncio.to_thread(service.zoo.catalog.choose, Budget())
     if row is not None:
-        await service.inference.warm(row.digest)
+        await service.inference.network(row.digest)
         glibc.drop_code()
         service.ready = True
 

@@ -76,7 +76,7 @@ class Adaptive:
         reader = self._reader(levels)
         since = complete_at
         if reader is None:
-            reader = await self._inference.warm(levels[0].digest)
+            reader = await self._inference.network(levels[0].digest)
             since = time.perf_counter()  # to have waited for a network to be loaded says nothing of the load
         started = time.perf_counter()
         pixels = await reader.decode(images)
@@ -84,7 +84,7 @@ class Adaptive:
         async with self._turn(levels, since, query.deadline_ms, len(images)) as (decision, margin_ms):
             waited = time.perf_counter() - decoded
             row = levels[decision.index]
-            network = self._inference.loaded(row.digest) or await self._inference.warm(row.digest)
+            network = self._inference.loaded(row.digest) or await self._inference.network(row.digest)
             if form_of(network.predictor.descriptor) != form_of(reader.predictor.descriptor):
                 pixels = await network.decode(images)
             before = decoded - started, waited
@@ -197,7 +197,7 @@ class Adaptive:
     async def _load_all(self, digests: Sequence[str]) -> None:
         for digest in digests:
             with suppress(ZooError, OSError, ClosingError):  # who chooses it is told
-                await self._inference.warm(digest)
+                await self._inference.network(digest)
 
 
 def _forward_seconds(

@@ -78,11 +78,6 @@ class Batcher:
         self._times = ForwardTimes(min(self._forward(blank, ()).seconds for _ in range(num_runs)))
 
     @property
-    def waits(self) -> bool:
-        """Whether a prediction that comes now has to wait for a batch that runs on a thread."""
-        return self._on_thread is not None
-
-    @property
     def max_images(self) -> int:
         """Of one batch: as many as fit into its memory and its time, which counts where batches win nothing."""
         seconds = max(self._times.seconds_per_image, 1e-6)

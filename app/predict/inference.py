@@ -119,7 +119,7 @@ class Inference:
     async def classify(self, digest: str, images: Sequence[bytes], top_k: int) -> Answer:
         """Raises ImageError, which names the image, where one does not decode; QueueFullError at once."""
         with self._admitted(digest, len(images)):
-            network = await self._network(digest)
+            network = await self.network(digest)
             started = time.perf_counter()
             pixels = await network.decode(images)
             decode_seconds = time.perf_counter() - started
@@ -134,7 +134,7 @@ class Inference:
         What decoding them took, and the wait since, are counted with the rest.
         """
         with self._admitted(digest, len(pixels)):
-            network = await self._network(digest)
+            network = await self.network(digest)
             wanted = network.predictor.image_shape
             if pixels.dtype != "uint8" or pixels.ndim != 4 or pixels.shape[1:] != wanted or not len(pixels):
                 raise ImageError(
@@ -155,10 +155,6 @@ class Inference:
         self._metrics.predicted(digest, len(pixels), timing.decode, timing.queue, timing.forward)
         return batched.scores, timing
 
-    async def warm(self, digest: str) -> Network:
-        """Loads the network, which runs it too."""
-        return await self._network(digest)
-
     def loaded(self, digest: str) -> Network | None:
         """The network, if it is in memory."""
         task = self._networks.get(digest)
@@ -175,11 +171,6 @@ class Inference:
     def has_room(self, digest: str) -> bool:
         """Whether the queue of this checkpoint has room for one more prediction."""
         return self._under_way[digest] <= self.max_queue
-
-    def may_wait(self, digest: str) -> bool:
-        """Whether a prediction that comes now has to wait for the network, or for a batch that runs on a thread."""
-        task = self._networks.get(digest)
-        return task is None or not task.done() or task.result().batcher.waits
 
     def check_room(self, digest: str) -> None:
         """Raises QueueFullError where a prediction that comes now would be refused."""
@@ -205,8 +196,8 @@ class Inference:
             if not self._under_way[digest]:
                 del self._under_way[digest], self._num_images[digest]
 
-    async def _network(self, digest: str) -> Network:
-        """Raises what loading raises, and forgets the failure."""
+    async def network(self, digest: str) -> Network:
+        """Loads it, which runs it too, unless it is in memory. Raises what loading raises, and forgets the failure."""
         task = self._networks.get(digest)
         if task is None:
             task = self._networks[digest] = asyncio.create_task(self._loaded(digest))

@@ -69,9 +69,9 @@ def pixels_of(checkpoint: Checkpoint, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *Predictor(checkpoint).image_shape), dtype=np.uint8)
 
 
-async def until_it_runs(inference: Inference, name: str) -> None:
+async def until_it_runs(metrics: Metrics) -> None:
     async with asyncio.timeout(10):
-        while not inference.may_wait(name):
+        while not sample(metrics, "zoo_predictions_under_way") or sample(metrics, "zoo_predictions_waiting"):
             await asyncio.sleep(0)
 
 
@@ -132,7 +132,7 @@ def test_one_bad_image_fails_alone(small: Checkpoint, metrics: Metrics) -> None:
 
     async def run() -> list[object]:
         async with inference_of(Zoo(small=small), metrics) as inference:
-            await inference.warm("small")
+            await inference.network("small")
             asked = (inference.classify("small", [image], 1) for image in images)
             return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -163,8 +163,8 @@ def test_another_checkpoint_waits_for_nobody(small: Checkpoint, slow: Checkpoint
             done.append(name)
 
         async with inference_of(Zoo(small=small, slow=slow), metrics) as inference:
-            await inference.warm("slow")
-            await inference.warm("small")
+            await inference.network("slow")
+            await inference.network("small")
             await asyncio.gather(
                 *(ask("slow", pixels_of(slow, 4)) for _ in range(3)),
                 *(ask("small", pixels_of(small, 1)) for _ in range(3)),
@@ -179,10 +179,9 @@ def test_what_waits_runs_together_once_the_batch_before_is_done(slow: Checkpoint
 
     async def run() -> None:
         async with inference_of(Zoo(slow=slow), metrics) as inference:
-            await inference.warm("slow")
-            assert not inference.may_wait("slow")
+            await inference.network("slow")
             first = asyncio.create_task(inference.probabilities("slow", pixels))
-            await until_it_runs(inference, "slow")
+            await until_it_runs(metrics)
             others = [asyncio.create_task(inference.probabilities("slow", pixels)) for _ in range(3)]
             await asyncio.gather(first, *others)
 
@@ -199,10 +198,10 @@ def test_what_waits_is_told_from_what_runs(slow: Checkpoint, metrics: Metrics) -
             loading = asyncio.create_task(inference.probabilities("slow", pixels))
             await asyncio.sleep(0)
             assert sample(metrics, "zoo_predictions_waiting") == 1, "for its network"
-            await until_it_runs(inference, "slow")
+            await until_it_runs(metrics)
             await loading
             first = asyncio.create_task(inference.probabilities("slow", pixels))
-            await until_it_runs(inference, "slow")
+            await until_it_runs(metrics)
             assert sample(metrics, "zoo_predictions_waiting") == 0
             others = [asyncio.create_task(inference.probabilities("slow", pixels)) for _ in range(3)]
             others[0].cancel()
@@ -220,9 +219,9 @@ def test_a_cancelled_request_leaves_its_batch(slow: Checkpoint, metrics: Metrics
 
     async def run() -> None:
         async with inference_of(Zoo(slow=slow), metrics) as inference:
-            await inference.warm("slow")
+            await inference.network("slow")
             first = asyncio.create_task(inference.probabilities("slow", pixels))
-            await until_it_runs(inference, "slow")
+            await until_it_runs(metrics)
             stays, leaves = (asyncio.create_task(inference.probabilities("slow", pixels)) for _ in range(2))
             await asyncio.sleep(0)
             assert leaves.cancel()
@@ -280,7 +279,7 @@ def test_the_least_recently_used_network_goes_when_bytes_run_out(small: Checkpoi
     async def run() -> None:
         async with inference_of(zoo, metrics, max_loaded_bytes=2 * size) as inference:
             for name in "abacba":
-                await inference.warm(name)
+                await inference.network(name)
                 assert sample(metrics, "zoo_loaded_bytes") <= 2 * size
 
     asyncio.run(run())
