@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from zoo.errors import NotFoundError, ZooError
 
@@ -193,10 +194,17 @@ def write_atomically(path: Path, data: bytes, scratch: Path | None = None) -> No
         return
     path = end_of_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _scratch(path, scratch) / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    with _replacing(path, _scratch(path, scratch)) as file:
+        file.write(data)
+
+
+@contextmanager
+def _replacing(path: Path, folder: Path) -> Iterator[BinaryIO]:
+    """A temporary file in the folder, which then becomes the one at the path, or nothing."""
+    temporary = folder / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
         with naming(path), temporary.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         move_into_place(temporary, path)
@@ -230,22 +238,10 @@ def move_into_place(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _copy_into_place(source, target)
+        with source.open("rb") as reading, _replacing(target, target.parent) as writing:
+            shutil.copyfileobj(reading, writing)
         source.unlink()
     sync_directory(target.parent)
-
-
-def _copy_into_place(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with source.open("rb") as reading, temporary.open("xb") as writing:
-            shutil.copyfileobj(reading, writing)
-            writing.flush()
-            os.fsync(writing.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def sync_directory(directory: Path) -> None:
