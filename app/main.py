@@ -20,11 +20,11 @@ from app.admission import refusals
 from app.admission.body import AdmitBody
 from app.admission.gate import Gate
 from app.http import errors, openapi
-from app.http.auth import RequirePublisher, RequireToken, Tokens
+from app.http.auth import Authorization, Tokens
 from app.http.compression import CompressJson
 from app.http.downloads import Downloads
-from app.http.middleware import PROBES, ObserveRequests, is_open
-from app.http.origins import BelowPrefix, CheckHost, cors
+from app.http.middleware import PROBES, CheckHead, ObserveRequests
+from app.http.origins import BelowPrefix, Origins, cors
 from app.http.response_cache import AnswerFromCache, ResponseCache
 from app.monitoring.metrics import Metrics
 from app.predict.adaptive import Adaptive
@@ -133,14 +133,12 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     errors.install(app)
     refusals.install(app)
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, gate=gate)
-    app.add_middleware(RequirePublisher, tokens=tokens, routes=publish.router.routes)
     app.add_middleware(AnswerFromCache)
     app.add_middleware(CompressJson)
-    if settings.token is not None:
-        app.add_middleware(RequireToken, tokens=tokens, is_open=is_open)
+    app.add_middleware(CheckHead, check=Authorization(tokens, publish.router.routes).check)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    app.add_middleware(CheckHost, settings=settings)
+    app.add_middleware(CheckHead, check=Origins(settings).check)
     if settings.root_path:
         app.add_middleware(BelowPrefix, prefix=settings.root_path)
     app.add_middleware(ObserveRequests, metrics=metrics, tracing=tracing)

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from app.http.problems import ProblemError, problem
+from app.http.middleware import header, is_open
+from app.http.problems import ProblemError
 from zoo.library import audit
 
 Kind = Literal["publish", "read", "unknown"]
@@ -83,8 +84,7 @@ class Tokens:
         return found
 
     def _kind(self, scope: Scope) -> Kind | None:
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, given = header.partition(b" ")
+        scheme, _, given = header(scope, b"authorization").partition(b" ")
         if scheme.lower() != b"bearer" or not given:
             return None
         address = network_of(address_of(scope))
@@ -100,6 +100,15 @@ class Tokens:
         self._guesses.count(address)
         _refuse(scope, "unknown token", "unknown token")
         return "unknown"
+
+    def require_reader(self, scope: Scope) -> None:
+        """Raises ProblemError."""
+        kind = self.kind(scope)
+        if kind not in ("read", "publish"):
+            detail = "this server needs the header 'Authorization: Bearer <token>'" + (
+                ", and the token given is another one" if kind else ""
+            )
+            raise ProblemError(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
     def require_publisher(self, scope: Scope) -> None:
         """Raises ProblemError. Also on loopback, where reading is open."""
@@ -144,31 +153,6 @@ def network_of(address: str) -> str:
     return str(found.ipv4_mapped or ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))
 
 
-class RequireToken:
-    """All but what `is_open` says need `Authorization: Bearer …`: the token, or the one for publishing."""
-
-    def __init__(self, app: ASGIApp, tokens: Tokens, is_open: Callable[[str], bool]) -> None:
-        self.app = app
-        self.tokens = tokens
-        self.is_open = is_open
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self.is_open(scope["path"]):
-            try:
-                kind = self.tokens.kind(scope)
-            except ProblemError as error:
-                await error.response()(scope, receive, send)
-                return
-            if kind not in ("read", "publish"):
-                detail = "this server needs the header 'Authorization: Bearer <token>'" + (
-                    ", and the token given is another one" if kind else ""
-                )
-                headers = {"WWW-Authenticate": "Bearer"}
-                await problem(401, "unauthorized", detail, headers)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
 class PublisherRoute(APIRoute):
     """For publishers only, in whose name its endpoint acts."""
 
@@ -183,26 +167,23 @@ class PublisherRoute(APIRoute):
         return answer_publisher
 
 
-class RequirePublisher:
-    """Asks for the token of a `PublisherRoute` before anything of the request's body is read."""
+class Authorization:
+    """Asks for the token of `ZOO_TOKEN`, and on a `PublisherRoute` for that of publishing, before a body is read."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, routes: Sequence[BaseRoute]) -> None:
-        self.app = app
-        self.tokens = tokens
-        self.routes = [route for route in routes if isinstance(route, PublisherRoute)]
+    def __init__(self, tokens: Tokens, routes: Sequence[BaseRoute]) -> None:
+        self._tokens = tokens
+        self._routes = [route for route in routes if isinstance(route, PublisherRoute)]
         # A route's pattern is matched only where it may fit: most requests that have a body are predictions.
-        self._prefixes = tuple({route.path.partition("{")[0] for route in self.routes})
+        self._prefixes = tuple({route.path.partition("{")[0] for route in self._routes})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and self._is_publishing(scope):
-            try:
-                self.tokens.require_publisher(scope)
-            except ProblemError as error:
-                await error.response()(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+    def check(self, scope: Scope) -> None:
+        """Raises ProblemError."""
+        if self._tokens.read is not None and not is_open(scope["path"]):
+            self._tokens.require_reader(scope)
+        if scope["method"] not in ("GET", "HEAD") and self._is_publishing(scope):
+            self._tokens.require_publisher(scope)
 
     def _is_publishing(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         may_match = path.startswith(self._prefixes)
-        return may_match and any(route.matches(scope)[0] is Match.FULL for route in self.routes)
+        return may_match and any(route.matches(scope)[0] is Match.FULL for route in self._routes)

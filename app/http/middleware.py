@@ -1,4 +1,4 @@
-"""What every request passes, as plain ASGI: an id, the clock, the token."""
+"""What every request passes, as plain ASGI: an id, the clock, the checks of its head."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.problems import problem
+from app.http.problems import ProblemError, problem
 from app.monitoring import logs
 from app.monitoring.metrics import Metrics
 
@@ -98,6 +99,23 @@ class ObserveRequests:
                 ended_ns = time.time_ns()
                 started_ns = ended_ns - int(seconds * 1e9)
                 self.tracing.answered(scope, route, status, request_id.decode(), started_ns, ended_ns)
+
+
+class CheckHead:
+    """Refuses a request with the ProblemError that `check` raises for it, before anything of its body is read."""
+
+    def __init__(self, app: ASGIApp, check: Callable[[Scope], None]) -> None:
+        self.app = app
+        self.check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self.check(scope)
+            except ProblemError as refusal:
+                await refusal.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def is_open(path: str) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.middleware import HEALTH, header
-from app.http.problems import problem
+from app.http.problems import ProblemError
 from app.settings import Settings, is_loopback
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{0,5})?")
@@ -45,45 +45,38 @@ _EXPOSED = (
 )
 
 
-class CheckHost:
+class Origins:
     """HTTP/1.1 has one Host, or is a 400; without a token a foreign Host or Origin is a 403."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app = app
+    def __init__(self, settings: Settings) -> None:
         self._is_open = settings.token is None
         self._hosts = frozenset(settings.allowed_hosts)
         self._origins = frozenset(settings.cors_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self.app(scope, receive, send)
-        else:
-            await problem(*refusal)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
+    def check(self, scope: Scope) -> None:
+        """Raises ProblemError."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if not hosts and scope["http_version"] == "1.0":
-            return None
+            return
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
             came = " and ".join(repr(host.decode("latin-1")) for host in hosts) or "none"
-            return 400, "bad-host", f"HTTP/1.1 needs one header Host, a name or address and perhaps a port, not {came}"
+            detail = f"HTTP/1.1 needs one header Host, a name or address and perhaps a port, not {came}"
+            raise ProblemError(400, "bad-host", detail)
         if not self._is_open or scope["path"] in HEALTH:
-            return None
+            return
         host = hosts[0].decode("ascii").lower()
         name, is_local = _name_of(host)
         if not (is_local or self._hosts & {name, "*"}):
             detail = f"Host {name} is not this machine: set ZOO_ALLOWED_HOSTS={name} to answer by that name, or a token"
-            return 403, "host-not-allowed", detail
+            raise ProblemError(403, "host-not-allowed", detail)
         origin = header(scope, b"origin").decode("latin-1").lower()
         if not origin:
-            return None
+            return
         # Browsers say so themselves, to servers that they take to be safe; a proxy may have changed the Host.
         is_same = header(scope, b"sec-fetch-site") in (b"same-origin", b"none") or urlsplit(origin).netloc == host
         if not is_same and not self._origins & {origin, "*"}:
             detail = f"a page of {origin} asks: set ZOO_CORS_ORIGINS={origin} to let its scripts use this server"
-            return 403, "origin-not-allowed", detail
-        return None
+            raise ProblemError(403, "origin-not-allowed", detail)
 
 
 @lru_cache(maxsize=256)
