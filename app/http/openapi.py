@@ -44,11 +44,23 @@ _TOKEN = {"type": "http", "scheme": "bearer", "description": "ZOO_TOKEN to read,
 _TEMPLATE = "#/components/schemas/{model}"
 # Of the routes with this tag; also where reading needs none.
 PUBLISHING = "publish"
+# As a media type's content.
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 def declared(*statuses: int, model: type[BaseModel] = Problem) -> dict[int | str, dict[str, Any]]:
     """A route's `responses`. Those of a missing model carry the nearest one where a budget was asked for."""
     return {status: {"model": model, "description": STATUSES[status]} for status in statuses}
+
+
+def file_responses(media_type: str, noun: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers by `file_response`, but for refusals."""
+    content = {media_type: BINARY}
+    return {
+        200: {"content": content, "description": f"The {noun}."},
+        206: {"content": content, "description": "The range asked for."},
+        304: {"description": f"The client has this {noun}."},
+    }
 
 
 def reading(router: APIRouter, path: str, **options: Any) -> Any:

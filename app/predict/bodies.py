@@ -20,14 +20,13 @@ from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
-from app.http.openapi import described
+from app.http.openapi import BINARY, described
 from app.http.problems import ProblemError, invalid_query, short
 from app.http.schemas import PredictBody, PredictQuery
 from zoo.images import header as image_header
 from zoo.images.decode import is_read
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 DESCRIPTION: dict[str, Any] = {
     "required": True,
     "content": {
@@ -36,13 +35,13 @@ DESCRIPTION: dict[str, Any] = {
                 "type": "object",
                 "required": ["file"],
                 "properties": {
-                    "file": {"type": "array", "items": _BINARY["schema"]},
+                    "file": {"type": "array", "items": BINARY["schema"]},
                     **described(PredictQuery)["properties"],
                 },
                 "additionalProperties": False,
             }
         },
-        **dict.fromkeys(IMAGE_TYPES, _BINARY),
+        **dict.fromkeys(IMAGE_TYPES, BINARY),
         "application/json": {
             "schema": described(PredictBody),
             "example": {"inputs": ["iVBORw0KGgo…"], "parameters": {"top_k": 5}},

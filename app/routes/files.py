@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.http.downloads import Download
-from app.http.openapi import declared, reading
+from app.http.openapi import declared, file_responses, reading
 from app.http.problems import NoModelProblem
 from app.http.schemas import NoQuery, ReferenceFileQuery, Sha256
 from app.service import Service, ServiceDep
@@ -17,14 +17,9 @@ from zoo.choosing.budget import Budget, FileFormat
 
 router = APIRouter(tags=["files"])
 
-_BINARY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {**_BINARY, "description": "The file."},
-    206: {**_BINARY, "description": "The range asked for."},
-    304: {"description": "The client has this file."},
-    **declared(404, model=NoModelProblem),
-    **declared(410, 412, 416),
-}
+RESPONSES = (
+    file_responses("application/octet-stream", "file") | declared(404, model=NoModelProblem) | declared(410, 412, 416)
+)
 
 
 @reading(router, "/models/file", responses=RESPONSES, response_class=Response)

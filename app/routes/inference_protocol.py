@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.http.openapi import declared, described, reading
+from app.http.openapi import BINARY, declared, described, reading
 from app.http.problems import ProblemError
 from app.predict import tensors
 from app.predict.tensors import LENGTH_HEADER, InferRequest, Output, RequestInput, RequestOutput, TensorError
@@ -39,7 +39,7 @@ _REQUEST_BODY = {
     "required": True,
     "content": {
         "application/json": {"schema": described(InferRequest), "example": _EXAMPLE},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": BINARY,
     },
 }
 _OF_MODEL = declared(404, 410)
@@ -48,7 +48,7 @@ _INFERRED: dict[int | str, dict[str, Any]] = {
         "description": "The outputs, in the protocol's JSON, or in bytes behind it where the request asks so.",
         "content": {
             "application/json": {"schema": {"type": "object", "additionalProperties": True}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": BINARY,
         },
     },
     **_OF_MODEL,

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from app.http.auth import PublisherRoute
 from app.http.links import placed
-from app.http.openapi import PUBLISHING, declared
+from app.http.openapi import BINARY, PUBLISHING, declared
 from app.http.problems import ProblemError
 from app.http.schemas import Changes, NoQuery, Published, ReferenceQuery, Sha256
 from app.service import Service, ServiceDep
@@ -43,7 +43,7 @@ def _expected_tags(
 IfMatch = Annotated[list[str] | None, Depends(_expected_tags)]
 
 router = APIRouter(tags=[PUBLISHING], route_class=PublisherRoute)
-_BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_BODY = {"required": True, "content": {"application/octet-stream": BINARY}}
 
 
 @router.put("/blobs/sha256:{digest}", status_code=201, responses=declared(507), openapi_extra={"requestBody": _BODY})

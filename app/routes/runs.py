@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.http.file_response import File, file_response
-from app.http.openapi import declared, reading
+from app.http.openapi import declared, file_responses, reading
 from app.http.problems import ProblemError
 from app.http.schemas import NoQuery
 from app.routes import run_data, run_logs
@@ -34,13 +34,7 @@ router = APIRouter(tags=["runs"])
 _STREAM_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 _STREAM = {"content": {"text/event-stream": {}}, "description": "One event a record."}
-_WEBP = {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}}
-_SHEET: dict[int | str, dict[str, Any]] = {
-    200: {**_WEBP, "description": "The sheet."},
-    206: {**_WEBP, "description": "The range asked for."},
-    304: {"description": "The client has this sheet."},
-    **declared(404, 416),
-}
+_SHEET = file_responses("image/webp", "sheet") | declared(404, 416)
 
 
 class Runs(BaseModel):
