@@ -34,16 +34,18 @@ class ParetoQuery(Filters):
     x: Annotated[Complexity, Field(description="The complexity that accuracy is weighed against.")] = "params"
 
 
-class NoQuery(BaseModel):
-    """For routes without parameters: one that is misspelt would else be passed over in silence."""
+class Strict(BaseModel):
+    """What is misspelt would else be passed over in silence."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ReferenceQuery(BaseModel):
+class NoQuery(Strict):
+    """For routes without parameters."""
+
+
+class ReferenceQuery(Strict):
     """Beside a name in the path."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset: Annotated[
         str | None,
@@ -51,16 +53,10 @@ class ReferenceQuery(BaseModel):
     ] = None
 
 
-class FileQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ReferenceFileQuery(ReferenceQuery):
     format: Annotated[FileFormat, Field(description="ONNX takes uint8 (batch, height, width, channels).")] = (
         "safetensors"
     )
-
-
-class ReferenceFileQuery(ReferenceQuery, FileQuery):
-    pass
 
 
 class PredictQuery(Budget):
@@ -121,10 +117,8 @@ def null_as_nothing(value: object) -> object:
     return {} if value is None else value
 
 
-class PredictBody(BaseModel):
+class PredictBody(Strict):
     """The JSON form of a prediction."""
-
-    model_config = ConfigDict(extra="forbid")
 
     inputs: str | list[str] = Field(description="Base64 of a PNG, JPEG or WebP file, or several; data: URLs as well.")
     parameters: Annotated[
@@ -142,10 +136,8 @@ class PredictBody(BaseModel):
         return value
 
 
-class Published(BaseModel):
+class Published(Strict):
     """A checkpoint whose bytes were uploaded."""
-
-    model_config = ConfigDict(extra="forbid")
 
     digest: Annotated[
         str, Field(pattern=r"^(sha256:)?[0-9a-f]{64}$", description="SHA-256 of the file; sha256: before it is fine.")
@@ -160,10 +152,8 @@ class Published(BaseModel):
         return value.removeprefix("sha256:")
 
 
-class Changes(BaseModel):
+class Changes(Strict):
     """What is left out stays as it is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     aliases: Annotated[
         list[Alias] | None,
@@ -206,6 +196,12 @@ _PREDICTED_BY: JsonDict = {
     "params": 11360,
     "accuracy": 0.8012,
 }
+_EXAMPLE: JsonDict = {
+    "model": _PREDICTED_BY,
+    "because": "smallest with accuracy of at least 0.8",
+    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
+    "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
+}
 
 
 class PredictAnswer(BaseModel):
@@ -216,18 +212,7 @@ class PredictAnswer(BaseModel):
     predictions: list[list[Prediction]] = Field(description="For each image its likeliest classes.")
     timing_ms: TimingMs
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": _PREDICTED_BY,
-                    "because": "smallest with accuracy of at least 0.8",
-                    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
-                    "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
 
 class CascadeStage(PredictedBy):
@@ -262,10 +247,8 @@ class CascadeAnswer(PredictAnswer):
         json_schema_extra={
             "examples": [
                 {
-                    "model": _PREDICTED_BY,
+                    **_EXAMPLE,
                     "because": "cascade with the fewest multiply-accumulates with accuracy of at least 0.79",
-                    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
-                    "timing_ms": {"decode": 0.1, "queue": 0.0, "forward": 0.6},
                     "cascade": {
                         "accuracy": 0.79,
                         "expected_macs": 1_620_000.5,
@@ -302,10 +285,9 @@ class AdaptiveAnswer(PredictAnswer):
         json_schema_extra={
             "examples": [
                 {
-                    "model": _PREDICTED_BY,
+                    **_EXAMPLE,
                     "because": "most accurate with accuracy of at least 0.8, for a deadline of 20 ms: more accurate "
                     "ones would wait too long now",
-                    "predictions": [[{"label": "frog", "score": 0.93, "index": 6}]],
                     "timing_ms": {"decode": 0.1, "queue": 9.2, "forward": 1.8},
                     "adaptive": {"reason": "pressure", "expected_ms": 13.1, "took_ms": 11.4, "deadline_ms": 20.0},
                 }

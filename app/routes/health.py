@@ -37,9 +37,7 @@ def ready(service: ServiceDep) -> Status:
         if not service.ready:
             service.zoo.chooser.choose(Budget())
             raise _not_ready("the default checkpoint is being loaded")
-    except CatalogError as error:
-        raise _not_ready(str(error)) from error
-    except NoModelMeetsConstraintsError as error:  # of the default data set
+    except (CatalogError, NoModelMeetsConstraintsError) as error:  # none of the default data set
         raise _not_ready(str(error)) from error
     return Status(status="ready")
 
