@@ -43,7 +43,7 @@ ADDING = (Path(__file__).parents[2] / "docs" / "adding.md").read_text()
 def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The family and the operation of the page, and nothing of them left afterwards."""
     blocks = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
-    family, start, operation, recipe, _ = blocks  # the storage is in test_store.py
+    family, start, operation, recipe, _ = blocks  # the storage is in test_every_store.py
     assert family.count("\n") < 60
     path = tmp_path_factory.mktemp("added") / "added_by_the_docs.py"
     path.write_text(family + start + operation + recipe)
