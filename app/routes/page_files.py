@@ -1,4 +1,4 @@
-"""The files of the page in app/web, ready to be sent: joined, versioned by their digest, compressed.
+"""The files of the page in app/web, ready to be sent: joined, and versioned by their digest.
 
 The page's modules go out as one script and its style sheets as one: on a slow network each file costs a round trip.
 Browsers keep both for good, since their address holds a digest, and two versions never mix.
@@ -6,7 +6,6 @@ Browsers keep both for good, since their address holds a digest, and two version
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from functools import cache
@@ -44,11 +43,6 @@ def version() -> str:
     for name, content in files().items():
         digest.update(f"{name}\0".encode() + content)
     return digest.hexdigest()[:16]
-
-
-@cache
-def compressed(name: str) -> bytes:
-    return gzip.compress(files()[name], mtime=0)
 
 
 def _joined(name: str, done: dict[str, str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Sheet(BaseModel):
     rows: int
     height: int = Field(description="Of one image in it, in pixels.")
     width: int
+    webp: Base64Bytes = Field(exclude=True)
 
 
 class RunData(BaseModel):
@@ -46,27 +47,8 @@ class RunData(BaseModel):
     sheet: Sheet
 
 
-class _SheetFile(Sheet):
-    webp: Base64Bytes
-
-
-class _File(RunData):
-    sheet: _SheetFile
-
-
 def read(log_path: Path) -> RunData | None:
     """None where the run has left no such file, as those of earlier versions, or a damaged one."""
-    found = _file(log_path)
-    return None if found is None else RunData.model_validate(found.model_dump(exclude={"sheet": {"webp"}}))
-
-
-def images(log_path: Path) -> bytes | None:
-    """The sheet as WebP; None as for `read`."""
-    found = _file(log_path)
-    return None if found is None else found.sheet.webp
-
-
-def _file(log_path: Path) -> _File | None:
     path = log_path.with_name(_NAME)
     try:
         status = path.stat()
@@ -80,8 +62,8 @@ def _file(log_path: Path) -> _File | None:
 
 
 @lru_cache(maxsize=32)
-def _parsed(path: Path, stamp: tuple[int, int]) -> _File:
+def _parsed(path: Path, stamp: tuple[int, int]) -> RunData:
     """Kept while the file's stamp, its time in nanoseconds and its size, stays the same."""
     if stamp[1] > _MAX_BYTES:
         raise ValueError(f"{stamp[1]:,} bytes long, and at most {_MAX_BYTES:,} are read")
-    return _File.model_validate_json(path.read_bytes())
+    return RunData.model_validate_json(path.read_bytes())

@@ -80,9 +80,10 @@ def show_run(name: str, _: Annotated[NoQuery, Query()], service: ServiceDep) -> 
 @reading(router, "/runs/{name}/images", responses=_SHEET, response_class=Response)
 def show_images(name: str, _: Annotated[NoQuery, Query()], request: Request, service: ServiceDep) -> Response:
     """Some training images of each class as one WebP; `data.sheet` of the run says what is where."""
-    sheet = run_data.images(run_logs.path_of(service.settings.zoo, name))
-    if sheet is None:
+    data = run_data.read(run_logs.path_of(service.settings.zoo, name))
+    if data is None:
         raise NotFoundError(f"run {name} has left no images: runs of earlier versions left none")
+    sheet = data.sheet.webp
     headers = {
         "Content-Type": "image/webp",
         "X-Content-Type-Options": "nosniff",

@@ -68,29 +68,24 @@ def swagger(version: str, name: str, request: Request) -> Response:
     if version != found.version:
         detail = f"this server has fastapi-offline {found.version}, not {version}: load /docs again"
         raise ProblemError(404, "not-found", detail)
-    path = Path(str(found.locate_file(f"fastapi_offline/static/{name}")))
-    return _file(name, _compressed(path) if _takes_gzip(request) else path.read_bytes(), request)
+    return _file(name, Path(str(found.locate_file(f"fastapi_offline/static/{name}"))).read_bytes(), request)
 
 
 @router.get("/web/{version}/{name:path}")
 def asset(version: str, name: str, request: Request) -> Response:
     if name not in page_files.files() or version != page_files.version():
         raise ProblemError(404, "not-found", f"the page has no file {name} in version {version}: load / again")
-    content = page_files.compressed(name) if _takes_gzip(request) else page_files.files()[name]
-    return _file(name, content, request)
-
-
-def _takes_gzip(request: Request) -> bool:
-    return "gzip" in request.headers.get("accept-encoding", "")
+    return _file(name, page_files.files()[name], request)
 
 
 def _file(name: str, content: bytes, request: Request) -> Response:
     headers = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-    if _takes_gzip(request):
+    if "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
+        content = _compressed(content)
     return Response(content, headers=headers, media_type=page_files.MEDIA_TYPES[Path(name).suffix])
 
 
 @cache
-def _compressed(path: Path) -> bytes:
-    return gzip.compress(path.read_bytes(), mtime=0)
+def _compressed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
