@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admission.body_budget import Held
@@ -74,10 +75,9 @@ class AdmitBody:
         if takes_images or is_streamed:
             await self.app(scope, counted_receive, send)
             return
-        body = await _whole(counted_receive)
-        if body is not None:
-            check_small_json(body)
-            await self.app(scope, _replay(body, receive), send)
+        body = await Request(scope, counted_receive).body()
+        check_small_json(body)
+        await self.app(scope, _replay(body, receive), send)
 
     def _check_room(self, scope: Scope, declared: int) -> None:
         if not self.budget.has_room(declared):
@@ -97,16 +97,6 @@ def _framing(scope: Mapping[str, Any]) -> tuple[int | None, bytes]:
         elif name == b"content-encoding":
             encoding = value.strip().lower()
     return length, encoding
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    """None where the client went away."""
-    parts = []
-    while (message := await receive())["type"] == "http.request":
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
-    return None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope
 
 from app.admission.json_size import count_values, too_many_values
 from app.admission.work import Work
+from app.http.middleware import header
 from app.http.openapi import BINARY, described
 from app.http.problems import ProblemError, invalid_query, short
 from app.http.schemas import PredictBody, PredictQuery
@@ -27,6 +28,7 @@ from zoo.images import header as image_header
 from zoo.images.decode import is_read
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
+_PARSED_TYPES = ("multipart/form-data", "application/json")
 DESCRIPTION: dict[str, Any] = {
     "required": True,
     "content": {
@@ -80,11 +82,7 @@ class Sent:
 
 def may_choose(scope: Scope) -> bool:
     """Whether the body may say which checkpoint is asked."""
-    return _media_type(_content_type(scope)) in ("multipart/form-data", "application/json")
-
-
-def _content_type(scope: Scope) -> bytes:
-    return next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return _media_type(header(scope, b"content-type")) in _PARSED_TYPES
 
 
 def _media_type(content_type: bytes) -> str:
@@ -93,13 +91,13 @@ def _media_type(content_type: bytes) -> str:
 
 async def read(scope: Scope, receive: Receive, work: Work, max_images: int) -> Sent:
     """Raises QueueFullError."""
-    content_type = _content_type(scope)
+    content_type = header(scope, b"content-type")
     media_type = _media_type(content_type)
     body = await _whole(receive)
-    if media_type in ("multipart/form-data", "application/json"):
-        if len(body) <= _MAX_BYTES_ON_LOOP:
-            return await _parse(scope, media_type, content_type, body, max_images)
+    if media_type in _PARSED_TYPES:
         parse = partial(_parse, scope, media_type, content_type, body, max_images)
+        if len(body) <= _MAX_BYTES_ON_LOOP:
+            return await parse()
         return await work.decode(_PARSED_COPIES * len(body), lambda: asyncio.run(parse()))
     # The bytes tell what it is: curl says that it sends a form, and photographs are called image/jpg, */* or nothing.
     if media_type in IMAGE_TYPES or is_read(body, of_strangers=True):
@@ -141,15 +139,11 @@ def _ends(delimiter: bytes) -> tuple[bytes, bytes]:
 
 
 async def _whole(receive: Receive) -> bytes:
-    message = await receive()
-    if not message.get("more_body") and message["type"] == "http.request":
-        return message.get("body", b"")
     parts = []
-    while message["type"] == "http.request":
+    while (message := await receive())["type"] == "http.request":
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
+            return b"".join(parts)  # of one part, that part itself
     raise ClientDisconnect
 
 
@@ -178,7 +172,7 @@ async def _parse_form(scope: Scope, body: bytes) -> Sent:
 
 
 def _boundary(scope: Scope) -> bytes:
-    boundary = parse_options_header(_content_type(scope))[1].get(b"boundary", b"")
+    boundary = parse_options_header(header(scope, b"content-type"))[1].get(b"boundary", b"")
     if not boundary:
         raise ProblemError(
             400,
