@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zoo.runtime.module import evaluating
+
 
 @torch.no_grad()
 def measure(module: nn.Module, batches: Iterable[Float[Tensor, "batch channels height width"]]) -> None:
@@ -17,19 +19,17 @@ def measure(module: nn.Module, batches: Iterable[Float[Tensor, "batch channels h
     """
     norms = batch_norms(module)
     momenta = [layer.momentum for layer in norms]
-    was_training = module.training
-    module.eval()
     try:
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain average over batches
-            layer.train()
-        for batch in batches:
-            module(batch.contiguous(memory_format=torch.channels_last))
+        with evaluating(module):
+            for layer in norms:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain average over batches
+                layer.train()
+            for batch in batches:
+                module(batch.contiguous(memory_format=torch.channels_last))
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
-        module.train(was_training)
 
 
 def batch_norms(module: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:

@@ -18,7 +18,7 @@ from zoo.network.families import secnn
 from zoo.network.graph import Graph, Node, parameter_shapes
 from zoo.network.ops import BatchNorm, Conv2d, Linear
 from zoo.network.placement import Placement, placements
-from zoo.runtime.module import GraphModule
+from zoo.runtime.module import GraphModule, evaluating
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,9 @@ def _calibrate(new: GraphModule, masks: dict[str, Tensor], images: Tensor) -> No
 
     residual_layers = {node.name.removesuffix(".add") for node in new.graph.nodes if node.name.endswith(".add")}
     handles = [new.get_submodule(name).register_forward_pre_hook(hook(name)) for name in masks]
-    was_training = new.training
-    new.eval()
     try:
-        new(images)
+        with evaluating(new):
+            new(images)
     finally:
         for handle in handles:
             handle.remove()
-        new.train(was_training)

@@ -21,7 +21,7 @@ from trainer.loop.step import TrainingStep
 from zoo.checkpoint.descriptor import MAX_CONFUSION_CLASSES, Accuracy, Metrics, Preprocessing
 from zoo.errors import RunError
 from zoo.network.cost import activation_bytes
-from zoo.runtime.module import GraphModule, normalize
+from zoo.runtime.module import GraphModule, evaluating, normalize
 
 # Bytes of pixels that are picked and augmented at once: on a GPU the kernels of a small batch take longer to launch
 # than to run.
@@ -162,14 +162,10 @@ def predict(
     module: GraphModule, images: UInt8[Tensor, "n channels height width"], preprocessing: Preprocessing
 ) -> Int64[Tensor, " n"]:
     """The likeliest class of each image, in eval mode; the module's mode is left as it was."""
-    was_training = module.training
-    module.eval()
+    parts = images.split(_num_at_once(module, images))
     # In full float32, as everything that runs a checkpoint has it: TF32 gives some images another class.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        parts = images.split(_num_at_once(module, images))
-        predicted = torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in parts])
-    module.train(was_training)
-    return predicted
+    with evaluating(module), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return torch.cat([module(normalize(part, preprocessing)).argmax(1) for part in parts])
 
 
 def _num_at_once(module: nn.Module, images: UInt8[Tensor, "n channels height width"]) -> int:
@@ -182,14 +178,12 @@ def _num_at_once(module: nn.Module, images: UInt8[Tensor, "n channels height wid
 @torch.no_grad()
 def mean_loss(module: GraphModule, split: Split, preprocessing: Preprocessing) -> float:
     """Cross-entropy over the split, in eval mode."""
-    was_training = module.training
-    module.eval()
     at_once = _num_at_once(module, split.images)
-    pieces = zip(split.images.split(at_once), split.labels.split(at_once), strict=True)
-    losses = [
-        F.cross_entropy(module(normalize(images, preprocessing)), labels, reduction="sum") for images, labels in pieces
-    ]
-    module.train(was_training)
+    with evaluating(module):
+        losses = [
+            F.cross_entropy(module(normalize(images, preprocessing)), labels, reduction="sum")
+            for images, labels in zip(split.images.split(at_once), split.labels.split(at_once), strict=True)
+        ]
     return torch.stack(losses).sum().item() / len(split)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -73,6 +76,17 @@ def normalize(
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, -1, 1, 1)
     return (images.float() / 255 - mean) / std
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode within; its mode is left as it was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def module_of(checkpoint: Checkpoint) -> GraphModule:

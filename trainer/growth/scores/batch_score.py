@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.runtime.module import GraphModule
+from zoo.runtime.module import GraphModule, evaluating
 
 
 def batch_score(
@@ -25,10 +25,8 @@ def batch_score(
     per_parameter: bool,
 ) -> float:
     """η of the module in eval mode, by its own running statistics; the module is left as it was."""
-    was_training = module.training
-    module.eval()
-    first, second = (_mean_gradient(module, _flipped(images, generator), labels) for _ in range(2))
-    module.train(was_training)
+    with evaluating(module):
+        first, second = (_mean_gradient(module, _flipped(images, generator), labels) for _ in range(2))
     score = (second.square() / (first.square() + damping)).sum(dtype=torch.float64).item()
     return score / len(first) if per_parameter else score
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from trainer.growth.batch_norms import batch_norms, measure
 from zoo.network.graph import output_shapes
-from zoo.runtime.module import GraphModule
+from zoo.runtime.module import GraphModule, evaluating
 
 # Samples are summed in this many groups, from which a jackknife gives standard errors.
 NUM_GROUPS = 16
@@ -70,18 +70,16 @@ def gradient_moments(
     group_of = torch.arange(groups, device=labels.device).repeat_interleave(sizes)
     sums = {name: parameter.new_zeros((groups, *parameter.shape)) for name, parameter in module.named_parameters()}
     squares = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
-    was_training = module.training
-    module.eval()
     loss = 0.0
     chunk = _chunk_size(module)
-    for start in range(0, num_samples, chunk):
-        part = slice(start, start + chunk)
-        chunk_loss, gradients = _per_sample_gradients(module, images[part], labels[part])
-        loss += chunk_loss
-        for name, gradient in gradients:
-            sums[name].index_add_(0, group_of[part], gradient)
-            squares[name] += gradient.square_().sum(0)
-    module.train(was_training)
+    with evaluating(module):
+        for start in range(0, num_samples, chunk):
+            part = slice(start, start + chunk)
+            chunk_loss, gradients = _per_sample_gradients(module, images[part], labels[part])
+            loss += chunk_loss
+            for name, gradient in gradients:
+                sums[name].index_add_(0, group_of[part], gradient)
+                squares[name] += gradient.square_().sum(0)
     moments = {name: Moments(sums[name], squares[name].detach(), num_samples) for name in sums}
     return GradientMoments(moments, loss / num_samples, num_samples)
 
@@ -97,18 +95,17 @@ def statistics_of(
     """
     norms = batch_norms(module)
     before = [[statistic.clone() for statistic in layer.buffers()] for layer in norms]
-    was_training = module.training
     # Pieces of one size, but for one image: each has the same weight.
     pieces = images.tensor_split(ceil(len(images) / batch_size))
     try:
         measure(module, (piece for piece in pieces if len(piece) > 1))
-        yield module.eval()
+        with evaluating(module):
+            yield module
     finally:
         with torch.no_grad():
             for layer, statistics in zip(norms, before, strict=True):
                 for statistic, value in zip(layer.buffers(), statistics, strict=True):
                     statistic.copy_(value)
-        module.train(was_training)
 
 
 def group_bounds(num_samples: int) -> list[int]:
