@@ -83,10 +83,7 @@ class Catalog(Index):
                 changes.remove(connection, gone)
 
     def annotate(self, said: Said) -> bool:
-        """Makes the rows say what the annotations say, as far as they are there; True if that changed any.
-
-        A measurement, once known, stays: files do not change.
-        """
+        """A measurement, once known, stays: files do not change."""
         with self._engine.connect() as connection:
             missing = changes.missing_annotations(connection, said)
         return self._changed(changes.annotate, missing)
@@ -116,7 +113,7 @@ class Catalog(Index):
                 changes.set_folders(connection, folders)
 
     def label_images(self, first_seen: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-        """What the data sets of all known image sets, and of these, are called here.
+        """Those of all known image sets, and of these.
 
         Image sets are as `dataset_labels.image_set` gives them. A label that has been given once, here or as `given`
         says, stays; of new image sets the one first seen is the first to be given one.
@@ -156,7 +153,6 @@ class Catalog(Index):
             return None if dataset is None else staircase.choose(connection, budget, dataset)
 
     def meets(self, digest: str, filters: Filters) -> bool:
-        """Whether the row is there and within the bounds, also one that no budget would choose."""
         query = select(_ROW.digest).where(_ROW.digest == digest, *rows.bounds(filters))
         with self._engine.connect() as connection:
             return connection.execute(query).first() is not None
@@ -177,7 +173,6 @@ class Catalog(Index):
         return self.listing(budget, limit, cursor).page
 
     def listing(self, budget: Budget, limit: int, cursor: str | None = None) -> Listing:
-        """A page with the chosen row and the count, read in one transaction."""
         preference = rows.column_of(budget.preference, budget.format)
         first, after = (False, None) if cursor is None else rows.after(cursor, budget.preference, preference)
         with self._engine.connect() as connection:
@@ -234,10 +229,7 @@ class Catalog(Index):
             return connection.execute(select(_FRONT.digest).where(or_(*steps)).limit(1)).first() is not None
 
     def pareto(self, filters: Filters, x: Complexity) -> list[CheckpointRow]:
-        """The eligible rows that none beats in both `x` and accuracy, ascending in both.
-
-        Of those that only claim their accuracy, if no other is eligible.
-        """
+        """Of those that only claim their accuracy, if no other is eligible."""
         cost = rows.column_of(x, filters.format)
         with self._engine.connect() as connection:
             dataset = self._dataset_of(connection, filters)

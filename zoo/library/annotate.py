@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,27 +28,19 @@ _ALIAS: TypeAdapter[str] = TypeAdapter(Alias)
 Expected: TypeAlias = Collection[str] | None
 
 
+@dataclass(frozen=True)
 class Annotator:
     """Belongs to a LocalZoo. All methods may be called from any thread.
 
     Changes raise AnnotationsError where annotations cannot be read, OSError where they cannot be written.
     """
 
-    def __init__(
-        self,
-        uploads: Path,
-        catalog: Index,
-        files: CheckpointFiles,
-        annotations: Annotations,
-        chooser: Chooser,
-        follower: Follower,
-    ) -> None:
-        self._uploads = uploads
-        self._catalog = catalog
-        self._files = files
-        self._annotations = annotations
-        self._chooser = chooser
-        self._follower = follower
+    uploads: Path
+    catalog: Index
+    files: CheckpointFiles
+    annotations: Annotations
+    chooser: Chooser
+    follower: Follower
 
     def alias(
         self, alias: str, reference: str, *, dataset: str | None = None, expected: Expected = None
@@ -56,7 +49,7 @@ class Annotator:
 
         Raises ConflictError where it has `MAX_ALIASES` others, StaleError as `mark`.
         """
-        row = self._chooser.find(reference, dataset)
+        row = self.chooser.find(reference, dataset)
         self._check_alias(alias)
 
         def change(said: Said) -> list[Entry]:
@@ -70,15 +63,15 @@ class Annotator:
 
         self._change(change)
         audit.record("alias", row.digest, alias=alias, dataset=row.dataset)
-        return self._chooser.view(row)
+        return self.chooser.view(row)
 
     def unalias(
         self, alias: str, reference: str | None = None, *, dataset: str | None = None, expected: Expected = None
     ) -> None:
         """Takes the alias away; with `reference` only if it is still that checkpoint's. Raises NotFoundError, and
         StaleError as `mark`."""
-        row = self._chooser.find(alias if reference is None else reference, dataset)
-        if alias not in self._annotations.said.aliases_of(row.digest):
+        row = self.chooser.find(alias if reference is None else reference, dataset)
+        if alias not in self.annotations.said.aliases_of(row.digest):
             raise NotFoundError(f"checkpoint {row.digest} has no alias {alias}")
 
         def change(said: Said) -> list[Entry]:
@@ -103,7 +96,7 @@ class Annotator:
         Raises ConflictError where an alias is another checkpoint's and is not to `move`, StaleError where what is said
         of it has none of the `expected` tags (`tag`).
         """
-        row = self._chooser.find(digest)
+        row = self.chooser.find(digest)
 
         def change(said: Said) -> list[Entry]:
             _check_seen(said, digest, expected)
@@ -123,16 +116,16 @@ class Annotator:
         for alias in aliases or ():
             self._check_alias(alias)
         self._change(change)
-        self._in_catalog(self._follower.annotate_rows)
+        self._in_catalog(self.follower.annotate_rows)
         for action, value in (("aliases", aliases), ("deprecated", deprecated), ("staged", staged)):
             if value is not None:
                 shown = ",".join(value) if isinstance(value, list) else value
                 audit.record(action, digest, value=shown, dataset=row.dataset)
-        return self._chooser.view(self._chooser.find(digest))
+        return self.chooser.view(self.chooser.find(digest))
 
     def tag(self, digest: str) -> str:
         """An ETag of what is said of a checkpoint: changes with its aliases, deprecation and staging."""
-        return tag(self._annotations.said, digest)
+        return tag(self.annotations.said, digest)
 
     def delete(self, reference: str, *, expected: Expected = None) -> None:
         """Softly: the file stays until `zoo gc`, and `undelete` or publishing it again brings it back.
@@ -140,7 +133,7 @@ class Annotator:
         Only by its whole digest: by a name that moves, like "best", the same again would delete the next. Raises
         NotADigestError, which says the digest, and StaleError as `mark`.
         """
-        digest = self._chooser.find(reference).digest
+        digest = self.chooser.find(reference).digest
         if digest != reference:
             raise NotADigestError(
                 f"only a whole digest deletes a checkpoint, so that doing it twice deletes one: {reference} is {digest}"
@@ -151,8 +144,8 @@ class Annotator:
             return said.flagged(digest, deleted=True)
 
         self._change(change)
-        self._files.digests = self._files.digests - {digest}
-        self._in_catalog(lambda: self._catalog.remove([digest]))
+        self.files.digests = self.files.digests - {digest}
+        self._in_catalog(lambda: self.catalog.remove([digest]))
         audit.record("delete", digest)
 
     def undelete(self, digest: str) -> CheckpointView:
@@ -161,19 +154,19 @@ class Annotator:
         Raises NotFoundError where the file is gone, CheckpointError where it is damaged.
         """
         with suppress(NotFoundError):
-            return self._chooser.view(self._chooser.find(digest))
-        self._files.size_bytes(digest)
-        self._uploads.mkdir(exist_ok=True)
-        with locked(self._uploads):
-            self._files.decoded(digest)
+            return self.chooser.view(self.chooser.find(digest))
+        self.files.size_bytes(digest)
+        self.uploads.mkdir(exist_ok=True)
+        with locked(self.uploads):
+            self.files.decoded(digest)
             row = self.admit(digest)
         audit.record("undelete", digest)
-        return self._chooser.view(row)
+        return self.chooser.view(row)
 
     def measured(self, digest: str, measured: Measured) -> None:
         """Records a test accuracy measured here, which replaces the one that the file claims."""
         self._change(lambda _: [MeasuredEntry(digest=digest, **measured.model_dump())])
-        self._in_catalog(self._follower.annotate_rows)
+        self._in_catalog(self.follower.annotate_rows)
         audit.record("measure", digest, accuracy=measured.accuracy, n=measured.n)
 
     def announce(self, digest: str, *, staged: bool, claimed: bool | None, measured: Measured | None) -> None:
@@ -188,13 +181,13 @@ class Annotator:
     def admit(self, digest: str) -> CheckpointRow:
         """Adds the row of a checkpoint that has been put in place. Raises BusyError, NoSpaceError."""
         self._change(lambda said: said.flagged(digest, deleted=False))
-        self._files.forget_damage(digest)
-        header, place = self._files.header(digest), self._files.places.get(digest)
-        [row] = self._follower.labelled([row_of(digest, header, self._annotations.said, place)])
-        self._files.digests = self._files.digests | {digest}
-        self._in_catalog(lambda: self._catalog.add([row]))
+        self.files.forget_damage(digest)
+        header, place = self.files.header(digest), self.files.places.get(digest)
+        [row] = self.follower.labelled([row_of(digest, header, self.annotations.said, place)])
+        self.files.digests = self.files.digests | {digest}
+        self._in_catalog(lambda: self.catalog.add([row]))
         if place is not None:  # a row that was there stays as it was
-            self._in_catalog(lambda: self._catalog.follow_places({digest: place}, is_complete=False))
+            self._in_catalog(lambda: self.catalog.follow_places({digest: place}, is_complete=False))
         return row
 
     def _in_catalog(self, change: Callable[[], object]) -> None:
@@ -202,17 +195,17 @@ class Annotator:
         try:
             change()
         except CatalogError as error:
-            if not self._catalog.leave_file(error):
+            if not self.catalog.leave_file(error):
                 raise
             change()
 
     def _change(self, change: Callable[[Said], list[Entry]]) -> None:
-        self._annotations.change(change, audit.actor())
+        self.annotations.change(change, audit.actor())
 
     def _held(self, said: Said, alias: str, dataset: str) -> dict[str, str]:
         """Who has the alias in a data set, by the data set that was written down: it may be called otherwise now."""
         named = said.aliases.get(alias, {})
-        rows = self._catalog.rows(named.values()) if named else {}
+        rows = self.catalog.rows(named.values()) if named else {}
         return {
             key: digest for key, digest in named.items() if (rows[digest].dataset if digest in rows else key) == dataset
         }
@@ -232,7 +225,7 @@ class Annotator:
             raise ZooError(f"alias: {message} (got {alias!r})") from error
         if alias in RESERVED:
             raise ConflictError(f"alias {alias} has a meaning of its own: choose another name")
-        if named := self._catalog.named(alias):
+        if named := self.catalog.named(alias):
             raise ConflictError(f"alias {alias} is the name of checkpoint {named[0].digest}: choose another")
 
 
