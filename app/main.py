@@ -115,6 +115,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=openapi.operation_id,
         redirect_slashes=False,
+        exception_handlers=errors.HANDLERS | refusals.HANDLERS,
         # Relative to the document itself, so that clients made from it find the service below any prefix.
         servers=[{"url": settings.root_path or "."}],
         docs_url=None,
@@ -130,8 +131,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     for module in (inference_protocol, hub, health, web):
         app.include_router(module.router)
     openapi.install(app, None if settings.token is None else frozenset(PROBES))
-    errors.install(app)
-    refusals.install(app)
     app.add_middleware(AdmitBody, max_bytes=settings.max_body_bytes, gate=gate)
     app.add_middleware(AnswerFromCache)
     app.add_middleware(CompressJson)

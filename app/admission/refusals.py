@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
+from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -48,17 +49,14 @@ def _id() -> str:
     return secrets.token_hex(16)
 
 
-def install(handled: FastAPI) -> None:
-    handled.add_exception_handler(QueueFullError, _queue_full)
-    handled.add_exception_handler(ClosingError, _closing)
-
-
-def _queue_full(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, QueueFullError)
+async def _queue_full(request: Request, error: QueueFullError) -> JSONResponse:
     request.app.state.gate.overflow.found_full(request.scope, error.queue, lambda _: error.is_full())
     return problem(503, "queue-full", f"{error}: try again in a second", {"Retry-After": "1"})
 
 
-def _closing(_: Request, __: Exception) -> JSONResponse:
+async def _closing(_: Request, __: ClosingError) -> JSONResponse:
     detail = "the server is shutting down: ask again, and the next one answers"
     return problem(503, "shutting-down", detail, {"Retry-After": "1", "Connection": "close"})
+
+
+HANDLERS: dict[Any, Any] = {QueueFullError: _queue_full, ClosingError: _closing}

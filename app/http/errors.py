@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
@@ -51,31 +53,16 @@ _PLAIN: dict[type[Exception], tuple[int, str, dict[str, str] | None]] = {
 }
 
 
-def install(app: FastAPI) -> None:
-    for kind_of_error, (status, kind, headers) in _PLAIN.items():
-        app.add_exception_handler(kind_of_error, partial(_plain, status, kind, headers))
-    app.add_exception_handler(ProblemError, _ours)
-    app.add_exception_handler(NoModelMeetsConstraintsError, _no_model)
-    app.add_exception_handler(AnnotationsError, _annotations)
-    app.add_exception_handler(CheckpointError, _damaged)
-    app.add_exception_handler(CatalogError, _catalog)
-    app.add_exception_handler(OSError, _storage)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-
-
-def _plain(status: int, kind: str, headers: dict[str, str] | None, _: Request, error: Exception) -> JSONResponse:
+async def _plain(status: int, kind: str, headers: dict[str, str] | None, _: Request, error: Exception) -> JSONResponse:
     return problem(status, kind, str(error), headers)
 
 
-def _ours(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ProblemError)
+async def _ours(_: Request, error: ProblemError) -> JSONResponse:
     return error.response()
 
 
-def _no_model(request: Request, error: Exception) -> JSONResponse:
+async def _no_model(request: Request, error: NoModelMeetsConstraintsError) -> JSONResponse:
     """Remembered as a choice is: whoever waits for a better checkpoint asks again and again."""
-    assert isinstance(error, NoModelMeetsConstraintsError)
     nearest = error.best_available
     if nearest is not None:
         nearest = placed(CheckpointView.model_validate(nearest), request.scope).model_dump(mode="json")
@@ -84,27 +71,25 @@ def _no_model(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-def _catalog(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, CatalogError)
+async def _catalog(_: Request, error: CatalogError) -> JSONResponse:
     if not error.is_passing:
         raise error
     return problem(503, "catalog", f"{error}: try again", {"Retry-After": "2"})
 
 
-def _annotations(_: Request, error: Exception) -> JSONResponse:
+async def _annotations(_: Request, error: AnnotationsError) -> JSONResponse:
     """503: the zoo's owner has to repair a file, a client cannot."""
     detail = f"nothing can be changed until the zoo's owner repairs or removes a file: {error}"
     return problem(503, "annotations-damaged", detail, {"Retry-After": "60"})
 
 
-def _damaged(_: Request, error: Exception) -> JSONResponse:
+async def _damaged(_: Request, error: CheckpointError) -> JSONResponse:
     detail = f"{error}; it is no longer in the catalog: ask again, and another one is chosen"
     return problem(503, "checkpoint-damaged", detail, {"Retry-After": "1"})
 
 
-def _storage(_: Request, error: Exception) -> JSONResponse:
+async def _storage(_: Request, error: OSError) -> JSONResponse:
     """A checkpoint's file that cannot be read, or a directory that cannot be written to: what for, is in the log."""
-    assert isinstance(error, OSError)
     if error.errno in NO_SPACE:
         return problem(507, "no-space", f"the zoo's directory: {error.strerror}; nothing was changed")
     log.error("503: %s", error)
@@ -112,17 +97,15 @@ def _storage(_: Request, error: Exception) -> JSONResponse:
     return problem(503, "storage", detail, {"Retry-After": "5"})
 
 
-def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     """One line for each parameter: where, what was expected, what came."""
-    assert isinstance(error, RequestValidationError)
     found = [explained(item) for item in error.errors()[:MAX_NAMED]]
     fields = [{**({"parameter": place} if place else {}), "message": message} for place, message, _ in found]
     return problem(422, "invalid-parameter", joined(found, len(error.errors())), errors=fields)
 
 
-def _http(request: Request, error: Exception) -> Response:
+async def _http(request: Request, error: HTTPException) -> Response:
     """Refusals of the framework: unknown paths, wrong methods, broken multipart bodies."""
-    assert isinstance(error, HTTPException)
     detail = str(error.detail)
     if error.status_code == 404 and request.url.path.rstrip("/") and request.url.path.endswith("/"):
         return _without_slash(request.scope)
@@ -130,7 +113,7 @@ def _http(request: Request, error: Exception) -> Response:
         detail = f"no route {short(request.url.path)}: /openapi.json lists what there is"
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_methods(request))
+        headers["Allow"] = ", ".join(await run_in_threadpool(_methods, request))
         detail = f"{request.method} is not a method of {short(request.url.path)}, which has {headers['Allow']}"
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return problem(error.status_code, kind, detail, headers)
@@ -154,3 +137,16 @@ def _methods(request: Request) -> list[str]:
     return [
         method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
     ]
+
+
+HANDLERS: dict[Any, Any] = {
+    **{kind_of_error: partial(_plain, *answer) for kind_of_error, answer in _PLAIN.items()},
+    ProblemError: _ours,
+    NoModelMeetsConstraintsError: _no_model,
+    AnnotationsError: _annotations,
+    CheckpointError: _damaged,
+    CatalogError: _catalog,
+    OSError: _storage,
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+}
