@@ -17,7 +17,7 @@ from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFo
 from zoo.client.client import ZooClient
 from zoo.client.connection import opened, path_of, proxy_to
 from zoo.client.operations import Operations, Runtime
-from zoo.client.transport import Exchange, Result, Send, Server, Wait
+from zoo.client.transport import Exchange, Outcome, Result, Send, Server, Wait, resumed
 from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
 from zoo.images.inputs import Image, Images, encoded, is_one, listed
@@ -213,30 +213,27 @@ class AsyncZooClient:
         return await self._run(self._zoo.undelete(digest))
 
     async def _run(self, exchange: Exchange[Result]) -> Result:
+        outcome: Outcome = None
         with closing(exchange):
             try:
-                step = next(exchange)
                 while True:
-                    try:
-                        outcome = await self._do(step)
-                    except httpx.RequestError as error:
-                        step = exchange.throw(error)
-                    else:
-                        step = exchange.send(outcome)
+                    outcome = await self._do(resumed(exchange, outcome))
             except StopIteration as done:
                 result: Result = done.value
                 return result
 
-    async def _do(self, step: Send | Wait) -> httpx.Response | None:
+    async def _do(self, step: Send | Wait) -> Outcome:
         if isinstance(step, Wait):
             await asyncio.sleep(step.seconds)
             return None
-        response = await self._http.send(step.request, stream=True)
-        async with aclosing(response):
-            if step.receive is None or not response.is_success:
-                await response.aread()
-                return response
-            take = step.receive(response)
-            async for chunk in response.aiter_raw():
-                take(chunk)
-        return response
+        try:
+            async with aclosing(await self._http.send(step.request, stream=True)) as response:
+                if step.receive is None or not response.is_success:
+                    await response.aread()
+                    return response
+                take = step.receive(response)
+                async for chunk in response.aiter_raw():
+                    take(chunk)
+            return response
+        except httpx.RequestError as error:
+            return error

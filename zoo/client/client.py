@@ -21,7 +21,7 @@ from zoo.catalog.views import CheckpointDetail, CheckpointView, DatasetView, Pre
 from zoo.choosing.budget import ALL_DATASETS, Bounds, Budget, Complexity, FileFormat, Filters
 from zoo.client.connection import opened, path_of, proxy_to
 from zoo.client.operations import Operations, Runtime
-from zoo.client.transport import Exchange, Result, Send, Server, Wait
+from zoo.client.transport import Exchange, Outcome, Result, Send, Server, Wait, resumed
 from zoo.client.upgradable import ElasticOperations
 from zoo.errors import ZooError
 from zoo.protocol import AnyPath, Marks, PredictOptions, Progress, Reference, Zoo
@@ -199,30 +199,27 @@ class ZooClient(Zoo):
         return self._run(self._zoo.undelete(digest))
 
     def _run(self, exchange: Exchange[Result]) -> Result:
+        outcome: Outcome = None
         with closing(exchange):
             try:
-                step = next(exchange)
                 while True:
-                    try:
-                        outcome = self._do(step)
-                    except httpx.RequestError as error:
-                        step = exchange.throw(error)
-                    else:
-                        step = exchange.send(outcome)
+                    outcome = self._do(resumed(exchange, outcome))
             except StopIteration as done:
                 result: Result = done.value
                 return result
 
-    def _do(self, step: Send | Wait) -> httpx.Response | None:
+    def _do(self, step: Send | Wait) -> Outcome:
         if isinstance(step, Wait):
             time.sleep(step.seconds)
             return None
-        response = self._http.send(step.request, stream=True)
-        with closing(response):
-            if step.receive is None or not response.is_success:
-                response.read()
-                return response
-            take = step.receive(response)
-            for chunk in response.iter_raw():
-                take(chunk)
-        return response
+        try:
+            with closing(self._http.send(step.request, stream=True)) as response:
+                if step.receive is None or not response.is_success:
+                    response.read()
+                    return response
+                take = step.receive(response)
+                for chunk in response.iter_raw():
+                    take(chunk)
+            return response
+        except httpx.RequestError as error:
+            return error

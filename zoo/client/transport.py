@@ -46,6 +46,13 @@ class Wait:
 
 Result = TypeVar("Result")
 Exchange = Generator[Send | Wait, Any, Result]
+# What came of a step: of waiting nothing.
+Outcome = httpx.Response | httpx.RequestError | None
+
+
+def resumed(exchange: Exchange[Result], outcome: Outcome) -> Send | Wait:
+    """The exchange's next step; at its end StopIteration has its result. None begins it."""
+    return exchange.throw(outcome) if isinstance(outcome, httpx.RequestError) else exchange.send(outcome)
 
 
 class Server:
