@@ -96,7 +96,7 @@ def main(
         measured: dict[str, Any] = {"eval_data": tuple(eval_data)} if eval_data else {}  # else as the variable says
         settings = Settings(zoo=tuple(zoo), host=host, port=port, root_path=root_path.rstrip("/"), **measured)
     except ValidationError as error:
-        _fail("; ".join(_setting(item) for item in error.errors()))
+        _fail(terminal.explained(error, lambda field: "ZOO_" + field.upper()))
     try:
         listener = listen.handed_over(fd)
     except OSError as error:
@@ -108,12 +108,6 @@ def main(
     except OSError as error:
         _fail(f"--host {host} --port {port}: {error}")
     raise typer.Exit(serve(Worker(settings, log_level, log_format, access_log), workers, listener))
-
-
-def _setting(item: Any) -> str:
-    """One of pydantic's errors, with the variable that it is about."""
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"ZOO_{str(item['loc'][0]).upper()}: {message}" if item["loc"] else message
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,23 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, PredictQuery, TimingMs, UsedCascade
+from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, TimingMs, UsedCascade
 from app.monitoring.metrics import Timing
 from app.predict.inference import Inference
 from zoo.catalog.rows import DIGITS
 from zoo.choosing.cascade import margins
-from zoo.library.local import LocalZoo
 from zoo.library.ready_cascades import ReadyCascade
 from zoo.runtime.predictor import Prediction
-
-
-def choose(query: PredictQuery, zoo: LocalZoo) -> ReadyCascade:
-    assert query.min_acc is not None  # as policy.check has seen
-    return zoo.chooser.cascade(query.min_acc, query.dataset)
-
-
-def because(query: PredictQuery) -> str:
-    return f"cascade with the {query.model_copy(update={'prefer': 'macs'}).because()}"
 
 
 async def classify(
@@ -56,14 +46,7 @@ async def classify(
             expected_macs=chosen.cascade.macs,
             mean_macs=macs / len(images),
             stages=[
-                CascadeStage(
-                    id=row.digest,
-                    name=row.name,
-                    params=row.params,
-                    accuracy=row.accuracy,
-                    macs=row.macs,
-                    threshold=stage.threshold,
-                )
+                CascadeStage(**PredictedBy.of(row).model_dump(), macs=row.macs, threshold=stage.threshold)
                 for stage, row in zip(chosen.cascade.stages, chosen.rows, strict=True)
             ],
             answered_by=[answered_by[index] for index in range(len(images))],

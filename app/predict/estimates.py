@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
 
 # Of one batch. Larger ones are no faster for each image (benchmarks of ONNX Runtime on one core) and take memory.
@@ -91,7 +91,7 @@ class Demand:
     """The arrival rate in images a second, decaying exponentially over about a second."""
 
     _images: float = 0.0
-    _since: float = field(default=0.0)
+    _since: float = 0.0
 
     def add(self, num_images: int, now: float) -> None:
         self._images = self.rate(now) * _MEMORY_SECONDS + num_images

@@ -17,7 +17,6 @@ from starlette.datastructures import QueryParams
 
 from app.http.problems import invalid_query, repeated
 from app.http.schemas import PredictedBy, PredictQuery
-from app.predict import cascade
 from zoo.catalog.rows import CheckpointRow
 from zoo.library.local import LocalZoo
 from zoo.library.ready_cascades import ReadyCascade
@@ -103,8 +102,10 @@ class ModelChoices:
         except ValidationError as error:
             raise invalid_query(error.errors()) from error
         if query.policy == "cascade":
-            chosen = cascade.choose(query, self._zoo)
-            return Choice(query, chosen.rows[0].digest, {}, cascade.because(query), chosen)
+            assert query.min_acc is not None  # as policy.check has seen
+            cascade = self._zoo.chooser.cascade(query.min_acc, query.dataset)
+            because = f"cascade with the {query.model_copy(update={'prefer': 'macs'}).because()}"
+            return Choice(query, cascade.rows[0].digest, {}, because, cascade)
         if query.policy == "adaptive":
             levels = self._zoo.chooser.levels(query)
             return Choice(query, levels[-1].digest, {}, None, levels=levels)

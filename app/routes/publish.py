@@ -71,11 +71,9 @@ def post_model(
     """
     with _refusals():
         row, is_new = publish(service.zoo, body.digest, stage=body.stage, terms=service.publishing.terms)
-    service.forget()
-    view = placed(service.zoo.chooser.view(row), request.scope)
+    view = _changed(service.zoo.chooser.view(row), request, response, service)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = view.links.self
-    response.headers["ETag"] = service.zoo.annotator.tag(row.digest)
     return view
 
 

@@ -87,8 +87,8 @@ def adapt(
     Of several checkpoints of one size the best is taken. Where the classes are others, each gets a new head. The same
     command again goes on where it was stopped. Prints the SHA-256 digests of the new files.
     """
-    console, started = Console(stderr=True), time.monotonic()
-    with reported(console, "goes on from the last whole epoch"):
+    started = time.monotonic()
+    with reported("goes on from the last whole epoch") as console:
         from trainer.distil import plan
         from trainer.distil.adapt import RATE_OF_KNOWN_CLASSES, RATE_OF_OTHER_CLASSES, Sources, sources
         from trainer.distil.adapt import adapt as adapt_all

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.commands.options import MAX_IMAGE_SIZE
+from trainer.commands.options import MAX_IMAGE_SIZE, refuse
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,14 +36,12 @@ def check_folder(
     """
     from zoo.images.check import check  # with Pillow, for which --help need not wait
 
-    console = Console(stderr=True)
     try:
         report = check(data, test_share=test_share, image_size=image_size)
     except (DataError, OSError) as error:
-        if as_json:
-            typer.echo(json.dumps({"problems": [str(error)]}))
-        else:
-            console.print(f"zoo-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not as_json:
+            refuse(Console(stderr=True), error)
+        typer.echo(json.dumps({"problems": [str(error)]}))
         raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from trainer.commands.options import (
     DeviceOption,
@@ -45,8 +44,7 @@ def distil(
     becomes a new file; the old one stays. The same command again goes on where it was stopped, and does not teach
     again what got better. Prints the SHA-256 digests of these.
     """
-    console = Console(stderr=True)
-    with reported(console, "goes on from the last whole epoch"):
+    with reported("goes on from the last whole epoch") as console:
         from trainer.distil.distil import distil as distil_all
         from trainer.distil.distil import pair
         from trainer.journal.display import Display

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from trainer.commands.options import (
     DataOption,
@@ -84,8 +83,7 @@ def elastic(
     Every step runs every level. The largest learns the labels, the others also what the next larger one answers. Prints
     the SHA-256 digests of the levels' own files, smallest first; the file that holds them is in the zoo.
     """
-    console = Console(stderr=True)
-    with reported(console, "with --resume goes on from the last whole epoch"):
+    with reported("with --resume goes on from the last whole epoch") as console:
         from trainer.distil.distil import checkpoint_of, descriptors_of
         from trainer.distil.lessons import Member
         from trainer.elastic.elastic import train_elastic

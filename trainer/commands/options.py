@@ -194,12 +194,16 @@ def refuse(console: Console, error: Exception) -> NoReturn:
 
 
 @contextmanager
-def reported(console: Console, goes_on: str) -> Iterator[None]:
-    """Reports errors in one line without a traceback, and on Ctrl-C says how the same command resumes (`goes_on`)."""
+def reported(goes_on: str) -> Iterator[Console]:
+    """Yields the console, on stderr, where errors are told in one line without a traceback.
+
+    On Ctrl-C it is told that the same command `goes_on`.
+    """
+    console = Console(stderr=True)
     # Where torch was built for CUDA and there is none, it says so in the middle of the display.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
-        yield
+        yield console
     except (ZooError, OSError) as error:
         refuse(console, error)
     except ModuleNotFoundError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from trainer.commands.options import (
     DeviceOption,
@@ -49,8 +48,7 @@ def prune(
     DATA are the images that it was trained on, limited and resized as its run had it. Writes one new checkpoint; the
     old file stays. The same command again goes on where it was stopped. Prints the SHA-256 digest.
     """
-    console = Console(stderr=True)
-    with reported(console, "goes on from the last whole epoch"):
+    with reported("goes on from the last whole epoch") as console:
         from trainer.distil.distil import checkpoint_of
         from trainer.distil.prune import prune as prune_one
         from trainer.journal.display import Display

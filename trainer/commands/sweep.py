@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from trainer.commands.options import (
     EpochsOption,
@@ -51,8 +50,7 @@ def sweep(
 
     The same command again goes on with the runs that were begun. Prints the checkpoints' SHA-256 digests, run by run.
     """
-    console = Console(stderr=True)
-    with reported(console, "goes on from the last whole epoch of each run"):
+    with reported("goes on from the last whole epoch of each run") as console:
         from trainer.commands.ray_runs import Share, numbers_of, plan, seeds_of
         from trainer.commands.ray_runs import sweep as run_all
         from trainer.config import Limits

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from trainer.commands.options import (
     DeviceOption,
@@ -91,8 +90,8 @@ def train(
 
     Prints the checkpoints' SHA-256 digests, first to last.
     """
-    console, started = Console(stderr=True), time.monotonic()
-    with reported(console, "with --resume goes on from the last whole epoch"):
+    started = time.monotonic()
+    with reported("with --resume goes on from the last whole epoch") as console:
         from trainer.config import Limits
         from trainer.distil.distil import distil as distil_all
         from trainer.distil.growth_plan import few_epochs, has_few_images

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from zoo.catalog.views import CheckpointView
 from zoo.choosing.budget import Bounds, Budget, FileFormat
 from zoo.cli.output import fail
-from zoo.cli.terminal import Options, directory, made_of
+from zoo.cli.terminal import Options, directory, explained, made_of
 from zoo.client import ZooClient
 from zoo.protocol import Zoo
 
@@ -148,12 +148,7 @@ def budget_of(**options: Any) -> Budget:
     try:
         return Budget(**options)
     except ValidationError as error:
-        fail("; ".join(_option(item) for item in error.errors()))
-
-
-def _option(item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"--{str(item['loc'][0]).replace('_', '-')}: {message}" if item["loc"] else message
+        fail(explained(error, lambda field: "--" + field.replace("_", "-")))
 
 
 with_filters = made_of("budget", _FILTERS, budget_of)

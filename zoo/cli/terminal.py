@@ -13,10 +13,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:  # which takes long to import
+    from pydantic import ValidationError
 
 # What our own texts have beyond ASCII, and has no plain form in Unicode's tables.
 _PLAIN = {"–": "-", "—": "-", "×": "x", "→": "->", "≥": ">=", "·": ".", "±": "+-", "“": '"', "”": '"', "’": "'"}
@@ -96,6 +99,15 @@ def missing(error: ModuleNotFoundError) -> str:
     if extra is None:
         raise error
     return f"this needs {package}, of the extra `{extra}`: pip install 'checkpoint-zoo[{extra}]'"
+
+
+def explained(error: ValidationError, option_of: Callable[[str], str]) -> str:
+    """Pydantic's errors in one line, each with the option or variable that it is about: what its field is called."""
+    lines = []
+    for item in error.errors():
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{option_of(str(item['loc'][0]))}: {message}" if item["loc"] else message)
+    return "; ".join(lines)
 
 
 VersionOption = Annotated[
