@@ -142,34 +142,28 @@ def predict(
     bounds that answers in time, under the server's load or as measured here.
     A file that is no image is named, the others are answered; exits with 1.
     """
-    options: PredictOptions = {"top_k": top_k, "policy": policy, **budget.given()}
-    if deadline_ms is not None:
-        options["deadline_ms"] = deadline_ms
     try:
         check(policy, deadline_ms, budget, is_named=model is not None)
     except ValueError as error:
         fail(str(error))
-    view = None
-    if policy == "single":
-        view = chosen(zoo, model, budget if model is None else Budget(dataset=budget.dataset))
+    options: PredictOptions = {"top_k": top_k, "policy": policy, **budget.given()}
+    facts: dict[str, Any] = {"policy": policy}
     told = _Told(is_shown=not as_json)
-    names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
-    if view is None:
-        facts: dict[str, Any] = {"policy": policy}
-        who = f"a cascade with accuracy {budget.min_acc} or more"
-        if policy == "adaptive":
-            facts["deadline_ms"] = deadline_ms
-            who = ""
-            options["told"] = told.add
-        answers = image_arguments.answers(names, lambda files: zoo.predict(files, **options))
-    else:
-        facts = {"model": {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}}
+    reference, who = None, f"a cascade with accuracy {budget.min_acc} or more"
+    if deadline_ms is not None:
+        facts["deadline_ms"] = options["deadline_ms"] = deadline_ms
+        options["told"] = told.add
+        who = ""
+    elif policy == "single":
+        view = chosen(zoo, model, budget if model is None else Budget(dataset=budget.dataset))
         because = budget.because(model) if model is None or budget.is_bounded() else None
-        facts |= {"because": because}
-        who = described(view) + ("" if because is None else f"\nchosen: {because}")
+        named = {"id": view.id, "name": view.name, "params": view.params, "accuracy": view.accuracy}
+        facts = {"model": named, "because": because}
+        reference, who = view.id, described(view) + ("" if because is None else f"\nchosen: {because}")
         if model is None:
             options = {"top_k": top_k}
-        answers = image_arguments.answers(names, lambda files: zoo.predict(files, view.id, **options))
+    names = image_arguments.paths(images, lambda line: typer.echo(line, err=True))
+    answers = image_arguments.answers(names, lambda files: zoo.predict(files, reference, **options))
     if not (_predictions_as_json(facts, answers, told) if as_json else _predictions_as_lines(who, answers)):
         raise typer.Exit(1)
 
