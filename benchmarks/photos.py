@@ -39,7 +39,7 @@ from trainer.config import RunConfig
 from trainer.data import datasets
 from trainer.data.datasets import Data, Split
 from trainer.distil import plan, pretrained
-from trainer.distil.adapt import RATE_OF_OTHER_CLASSES, Sources, adapt, sources
+from trainer.distil.adapt import RATE_OF_OTHER_CLASSES, Sources, adapt, begun_with, sources
 from trainer.distil.distil import distil
 from trainer.distil.growth_plan import compiled_if_long
 from trainer.distil.lessons import Member
@@ -230,7 +230,7 @@ def all_results(words: argparse.Namespace, device: torch.device) -> dict[str, di
     config = replace(runs.grow(), learning_rate=words.learning_rate, batch_size=BATCH_SIZE, distil_epochs=words.epochs)
     for seed in range(words.splits):
         data, *large = photos.split(seed, words.per_class)
-        adapted = chosen_sizes(sources(words.zoo, data), words.sizes)
+        adapted = chosen_sizes(sources(begun_with(words.zoo, words.zoo), data), words.sizes)
         for way in words.ways:
             if str(seed) in results.get(way, {}):
                 continue

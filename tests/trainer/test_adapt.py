@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 from trainer.commands.main import app
 from trainer.config import BlueprintStart, RunConfig
 from trainer.data.datasets import Data, load
-from trainer.distil.adapt import Sources, adapt, sources
+from trainer.distil.adapt import Sources, adapt, begun_with, sources
 from trainer.grow import grow
 from trainer.journal.records import DistilledRecord, LessonRecord, Record
 from trainer.loop.epoch import evaluate
 from trainer.recipes.ladder import Ladder
 from zoo.checkpoint.descriptor import Descriptor
 from zoo.checkpoint.file import decode, read_header
+from zoo.cli.main import app as zoo_app
 from zoo.errors import RunError
 from zoo.network.cost import num_params
 from zoo.runtime.module import module_of
@@ -85,7 +86,7 @@ def test_every_size_is_fine_tuned_the_largest_first(
     tmp_path: Path, grown: Path, images: str, request: pytest.FixtureRequest
 ) -> None:
     data: Data = request.getfixturevalue(images)
-    found = sources(grown, data)
+    found = sources(begun_with(grown, grown), data)
     assert len(found.members) == 2
     zoo = tmp_path / "mine"
     descriptors, records = adapted(found, data, zoo)
@@ -120,7 +121,7 @@ def test_every_size_is_fine_tuned_the_largest_first(
 
 
 def test_only_the_head_is_fresh_where_classes_are_others(grown: Path, other_classes: Data) -> None:
-    for member in sources(grown, other_classes).members:
+    for member in sources(begun_with(grown, grown), other_classes).members:
         before = decode(Directory(grown).path(member.digest).read_bytes()).tensors
         differing = {
             name
@@ -133,7 +134,7 @@ def test_only_the_head_is_fresh_where_classes_are_others(grown: Path, other_clas
 def test_an_interrupted_one_goes_on_exactly_and_computes_nothing_twice(
     tmp_path: Path, grown: Path, other_images: Data
 ) -> None:
-    found = sources(grown, other_images)
+    found = sources(begun_with(grown, grown), other_images)
     _, wanted = adapted(found, other_images, tmp_path / "whole")
     zoo = tmp_path / "mine"
     before: list[LessonRecord] = []
@@ -162,15 +163,55 @@ def test_an_interrupted_one_goes_on_exactly_and_computes_nothing_twice(
 def test_what_cannot_be_a_source(tmp_path: Path, grown: Path, write_images: WriteImages, other_images: Data) -> None:
     colour = load(str(write_images(tmp_path / "colour", {"train": 4, "test": 2}, size=(16, 16), mode="RGB")))
     with pytest.raises(RunError, match="takes gray images, and these are colour ones"):
-        sources(grown, colour)
+        sources(begun_with(grown, grown), colour)
     with pytest.raises(RunError, match="holds no checkpoint of data set x"):
-        sources(grown, other_images, "x")
+        sources(begun_with(grown, grown, "x"), other_images)
     tiny = load(str(write_images(tmp_path / "tiny", {"train": 4, "test": 2}, size=(1, 3))))
     with pytest.raises(RunError, match="cannot take images of"):
-        sources(grown, tiny)
-    adapted(sources(grown, other_images), other_images, grown)
+        sources(begun_with(grown, grown), tiny)
+    adapted(sources(begun_with(grown, grown), other_images), other_images, grown)
     with pytest.raises(RunError, match="several data sets: name one of bars, wide by --dataset"):
-        sources(grown, other_images)
+        sources(begun_with(grown, grown), other_images)
+
+
+def test_gray_photos_are_taken_as_colour(tmp_path: Path, write_images: WriteImages) -> None:
+    """By zoos that take colour, as all that ship do; predicting and verifying read them alike."""
+    colour = load(str(write_images(tmp_path / "colour", {"train": 20, "test": 4}, size=(16, 16), mode="RGB")))
+    grow(CONFIG, colour, tmp_path / "grown", CPU, resume=False, observe=[].append)
+    photos = write_images(tmp_path / "gray", {"train": 20, "test": 4}, size=(16, 16), seed=2)
+    words = ["--data", str(photos), "--zoo", str(tmp_path / "mine")]
+
+    done = CliRunner().invoke(
+        app, ["adapt", "--from", str(tmp_path / "grown"), *words, "--epochs", "2", "--device", "cpu"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert "gray images, taken as colour ones" in done.stderr
+    verified = CliRunner().invoke(zoo_app, ["verify", *words])
+    assert verified.exit_code == 0, verified.stdout + verified.stderr
+    [best, *_] = done.stdout.split()
+    picture = next(photos.glob("test/*/*.png"))
+    predicted = CliRunner().invoke(zoo_app, ["predict", str(picture), "--zoo", str(tmp_path / "mine"), "--model", best])
+    assert predicted.exit_code == 0, predicted.stderr
+
+
+def test_one_size_may_be_begun_with(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
+    """A file, or a checkpoint of the zoo by its first digits."""
+    photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
+    digest, path = next(iter(Directory(grown).paths()))
+
+    def adapt_from(source: str, zoo: Path) -> Any:
+        words = ["adapt", "--from", source, "--data", str(photos), "--zoo", str(zoo), "--epochs", "1"]
+        return CliRunner().invoke(app, [*words, "--device", "cpu"])
+
+    for source, zoo in ((str(path), tmp_path / "mine"), (digest[:12], grown)):
+        done = adapt_from(source, zoo)
+        assert done.exit_code == 0, done.stderr
+        [made] = done.stdout.split()
+        assert read_header(Directory(zoo).path(made)).descriptor.lineage.parent == digest
+    none = adapt_from("nowhere", tmp_path / "mine")
+    assert none.exit_code == 1
+    assert "nowhere is no directory and no file" in " ".join(none.stderr.split())
 
 
 def test_the_command(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
@@ -239,7 +280,7 @@ def test_with_another_setting_it_is_trained_again(
 
 
 def test_a_zoo_without_its_runs_is_not_trained_again(tmp_path: Path, grown: Path, other_images: Data) -> None:
-    found = sources(grown, other_images)
+    found = sources(begun_with(grown, grown), other_images)
     digests, _ = adapted(found, other_images, tmp_path / "mine")
     (tmp_path / "mine" / "runs" / "wide-tiny-s0" / "distilled.jsonl").unlink()
     assert adapted(found, other_images, tmp_path / "mine")[0] == digests

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from trainer.commands.main import app
 from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, load
-from trainer.distil.adapt import sources
+from trainer.distil.adapt import begun_with, sources
 from trainer.distil.distil import distil, pair
 from trainer.distil.lessons import Member
 from trainer.distil.prune import prune
@@ -305,7 +305,10 @@ def test_a_level_in_a_zoo_may_be_cut_taught_adapted_and_begun_with(
     cut = read_from(Directory(tmp_path), prune(licensed, data, tmp_path, origin, budget, CPU, [].append))
     assert cut.descriptor.lineage.pruned_from == largest
     assert cut.descriptor.license == "MIT"
-    assert {member.digest for member in sources(tmp_path, data).members} == {*done.made.levels, cut.digest}
+    assert {member.digest for member in sources(begun_with(tmp_path, tmp_path), data).members} == {
+        *done.made.levels,
+        cut.digest,
+    }
     _, (student, teacher) = pair(tmp_path, data, done.made.levels[0], largest)
     taught = list(distil(replace(config, distil_epochs=1), data, tmp_path, (student, teacher), CPU, [].append))
     assert all(read_from(Directory(tmp_path), digest).descriptor.lineage.parent == student for digest in taught)

@@ -41,8 +41,9 @@ def adapt(
         Path | None,
         typer.Option(
             "--from",
-            help="The zoo to begin from; without it the one of photos that comes with this program.",
-            metavar="DIR",
+            help="The zoo to begin from; without it the one of photos that comes with this program. Of a file, or the "
+            "first digits of a digest in --zoo, that one size.",
+            metavar="DIR|FILE|ID",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +91,14 @@ def adapt(
     started = time.monotonic()
     with reported("goes on from the last whole epoch") as console:
         from trainer.distil import plan
-        from trainer.distil.adapt import RATE_OF_KNOWN_CLASSES, RATE_OF_OTHER_CLASSES, Sources, sources
+        from trainer.distil.adapt import (
+            RATE_OF_KNOWN_CLASSES,
+            RATE_OF_OTHER_CLASSES,
+            Sources,
+            as_they_take,
+            begun_with,
+            sources,
+        )
         from trainer.distil.adapt import adapt as adapt_all
         from trainer.distil.growth_plan import compiled_if_long
         from trainer.journal import data_file
@@ -109,14 +117,16 @@ def adapt(
         config = replace(run_named("grow", overrides), batch_size=batch_size)
         source = from_ or _shipped()
         say(console, f"begins from {source}")
-        if not source.is_dir():
-            raise RunError(f"{source}: no such zoo directory")
         chosen = torch_device(device)
         with Display(console) as display:
-            data = images.load(console)
+            origins = begun_with(source, zoo, dataset)
+            read = images.load(console)
+            data = as_they_take(origins, read)
+            if data is not read:
+                say(console, "gray images, taken as colour ones, which is what the networks take")
             data_file.require_same_images(run_directory(zoo, config, data.name), data)
             prepare(chosen, config)
-            found = sources(source, data, dataset, display.at)
+            found = sources(origins, data, display.at)
             if learning_rate is None and not found.knows_classes:
                 config = replace(config, learning_rate=RATE_OF_OTHER_CLASSES)
             run = run_directory(zoo, config, data.name)

@@ -116,11 +116,12 @@ class Images:
 
         from trainer.data.datasets import NAMED, Split
 
-        _, height, width = data.image_shape
+        channels, height, width = data.image_shape
         if factor == 1:
             return data.train
         if self.data not in NAMED and height == width:
-            return self._load(factor * height).train
+            larger = self._load(factor * height)
+            return (larger.in_colour() if larger.image_shape[0] < channels else larger).train
         images = F.interpolate(data.train.images.float(), scale_factor=factor, mode="bilinear", antialias=True)
         return Split(images.round().byte(), data.train.labels)
 

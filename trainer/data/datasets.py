@@ -11,7 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,22 @@ class Data:
     def image_shape(self) -> tuple[int, int, int]:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def in_colour(self) -> Data:
+        """Gray images as the colour images that they look like, for networks that take these."""
+
+        def thrice(split: Split) -> Split:
+            return Split(split.images.repeat(1, 3, 1, 1), split.labels)
+
+        [mean], [std] = self.preprocessing.mean, self.preprocessing.std
+        update = {"color": "rgb", "mean": (mean,) * 3, "std": (std,) * 3}
+        return replace(
+            self,
+            preprocessing=self.preprocessing.model_copy(update=update),
+            train=thrice(self.train),
+            validation=thrice(self.validation),
+            test=thrice(self.test),
+        )
 
     def checksum(self) -> str:
         """Of all pixels and labels, in order."""

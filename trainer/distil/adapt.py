@@ -7,7 +7,7 @@ of it goes into another zoo; parents are named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,13 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.distil.distil import descriptors_of, logged, record_of
+from trainer.distil.distil import checkpoint_of, descriptors_of, logged, record_of
 from trainer.distil.distilled import DISTILLED, Memory
 from trainer.distil.lessons import Lessons, Member, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
 from trainer.journal.journal import run_directory
-from trainer.journal.origin import read_from
+from trainer.journal.origin import Origin, read_from
 from trainer.journal.records import Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
@@ -47,30 +47,46 @@ class Sources:
     knows_classes: bool
 
 
-def sources(zoo: Path, data: Data, dataset: str | None = None, at: Callable[[str], None] = lambda _: None) -> Sources:
-    """The best checkpoint of each size by validation accuracy, made ready for the images' classes and shape.
+def begun_with(source: Path, zoo: Path, dataset: str | None = None) -> list[Origin]:
+    """The best checkpoint of each size in the directory `source`, by validation accuracy, smallest first; or the one
+    file that it is, or the one checkpoint of `zoo` whose digest begins so.
 
-    Their validation accuracy is measured on these images; `at` is told of which. Raises RunError where there is none
-    that fits, or where there are several data sets and none is named.
+    Raises RunError where there is none, or where there are several data sets and none is named.
     """
-    directory = Directory(zoo)
+    if not source.is_dir():
+        try:
+            return [checkpoint_of(str(source), zoo)]
+        except RunError as error:
+            raise RunError(f"{source} is no directory and no file; {error}") from None
+    directory = Directory(source)
     found = descriptors_of(directory)
     names = sorted({descriptor.dataset.name for descriptor in found.values()})
     if dataset is None and len(names) > 1:
-        raise RunError(f"{zoo} holds checkpoints of several data sets: name one of {', '.join(names)} by --dataset")
+        raise RunError(f"{source} holds checkpoints of several data sets: name one of {', '.join(names)} by --dataset")
     wanted = dataset or (names[0] if names else None)
     best: dict[int, str] = {}
     for digest, descriptor in sorted(found.items(), key=lambda item: item[1].metrics.validation.accuracy):
         if descriptor.dataset.name == wanted:
             best[num_params(descriptor.architecture.graph())] = digest
     if not best:
-        raise RunError(f"{zoo} holds no checkpoint" + (f" of data set {wanted}" if wanted else ""))
-    digests = [best[params] for params in sorted(best)]
+        raise RunError(f"{source} holds no checkpoint" + (f" of data set {wanted}" if wanted else ""))
+    return [read_from(directory, best[params]) for params in sorted(best)]
+
+
+def as_they_take(origins: Sequence[Origin], data: Data) -> Data:
+    """The images; gray ones as colour, where that is what the checkpoints take."""
+    takes_colour = all(origin.descriptor.architecture.input_channels == 3 for origin in origins)
+    return data.in_colour() if takes_colour and data.image_shape[0] == 1 else data
+
+
+def sources(origins: Sequence[Origin], data: Data, at: Callable[[str], None] = lambda _: None) -> Sources:
+    """The checkpoints, made ready for the images' classes and shape. Their validation accuracy is measured on these
+    images; `at` is told of which. Raises RunError where one does not fit."""
     members = []
-    for digest in digests:
-        at(f"evaluating {found[digest].name}")
-        members.append(_adapted(digest, read_from(directory, digest).checkpoint, data))
-    return Sources(tuple(members), found[digests[-1]].classes == data.classes)
+    for origin in origins:
+        at(f"evaluating {origin.descriptor.name}")
+        members.append(_adapted(origin.digest, origin.checkpoint, data))
+    return Sources(tuple(members), origins[-1].descriptor.classes == data.classes)
 
 
 def _adapted(digest: str, checkpoint: Checkpoint, data: Data) -> Member:
