@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from trainer.commands.main import app
 from trainer.config import RunConfig
 from trainer.journal.state import load, save
 from trainer.loop import optim
@@ -230,3 +232,11 @@ def test_a_damaged_state_is_named(tmp_path: Path, tiny_run: RunConfig, damaged: 
     path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(RunError, match=r"state\.pt is damaged \(.+\): .* once it is deleted, --resume says"):
         load(path, tiny_run, DATA, CPU)
+
+
+def test_a_run_goes_on_with_other_threads(tmp_path: Path) -> None:
+    words = ["digits", "--data", "digits", "--zoo", str(tmp_path), "--limit-train", "200", "--device", "cpu"]
+    words += ["--max-params", "1200"]
+    assert CliRunner().invoke(app, [*words, "--epochs", "1", "--threads", "1"]).exit_code == 0
+    longer = CliRunner().invoke(app, [*words, "--epochs", "2", "--threads", "2", "--resume"])
+    assert longer.exit_code == 0, longer.stderr

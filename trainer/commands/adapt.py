@@ -16,6 +16,7 @@ from trainer.commands.options import (
     Images,
     LicenseOption,
     SeedOption,
+    ThreadsOption,
     ZooOption,
     reported,
     say,
@@ -81,6 +82,7 @@ def adapt(
     teacher_epochs: Annotated[int, typer.Option(help="For which the teacher is fine-tuned.", min=1)] = 6,
     download: Annotated[bool, typer.Option("--download", help="Fetch the teacher's weights if need be.")] = False,
     device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Fine-tune every size of a grown zoo on other images: the largest first, which then teaches the rest.
@@ -113,7 +115,9 @@ def adapt(
         from zoo.store.directory import Directory
 
         rate = RATE_OF_KNOWN_CLASSES if learning_rate is None else learning_rate
-        overrides = Overrides(learning_rate=rate, seed=seed, distil_epochs=epochs, license=license_)
+        overrides = Overrides(
+            learning_rate=rate, seed=seed, distil_epochs=epochs, license=license_, cpu_threads=threads
+        )
         config = replace(run_named("grow", overrides), batch_size=batch_size)
         source = from_ or _shipped()
         say(console, f"begins from {source}")

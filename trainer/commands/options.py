@@ -66,6 +66,15 @@ LicenseOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0)]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="On a CPU; without it as many as torch takes. Where other programs use the cores, 1 is much faster.",
+        min=1,
+        show_default=False,
+    ),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this run if it was begun.")]
 
 
@@ -153,6 +162,7 @@ class Training:
         float | None, typer.Option(help="The highest; without it the run's own.", min=0, show_default=False)
     ] = None
     license: LicenseOption = None
+    cpu_threads: ThreadsOption = None
 
     def overrides(self, **others: Any) -> Overrides:
         """`others`: fields of Overrides."""

@@ -77,7 +77,7 @@ def load(log: RunLog, settings: Settings) -> ElasticState:
     kept = saved.read(log.state_path, _VERSION, log.device)
     # A setting that there was not yet when the state was saved had its default.
     before, now = _DEFAULTS | kept["settings"], _DEFAULTS | _of(log, settings)
-    saved.require_same(log.directory, before, now, lambda setting: setting == "epochs")
+    saved.require_same(log.directory, before, now, lambda setting: setting in ("epochs", "cpu_threads"))
     state, asked = ElasticState(**kept["state"]), int(before["epochs"])
     if asked != settings.run.epochs:
         _change_epochs(log, settings, state, asked)

@@ -87,7 +87,7 @@ def load(path: Path, config: RunConfig, data: dict[str, Any], device: torch.devi
 
 
 def _may_differ(setting: str) -> bool:
-    return setting in {"limits.max_seconds", "epochs"} or setting.startswith("distil_")
+    return setting in {"limits.max_seconds", "epochs", "cpu_threads"} or setting.startswith("distil_")
 
 
 def _saved_growth(growth: Growth | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from trainer.recipes.one_by_one import OneByOne
 from trainer.recipes.rules import RatioRule, Rule
 from zoo.errors import RunError
 
-_REPLACED = ("epochs", "batch_size", "learning_rate", "distil_epochs")
+_REPLACED = ("epochs", "batch_size", "learning_rate", "distil_epochs", "cpu_threads")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Overrides:
     limits: Limits = NO_LIMITS
     distil_epochs: int | None = None
     license: str | None = None
+    cpu_threads: int | None = None
     # Of a network that does not grow: channels of each stage, of alexnet of each convolution.
     widths: tuple[int, ...] | None = None
 
