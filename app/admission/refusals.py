@@ -6,7 +6,6 @@ import secrets
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,21 +27,14 @@ def app(status: int, kind: str, detail: str) -> ASGIApp:
 
 def raw(status: int, kind: str, detail: str, *, path: str = "", close: bool = True) -> bytes:
     """The same as bytes, for a connection on which no request is under way."""
-    phrase = HTTPStatus(status).phrase
-    is_protocol = path.startswith("/v2/")
-    content = {"error": detail} if is_protocol else {"type": kind, "title": phrase, "status": status, "detail": detail}
-    body = orjson.dumps(content)
-    lines = [
-        f"HTTP/1.1 {status} {phrase}",
-        f"content-type: application/{'json' if is_protocol else 'problem+json'}",
-        f"content-length: {len(body)}",
-        f"x-request-id: {_id()}",
-    ]
+    headers = {"X-Request-Id": _id()}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        lines.append("retry-after: 1")
+        headers["Retry-After"] = "1"
     if close:
-        lines.append("connection: close")
-    return "\r\n".join((*lines, "", "")).encode() + body
+        headers["Connection"] = "close"
+    answer = problem(status, kind, detail, headers).at(path)
+    head = b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode())
+    return head + b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers) + b"\r\n" + bytes(answer.body)
 
 
 def _id() -> str:

@@ -66,17 +66,19 @@ class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if f"{scope['path']}/".startswith("/v2/"):
-            headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
-            body = {"error": json.loads(bytes(self.body))["detail"]}
-            await JSONResponse(body, self.status_code, headers)(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        await JSONResponse.__call__(self.at(scope["path"]), scope, receive, send)
+
+    def at(self, path: str) -> JSONResponse:
+        """The form that it has there."""
+        if not f"{path}/".startswith("/v2/"):
+            return self
+        headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
+        return JSONResponse({"error": json.loads(bytes(self.body))["detail"]}, self.status_code, headers)
 
 
 def problem(
     status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extensions: Any
-) -> JSONResponse:
+) -> ProblemResponse:
     title, detail = HTTPStatus(status).phrase, short(detail, _MAX_DETAIL)
     body = {"type": kind, "title": title, "status": status, "detail": detail, **extensions}
     return ProblemResponse(body, status, headers)

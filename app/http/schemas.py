@@ -9,6 +9,7 @@ from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from app.monitoring.metrics import TimingMs
 from zoo.catalog.rows import CheckpointRow
 from zoo.catalog.views import CheckpointView
 from zoo.choosing import adaptive
@@ -182,12 +183,6 @@ class PredictedBy(BaseModel):
     @classmethod
     def of(cls, row: CheckpointRow) -> PredictedBy:
         return PredictedBy(id=row.digest, name=row.name, params=row.params, accuracy=row.accuracy)
-
-
-class TimingMs(BaseModel):
-    decode: float
-    queue: float
-    forward: float
 
 
 _PREDICTED_BY: JsonDict = {

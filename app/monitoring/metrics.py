@@ -21,9 +21,7 @@ _MAX_SIZES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds."""
-
+class TimingMs:
     decode: float
     queue: float
     forward: float

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
-from app.monitoring.metrics import Timing
+from app.monitoring.metrics import TimingMs
 
 
 class Tracing:
@@ -51,7 +51,7 @@ class Tracing:
             self._stages(set_span_in_context(span), *scope["predicted"])
         span.end(ended_ns)
 
-    def _stages(self, parent: Context, timing: Timing, ended_ns: int) -> None:
+    def _stages(self, parent: Context, timing: TimingMs, ended_ns: int) -> None:
         """One follows on the other; the last ended at `ended_ns`."""
         for stage in ("forward", "queue", "decode"):
             started_ns = ended_ns - int(getattr(timing, stage) * 1e6)

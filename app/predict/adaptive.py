@@ -17,7 +17,7 @@ from typing import Any
 
 from app.admission.work import ClosingError, QueueFullError
 from app.http.schemas import PredictedBy, PredictQuery
-from app.monitoring.metrics import Metrics, Timing
+from app.monitoring.metrics import Metrics, TimingMs
 from app.predict.estimates import Demand, Lateness
 from app.predict.inference import Inference, Network
 from app.predict.lane import Lane, Waiting
@@ -69,7 +69,7 @@ class Adaptive:
 
     async def classify(
         self, query: PredictQuery, levels: Sequence[CheckpointRow], images: Sequence[bytes], complete_at: float
-    ) -> tuple[Timing, dict[str, Any]]:
+    ) -> tuple[TimingMs, dict[str, Any]]:
         """As `cascade.classify`. `complete_at`: when the request was, by time.perf_counter."""
         assert query.deadline_ms is not None
         self._demand.add(len(images), complete_at)

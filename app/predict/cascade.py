@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from typing import Any
 
-from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, TimingMs, UsedCascade
-from app.monitoring.metrics import Timing
+from app.http.schemas import AnsweredBy, CascadeAnswer, CascadeStage, PredictedBy, UsedCascade
+from app.monitoring.metrics import TimingMs
 from app.predict.inference import Inference
 from zoo.catalog.rows import DIGITS
 from zoo.choosing.cascade import margins
@@ -17,11 +17,11 @@ from zoo.runtime.predictor import Prediction
 
 async def classify(
     chosen: ReadyCascade, inference: Inference, images: Sequence[bytes], top_k: int
-) -> tuple[Timing, dict[str, Any]]:
+) -> tuple[TimingMs, dict[str, Any]]:
     """The sum of the stages' timings, and a CascadeAnswer ready to be JSON. Raises as `Inference.classify` does."""
     predictions: list[list[Prediction]] = [[] for _ in images]
     answered_by: dict[int, AnsweredBy] = {}
-    timings: list[Timing] = []
+    timings: list[TimingMs] = []
     macs = 0
     for stage, row in zip(chosen.cascade.stages, chosen.rows, strict=True):
         unsure = [index for index in range(len(images)) if index not in answered_by]
@@ -36,11 +36,11 @@ async def classify(
             if sure:
                 predictions[index] = ranked
                 answered_by[index] = AnsweredBy(id=row.digest, params=row.params, margin=float(margin))
-    timing = Timing(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))
+    timing = TimingMs(*(round(sum(stage), 3) for stage in zip(*map(astuple, timings), strict=True)))
     answer = CascadeAnswer(
         model=PredictedBy.of(asked),
         predictions=predictions,
-        timing_ms=TimingMs(**asdict(timing)),
+        timing_ms=timing,
         cascade=UsedCascade(
             accuracy=round(chosen.cascade.accuracy, DIGITS),
             expected_macs=chosen.cascade.macs,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from app.admission.work import QueueFullError, Work
-from app.monitoring.metrics import Metrics, Timing
+from app.monitoring.metrics import Metrics, TimingMs
 from app.predict.batcher import Batcher, Pixels
 from app.predict.estimates import Slowness
 from zoo.checkpoint.file import Checkpoint
@@ -43,7 +43,7 @@ class Answer:
     """One row of scores for each image, in their order."""
 
     scores: Scores
-    timing: Timing
+    timing: TimingMs
     predictor: Predictor
     top_k: int
 
@@ -128,7 +128,7 @@ class Inference:
 
     async def probabilities(
         self, digest: str, pixels: Pixels, decode_seconds: float = 0.0, waited_seconds: float = 0.0
-    ) -> tuple[Scores, Timing]:
+    ) -> tuple[Scores, TimingMs]:
         """uint8 (n, height, width, channels) -> (n, classes). Raises ImageError where the pixels do not fit.
 
         What decoding them took, and the wait since, are counted with the rest.
@@ -145,9 +145,9 @@ class Inference:
 
     async def _run(
         self, digest: str, network: Network, pixels: Pixels, decode_seconds: float, waited_seconds: float = 0.0
-    ) -> tuple[Scores, Timing]:
+    ) -> tuple[Scores, TimingMs]:
         batched = await network.batcher.probabilities(pixels)
-        timing = Timing(
+        timing = TimingMs(
             decode=round(decode_seconds * 1000, 3),
             queue=round((waited_seconds + batched.queue_seconds) * 1000, 3),
             forward=round(batched.forward_seconds * 1000, 3),

@@ -19,7 +19,7 @@ from app.http.middleware import COMPLETE_AT
 from app.http.openapi import declared
 from app.http.problems import NoModelProblem, ProblemError
 from app.http.schemas import AdaptiveAnswer, CascadeAnswer, PredictAnswer, PredictQuery
-from app.monitoring.metrics import Timing
+from app.monitoring.metrics import TimingMs
 from app.predict import bodies, cascade
 from app.predict.model_choice import Choice, with_fields
 from app.service import Service
@@ -74,7 +74,7 @@ async def _choose(service: Service, query_string: bytes) -> Choice:
 
 async def _work(
     service: Service, choice: Choice, images: list[bytes], complete_at: float
-) -> tuple[Timing, dict[str, Any]]:
+) -> tuple[TimingMs, dict[str, Any]]:
     """How long it took, and the answer's content."""
     top_k = choice.query.top_k
     if choice.levels:
