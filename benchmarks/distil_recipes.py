@@ -39,7 +39,8 @@ from trainer.config import RunConfig
 from trainer.data import datasets
 from trainer.data.datasets import Data
 from trainer.distil.answers import Answers
-from trainer.distil.lessons import Lessons, Member
+from trainer.distil.lessons import Lessons
+from trainer.journal.origin import Member
 from trainer.loop.augment import Augmentation, shift_of
 from trainer.loop.step import prepare
 from trainer.recipes.runs import grow

@@ -45,7 +45,7 @@ from trainer.elastic.run import Elastic, ElasticRun
 from trainer.elastic.stage import Frozen
 from trainer.elastic.start import named
 from trainer.elastic.state import ElasticState
-from trainer.journal.origin import Origin
+from trainer.journal.origin import Origin, origin_of
 from trainer.journal.records import EpochRecord, Record
 from trainer.recipes.names import run_named
 from trainer.recipes.overrides import Overrides
@@ -173,7 +173,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
         made = variant(name, config, levels, data, arguments.zoo, device, largest)
         files, num_bytes = files_of(made, arguments.zoo / name.replace(" ", "-"))
         if name == "separate":
-            largest = Origin("the largest", files[-1], decode(files[-1]))
+            largest = origin_of(files[-1], "the largest")
         cost = decode(files[-1]).descriptor.cost.device_seconds
         begun = decode(files[-1]).descriptor.lineage.parent
         if begun is not None and largest is not None:

@@ -42,10 +42,10 @@ from trainer.distil import plan, pretrained
 from trainer.distil.adapt import RATE_OF_OTHER_CLASSES, Sources, adapt, begun_with, sources
 from trainer.distil.distil import distil
 from trainer.distil.growth_plan import compiled_if_long
-from trainer.distil.lessons import Member
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.distil.timed_run import TimedRun
 from trainer.grow import grow
+from trainer.journal.origin import Member
 from trainer.journal.records import Record
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate

@@ -23,7 +23,6 @@ from trainer.config import BlueprintStart, Cutout, Mixup, RunConfig
 from trainer.data.datasets import Data, load
 from trainer.distil.adapt import begun_with, sources
 from trainer.distil.distil import distil, pair
-from trainer.distil.lessons import Member
 from trainer.distil.prune import prune
 from trainer.elastic.elastic import train_elastic
 from trainer.elastic.levels import Levels, budgets_of, levels_of
@@ -275,10 +274,9 @@ def test_a_checkpoint_is_where_levels_begin_and_another_teaches_them(
     path = tmp_path / "largest.safetensors"
     path.write_bytes(extract(first.file, 2))
     origin = read(path)
-    teacher = Member(origin.digest, origin.checkpoint)
     # With a learning rate of almost nothing the levels are what they began with.
     still = replace(config, learning_rate=1e-9)
-    run = Run(still, data, tmp_path / "second", levels=Levels(LEVELS, origin), teacher=teacher)
+    run = Run(still, data, tmp_path / "second", levels=Levels(LEVELS, origin), teacher=origin)
     lineage = run.levels[-1].descriptor.lineage
     assert lineage.parent == lineage.distilled_from == first.made.levels[-1]
     before, after = (one[-1].descriptor.metrics.validation for one in (first.levels, run.levels))

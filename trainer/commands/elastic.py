@@ -85,7 +85,6 @@ def elastic(
     """
     with reported("with --resume goes on from the last whole epoch") as console:
         from trainer.distil.distil import checkpoint_of, descriptors_of
-        from trainer.distil.lessons import Member
         from trainer.elastic.elastic import train_elastic
         from trainer.elastic.levels import budgets_of, levels_of
         from trainer.elastic.start import named, start_of
@@ -97,10 +96,7 @@ def elastic(
         budgets = None if levels is None else budgets_of(levels)
         run, start = start_of(from_, zoo, training.overrides(epochs=epochs, seed=seed))
         config = named(run, freeze=freeze)
-        taught_by = None
-        if teacher is not None:
-            origin = checkpoint_of(teacher, zoo)
-            taught_by = Member(origin.digest, origin.checkpoint)
+        taught_by = None if teacher is None else checkpoint_of(teacher, zoo)
         chosen = local_device(torch_device(device))
         with group_of(chosen) as group, Display(console) as display:
             console.quiet = not group.writes

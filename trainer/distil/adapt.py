@@ -18,11 +18,11 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distil import checkpoint_of, descriptors_of, logged, record_of
 from trainer.distil.distilled import DISTILLED, Memory
-from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.lessons import Lessons, save
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
 from trainer.journal.journal import run_directory
-from trainer.journal.origin import Origin, read_from
+from trainer.journal.origin import Member, Origin, read_from
 from trainer.journal.records import Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
@@ -164,7 +164,7 @@ def adapt(
         digest = _adapt(data, directory, largest, myself, lessons, done, tell, at)
         yield digest
         lessons.remove_answers()
-        teacher = Member(digest, read_from(directory, digest).checkpoint)
+        teacher = read_from(directory, digest)
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
             yield _adapt(data, directory, member, teacher, lessons, done, tell, at)

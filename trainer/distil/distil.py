@@ -16,9 +16,9 @@ import torch
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distilled import DISTILLED, Memory
-from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.lessons import Lessons, save
 from trainer.journal.journal import lock, run_directory
-from trainer.journal.origin import Origin, check_images, differences, read, read_from
+from trainer.journal.origin import Member, Origin, check_images, differences, read, read_from
 from trainer.journal.records import DistilledRecord, Record, line_of, write
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
@@ -120,7 +120,7 @@ def distil(
 def members_of(zoo: Path, digests: Sequence[str]) -> list[Member]:
     """The best of the checkpoints, last, and those smaller than it, which it can teach, the smallest first."""
     directory = Directory(zoo)
-    members = [Member(digest, read_from(directory, digest).checkpoint) for digest in digests]
+    members = [read_from(directory, digest) for digest in digests]
     best = max(members, key=lambda member: _rank(member.descriptor))
     students = sorted((one for one in members if one.params < best.params), key=lambda one: (one.params, one.digest))
     return [*students, best]

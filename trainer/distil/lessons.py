@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from trainer.data.datasets import Data
 from trainer.distil.answers import Answers, Teacher
 from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import saved
+from trainer.journal.origin import Member
 from trainer.journal.records import LessonRecord, Record
 from trainer.loop import optim
 from trainer.loop.epoch import Lesson, WeightAverage, metrics_of, require_finite, train_epoch
@@ -27,46 +28,12 @@ from trainer.loop.step import TrainingStep, device_name, pays_to_compile
 from zoo.checkpoint.descriptor import Accuracy, Descriptor, Metrics, PretrainedTeacher, join_devices
 from zoo.checkpoint.file import Checkpoint, encode
 from zoo.errors import RunError
-from zoo.network.cost import forward_flops, num_macs, num_params, training_flops
-from zoo.runtime.module import GraphModule, module_of
+from zoo.network.cost import forward_flops, num_macs, training_flops
+from zoo.runtime.module import GraphModule
 from zoo.store.directory import Directory
 
 # Of what is kept of a student; changes whenever its contents do.
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Member:
-    """A checkpoint that teaches or learns. Its weights may be those of the file `digest`, adapted to other images."""
-
-    digest: str
-    checkpoint: Checkpoint
-
-    def licensed(self, terms: str | None) -> Member:
-        """The same with this licence, which what is trained from it inherits; None keeps its own."""
-        if terms is None:
-            return self
-        descriptor = self.descriptor.model_copy(update={"license": terms})
-        return replace(self, checkpoint=replace(self.checkpoint, descriptor=descriptor))
-
-    @property
-    def descriptor(self) -> Descriptor:
-        return self.checkpoint.descriptor
-
-    @property
-    def val_accuracy(self) -> float:
-        return self.descriptor.metrics.validation.accuracy
-
-    @property
-    def params(self) -> int:
-        return num_params(self.descriptor.architecture.graph())
-
-    @property
-    def macs(self) -> int:
-        return num_macs(self.descriptor.architecture.graph())
-
-    def module(self, device: torch.device) -> GraphModule:
-        return module_of(self.checkpoint).to(device)
 
 
 class Lessons:

@@ -14,8 +14,9 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.answers import NUM_EPOCHS
 from trainer.distil.growth_plan import most_alike, without
-from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.lessons import Lessons, save
 from trainer.distil.pretrained import PretrainedAnswers
+from trainer.journal.origin import Member
 from trainer.loop.epoch import evaluate
 from trainer.loop.timing import NUM_EPOCHS as TIMED_EPOCHS
 from trainer.loop.timing import TIMING, Clock, by_macs, once_and_again, sample_of, timed_batch, timed_within

@@ -19,10 +19,10 @@ from trainer.config import RunConfig
 from trainer.data.datasets import Data
 from trainer.distil.distil import logged
 from trainer.distil.distilled import DISTILLED, Memory
-from trainer.distil.lessons import Lessons, Member, save
+from trainer.distil.lessons import Lessons, save
 from trainer.growth.ranking import TAYLOR_IMAGES, Scores, l2_scores, ranked, taylor_scores
 from trainer.journal.journal import run_directory
-from trainer.journal.origin import Origin, check_images
+from trainer.journal.origin import Member, Origin, check_images
 from trainer.journal.records import DistilledRecord, PrunedRecord, Record
 from trainer.loop.batches import fitted
 from trainer.loop.epoch import evaluate
@@ -72,7 +72,6 @@ def prune(
         raise RunError(f"{origin.name} is within {budget} as it is: there is nothing to cut")
     directory, run = Directory(zoo), run_directory(zoo, config, data.name)
     config = fitted(config, len(data.train))
-    teacher = Member(origin.digest, origin.checkpoint)
     with logged(run, observe) as tell, prepared(device, config):
         cut = _cut(config, data, origin, budget, ranking, device)
         memory = Memory(run / DISTILLED, config)
@@ -90,14 +89,14 @@ def prune(
                 params=cut.student.params,
                 widths_before=origin.descriptor.architecture.widths(),
                 widths=cut.student.descriptor.architecture.widths(),
-                val_accuracy_before=teacher.val_accuracy,
+                val_accuracy_before=origin.val_accuracy,
                 val_accuracy=before,
             )
         )
-        lessons = Lessons(config, data, [teacher], device, run)
+        lessons = Lessons(config, data, [origin], device, run)
         module, epochs = lessons.teach(cut.student, tell)
         validation = evaluate(module, data.validation.to(device), data.preprocessing, len(data.classes))
-        digest = save(directory, module, validation, _costed(cut, origin), teacher, data, epochs, device)
+        digest = save(directory, module, validation, _costed(cut, origin), origin, data, epochs, device)
         record = DistilledRecord(
             student=cut.student.digest,
             teacher=origin.digest,

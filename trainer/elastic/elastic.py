@@ -12,12 +12,11 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
-from trainer.distil.lessons import Member
 from trainer.elastic.levels import Levels
 from trainer.elastic.run import Elastic, ElasticRun
 from trainer.elastic.state import ElasticState, Settings, load
 from trainer.journal.journal import Observer, RunLog, opened, run_directory
-from trainer.journal.origin import check_images
+from trainer.journal.origin import Member, check_images
 from trainer.loop.batches import fitted
 from trainer.loop.parallel import ALONE, Group
 from trainer.loop.step import prepared

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.distil.answers import Answers, Teacher
-from trainer.distil.lessons import Member
 from trainer.elastic.stage import Epoch, Frozen, Stage
 from trainer.elastic.state import ElasticState, Settings, save
 from trainer.growth.ranking import ranked
 from trainer.journal.journal import RunLog, checkpoint_record, code_version
+from trainer.journal.origin import Member
 from trainer.journal.records import EpochRecord, FinishedRecord, LevelRecord
 from trainer.loop.augment import shift_of
 from trainer.loop.batches import fitted

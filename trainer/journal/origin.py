@@ -1,14 +1,15 @@
-"""The checkpoint that a run starts from (`--from`): its own, where its state is lost, or a published one."""
+"""Checkpoints that training begins with: what a run starts from (`--from`), a teacher, a student."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
+
+import torch
 
 from trainer.config import RunConfig
 from trainer.data.datasets import Data
@@ -19,24 +20,32 @@ from zoo.checkpoint.elastic import ElasticFile, is_elastic
 from zoo.checkpoint.file import Checkpoint, digest_of
 from zoo.errors import CheckpointError, NotFoundError, RunError
 from zoo.network.cost import num_macs, num_params
+from zoo.runtime.module import GraphModule, module_of
 from zoo.store.directory import Directory
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A checkpoint, with the name and the bytes of its file."""
+class Member:
+    """A checkpoint that is begun with, teaches or learns. Its weights may be those of the file `digest`, adapted to
+    other images."""
 
-    name: str
-    content: bytes
+    digest: str
     checkpoint: Checkpoint
 
-    @cached_property
-    def digest(self) -> str:
-        return digest_of(self.content)
+    def licensed(self, terms: str | None) -> Member:
+        """The same with this licence, which what is trained from it inherits; None keeps its own."""
+        if terms is None:
+            return self
+        descriptor = self.descriptor.model_copy(update={"license": terms})
+        return Member(self.digest, replace(self.checkpoint, descriptor=descriptor))
 
     @property
     def descriptor(self) -> Descriptor:
         return self.checkpoint.descriptor
+
+    @property
+    def val_accuracy(self) -> float:
+        return self.descriptor.metrics.validation.accuracy
 
     @property
     def params(self) -> int:
@@ -46,6 +55,17 @@ class Origin:
     def macs(self) -> int:
         return num_macs(self.descriptor.architecture.graph())
 
+    def module(self, device: torch.device) -> GraphModule:
+        return module_of(self.checkpoint).to(device)
+
+
+@dataclass(frozen=True)
+class Origin(Member):
+    """With the name and the bytes of its file."""
+
+    name: str
+    content: bytes
+
     def beginning(self) -> Beginning:
         epoch, cost = self.descriptor.lineage.epoch, self.descriptor.cost
         return Beginning(epoch, self.params, cost.device, cost.device_seconds, cost.training_flops)
@@ -53,8 +73,12 @@ class Origin:
 
 def read(path: Path) -> Origin:
     """Raises CheckpointError unless the file is one whole checkpoint, and OSError where it cannot be read."""
-    content = checkpoint.read(path)
-    return Origin(path.name, content, checkpoint.decode(content, path.name))
+    return origin_of(checkpoint.read(path), path.name)
+
+
+def origin_of(content: bytes, name: str) -> Origin:
+    """Of a file's bytes. Raises CheckpointError."""
+    return Origin(digest_of(content), checkpoint.decode(content, name), name, content)
 
 
 def read_from(directory: Directory, digest: str) -> Origin:
@@ -65,8 +89,7 @@ def read_from(directory: Directory, digest: str) -> Origin:
         for _, path in directory.paths():
             with suppress(FileNotFoundError), path.open("rb") as file:
                 if (level := _levels(file, path.name).get(digest)) is not None:
-                    content = ElasticFile(file, path.name).extract(level)
-                    return Origin(f"{digest}.safetensors", content, checkpoint.decode(content, digest))
+                    return origin_of(ElasticFile(file, path.name).extract(level), f"{digest}.safetensors")
         raise
 
 
