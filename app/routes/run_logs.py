@@ -128,10 +128,12 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
         checkpoints = of.get("checkpoint", []) + distilled
         # A run that had to begin again with its last checkpoint decides once more; the later decision counts.
         decided = {record["epoch"]: len(record["chosen"]) for record in of.get("decision", [])}
-        last_epoch = of["epoch"][-1] if "epoch" in of else {"epoch": 0, "epochs": 0, "params": 0}
+        # Of a run that grew nothing, the network that was taught last.
+        of_training = of.get("epoch") or of.get("lesson") or [{"epoch": 0, "epochs": 0, "params": 0}]
+        last_epoch = of_training[-1]
         return RunSummary(
             name=path.parent.name,
-            status="finished" if "finished" in of else "stopped",
+            status="finished" if "finished" in of or "adapted" in of else "stopped",
             epoch=last_epoch["epoch"],
             epochs=last_epoch["epochs"],
             params=last_epoch["params"],

@@ -382,13 +382,39 @@ def test_where_checkpoints_were_only_taught_no_growth_is_drawn(
         url = serve_zoo(tmp_path)
         page = open_page(f"{url}/#/grow")
         status = page.get_by_role("status")
-        expect(status).to_contain_text("its growth is not logged here, distilling 3,426 parameters, epoch 2 of 9")
+        expect(status).to_contain_text(
+            "networks that grew elsewhere are trained on, distilling 3,426 parameters, epoch 2 of 9"
+        )
         expect(page.locator(".chart")).not_to_be_visible()
         file.write(lines_of(distilled(student)).encode())
         file.flush()
         name = httpx.get(f"{url}/models/{student}").json()["name"]
         expect(page.locator(".story .distilled")).to_contain_text(f"{name} learned from {'1' * 12}: ")
         expect(page.locator(".figures")).to_have_text("checkpoints1training10 s")
+
+
+def test_a_zoo_that_was_adapted_is_finished_and_names_its_own(
+    open_page: OpenPage, serve_zoo: Callable[..., str], put: Callable[..., str], tmp_path: Path
+) -> None:
+    """What it began with lies elsewhere; what came of it has names here."""
+    made = put(tmp_path)
+    of_labels = {"student": "2" * 64, "teacher": None, "digest": made}
+    log = log_of(tmp_path, "run")
+    log.write_text(
+        lines_of(
+            lesson("2" * 64, 9),
+            distilled("2" * 64) | of_labels,
+            {"event": "adapted", "checkpoints": [made], "epochs": 9, "at_chance": []},
+        )
+    )
+    url = serve_zoo(tmp_path)
+    page = open_page(f"{url}/#/grow")
+    expect(page.locator(".state")).to_have_text("finished")
+    name = httpx.get(f"{url}/models/{made}").json()["name"]
+    expect(page.locator(".story .distilled")).to_contain_text(f"{name} learned from the labels: ")
+    expect(page.locator(".story .adapted")).to_contain_text("Finished: 1 checkpoint, 9 epochs each")
+    [run] = httpx.get(f"{url}/runs").json()["items"]
+    assert (run["status"], run["epoch"], run["epochs"], run["params"]) == ("finished", 9, 9, 3426)
 
 
 def test_a_zoo_without_anything_says_how_to_begin(

@@ -23,10 +23,10 @@ from trainer.distil.pretrained import PretrainedAnswers
 from trainer.journal import data_file
 from trainer.journal.journal import run_directory
 from trainer.journal.origin import Member, Origin, read_from
-from trainer.journal.records import Record
+from trainer.journal.records import AdaptedRecord, Record
 from trainer.loop.augment import cutout_of
 from trainer.loop.batches import fitted
-from trainer.loop.epoch import evaluate
+from trainer.loop.epoch import chance_of, evaluate, is_at_chance
 from zoo.checkpoint.descriptor import PretrainedTeacher
 from zoo.checkpoint.file import Checkpoint, Tensors
 from zoo.errors import DescriptorError, RunError
@@ -162,13 +162,19 @@ def adapt(
         teachers = [myself] if myself else []
         lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside, at=at)
         digest = _adapt(data, directory, largest, myself, lessons, done, tell, at)
+        digests = [digest]
         yield digest
         lessons.remove_answers()
         teacher = read_from(directory, digest)
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
-            yield _adapt(data, directory, member, teacher, lessons, done, tell, at)
+            digests.append(_adapt(data, directory, member, teacher, lessons, done, tell, at))
+            yield digests[-1]
         lessons.remove()
+        validations = {one: read_from(directory, one).descriptor.metrics.validation for one in digests}
+        chance = chance_of(data.validation.labels)
+        poor = [one for one in digests if is_at_chance(validations[one], chance, config.chance_errors)]
+        tell(AdaptedRecord(tuple(digests), config.distil_epochs, tuple(poor)))
 
 
 @dataclass(frozen=True)

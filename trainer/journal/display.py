@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.journal.records import (
+    AdaptedRecord,
     BatchesRecord,
     ChanceRecord,
     CheckpointRecord,
@@ -111,17 +112,23 @@ class Display:
                     f"  distilled {record.params:,} parameters: validation {record.val_accuracy_before:.4f} to "
                     f"{record.val_accuracy:.4f}, {kept}"
                 )
+            case AdaptedRecord():
+                self._print(f"  done: {len(record.checkpoints)} checkpoints")
+                self._warn_of_chance(record)
             case FinishedRecord():
                 self._print(
                     f"  done: {len(record.checkpoints)} checkpoints, {record.num_expansions} expansions, "
                     f"{record.device_seconds:.0f} device-seconds"
                 )
-                if record.at_chance:
-                    self._print(
-                        f"  warning: {len(record.at_chance)} of {len(record.checkpoints)} checkpoints are no better "
-                        "than chance on validation images: give the run more epochs, or more images",
-                        style="yellow",
-                    )
+                self._warn_of_chance(record)
+
+    def _warn_of_chance(self, record: AdaptedRecord | FinishedRecord) -> None:
+        if record.at_chance:
+            self._print(
+                f"  warning: {len(record.at_chance)} of {len(record.checkpoints)} checkpoints are no better than "
+                "chance on validation images: give the run more epochs, or more images",
+                style="yellow",
+            )
 
     def at(self, what: str) -> None:
         """Shows the present activity until the next record: by a spinner; elsewhere by a line after a long silence."""

@@ -164,6 +164,16 @@ class DistilledRecord(Record):
 
 
 @dataclass(frozen=True)
+class AdaptedRecord(Record):
+    """All sizes of a zoo were fine-tuned to these checkpoints, the largest first, or had been before."""
+
+    checkpoints: tuple[str, ...]
+    epochs: int
+    # Those of them whose validation accuracy is no better than chance.
+    at_chance: tuple[str, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
 class FinishedRecord(Record):
     epoch: int
     num_expansions: int

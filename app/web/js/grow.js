@@ -94,11 +94,13 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     const isOnlyTaught = !last && of("lesson").length > 0;
     const expansions = of("decision").filter(hasGrown).reduce((sum, record) => sum + record.chosen.length, 0);
     // Of the same parts as the sum that a run ends with, which also has the little that making an expansion takes.
-    const seconds = [...of("epoch"), ...of("decision"), ...(isOnlyTaught ? of("lesson") : [])].reduce((sum, record) => sum + record.seconds, 0);
+    const secondsOf = (...events) => events.flatMap(of).reduce((sum, record) => sum + record.seconds, 0);
+    const taught = secondsOf("lesson");
+    const seconds = isOnlyTaught ? taught : secondsOf("epoch", "decision");
     const hasBranches = of("epoch").some((record) => record.branch_epoch > 0);
     saved.textContent = hasBranches ? "checkpoint, annealed (learning rate lowered to 0)" : "checkpoint";
     picture.hidden = isOnlyTaught;
-    const unknown = isOnlyTaught ? "its growth is not logged here" : "nothing logged yet";
+    const unknown = isOnlyTaught ? "networks that grew elsewhere are trained on" : "nothing logged yet";
     const where = last ? `epoch ${last.epoch} of ${last.epochs}${annealing(last)}` : unknown;
     const most = Math.max(0, ...of("decision").map((record) => record.chosen.length));
     // Only ladders anneal, and only they make several changes at once.
@@ -113,13 +115,14 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         !isOnlyTaught && figure("expansions", count(expansions)),
         figure("checkpoints", count(of("checkpoint").length + of("distilled").filter(({ digest }) => digest).length)),
         figure(isOnlyTaught ? "training" : "training and scoring", duration(finished?.device_seconds ?? seconds)),
+        !isOnlyTaught && taught > 0 && figure("then distilling", duration(taught)),
       ),
     );
   }
 
   // Logs that were written before 2026-11-25 do not say how long a branch is.
   const annealing = ({ branch_epoch, branch_epochs }) => (branch_epoch > 0 && branch_epochs > 0 && run.status !== "finished" ? `, annealing ${branch_epoch} of ${branch_epochs}` : "");
-  const distilling = (record) => (record?.event === "lesson" && run.status === "running" ? `, distilling ${count(record.params)} parameters, epoch ${record.epoch} of ${record.epochs}` : "");
+  const distilling = (record) => (record?.event === "lesson" && run.status === "running" ? `, ${record.teacher ? "distilling" : "fine-tuning"} ${count(record.params)} parameters, epoch ${record.epoch} of ${record.epochs}` : "");
   const smallerOf = (record) => (record.levels ?? []).slice(0, -1);
   const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"));
 
@@ -174,7 +177,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
     for (const record of records) {
       const isDecided = steps.at(-1)?.event === "decision" && steps.at(-1).epoch === record.epoch;
       if (record.event === "checkpoint" && isDecided) steps.splice(-1, 0, record);
-      else if (["checkpoint", "distilled", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0 && !isOverruled(record))) steps.push(record);
+      else if (["checkpoint", "distilled", "adapted", "finished"].includes(record.event) || (record.event === "decision" && record.chosen.length > 0 && !isOverruled(record))) steps.push(record);
     }
     const now = steps.reverse().map((record) => h("li", { class: record.event }, told(record, opened)));
     // The story grows at its head; what is told already stays in place, and with it the focus.
@@ -195,18 +198,21 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         return [when(record), h("p", {}, "Saved ", linked(record.digest, record.name), `: ${percent(record.val_accuracy)} validation, ${percent(record.test_accuracy)} test`)];
       case "distilled": {
         const change = `${percent(record.val_accuracy_before)} → ${percent(record.val_accuracy)} validation`;
-        return [when(record), h("p", {}, linked(record.digest, nameOf(record.student)), ` learned from ${record.teacher ? nameOf(record.teacher) : "the labels"}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
+        return [when(record), h("p", {}, linked(record.digest, nameOf(record.digest ?? record.student)), ` learned from ${record.teacher ? nameOf(record.teacher) : "the labels"}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
       }
+      case "adapted":
+        return [when({ epoch: undefined }), h("p", {}, `Finished: ${plural(record.checkpoints.length, "checkpoint")}, ${plural(record.epochs, "epoch")} each`)];
       default:
         return [when(record), h("p", {}, `Finished: ${plural(record.num_expansions, "expansion")}, ${plural(record.checkpoints.length, "checkpoint")}, ${duration(record.device_seconds)}`)];
     }
   }
 
-  /** Of one that was distilled, that of the network before. */
-  function nameOf(digest) {
+  /** Of one that was distilled, that of the network before, where that is known here. */
+  const nameOf = (digest) => knownName(digest) ?? digest.slice(0, 12);
+
+  function knownName(digest) {
     const distilled = of("distilled").find((record) => record.digest === digest);
-    if (distilled) return nameOf(distilled.student);
-    return (of("checkpoint").find((record) => record.digest === digest) ?? known.get(digest))?.name ?? digest.slice(0, 12);
+    return (distilled && knownName(distilled.student)) ?? (of("checkpoint").find((record) => record.digest === digest) ?? known.get(digest))?.name;
   }
 
   /** Its name, which leads to it where it is served. */
