@@ -268,6 +268,14 @@ def test_damaged_xz_is_an_error(tmp_path: Path) -> None:
         image_folder.read(archive)
 
 
+def test_what_is_no_folder_and_no_archive_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="photos: no such directory or archive$"):
+        image_folder.read(tmp_path / "photos")
+    (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(DataError, match=r"readable \.tar\.gz or \.zip: it is no archive, or a damaged one$"):
+        image_folder.read(tmp_path / "photos.zip")
+
+
 def test_heic_without_its_plugin_is_said_with_what_reads_it(tmp_path: Path) -> None:
     if find_spec("pillow_heif"):
         pytest.skip("its plugin is installed")

@@ -110,6 +110,8 @@ class Listing:
 
 def listing(path: Path) -> Listing:
     """Raises DataError."""
+    if not path.exists():
+        raise DataError(f"{path}: no such directory or archive")
     result = Listing()
     entries = list(_in_directory(path, result.left_out) if path.is_dir() else _in_archive(path, result.left_out))
     found = _root_of_splits(path, entries)
@@ -330,7 +332,9 @@ def _in_archive(path: Path, left_out: LeftOut) -> Iterator[Entry]:
                     )
                 found[place] = member.read()
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, OSError, EOFError, RuntimeError, zlib.error) as error:
-        reason = " ".join(str(error).split())
+        # What tarfile makes of a file that is no archive names each kind of archive that it is not.
+        is_none = isinstance(error, tarfile.ReadError) and "method" in str(error)
+        reason = "it is no archive, or a damaged one" if is_none else " ".join(str(error).split())
         raise DataError(f"{path} is neither a directory nor a readable .tar.gz or .zip: {reason}") from error
     for place, target in links:
         content = found.get(target)
