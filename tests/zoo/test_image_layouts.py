@@ -269,7 +269,7 @@ def test_damaged_xz_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_and_no_archive_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="photos: no such directory or archive$"):
+    with pytest.raises(DataError, match=r"photos: no such directory or archive$"):
         image_folder.read(tmp_path / "photos")
     (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match=r"readable \.tar\.gz or \.zip: it is no archive, or a damaged one$"):
