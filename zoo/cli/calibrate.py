@@ -79,7 +79,7 @@ def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_
         fail(f"no checkpoint of data set {dataset}" if dataset else "the zoo holds no checkpoint")
     latencies = measure_latencies(zoo, [row.digest for row in rows], rounds)
     if as_json:
-        print_json([latency.model_dump() for latency in latencies])
+        print_json(latencies)
         return
     typer.echo(f"{device_name()}; one image, {latencies[0].num_runs} runs each", err=True)
     table = Table("id", "name", "params", "MACs", "median ms", "95 % within ms", box=None)
@@ -92,7 +92,7 @@ def _calibrate_latencies(zoo: LocalZoo, dataset: str | None, rounds: int, *, as_
 def _show_cascades(calibration: Calibration, rows: list[CheckpointRow], *, as_json: bool) -> None:
     """What each whole percent of accuracy costs: the cheapest checkpoint that reaches it, and the cheapest cascade."""
     if as_json:
-        print_json(calibration.model_dump())
+        print_json(calibration)
         return
     cascades = calibration.cascades
     typer.echo(

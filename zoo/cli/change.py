@@ -69,7 +69,7 @@ def publish_(
         for dataset in sorted({view.dataset for view in views}):
             find_cascades(followed(zoo), data, dataset)
     if as_json:
-        print_json([view.model_dump(mode="json") for view in views])
+        print_json(views)
     else:
         for view in views:
             typer.echo(f"{view.id}  {view.name}")
@@ -171,6 +171,6 @@ def undelete(zoo: Zoo, digest: Whole, as_json: JsonOption = False) -> None:
 
 def _show_changed(view: CheckpointView, *, as_json: bool) -> None:
     if as_json:
-        print_json(view.model_dump(mode="json"))
+        print_json(view)
     else:
         typer.echo(f"{view.id}  {view.name}")

@@ -32,7 +32,7 @@ def list_(zoo: Zoo, budget: Budget, as_json: JsonOption = False) -> None:
     """
     views = list(zoo.models(**budget.given()))
     if as_json:
-        print_json([view.model_dump(mode="json") for view in views])
+        print_json(views)
     if not views and budget.is_filtered():
         zoo.choose(**budget.given())  # raises: says what is nearest
     if not as_json:
@@ -60,7 +60,7 @@ def datasets(zoo: Zoo, as_json: JsonOption = False) -> None:
     """List the data sets of which there is a checkpoint to choose."""
     views = zoo.datasets()
     if as_json:
-        print_json([view.model_dump(mode="json") for view in views])
+        print_json(views)
         return
     table = Table("data set", "checkpoints", "classes", "best accuracy", "", box=None)
     for view in views:
@@ -78,7 +78,7 @@ def show(zoo: Zoo, budget: Budget, reference: Reference = None, as_json: JsonOpt
     if reference is None:
         say_why(budget)
     if as_json:
-        print_json(detail.model_dump(mode="json"))
+        print_json(detail)
         return
     for name, value in _facts(detail):
         typer.echo(f"{name:13}  {plain(value)}")

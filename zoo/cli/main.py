@@ -68,9 +68,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         typer.echo(f"zoo: {terminal.missing(error)}", err=True)
         sys.exit(1)
-    except Exception as error:
-        if not isinstance(error, (ZooError, OSError)):
-            raise
+    except (ZooError, OSError) as error:
         wanted = isinstance(error, RemoteError) and error.status == HTTPStatus.UNAUTHORIZED
         hint = "; give it with --token, or in ZOO_TOKEN (to publish: ZOO_PUBLISH_TOKEN)" if wanted else ""
         typer.echo(f"zoo: {error}{hint}", err=True)

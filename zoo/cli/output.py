@@ -6,9 +6,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -31,9 +32,13 @@ def print_json(value: object) -> None:
 
 
 def as_text(value: object, indent: int | None = 2) -> str:
-    """JSON as the terminal can have it; names of files that are no text are escaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode())
+    """JSON as the terminal can have it, models as it shows them; names of files that are no text are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=not terminal.is_unicode(), default=_as_json)
     return _NO_TEXT.sub(lambda byte: f"\\u{ord(byte[0]):04x}", text)
+
+
+def _as_json(value: BaseModel) -> dict[str, Any]:
+    return value.model_dump(mode="json")
 
 
 def target_of(output: Path) -> Path:

@@ -212,10 +212,10 @@ def _predictions_as_json(facts: dict[str, Any], answers: Iterable[Answer], told:
             failed.append({"file": answer.name, "error": answer.error})
             typer.echo(f"zoo: {answer.name}: {answer.error}", err=True)
         else:
-            row = as_text([item.model_dump() for item in answer.predictions], indent=None)
+            row = as_text(answer.predictions, indent=None)
             typer.echo(f"{',' if files else ''}\n    {row}", nl=False)
             files.append(answer.name)
-    answered_by = {"answered_by": [who.model_dump() for who in told.answered_by]} if told.answered_by else {}
+    answered_by = {"answered_by": told.answered_by} if told.answered_by else {}
     rest = as_text({"files": files, **answered_by, "failed": failed}).removeprefix("{")
     typer.echo(f"\n  ],{rest}")
     return not failed
