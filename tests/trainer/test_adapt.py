@@ -313,7 +313,7 @@ def test_a_pretrained_network_teaches_too_and_is_named(tmp_path: Path, grown: Pa
 
 def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteImages) -> None:
     photos = write_images(tmp_path / "photos", {"train": 20, "test": 4}, size=(16, 16), seed=2)
-    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--minutes", "0.3"]
+    words = ["adapt", "--from", str(grown), "--data", str(photos), "--zoo", str(tmp_path / "mine"), "--minutes", "0.5"]
     result = CliRunner().invoke(app, [*words, "--device", "cpu"])
     assert result.exit_code == 0, result.stderr
     [(epochs, sizes)] = re.findall(r"plans (\d+) epochs of (\d) of 2 sizes: \d\.\d minutes", result.stderr)
@@ -328,9 +328,9 @@ def test_minutes_are_planned(tmp_path: Path, grown: Path, write_images: WriteIma
     longer = CliRunner().invoke(app, [*words[:-2], "--epochs", str(int(epochs) + 1), "--device", "cpu"])
     assert longer.exit_code == 0, longer.stderr
     assert not set(digests) & set(longer.stdout.split())
-    replanned = CliRunner().invoke(app, [*words[:-1], "0.4", "--device", "cpu"])
+    replanned = CliRunner().invoke(app, [*words[:-1], "0.6", "--device", "cpu"])
     assert "plans" in replanned.stderr
-    assert '"until 24 s"' in next((tmp_path / "mine" / "runs").glob("*/plan.json")).read_text(), "planned anew"
+    assert '"until 36 s"' in next((tmp_path / "mine" / "runs").glob("*/plan.json")).read_text(), "planned anew"
 
 
 def test_the_learning_rate_is_higher_where_the_classes_are_others(
