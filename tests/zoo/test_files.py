@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from zoo.errors import CheckpointError, NotFoundError, ZooError
 from zoo.library.local import LocalZoo
@@ -240,3 +241,20 @@ def test_a_checkpoint_makes_it_one(tmp_path: Path, put: Put, opened: Opened) -> 
         path.unlink()
     with pytest.raises(ZooError, match="no zoo here"):
         LocalZoo([tmp_path])
+
+
+def test_a_command_passes_over_a_damaged_file(tmp_path: Path, put: Put, command: Command) -> None:
+    """Whoever asks by a budget has an answer, each time, and is told; who asks for that one is refused."""
+    root, file, image = tmp_path / "zoo", tmp_path / "net.safetensors", tmp_path / "image.png"
+    whole, damaged = put(root), put(root, seed=1, accuracy=0.9)
+    path = Directory(root).path(damaged)
+    path.write_bytes(path.read_bytes()[:-4] + b"\1\2\3\4")
+    Image.new("L", (8, 8)).save(image)
+
+    for words in (["get", "-o", file], ["predict", image], ["predict", image]):
+        done = command("zoo", *words, "--zoo", root)
+        assert done.returncode == 0, done.stderr
+        assert f"taken out of the catalog: {damaged}" in done.stderr
+    assert file.read_bytes() == Directory(root).path(whole).read_bytes()
+    assert command("zoo", "get", damaged, "-o", file, "--force", "--zoo", root).returncode == 1
+    assert command("zoo", "predict", image, "--zoo", root, "--model", damaged).returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
@@ -16,6 +17,7 @@ from zoo.choosing.budget import Bounds, Budget, FileFormat
 from zoo.cli.output import fail
 from zoo.cli.terminal import Options, directory, explained, made_of
 from zoo.client import ZooClient
+from zoo.errors import CheckpointError
 from zoo.protocol import Zoo
 
 if TYPE_CHECKING:  # of an extra
@@ -162,7 +164,18 @@ with_changing_zoo = made_of("zoo", _ZOO | {"token": (PublishTokenOption, None)},
 
 def chosen(zoo: Zoo, reference: str | None, budget: Budget) -> CheckpointView:
     if reference is None:
-        return zoo.choose(**budget.given())
+        return _choice(zoo, budget)
     if budget.is_bounded():
         fail(f"{reference} names one checkpoint: give it or a budget, not both")
     return zoo.show(reference, dataset=budget.dataset)
+
+
+def _choice(zoo: Zoo, budget: Budget) -> CheckpointView:
+    """In a directory, of files that are whole: one that is damaged leaves the catalog, and the next is chosen."""
+    while True:
+        view = zoo.choose(**budget.given())
+        if isinstance(zoo, ZooClient):
+            return view
+        with suppress(CheckpointError):  # it has been told of
+            cast("LocalZoo", zoo).files.load(view.id)
+            return view
