@@ -1,7 +1,7 @@
 """Classifying images with the checkpoint that a budget chooses, or with one that is named.
 
-FastAPI describes this route and does not run it: its request, its dependencies and its checks of the answer would take
-as long as all the rest together (benchmarks/predict.py).
+FastAPI describes this route and does not run it (`PastRouter`): its request, its dependencies and its checks of the
+answer would take as long as all the rest together (benchmarks/predict.py).
 """
 
 from __future__ import annotations
@@ -101,16 +101,9 @@ def _check_number(images: list[bytes], max_images: int) -> None:
         )
 
 
-class _BareRoute(APIRoute):
-    """In the description as any other; a request goes to `answer` as it is."""
-
-    def __init__(self, path: str, **options: Any) -> None:
-        super().__init__(path, predict, **options)
-        self.app = answer
-
-
-route = _BareRoute(
+route = APIRoute(
     "/predict",
+    predict,
     methods=["POST"],
     tags=["predict"],
     openapi_extra={"requestBody": bodies.DESCRIPTION},
@@ -126,7 +119,8 @@ class PastRouter:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == route.path and scope["method"] == "POST":
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if path == route.path and scope["method"] == "POST":
             scope["route"] = route
             await answer(scope, receive, send)
         else:

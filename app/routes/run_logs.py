@@ -129,8 +129,7 @@ def _summary(path: Path, stamp: tuple[int, int]) -> RunSummary:
         # A run that had to begin again with its last checkpoint decides once more; the later decision counts.
         decided = {record["epoch"]: len(record["chosen"]) for record in of.get("decision", [])}
         # Of a run that grew nothing, the network that was taught last.
-        of_training = of.get("epoch") or of.get("lesson") or [{"epoch": 0, "epochs": 0, "params": 0}]
-        last_epoch = of_training[-1]
+        last_epoch = (of.get("epoch") or of.get("lesson") or [{"epoch": 0, "epochs": 0, "params": 0}])[-1]
         return RunSummary(
             name=path.parent.name,
             status="finished" if "finished" in of or "adapted" in of else "stopped",

@@ -161,20 +161,20 @@ def adapt(
         cutout = cutout_of(config, largest.params)
         teachers = [myself] if myself else []
         lessons = Lessons(config, data, teachers, device, run, 0.0 if outside else cutout, pretrained=outside, at=at)
-        digest = _adapt(data, directory, largest, myself, lessons, done, tell, at)
-        digests = [digest]
-        yield digest
+        teacher = _adapt(data, directory, largest, myself, lessons, done, tell, at)
+        made = [teacher]
+        yield teacher.digest
         lessons.remove_answers()
-        teacher = read_from(directory, digest)
         lessons = Lessons(config, data, [teacher], device, run, pretrained=outside, at=at)
         for member in smaller:
-            digests.append(_adapt(data, directory, member, teacher, lessons, done, tell, at))
-            yield digests[-1]
+            made.append(_adapt(data, directory, member, teacher, lessons, done, tell, at))
+            yield made[-1].digest
         lessons.remove()
-        validations = {one: read_from(directory, one).descriptor.metrics.validation for one in digests}
         chance = chance_of(data.validation.labels)
-        poor = [one for one in digests if is_at_chance(validations[one], chance, config.chance_errors)]
-        tell(AdaptedRecord(tuple(digests), config.distil_epochs, tuple(poor)))
+        poor = [
+            one.digest for one in made if is_at_chance(one.descriptor.metrics.validation, chance, config.chance_errors)
+        ]
+        tell(AdaptedRecord(tuple(one.digest for one in made), config.distil_epochs, tuple(poor)))
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ def _adapt(
     done: _Done,
     tell: Callable[[Record], None],
     at: Callable[[str], None],
-) -> str:
-    """The digest of the fine-tuned member; of an earlier call's, if there is one (idempotent)."""
+) -> Member:
+    """The member, fine-tuned; that of an earlier call, if there is one (idempotent)."""
     pretrained = lessons.pretrained.record if lessons.pretrained else None
     digest = before = done.find(member, teacher, data, pretrained)
     if digest is None:
@@ -232,8 +232,9 @@ def _adapt(
         if validation.accuracy < member.val_accuracy:
             module, validation = member.module(lessons.device), member.descriptor.metrics.validation
         digest = save(directory, module, validation, member, teacher, data, epochs, lessons.device, pretrained)
-    record = record_of(member.descriptor, digest, read_from(directory, digest).descriptor)
+    after = read_from(directory, digest)
+    record = record_of(member.descriptor, digest, after.descriptor)
     if before is None:
         done.memory.add(record)
     tell(record)
-    return digest
+    return after

@@ -143,15 +143,16 @@ def _trials(runs: Sequence[tuple[str, Sequence[Trial]]]) -> str:
                 ]
             )
         if len(trials) > 1:
+            least = f"{_AT_LEAST} " if any(trial.uncounted() for trial in trials) else ""
             rows.append(
                 [
                     run,
                     "**mean**",
                     f"{mean(len(trial.entries) for trial in trials):.1f}",
                     _spread([trial.hypervolume() for trial in trials], 4),
-                    f"{mean(cost.epochs for cost in costs):.1f}",
-                    _spread([cost.device_seconds for cost in costs], 1),
-                    f"{mean(cost.training_flops for cost in costs):.3g}",
+                    f"{least}{mean(cost.epochs for cost in costs):.1f}",
+                    least + _spread([cost.device_seconds for cost in costs], 1),
+                    f"{least}{mean(cost.training_flops for cost in costs):.3g}",
                     "",
                 ]
             )

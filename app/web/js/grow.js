@@ -201,7 +201,7 @@ export async function show(page, { zoo, choice, params, remember, again, signal 
         return [when(record), h("p", {}, linked(record.digest, nameOf(record.digest ?? record.student)), ` learned from ${record.teacher ? nameOf(record.teacher) : "the labels"}: ${change}${record.digest ? "" : ", not better, not saved"}`)];
       }
       case "adapted":
-        return [when({ epoch: undefined }), h("p", {}, `Finished: ${plural(record.checkpoints.length, "checkpoint")}, ${plural(record.epochs, "epoch")} each`)];
+        return [when(record), h("p", {}, `Finished: ${plural(record.checkpoints.length, "checkpoint")}, ${plural(record.epochs, "epoch")} each`)];
       default:
         return [when(record), h("p", {}, `Finished: ${plural(record.num_expansions, "expansion")}, ${plural(record.checkpoints.length, "checkpoint")}, ${duration(record.device_seconds)}`)];
     }
