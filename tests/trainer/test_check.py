@@ -68,6 +68,24 @@ def test_everything_that_is_wrong_is_said_at_once(photos: Path) -> None:
     assert report["counts"]["left"] == {"train": 20, "validation": 4, "test": 7}
 
 
+def test_classes_that_are_not_in_each_split(photos: Path) -> None:
+    """All of them are counted, and whatever else is wrong is said too."""
+    shutil.rmtree(photos / "train" / "right")
+    (photos / "train" / "raw").mkdir()
+    (photos / "train" / "raw" / "1.dng").write_bytes(b"")
+    (photos / "train" / "left" / "bad.png").write_bytes(b"<html></html>")
+    code, report = check(photos)
+    assert code == 1
+    assert report["counts"]["right"] == {"train": 0, "validation": 4, "test": 6}
+    lost, classes, damage, missing = report["problems"]
+    assert "no file is an image that is read here (train/raw: 1 .dng" in lost
+    assert "found classes ['left', 'middle'], and not for training ['right']" in classes
+    assert damage.startswith("1 file cannot be read: train/left/bad.png")
+    assert missing == "1 of 3 classes have no training image: right"
+    shown = CliRunner().invoke(app, ["check", str(photos)])
+    assert [line for line in shown.stdout.splitlines() if "right" in line and " 6 " in line]
+
+
 def test_classes_of_very_different_sizes(tmp_path: Path, write_images: WriteImages) -> None:
     root = write_images(tmp_path / "photos", {"train": 30, "test": 2}, classes=("a", "b"))
     for file in sorted((root / "train" / "b").iterdir())[5:]:

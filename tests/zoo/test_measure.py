@@ -228,6 +228,14 @@ def test_other_images_under_the_same_name_are_not_a_wrong_claim(
     assert lines
     assert all(line.startswith("other   ") for line in lines)
     assert all(line.endswith(": other images than those it was tested on") for line in lines)
+    renamed = tmp_path / "renamed" / "bars"
+    for split in ("train", "test"):
+        shutil.copytree(tmp_path / "bars" / split, renamed / split)
+        (renamed / split / "left").rename(renamed / split / "lefty")
+    done = command("zoo", "verify", "--zoo", zoo, "--data", renamed)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert all(line.startswith("other   ") and "the images are of 3 classes (lefty" in line for line in lines)
     trained_on = min((tmp_path / "bars" / "train").rglob("*.jpg"))
     first.write_bytes(trained_on.read_bytes())
     min((tmp_path / "bars" / "test" / "right").rglob("*.jpg")).write_bytes(b"")

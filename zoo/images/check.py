@@ -92,7 +92,8 @@ class Report:
 
 def check(path: Path, *, test_share: float | None = None, image_size: int | None = None, fit: Fit = "crop") -> Report:
     """Reads and decodes every image once. Raises DataError where nothing can be trained on it at all."""
-    folder = image_folder.read(path, test_share)
+    wrong: list[str] = []
+    folder = image_folder.read(path, test_share, wrong)
     bad = BadFiles()
     good, thumbnails = bad.thumbnails(folder.files)
     files = [folder.files[place] for place in good]
@@ -121,7 +122,7 @@ def check(path: Path, *, test_share: float | None = None, image_size: int | None
         damaged=list(bad.values()),
         equal=_paths(files, equal),
         near=_paths(files, near),
-        problems=[*damage, *_missing(counts), *image_folder.leaks(files, same)],
+        problems=[*wrong, *damage, *_missing(counts), *image_folder.leaks(files, same)],
         remarks=remarks,
     )
 

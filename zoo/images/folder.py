@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -181,11 +181,14 @@ class BadFiles(dict[ImageFile, str]):
             raise DataError(f"{len(self):,} files cannot be read: {self} (--skip-bad goes on without them)")
 
 
-def read(path: Path, test_share: float | None = None) -> ImageFolder:
+def read(path: Path, test_share: float | None = None, problems: list[str] | None = None) -> ImageFolder:
     """Finds the image files, undecoded but where test images are to be set aside. Raises DataError.
 
     Test images are those of test/; where there is none those of validation/; else `test_share` of each class, whatever
     the files are called, with near duplicates on one side.
+
+    What is wrong with the classes is added to `problems`, where that is given and there are training images at all; the
+    folder then has the classes of all its images.
     """
     if test_share is not None and not 0 < test_share < 1:
         raise DataError(f"test-share is a fraction between 0 and 1, not {test_share}")
@@ -199,7 +202,14 @@ def read(path: Path, test_share: float | None = None) -> ImageFolder:
     if validation and not test:
         divided = "there is no test/, so its validation images are the test images"
         test, validation = tuple(replace(file, split="test") for file in validation), ()
-    _check(path, found, classes, (*validation, *test))
+    if wrong := list(_wrong(path, found, classes, (*validation, *test))):
+        if problems is None or not train:
+            raise DataError(wrong[0])
+        problems += wrong
+        classes = tuple(sorted(_labels((*train, *validation, *test))))
+    for label in classes:
+        if not label.isprintable():
+            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
     share = None
     if not test:
         share = TEST_SHARE if test_share is None else test_share
@@ -240,23 +250,20 @@ def name_of(path: Path) -> str:
     return slug
 
 
-def _check(path: Path, found: Listing, classes: tuple[str, ...], held_out: tuple[ImageFile, ...]) -> None:
+def _wrong(path: Path, found: Listing, classes: tuple[str, ...], held_out: tuple[ImageFile, ...]) -> Iterator[str]:
     read_here = {(file.split, file.label) for file in found.files}
     lost = {place: others for place, others in found.classes.items() if others and place not in read_here}
     if lost:
         folders = "; ".join(f"{PurePosixPath(split, label)}: {lost[split, label]}" for split, label in sorted(lost))
-        raise DataError(f"{path}: of {len(lost)} class folders no file is an image that is read here ({folders})")
+        yield f"{path}: of {len(lost)} class folders no file is an image that is read here ({folders})"
     unknown = sorted(_labels(held_out) - set(classes))
     if len(classes) < 2 or unknown:
-        raise DataError(
+        yield (
             f"{path} should hold {{train,test}}/<class>/*.{{png,jpg}} or <class>/*.{{png,jpg}}, with two classes or "
             f"more and the same in each split; found classes {list(classes)}"
             + (f", and not for training {unknown}" if unknown else "")
             + "".join(f"; {sentence}" for sentence in _left_out(found))
         )
-    for label in classes:
-        if not label.isprintable():
-            raise DataError(f"{path}: the class folder {label!r} needs a name in UTF-8 without control characters")
 
 
 # --- findings -------------------------------------------------------------------------------------------

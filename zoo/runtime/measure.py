@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from zoo.checkpoint.content import digest_of_images, digest_of_indices
-from zoo.checkpoint.descriptor import Dataset
+from zoo.checkpoint.descriptor import Dataset, Descriptor
 from zoo.checkpoint.file import Checkpoint
 from zoo.errors import DataError
 from zoo.images import digits
@@ -122,13 +122,18 @@ def measure(checkpoint: Checkpoint, images: HeldOutImages) -> Measurement:
 def scores(checkpoint: Checkpoint, images: HeldOutImages, kind: Literal["logits", "probabilities"]) -> Scores:
     """(images, classes). Raises DataError where the images are of other classes."""
     descriptor = checkpoint.descriptor
-    if descriptor.classes != images.classes:
-        raise DataError(
-            f"{descriptor.name} tells apart {_some(descriptor.classes)}; the images are of {_some(images.classes)}"
-        )
+    if difference := of_other_classes(descriptor, images):
+        raise DataError(difference)
     predictor = Predictor(checkpoint)
     run = predictor.logits if kind == "logits" else predictor.probabilities
     return run(images.pixels(form_of(descriptor)))
+
+
+def of_other_classes(descriptor: Descriptor, images: HeldOutImages) -> str | None:
+    """A sentence that says so; None where they are of the same."""
+    if descriptor.classes == images.classes:
+        return None
+    return f"{descriptor.name} tells apart {_some(descriptor.classes)}; the images are of {_some(images.classes)}"
 
 
 def _some(classes: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from zoo.choosing.budget import ALL_DATASETS
 from zoo.errors import CheckpointError, ZooError
 from zoo.network.cost import num_params
 from zoo.runtime import onnx_model
-from zoo.runtime.measure import HeldOutImages, measure
+from zoo.runtime.measure import HeldOutImages, measure, of_other_classes
 from zoo.runtime.predictor import Predictor
 
 
@@ -45,6 +45,8 @@ def _checked(checkpoint: Checkpoint, images: HeldOutImages | None) -> dict[str, 
     if images is None:
         params = num_params(checkpoint.descriptor.architecture.graph())
         return {"detail": f"{name}: {params:,} parameters, {len(onnx_model.build(checkpoint)):,} bytes as ONNX"}
+    if difference := of_other_classes(checkpoint.descriptor, images):
+        return {"ok": False, "status": "other", "detail": f"{difference}: other images than those it was tested on"}
     measurement = measure(checkpoint, images)
     differs = {}
     if measurement.same_images is False:
