@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from trainer.config import RunConfig
     from trainer.data.datasets import Data
+    from trainer.distil.adapt import Sources
     from trainer.distil.pretrained import PretrainedAnswers
     from trainer.journal.display import Display
 
@@ -92,23 +93,17 @@ def adapt(
     """
     started = time.monotonic()
     with reported("goes on from the last whole epoch") as console:
-        from trainer.distil import plan
         from trainer.distil.adapt import (
             RATE_OF_KNOWN_CLASSES,
             RATE_OF_OTHER_CLASSES,
-            Sources,
             as_they_take,
             begun_with,
             sources,
         )
         from trainer.distil.adapt import adapt as adapt_all
-        from trainer.distil.growth_plan import compiled_if_long
         from trainer.journal import data_file
         from trainer.journal.display import Display
         from trainer.journal.journal import run_directory
-        from trainer.journal.plans import kept
-        from trainer.journal.records import PlanRecord
-        from trainer.loop.batches import fitted
         from trainer.loop.step import prepare
         from trainer.recipes.names import run_named
         from trainer.recipes.overrides import Overrides
@@ -133,28 +128,10 @@ def adapt(
             found = sources(origins, data, display.at)
             if learning_rate is None and not found.knows_classes:
                 config = replace(config, learning_rate=RATE_OF_OTHER_CLASSES)
-            run = run_directory(zoo, config, data.name)
-            outside = None
-            if teacher is not None:
-                outside = _answers_of(
-                    teacher, teacher_epochs, download, console, display, data, images, config, chosen, run
-                )
+            run = _Run(console, display, images, data, config, chosen, run_directory(zoo, config, data.name))
+            outside = run.answers_of(teacher, teacher_epochs, download) if teacher is not None else None
             if minutes is not None:
-                seconds, num_sizes = 60 * minutes, len(found.members)
-                config = compiled_if_long(config, seconds, chosen)
-
-                def make() -> plan.Plan:
-                    left = started + seconds - time.monotonic()
-                    return plan.planned(found.members, data, fitted(config, len(data.train)), chosen, left, display.at)
-
-                what = [f"until {seconds:g} s", str(chosen), f"{config.batch_size} at a time"]
-                key = [*what, data.content.model_dump_json(), *(member.digest for member in found.members)]
-                fits = kept(run / "plan.json", key, plan.Plan, make)
-                chosen_sizes = f"{len(fits.sizes)} of {num_sizes} sizes"
-                planned = f"{fits.epochs} epochs of {chosen_sizes}: {fits.seconds / 60:.1f} minutes"
-                display(PlanRecord(planned, fits.seconds))
-                config = replace(config, distil_epochs=fits.epochs)
-                found = Sources(tuple(found.members[index] for index in fits.sizes), found.knows_classes)
+                config, found = run.planned(found, started, 60 * minutes)
             sizes = ", ".join(f"{member.params:,}" for member in found.members)
             say(console, f"fine-tunes {sizes} parameters on {data.name}; the largest first")
             there = {digest for digest, _ in Directory(zoo).paths()}
@@ -173,29 +150,58 @@ def _shipped() -> Path:
     return found
 
 
-def _answers_of(
-    teacher: str,
-    epochs: int,
-    download: bool,
-    console: Console,
-    display: Display,
-    data: Data,
-    source: Images,
-    config: RunConfig,
-    device: torch.device,
-    folder: Path,
-) -> PretrainedAnswers:
-    """Fine-tunes the network from elsewhere and asks it, or reads what the folder keeps. Raises RunError, DataError."""
-    from trainer.distil import pretrained
+@dataclass(frozen=True)
+class _Run:
+    """An adaptation that is about to begin: on these images, with this configuration, kept in `directory`."""
 
-    display.at(f"reading larger images for {teacher}")
-    network = pretrained.load(teacher, len(data.classes), download=download)
-    larger = source.larger(data, pretrained.enlargement(data.image_shape[1:]))
+    console: Console
+    display: Display
+    images: Images
+    data: Data
+    config: RunConfig
+    device: torch.device
+    directory: Path
 
-    def tell(epoch: int, loss: float, accuracy: float) -> None:
-        say(console, f"  fine-tuning {teacher}  epoch {epoch}/{epochs}  loss {loss:.3f}  train {accuracy:.3f}")
-        display.at(f"fine-tuning {teacher}")
+    def answers_of(self, teacher: str, epochs: int, download: bool) -> PretrainedAnswers:
+        """Fine-tunes the network from elsewhere and asks it, or reads what the directory keeps. Raises RunError,
+        DataError."""
+        from trainer.distil import pretrained
 
-    display.at(f"fine-tuning {teacher}")
-    mirror = config.horizontal_flip
-    return pretrained.fine_tuned_answers(network, larger, epochs, config.seed, device, tell, folder, mirror=mirror)
+        self.display.at(f"reading larger images for {teacher}")
+        network = pretrained.load(teacher, len(self.data.classes), download=download)
+        larger = self.images.larger(self.data, pretrained.enlargement(self.data.image_shape[1:]))
+
+        def tell(epoch: int, loss: float, accuracy: float) -> None:
+            said = f"  fine-tuning {teacher}  epoch {epoch}/{epochs}  loss {loss:.3f}  train {accuracy:.3f}"
+            say(self.console, said)
+            self.display.at(f"fine-tuning {teacher}")
+
+        self.display.at(f"fine-tuning {teacher}")
+        seed, mirror = self.config.seed, self.config.horizontal_flip
+        return pretrained.fine_tuned_answers(
+            network, larger, epochs, seed, self.device, tell, self.directory, mirror=mirror
+        )
+
+    def planned(self, found: Sources, started: float, seconds: float) -> tuple[RunConfig, Sources]:
+        """As many epochs, and of as many sizes, as fit into so many seconds since then; as the directory keeps them,
+        where it does. Raises RunError."""
+        from trainer.distil import plan
+        from trainer.distil.growth_plan import compiled_if_long
+        from trainer.journal.plans import kept
+        from trainer.journal.records import PlanRecord
+        from trainer.loop.batches import fitted
+
+        config = compiled_if_long(self.config, seconds, self.device)
+        timed = fitted(config, len(self.data.train))
+
+        def make() -> plan.Plan:
+            left = started + seconds - time.monotonic()
+            return plan.planned(found.members, self.data, timed, self.device, left, self.display.at)
+
+        what = [f"until {seconds:g} s", str(self.device), f"{config.batch_size} at a time"]
+        key = [*what, self.data.content.model_dump_json(), *(member.digest for member in found.members)]
+        fits = kept(self.directory / "plan.json", key, plan.Plan, make)
+        sizes = f"{len(fits.sizes)} of {len(found.members)} sizes"
+        self.display(PlanRecord(f"{fits.epochs} epochs of {sizes}: {fits.seconds / 60:.1f} minutes", fits.seconds))
+        members = tuple(found.members[place] for place in fits.sizes)
+        return replace(config, distil_epochs=fits.epochs), replace(found, members=members)
