@@ -156,7 +156,7 @@ def test_what_is_no_whole_image_is_400(client: httpx.Client, digit_files: list[b
         assert detail in response.json()["detail"]
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
 def test_whatever_training_reads_is_read(client: httpx.Client, digit_files: list[bytes], kind: str) -> None:
     picture, buffer = Image.open(io.BytesIO(digit_files[0])).convert("L"), io.BytesIO()
     picture.save(buffer, kind)

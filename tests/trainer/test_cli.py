@@ -42,7 +42,7 @@ def test_help_shows_examples_and_every_run() -> None:
     text = " ".join(result.stdout.split())
     assert "zoo-train digits --data digits --zoo my-zoo" in text
     assert "--limit-train 10000 --device cpu" in text
-    assert "{train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif}" in text
+    assert "{train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif,ppm}" in text
     assert {name: RUNS[name]().epochs for name in sorted(RUNS)} == RUN_EPOCHS
     assert RUN_NAMES in text
 

@@ -55,7 +55,7 @@ def test_each_format_gives_the_pixels_that_were_written(kind: str, tolerance: in
     assert np.abs(pixels.astype(int) - np.asarray(image)).max() <= tolerance
 
 
-@pytest.mark.parametrize("kind", ["gif", "bmp", "tiff"])
+@pytest.mark.parametrize("kind", ["gif", "bmp", "tiff", "ppm"])
 def test_other_formats_are_refused(kind: str) -> None:
     with pytest.raises(ImageError, match=r"\d+ bytes that are no PNG, JPEG or WebP image"):
         decode(file(gradient(), kind), "rgb")

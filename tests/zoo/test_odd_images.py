@@ -259,7 +259,7 @@ def test_a_row_of_more_pixels_than_a_jpeg_can_have_is_refused(color: Color) -> N
 # --- formats for files of one's own ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF", "PPM"])
 def test_other_formats_are_read_from_ones_own_files_only(kind: str) -> None:
     image = photo().quantize(16).convert("RGB")
     data = file(image, kind)
@@ -282,6 +282,34 @@ def test_tiff_of_16_bits_and_on_its_side() -> None:
     header = images.read(file(photo(), "TIFF", tiffinfo={0x0112: 6}))
     assert header.size == (40, 28)
     assert np.array_equal(images.pixels(header, "rgb"), np.rot90(np.asarray(photo()), -1))
+
+
+@pytest.mark.parametrize(
+    ("data", "color", "levels"),
+    [
+        (b"P5\n3 1\n65535\n\0\0\1\1\xff\xff", "gray", [0, 1, 255]),
+        (b"P5 # by a camera\n# of 2009\n2\t1 255\n\x07\x08", "gray", [7, 8]),
+        (b"P4\n3 1\n\xa0", "gray", [0, 255, 0]),
+        (b"P6\n1 1\n255\n\1\2\3", "rgb", [1, 2, 3]),
+    ],
+)
+def test_ppm_and_its_kin(data: bytes, color: Color, levels: list[int]) -> None:
+    header = images.read(data)
+    assert (header.color, images.pixels(header, color).ravel().tolist()) == (color, levels)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"P3\n1 1\n255\n1 2 3\n", "no PNG.* image but PPM: save it as JPEG or PNG"),
+        (b"P5\n" + b"#\n" * 10_000 + b"1 1 255\n\0", "no PNG.* image but PPM: save it as JPEG or PNG"),
+        (b"P6\n1 1\n100\n\1\2\3", "neither 256 levels nor"),
+        (b"P5\n9999 9999\n255\n\0", "9999×9999 pixels; at most 16 megapixels"),
+    ],
+)
+def test_a_ppm_that_takes_long_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(ImageError, match=why):
+        images.read(data)
 
 
 def test_a_transparent_gif_is_laid_over_white() -> None:
@@ -374,7 +402,7 @@ def test_a_tile_may_be_larger_than_a_small_picture() -> None:
 
 
 def test_strangers_files_are_of_formats_whose_headers_say_what_they_take() -> None:
-    kinds = {kind: file(photo(), kind) for kind in ("PNG", "GIF", "BMP", "TIFF")}
+    kinds = {kind: file(photo(), kind) for kind in ("PNG", "GIF", "BMP", "TIFF", "PPM")}
     assert all(images.is_read(data, of_strangers=True) for data in kinds.values())
     for data in (b"\0\0\0\x24ftypavif", b"\0\0\0\x24ftypheic"):
         assert not images.is_read(data, of_strangers=True)
@@ -384,7 +412,7 @@ def test_strangers_files_are_of_formats_whose_headers_say_what_they_take() -> No
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=300)
-@given(data=st.data(), kind=st.sampled_from(["GIF", "BMP", "TIFF"]))
+@given(data=st.data(), kind=st.sampled_from(["GIF", "BMP", "TIFF", "PPM"]))
 def test_damage_to_ones_own_files_is_an_image_error(data: st.DataObject, kind: str) -> None:
     damaged = bytearray(file(photo(9, 6), kind))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -39,8 +39,8 @@ zoo-train elastic --from grow --data cifar10 --zoo my-zoo --epochs 150
 
 zoo-train report my-zoo
 
-DATA is a directory, .tar.gz or .zip of {train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif} or of <class>/…/* (zoo-train
-check DATA looks at it), or one of: digits, cifar10, cifar100, fashion_mnist (the last three are downloaded).
+DATA is a directory, .tar.gz or .zip of {train,test}/<class>/…/*.{png,jpg,webp,bmp,gif,tif,ppm} or of <class>/…/*
+(zoo-train check DATA looks at it), or one of: digits, cifar10, cifar100, fashion_mnist (the last three are downloaded).
 """
 
 

@@ -24,6 +24,7 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -60,12 +61,15 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "gif": GifImagePlugin.GifImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
+    "ppm": PpmImagePlugin.PpmImageFile,
 }
 # Of these files the first picture is read. AVIF needs a Pillow that was built with it, HEIC the package pillow-heif.
 _OTHERS: dict[Format, re.Pattern[bytes]] = {
     "bmp": re.compile(rb"BM"),
     "gif": re.compile(rb"GIF8[79]a"),
     "tiff": re.compile(rb"II\*\0|MM\0\*"),
+    # PBM, PGM and PPM as bytes, with few comments: Pillow reads headers, and pixels as text, a letter at a time.
+    "ppm": re.compile(rb"P[456](?:\s{1,20}+(?:#[^\r\n]{0,200}+\s{1,20}+){0,20}+\d{1,10}){2,3}\s"),
 }
 if AvifImagePlugin.SUPPORTED:
     _OTHERS["avif"] = re.compile(rb".{4}ftypavi[fs]", re.DOTALL)
@@ -127,7 +131,7 @@ def _damaged(error: Exception) -> ImageError:
 
 
 def read(data: bytes) -> Header:
-    """As `image_header.read`, and of the first picture in a GIF, BMP, TIFF, AVIF or HEIC file. Raises ImageError."""
+    """As `image_header.read`, and of the first picture in a file of `_OTHERS`. Raises ImageError."""
     kind = _other_kind(data)
     if kind is None:
         try:
@@ -143,6 +147,8 @@ def read(data: bytes) -> Header:
     except _DAMAGE as error:
         raise _damaged(error) from error
     image_header.check_size(*image.size)
+    if kind == "ppm" and image.tile[0].codec_name != "raw":  # decoded by Python, level by level
+        raise ImageError("the image has neither 256 levels nor, if gray, 65,536: save it as PNG")
     if image.mode == "F":
         raise ImageError("the image has floating point pixels: save it with 8 or 16 bits")
     gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")

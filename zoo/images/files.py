@@ -49,7 +49,10 @@ def _installed() -> Iterator[str]:
 
 
 READ = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", *_installed())
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", *_installed()),
+    )
 )
 # What a person would call an image too, wherever it lies.
 _IMAGES = READ | {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw"}

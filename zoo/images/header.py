@@ -83,6 +83,7 @@ _FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb".{4}ftyp", "a video"),
         (rb"GIF8[79]a", "GIF"),
         (rb"BM.{12}", "BMP"),
+        (rb"P[1-6]\s", "PPM"),
         (rb"II\*\0|MM\0\*", "TIFF or a camera's raw file"),
         (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
         (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 Color = Literal["rgb", "gray"]
 # Those after WebP are read by Pillow alone (`decode.read`).
-Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic"]
+Format = Literal["png", "jpeg", "webp", "gif", "bmp", "tiff", "ppm", "avif", "heic"]
 
 # An 81 megapixel PNG of 231 KiB takes 636 MiB to decode.
 MAX_PIXELS = 16_000_000

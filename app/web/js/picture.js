@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 
 // What the service reads as it is.
 const TAKEN = ["image/png", "image/jpeg", "image/webp"];
-const READ = /\b(png|jpe?g|webp|gif|bmp|tiff?)$/i;
+const READ = /\b(png|jpe?g|webp|gif|bmp|tiff?|p[bgpn]m)$/i;
 // Networks here look at 8 to 96 pixels: more than this only takes longer to send, once for every size.
 const MAX_SIDE = 512;
 
