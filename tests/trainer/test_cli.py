@@ -223,6 +223,19 @@ def test_without_torch(tmp_path: Path) -> None:
         assert result.stderr.startswith("zoo-train: training needs the extra `train`: pip install"), result.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of GCC's OpenMP")
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_threads_that_wait_do_not_keep_the_cores(given: dict[str, str], spins: str) -> None:
+    """As the library says that shares work among threads; a person's own setting is left alone."""
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment = {**unset, **given, "OMP_DISPLAY_ENV": "VERBOSE"}
+    words = [sys.executable, "-m", "trainer", "digits", "--data", "nowhere", "--zoo", "nowhere"]
+    result = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr
+
+
 def test_torch_does_not_write_into_the_display() -> None:
     """Where it was built for CUDA, a toolkit is there and no GPU, compiling a step has it log that."""
     code = "from trainer.commands.options import reported\nwith reported(''): import torch.utils.cpp_extension"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -84,8 +85,16 @@ def zoo_train(version: terminal.VersionOption = False) -> None:
     pass
 
 
+# How often a thread of torch's looks for work again before it sleeps (libgomp's setting). By default 300,000 times,
+# while others wait for the core: beside two trainings, two threads took twice as long as one. With this they take as
+# long as one, and on a quiet machine no longer than by default (docs/log.md, 2026-11-30).
+_SPINS = "10000"
+
+
 def main() -> None:
     """As one runs it: also an error outside of training, as of a full disk, is one line on stderr."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # read when torch is imported
     try:
         app()
     except (ZooError, OSError) as error:
