@@ -86,8 +86,10 @@ def test_more_memory_than_allowed_ends_the_trial_and_nothing_else(make_checkpoin
         trial.run(checkpoint, ANYTHING.model_copy(update={"max_model_memory_bytes": 64 * 1024 * 1024}))
 
 
-def test_more_time_than_allowed_ends_the_trial(make_checkpoint: Make) -> None:
-    checkpoint = make_checkpoint(network(256, 32, 40))
+@pytest.mark.parametrize("num_layers", [40, 600])
+def test_more_time_than_allowed_ends_the_trial(make_checkpoint: Make, num_layers: int) -> None:
+    """Whether it was measured, or ended by the system after a whole second."""
+    checkpoint = make_checkpoint(network(256, 32, num_layers))
     with pytest.raises(CheckpointError, match=r"more than 0\.01 s \(ZOO_MAX_MODEL_SECONDS\)"):
         trial.run(checkpoint, ANYTHING.model_copy(update={"max_model_seconds": 0.01}))
 

@@ -34,7 +34,8 @@ _MAX_BATCH = 100
 def run(task: dict[str, Any], source: BinaryIO) -> dict[str, Any]:
     model = source.read(task["model_bytes"])
     most_seconds = int(task["cpu_seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds))
+    # SIGXCPU first: SIGKILL, which comes at the second limit, looks as if it were for want of memory.
+    resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds + 1))
     # Address space as it is after the imports, and what the network may take.
     limit = _status_bytes("VmSize") + task["memory_bytes"] + 2 * len(model)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
